@@ -1,0 +1,46 @@
+# Everything a person types. Each target makes .venv from the lock first when the lock or pyproject.toml is newer.
+
+# The first of python3.11 and python3 that is 3.11 or later; `make PYTHON=/path/to/python3 ...` names another.
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test chaos check lint lock clean
+.DEFAULT_GOAL := demo
+
+demo: $(INSTALLED)  ## the whole pipeline on the embedded faces; ends with the path of report.html
+	$(BIN)/diffbfr run --recipe smoke --root build/demo
+
+test: $(INSTALLED)  ## every test
+	$(BIN)/python -m pytest
+
+chaos: $(INSTALLED)  ## the tests that kill workers and drivers
+	DIFFBFR_CHAOS=1 $(BIN)/python -m pytest -m chaos
+
+check: lint  ## what a commit must pass: format, lint, types, import contracts and the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not cluster"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found; install it, or name one: make PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -qq --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# One resolve of everything together in an empty environment. The local suffix goes (torch 2.13.0+cpu is written 2.13.0): which build
+# of that version pip takes depends on the index it asks.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install -qq --disable-pip-version-check ".[dev,infra]"
+	build/lock/bin/pip check
+	{ head -n 1 requirements.lock; build/lock/bin/pip freeze --all --exclude pip --exclude diffbfr | sed 's/+cpu$$//'; } > build/lock/requirements.lock
+	mv build/lock/requirements.lock requirements.lock && rm -rf build/lock
+
+clean:  ## what the commands above made, except .venv
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find diffbfr pipelines tests -name __pycache__ -prune -exec rm -rf {} +
