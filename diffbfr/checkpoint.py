@@ -1,0 +1,182 @@
+"""Checkpoints and weights: safetensors and JSON, sealed by a manifest of digests that is written last.
+
+A training checkpoint is a folder `step-NNNNNNNN/` of tensors, `state.json` and `MANIFEST.json`. It is written under another
+name and renamed when whole; a folder without a manifest, or with a file that differs from it, does not exist for a reader,
+who then takes the one before. Weights of a finished stage are `STAGE.safetensors` with the stage's specification beside them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffbfr.denoiser import Denoiser
+from diffbfr.errors import DivergedError, UsageError
+from diffbfr.spec import first_difference, from_dict, to_dict
+from diffbfr.stages import StageSpec
+
+MANIFEST: Final = "MANIFEST.json"
+_STATE: Final = "state.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A moment of a training: tensors by group ("model", "ema", "optimizer"), and plain values."""
+
+    step: int
+    samples: int
+    contract: Mapping[str, Any]
+    """The stage's specification and the training's settings; a checkpoint is refused by any other."""
+    tensors: Mapping[str, Mapping[str, Tensor]]
+
+
+def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Path:
+    """Seal one checkpoint and drop all but the newest `keep`; returns its path. Saving the same step again replaces nothing."""
+    target = folder / f"step-{state.step:08d}"
+    if target.exists() and _is_sealed(target):
+        return target
+    shutil.rmtree(target, ignore_errors=True)
+    draft = folder / f".draft-{uuid.uuid4().hex}"
+    draft.mkdir(parents=True)
+    for group, tensors in state.tensors.items():
+        if not_finite := _first_not_finite(tensors):
+            shutil.rmtree(draft)
+            raise DivergedError(f"{group} holds NaN or infinity in {not_finite} at step {state.step}; the checkpoint was not sealed")
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, draft / f"{group}.safetensors")
+    values = {"step": state.step, "samples": state.samples, "contract": state.contract}
+    (draft / _STATE).write_text(json.dumps(values, indent=1))
+    digests = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
+    (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
+    for path in draft.iterdir():
+        _sync(path)
+    draft.rename(target)
+    _sync(folder)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    for left in folder.glob(".draft-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(folder: Path, contract: Mapping[str, Any]) -> TrainingState | None:
+    """Read the newest checkpoint that is whole; None if there is none. UsageError if it was made under another contract."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        if not _is_sealed(path):
+            continue
+        values = json.loads((path / _STATE).read_text())
+        if difference := _differs(contract, values["contract"]):
+            raise UsageError(f"{path} was made by another training ({difference}); expected this one's; use another --root")
+        tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        return TrainingState(values["step"], values["samples"], values["contract"], tensors)
+    return None
+
+
+def save_stage(folder: Path, spec: StageSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Path:
+    """Write `NAME.safetensors` with the specification in `NAME.json`; returns the weights' path. NaN weights are not written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{spec.name}.safetensors"
+    draft = path.with_suffix(f".{uuid.uuid4().hex}")
+    tensors = {name: t.detach().to(dtype).contiguous() for name, t in weights.items()}
+    if not_finite := _first_not_finite(tensors):
+        raise DivergedError(f"{spec.name} holds NaN or infinity in {not_finite} as {dtype}; {path.name} was not written")
+    save_file(tensors, draft)
+    (folder / f"{spec.name}.json").write_text(json.dumps(to_dict(spec), indent=1) + "\n")
+    draft.rename(path)
+    return path
+
+
+def read_stage_spec(folder: Path, name: str) -> StageSpec:
+    """Read a stage's specification without touching its weights."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no {name}.json; expected a folder with a trained {name}")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON ({error}); expected the specification of a {name}; choose another version") from error
+    spec = from_dict(StageSpec, values, path.name)
+    if spec.name != name:
+        raise UsageError(f"{path} describes the stage {spec.name}; expected {name}")
+    return spec
+
+
+def load_stage(folder: Path, name: str, expected: StageSpec | None = None) -> Denoiser:
+    """Load a stage for use: its network in float32, in evaluation mode.
+
+    Another stage, schedule or shape than `expected` is refused before the weights are read, naming the field; NaN weights are refused.
+    """
+    spec = read_stage_spec(folder, name)
+    if expected is not None and (difference := first_difference(expected, spec)):
+        raise UsageError(f"{folder} holds another {name}: {difference}; choose weights of this recipe or `--set init=scratch`")
+    denoiser = Denoiser(spec)
+    path = folder / f"{name}.safetensors"
+    wanted = {key: list(p.shape) for key, p in denoiser.net.named_parameters()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); expected the weights of a {name}; choose another version") from error
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
+            raise UsageError(f"{path} has {key} of shape {found.get(key)}; expected {wanted.get(key)}; the file is not of this {name}")
+    weights = {key: t.to(torch.float32) for key, t in load_file(path).items()}
+    if not_finite := _first_not_finite(weights):
+        raise UsageError(f"{path} holds NaN or infinity in {not_finite}; expected finite weights; choose another version")
+    denoiser.net.load_state_dict(weights)
+    return denoiser.eval().requires_grad_(False)
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds NaN or infinity."""
+    return next((name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())), None)
+
+
+def _is_sealed(path: Path) -> bool:
+    """The manifest is there and every file is what it says."""
+    try:
+        digests: dict[str, str] = json.loads((path / MANIFEST).read_text())
+        return _STATE in digests and all(file_sha256(path / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _differs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    left, right = dict(_leaves(expected)), dict(_leaves(found))
+    for name in sorted(left.keys() | right.keys()):
+        now, then = left.get(name, "absent"), right.get(name, "absent")
+        if now != then:
+            return f"{name} was {then}, is {now}"
+    return None
+
+
+def _leaves(values: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, Mapping):
+        for name in sorted(values):
+            yield from _leaves(values[name], f"{where}.{name}" if where else name)
+    else:
+        yield where, values
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

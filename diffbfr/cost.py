@@ -1,0 +1,42 @@
+"""What a network costs before anyone runs it: floating-point operations and parameters, counted on the meta device.
+
+A multiplication and an addition count as two, convolutions and matrix products only, as `torch.utils.flop_counter` does.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffbfr.stages import UNetSpec
+from diffbfr.unet import UNet
+
+_FORWARD_AND_BACKWARD = 3
+"""A backward pass is two products, for the input's and the weight's gradient, where the forward pass is one."""
+
+
+def evaluation_flops(spec: UNetSpec) -> int:
+    """Floating-point operations of one evaluation of the network on one image."""
+    return _counted(spec)[0]
+
+
+def num_parameters(spec: UNetSpec) -> int:
+    """Count the numbers that training changes."""
+    return _counted(spec)[1]
+
+
+def training_flops(spec: UNetSpec, num_samples: int) -> int:
+    """Floating-point operations of training on so many images, forward and backward; the optimiser's are few and not counted."""
+    return _FORWARD_AND_BACKWARD * evaluation_flops(spec) * num_samples
+
+
+@lru_cache
+def _counted(spec: UNetSpec) -> tuple[int, int]:
+    """FLOPs of one image, and parameters; no memory is taken and nothing is computed."""
+    with torch.device("meta"):
+        net = UNet(spec)
+        y = torch.empty(1, spec.in_channels, spec.image_px, spec.image_px)
+        time = torch.empty(1)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(y, time)
+    return counter.get_total_flops(), sum(p.numel() for p in net.parameters())

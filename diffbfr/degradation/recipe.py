@@ -1,0 +1,116 @@
+"""Draw Eq. 13's parameters and apply them, in integer arithmetic: the same face, spec and seed give the same JPEG bytes on every machine.
+
+Order: flip, gray, blur, down-sample, noise, JPEG. The JPEG's bytes are the low-quality face, at its own low resolution; bringing
+it back to the model's size is `images.lq_to_model`. OpenCV's u8 `GaussianBlur` and `INTER_LINEAR_EXACT` are fixed point; floats,
+INTER_AREA and the plain INTER_LINEAR are not portable.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffbfr.degradation.noise import add_noise
+from diffbfr.degradation.spec import DegradationParams, DegradationSpec
+from diffbfr.errors import UsageError
+
+
+def sample_seed(recipe_digest: str, source_sha256: str, variant: int) -> bytes:
+    """Return the seed of one degraded sample: a function of the recipe, the photo's content and the variant, of nothing else."""
+    return hashlib.sha256(f"diffbfr sample\0{recipe_digest}\0{source_sha256}\0{variant}".encode()).digest()
+
+
+def draw(spec: DegradationSpec, seed: bytes | int) -> DegradationParams:
+    """Draw sigma, r, delta and q uniformly over the spec's ranges, gray and flip with their probabilities.
+
+    Each parameter has its own raw 64-bit Philox word, so that specs that differ in one range share all other draws.
+    """
+    label = seed if isinstance(seed, bytes) else b"int:%d" % seed
+    key = int.from_bytes(hashlib.sha256(b"diffbfr draw\0" + label).digest()[:16], "little")
+    words = [int(word) for word in np.random.Philox(key=key).random_raw(7)]
+    return DegradationParams(
+        sigma=_uniform(words[0], spec.sigma),
+        r=_uniform(words[1], spec.r),
+        delta=_uniform(words[2], spec.delta),
+        q=spec.q[0] + (words[3] * (spec.q[1] - spec.q[0] + 1) >> 64),
+        gray=_unit(words[4]) < spec.gray_probability,
+        flip=_unit(words[5]) < spec.flip_probability,
+        noise_seed=words[6] >> 1,
+    )
+
+
+def apply_target(hq: NDArray[np.uint8], params: DegradationParams) -> NDArray[np.uint8]:
+    """Apply the part of a draw that the ground truth shares: flip and gray. uint8 h w 3 in and out."""
+    target = _mirror(hq) if params.flip else hq
+    return np.repeat(_luma(target)[..., None], 3, axis=2) if params.gray else target
+
+
+def degrade(hq: NDArray[np.uint8], params: DegradationParams, spec: DegradationSpec) -> bytes:
+    """Apply Eq. 13 to a face (uint8, `spec.hq_px` square, 3 channels) and return the JPEG that it becomes, about `hq_px / r` square.
+
+    A gray face is degraded as one channel, noise and JPEG included, so that the low-quality face is as gray as its ground truth.
+    """
+    if hq.dtype != np.uint8 or hq.ndim != 3 or hq.shape[2] != 3:
+        raise ValueError(f"pixels are {hq.dtype} {hq.shape}; expected uint8 h w 3")
+    if hq.shape[:2] != (spec.hq_px, spec.hq_px):
+        raise UsageError(
+            f"the face is {hq.shape[1]} x {hq.shape[0]} px, the degradation is for {spec.hq_px} x {spec.hq_px}; "
+            "crop the face square and scale the degradation to it with spec.at(px)"
+        )
+    pixels = _mirror(hq) if params.flip else hq
+    pixels = _luma(pixels) if params.gray else pixels
+    pixels = _blur(pixels, params.sigma, spec.kernel_px)
+    pixels = _resample(pixels, working_px(params.r, spec))
+    pixels = add_noise(pixels, params.delta, params.noise_seed)
+    return _jpeg(pixels, params.q)
+
+
+def working_px(r: float, spec: DegradationSpec) -> int:
+    """Return the side of the low-quality face: hq_px / r rounded, between 1 and `max_working_px`."""
+    return max(1, min(round(spec.hq_px / r), spec.max_working_px))
+
+
+def _unit(word: int) -> float:
+    return (word >> 11) * 2.0**-53
+
+
+def _uniform(word: int, ends: tuple[float, float]) -> float:
+    return ends[0] + (ends[1] - ends[0]) * _unit(word)
+
+
+def _mirror(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2
+
+    return np.asarray(cv2.flip(pixels, 1), dtype=np.uint8)  # some hundred times as fast as copying a reversed view
+
+
+def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return BT.601 luma in 8-bit fixed point; white stays 255."""
+    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+    return ((77 * red + 150 * green + 29 * blue + 128) >> 8).astype(np.uint8)
+
+
+def _blur(pixels: NDArray[np.uint8], sigma: float, kernel_px: int) -> NDArray[np.uint8]:
+    import cv2
+
+    if sigma == 0:
+        return pixels
+    return np.asarray(cv2.GaussianBlur(pixels, (kernel_px, kernel_px), sigma), dtype=np.uint8)
+
+
+def _resample(pixels: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
+    import cv2
+
+    if pixels.shape[0] == px:
+        return pixels
+    return np.asarray(cv2.resize(pixels, (px, px), interpolation=cv2.INTER_LINEAR_EXACT), dtype=np.uint8)
+
+
+def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    import cv2
+
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    done, encoded = cv2.imencode(".jpg", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise RuntimeError(f"libjpeg refused {pixels.shape} at quality {quality}")
+    return encoded.tobytes()

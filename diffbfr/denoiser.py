@@ -1,0 +1,52 @@
+"""A stage's network with its schedule: estimates the noise in y_t, one step per image."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffbfr.diffusion import noise_of_velocity
+from diffbfr.schedule import NoiseSchedule, noise_schedule
+from diffbfr.stages import StageSpec
+from diffbfr.unet import UNet
+
+
+class Denoiser(nn.Module):
+    """epsilon_theta of one stage (Eq. 8, 9, 11)."""
+
+    def __init__(self, spec: StageSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.net = UNet(spec.unet)
+        self.schedule: NoiseSchedule = noise_schedule(spec.schedule)
+
+    def forward(
+        self, y_t: Float[Tensor, "b 3 h w"], time: Float[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
+    ) -> Float[Tensor, "b c h w"]:
+        """Run the network at a time: the noise level sqrt(gamma) for IRM, the step t for TEM (`UNetSpec.time`)."""
+        return self.net(y_t if condition is None else torch.cat([condition, y_t], 1), time)  # type: ignore[no-any-return]
+
+    def time_of(self, t: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """What the network hears at step t."""
+        if self.spec.unet.time == "step":
+            return t.to(torch.float32)
+        return self.schedule.gamma.sqrt()[t.cpu()].to(torch.float32)
+
+    def epsilon(
+        self, y_t: Float[Tensor, "b 3 h w"], t: Int[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Estimate the noise in y_t (the variance range, where there is one, is left out)."""
+        output = self(y_t, self.time_of(t).to(y_t.device), condition)[:, :3]
+        level = self.schedule.gamma.sqrt()[t.cpu()].to(y_t).view(-1, 1, 1, 1)
+        return self.noise_of(output, y_t, level)
+
+    def noise_of(
+        self, output: Float[Tensor, "b 3 h w"], y_t: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b 1 1 1"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Read the network's first three channels as noise, at level = sqrt(gamma)."""
+        return output if self.spec.predicts == "noise" else noise_of_velocity(output, y_t, level)
+
+
+def upsample(x: Float[Tensor, "b 3 h w"], px: int) -> Float[Tensor, "b 3 px px"]:
+    """resize(x'_0) of Algorithm 1: bicubic to px, clamped to [-1, 1]; the paper does not name the kernel."""
+    return F.interpolate(x, size=(px, px), mode="bicubic", align_corners=False).clamp(-1, 1)

@@ -1,0 +1,151 @@
+"""The diffusion process: forward draws (Eq. 2), the reverse step (Eq. 3-5) and the training losses (Eq. 8, 9, 11).
+
+Every function takes one step per image, `t` of shape (b,), so that one batch can hold faces at different steps, and takes
+its noise from the caller. Images are float tensors (b, c, h, w) in [-1, 1]. A network's output holds the noise estimate in
+its first c channels and, for TEM (Table 6: 6 output channels), the learned variance range in the next c.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from diffbfr.schedule import NoiseSchedule
+from diffbfr.stages import LossKind
+
+VLB_WEIGHT = 0.001
+"""Weight of the variational term of the hybrid loss (Nichol & Dhariwal 2021, section 4: lambda = 0.001)."""
+
+
+def _at(table: Float64[Tensor, " rows"], t: Int[Tensor, " b"], like: Tensor) -> Tensor:
+    """Rows `t` of a table as (b, 1, 1, 1) in the dtype and on the device of `like`."""
+    return table[t.cpu()].to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+
+
+def q_sample(
+    y_0: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], schedule: NoiseSchedule, noise: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Draw y_t ~ q(y_t | y_0) = N(sqrt(gamma_t) y_0, (1 - gamma_t) I), Eq. 2, with the noise supplied by the caller."""
+    return _at(schedule.gamma.sqrt(), t, y_0) * y_0 + _at((1 - schedule.gamma).sqrt(), t, y_0) * noise
+
+
+def predict_y_0(
+    y_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], schedule: NoiseSchedule, epsilon: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "b c h w"]:
+    """Solve Eq. 2 for y_0, given the noise that the network sees in y_t."""
+    return (y_t - _at((1 - schedule.gamma).sqrt(), t, y_t) * epsilon) / _at(schedule.gamma.sqrt(), t, y_t)
+
+
+def posterior_mean(
+    y_0: Float[Tensor, "b c h w"], y_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], schedule: NoiseSchedule
+) -> Float[Tensor, "b c h w"]:
+    """Mean of q(y_{t-1} | y_t, y_0), by Bayes' rule from Eq. 1 and 2 (Ho et al. 2020, Eq. 7)."""
+    gamma, alpha, beta = schedule.gamma, schedule.alpha, schedule.beta
+    before = torch.cat([gamma[:1], gamma[:-1]])
+    denominator = (1 - gamma).clamp_min(torch.finfo(torch.float64).tiny)
+    return _at(before.sqrt() * beta / denominator, t, y_t) * y_0 + _at(alpha.sqrt() * (1 - before) / denominator, t, y_t) * y_t
+
+
+@dataclass(frozen=True)
+class ReverseStep:
+    """p(y_{t-1} | y_t): the mean and the standard deviation of one reverse step."""
+
+    mean: Float[Tensor, "b c h w"]
+    sigma: Float[Tensor, "b 1 1 1"]
+
+
+def p_mean_variance(
+    y_t: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    schedule: NoiseSchedule,
+    epsilon: Float[Tensor, "b c h w"],
+    *,
+    variance: Literal["beta", "posterior"] = "beta",
+    clamp: bool = False,
+) -> ReverseStep:
+    """Mean and deviation of the reverse step (Eq. 4; with a condition Eq. 5).
+
+    `variance="beta"` without clamp is Algorithm 1: sigma_t^2 = 1 - alpha_t. `variance="posterior"` with `clamp` is SR3's
+    code: y_0 clamped to [-1, 1] and the variance of q(y_{t-1} | y_t, y_0).
+    """
+    if clamp:
+        mean = posterior_mean(predict_y_0(y_t, t, schedule, epsilon).clamp(-1, 1), y_t, t, schedule)
+    else:
+        ratio = (1 - schedule.alpha) / (1 - schedule.gamma).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+        mean = (y_t - _at(ratio, t, y_t) * epsilon) / _at(schedule.alpha.sqrt(), t, y_t)
+    table = schedule.beta if variance == "beta" else schedule.posterior_variance
+    return ReverseStep(mean, _at(table.sqrt(), t, y_t))
+
+
+def velocity(y_0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c h w"]:
+    """sqrt(gamma) noise - sqrt(1 - gamma) y_0, for level = sqrt(gamma) (Salimans & Ho 2022, section 4)."""
+    return level * noise - (1 - level.square()).sqrt() * y_0
+
+
+def noise_of_velocity(
+    v: Float[Tensor, "b c h w"], y_t: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]
+) -> Float[Tensor, "b c h w"]:
+    """Recover the noise from a velocity and y_t: sqrt(gamma) v + sqrt(1 - gamma) y_t."""
+    return level * v + (1 - level.square()).sqrt() * y_t
+
+
+def noise_loss(epsilon: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], kind: LossKind) -> Float[Tensor, " b"]:
+    """How far the estimated noise is from the drawn one, a mean per image.
+
+    Eq. 8, 9 and 11 print the squared L2 norm, Table 6 says L1; the default of every stage is L1 (`loss="l1"`).
+    """
+    distance = (epsilon - noise).abs() if kind == "l1" else (epsilon - noise).square()
+    return distance.flatten(1).mean(1)
+
+
+def variational_loss(
+    variance_range: Float[Tensor, "b c h w"],
+    y_0: Float[Tensor, "b c h w"],
+    y_t: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    schedule: NoiseSchedule,
+    epsilon: Float[Tensor, "b c h w"],
+) -> Float[Tensor, " b"]:
+    """The term of the evidence lower bound at t, in bits a dimension, which trains the learned range of TEM.
+
+    log sigma^2 = v log beta_t + (1 - v) log posterior variance, with v = (range + 1) / 2 (Nichol & Dhariwal 2021, Eq. 15).
+    The mean is detached: only the variance learns from this term. At t = 1 the term is the discretised likelihood of the
+    8-bit image (Ho et al. 2020, Eq. 13), else the divergence of two Gaussians.
+    """
+    posterior_log_variance = torch.log(torch.cat([schedule.posterior_variance[2:3]] * 2 + [schedule.posterior_variance[2:]]))
+    low = _at(posterior_log_variance, t, y_t)
+    high = _at(torch.log(schedule.beta.clamp_min(torch.finfo(torch.float64).tiny)), t, y_t)
+    share = (variance_range + 1) / 2
+    log_variance = share * high + (1 - share) * low
+    mean = posterior_mean(predict_y_0(y_t, t, schedule, epsilon.detach()).clamp(-1, 1), y_t, t, schedule)
+    divergence = _gaussian_divergence(posterior_mean(y_0, y_t, t, schedule), low, mean, log_variance)
+    likelihood = -_discretised_log_likelihood(y_0, mean, 0.5 * log_variance)
+    nats = torch.where(t.view(-1, 1, 1, 1).to(y_t.device) == 1, likelihood, divergence)
+    return nats.flatten(1).mean(1) / math.log(2.0)
+
+
+def _gaussian_divergence(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_variance_2: Tensor) -> Tensor:
+    """KL(N_1 || N_2) of diagonal Gaussians, elementwise, in nats."""
+    spread = torch.exp(log_variance_1 - log_variance_2) + (mean_1 - mean_2).square() * torch.exp(-log_variance_2)
+    return 0.5 * (log_variance_2 - log_variance_1 - 1 + spread)
+
+
+def _discretised_log_likelihood(y_0: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """Log-probability of the 8-bit level of y_0 in [-1, 1] under a Gaussian, elementwise, in nats; the end levels take the rest.
+
+    Levels are mirrored to the lower tail: float32 keeps a small mass there, and loses it beside 1.
+    """
+    scale = torch.exp(-log_sigma)
+    offset = y_0 - mean
+    inside = _mass_below((1 / 255 - offset.abs()) * scale) - _mass_below((-1 / 255 - offset.abs()) * scale)
+    bottom, top = _mass_below((1 / 255 + offset) * scale), _mass_below((1 / 255 - offset) * scale)
+    mass = torch.where(y_0 < -0.999, bottom, torch.where(y_0 > 0.999, top, inside))
+    return torch.log(mass.clamp_min(1e-12))
+
+
+def _mass_below(x: Tensor) -> Tensor:
+    """Distribution function of the standard normal; unlike `torch.special.ndtr` it is exact far below zero in float32."""
+    return 0.5 * torch.erfc(-x / math.sqrt(2))

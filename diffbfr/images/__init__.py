@@ -1,0 +1,38 @@
+"""Pictures: decode and refuse (`decode`), encode, resize and convert to model tensors (`convert`); nothing else in the project does.
+
+Pixels are uint8 HWC RGB in [0, 255]; model tensors are float32 CHW in [-1, 1].
+"""
+
+from diffbfr.images.convert import (
+    Kernel,
+    Pixels,
+    center_square,
+    encode_png,
+    encode_webp,
+    lq_to_model,
+    pixel_digest,
+    resize,
+    to_pixels,
+    to_tensor,
+)
+from diffbfr.images.decode import AlphaPolicy, Decoded, decode
+from diffbfr.images.refused import REASONS, ImageRefused, Reason
+
+__all__ = [
+    "REASONS",
+    "AlphaPolicy",
+    "Decoded",
+    "ImageRefused",
+    "Kernel",
+    "Pixels",
+    "Reason",
+    "center_square",
+    "decode",
+    "encode_png",
+    "encode_webp",
+    "lq_to_model",
+    "pixel_digest",
+    "resize",
+    "to_pixels",
+    "to_tensor",
+]

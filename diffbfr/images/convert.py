@@ -1,0 +1,106 @@
+"""What happens to pixels once decoded: encode, resize, digest, and the one conversion to and from model tensors.
+
+Pixels are uint8 h w 3 in [0, 255]; tensors are float32 b 3 h w in [-1, 1].
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffbfr.errors import DiffBFRError, UsageError
+from diffbfr.images.refused import ImageRefused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Kernel: TypeAlias = Literal["bilinear", "bicubic"]
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Encode losslessly as PNG; the same pixels give the same bytes."""
+    return _encode(pixels, format="PNG", compress_level=6)
+
+
+def encode_webp(pixels: Pixels) -> bytes:
+    """Encode losslessly as WebP; the same pixels give the same bytes.
+
+    The effort is where size stops paying: a 512 px face takes 90 ms; 3 % fewer bytes would take 60 % longer.
+    """
+    return _encode(pixels, format="WEBP", lossless=True, exact=True, quality=50, method=1)
+
+
+def resize(pixels: Pixels, px: int, kernel: Kernel) -> Pixels:
+    """Resize a square picture to px x px with Pillow's antialiased fixed-point kernels; the same bytes on every machine."""
+    if kernel not in get_args(Kernel):
+        raise UsageError(f"resize kernel {kernel!r} is unknown; expected one of {', '.join(get_args(Kernel))}")
+    height, width = _checked(pixels).shape[:2]
+    if height != width:
+        raise ImageRefused("not_square", f"the picture is {width} x {height}; a square one is wanted; crop it first")
+    if height == px:
+        return pixels.copy()
+    resampling = Image.Resampling.BILINEAR if kernel == "bilinear" else Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(pixels).resize((px, px), resampling))
+
+
+def center_square(pixels: Pixels) -> Pixels:
+    """Cut out the largest centred square."""
+    height, width = _checked(pixels).shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def lq_to_model(lq_pixels: Pixels, px: int) -> Pixels:
+    """Bring a low-quality picture to the model's size px x px: the one way it becomes x_0, in training, conditioning and restoration."""
+    return resize(lq_pixels, px, "bilinear")
+
+
+def to_tensor(pixels: Pixels | Sequence[Pixels]) -> 'Float[Tensor, "b 3 h w"]':
+    """Turn one picture h w 3, a batch b h w 3 or a list of pictures of one size into a batch in [-1, 1]."""
+    import torch
+
+    batch = pixels if isinstance(pixels, np.ndarray) else np.stack(pixels)
+    if batch.ndim == 3:
+        batch = batch[None]
+    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
+        raise ValueError(f"pixels are {batch.dtype} {batch.shape}; expected uint8 b h w 3")
+    return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))).to(torch.float32) / 127.5 - 1.0
+
+
+def to_pixels(tensor: 'Float[Tensor, "b 3 h w"]') -> UInt8[np.ndarray, "b h w 3"]:
+    """Turn a model's [-1, 1] into pixels, rounded to the nearest level and clamped; the inverse of `to_tensor`."""
+    import torch
+
+    if tensor.ndim != 4 or tensor.shape[1] != 3:
+        raise ValueError(f"the tensor is {tuple(tensor.shape)}; expected b 3 h w")
+    if not torch.isfinite(tensor).all():
+        raise DiffBFRError("the model's output holds NaN or infinity; expected finite values; check the checkpoint and its precision")
+    levels = (tensor.detach().to("cpu", torch.float32) + 1.0) * 127.5
+    hwc: Pixels = levels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return hwc
+
+
+def pixel_digest(pixels: Pixels) -> str:
+    """Return the sha256 of the shape and the bytes: equal for equal pictures, whatever file they came from."""
+    digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}:".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def _checked(pixels: Pixels) -> Pixels:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; expected uint8 h w 3")
+    return pixels
+
+
+def _encode(pixels: Pixels, **options: str | int | bool) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(_checked(pixels))).save(buffer, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()

@@ -1,0 +1,107 @@
+"""Deterministic tars: USTAR, members in the order given, mtime 0, uid and gid 0, mode 0444; read by `tarfile`, `webdataset` and `tar`.
+
+The same entries give the same bytes on every machine. A tar that was cut at a member's end reads as a shorter tar without an error
+everywhere, so what is published is always checked against a count and a digest kept elsewhere.
+"""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from diffbfr.shards.schema import ShardDamagedError
+
+_BLOCK: Final = 512
+_RECORD: Final = 20 * _BLOCK  # tar pads its files to this
+_MAX_NAME: Final = 100
+_MAX_BYTES: Final = 8**11 - 1
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """One file in a tar: `offset` (bytes) is where its content starts."""
+
+    name: str
+    offset: int
+    length: int
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltTar:
+    """A whole tar in memory with its index."""
+
+    data: bytes
+    sha256: str
+    members: tuple[TarMember, ...]
+
+
+def build_tar(entries: Iterable[tuple[str, bytes]]) -> BuiltTar:
+    """Build a tar in memory from (name, content) and check it with another reader before anybody sees it."""
+    stream = io.BytesIO()
+    members = _write(stream, entries)
+    data = stream.getvalue()
+    check_tar(data, len(members))
+    return BuiltTar(data=data, sha256=hashlib.sha256(data).hexdigest(), members=tuple(members))
+
+
+def write_tar(path: Path, entries: Iterable[tuple[str, bytes]]) -> list[TarMember]:
+    """Write (name, content) entries as a tar at `path`, one at a time; return where each content lies."""
+    with path.open("wb") as stream:
+        return _write(stream, entries)
+
+
+def check_tar(data: bytes, count: int) -> None:
+    """Raise `ShardDamagedError` unless the standard library's reader finds `count` members in these bytes."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            found = sum(1 for _ in tar)
+    except tarfile.TarError as error:
+        raise ShardDamagedError(
+            f"a tar of {len(data)} bytes cannot be read ({error}); expected {count} members; make the shard again"
+        ) from error
+    if found != count:
+        raise ShardDamagedError(f"a tar of {len(data)} bytes holds {found} members; expected {count}; make the shard again")
+
+
+def _write(stream: io.BytesIO | io.BufferedWriter, entries: Iterable[tuple[str, bytes]]) -> list[TarMember]:
+    members: list[TarMember] = []
+    position = 0
+    for name, content in entries:
+        stream.write(_header(name, len(content)))
+        stream.write(content)
+        padding = -len(content) % _BLOCK
+        stream.write(bytes(padding))
+        members.append(TarMember(name, position + _BLOCK, len(content), hashlib.sha256(content).hexdigest()))
+        position += _BLOCK + len(content) + padding
+    end = 2 * _BLOCK
+    stream.write(bytes(end + -(position + end) % _RECORD))
+    return members
+
+
+def _header(name: str, num_bytes: int) -> bytes:
+    encoded = name.encode("ascii")
+    if not 0 < len(encoded) <= _MAX_NAME:
+        raise ValueError(f"member name {name!r} has {len(encoded)} bytes; expected 1..{_MAX_NAME}")
+    if num_bytes > _MAX_BYTES:
+        raise ValueError(f"member {name!r} has {num_bytes} bytes; USTAR holds at most {_MAX_BYTES}")
+    header = bytearray(_BLOCK)
+    for offset, field in (
+        (0, encoded),
+        (100, b"0000444\0"),  # mode
+        (108, b"0000000\0"),  # uid
+        (116, b"0000000\0"),  # gid
+        (124, b"%011o\0" % num_bytes),
+        (136, b"%011o\0" % 0),  # mtime
+        (148, b" " * 8),  # the checksum counts itself as spaces
+        (156, b"0"),  # a regular file
+        (257, b"ustar\x0000"),
+        (329, b"0000000\0"),  # device numbers
+        (337, b"0000000\0"),
+    ):
+        header[offset : offset + len(field)] = field
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)

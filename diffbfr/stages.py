@@ -1,0 +1,240 @@
+"""Table 6 as three constants, and the small stages that share their shape.
+
+A stage is a network, a noise schedule and the way it is sampled. Where the paper is silent or contradicts itself the choice
+is a field here; `diffbfr/README.md` lists each with its source. Nothing here needs torch, so a plan costs nothing.
+
+TEM's "Attention resolutions [32, 16, 8]" are read as pixels, like IRM's: 378.3 GFLOP an evaluation and 159,788,454 parameters, those of
+the public network that Table 6 shows. Read as down-sampling rates (64, 32 and 16 px) they would make it 473.7 GFLOP and 151,642,022.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from diffbfr.errors import UsageError
+
+StageName = Literal["irm1", "irm2", "tem"]
+STAGE_NAMES: tuple[StageName, ...] = ("irm1", "irm2", "tem")
+LossKind = Literal["l1", "l2"]
+Solver = Literal["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"]
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """A linear variance schedule: beta from `beta_1` to `beta_T` over `num_steps` steps (Table 6, "Beta schedule")."""
+
+    num_steps: int
+    beta_1: float
+    beta_T: float
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 2:
+            raise UsageError(f"schedule has num_steps={self.num_steps}; expected at least 2")
+        if not 0 < self.beta_1 <= self.beta_T < 1:
+            raise UsageError(f"schedule has beta from {self.beta_1} to {self.beta_T}; expected 0 < beta_1 <= beta_T < 1")
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """One network. Level i works at `image_px / patch_px / 2**i` pixels a side with `inner_channels * channel_multipliers[i]` channels."""
+
+    image_px: int
+    in_channels: int
+    out_channels: int
+    inner_channels: int
+    channel_multipliers: tuple[int, ...]
+    res_blocks: tuple[int, ...]
+    """Residual blocks of each level on the way down; the way up has one more (it consumes the skips)."""
+    attention_px: tuple[int, ...]
+    """Levels of these side lengths, in pixels of the feature map, have self-attention."""
+    norm_groups: int = 32
+    dropout: float = 0.0
+    time: Literal["noise_level", "step"] = "noise_level"
+    scale_shift: bool = False
+    """Time scales and shifts the second normalisation (TEM) instead of being added before it (SR3)."""
+    head_channels: int | None = None
+    """Channels of an attention head; None is one head (SR3)."""
+    patch_px: int = 1
+    """Side of the pixel blocks that the stem folds into channels and the head unfolds; 1 in the paper, 2 makes small nets cheap."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.channel_multipliers)
+        if len(self.res_blocks) != levels:
+            raise UsageError(f"unet has {len(self.res_blocks)} entries in res_blocks; expected one a level, {levels}")
+        coarsest = self.patch_px * 2 ** (levels - 1)
+        if self.image_px % coarsest:
+            raise UsageError(
+                f"unet has image_px={self.image_px}; expected a multiple of {coarsest} for {levels} levels of patch_px={self.patch_px}"
+            )
+        for multiplier in self.channel_multipliers:
+            channels = self.inner_channels * multiplier
+            if channels % self.norm_groups:
+                raise UsageError(f"unet has {channels} channels in a level; expected a multiple of norm_groups={self.norm_groups}")
+
+    def level_px(self, level: int) -> int:
+        """Side length of a level's feature maps."""
+        return self.image_px // self.patch_px >> level
+
+    @property
+    def time_channels(self) -> int:
+        """Width of the time embedding that every residual block receives."""
+        return self.inner_channels * (4 if self.time == "step" else 1)
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """How a stage walks from its start down to the image in mode `fast`."""
+
+    solver: Solver
+    num_evaluations: int
+    """Evaluations of the network, the last of which jumps to y_0."""
+    end_half_log_snr: float = 4.0
+    """Where the last evaluation stands: log(sqrt(gamma) / sqrt(1 - gamma)), about sigma = 0.02."""
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One column of Table 6."""
+
+    name: StageName
+    unet: UNetSpec
+    schedule: ScheduleSpec
+    start: int
+    """Sampler time step started (Table 6): T for IRM-1, N_1 for IRM-2, N_2 for TEM."""
+    fast: SamplerSpec
+    loss: LossKind = "l1"
+    predicts: Literal["noise", "velocity"] = "noise"
+    """What the network's output is: the noise (Eq. 8, 9, 11), or the velocity of Salimans & Ho (2022), from which the noise follows.
+
+    At high noise y_0 = (y_t - sigma epsilon) / sqrt(gamma) multiplies an error of the noise by up to 150; one of the velocity at most by 1.
+    The small stages use it; its gain has not been ablated on its own.
+    """
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.start <= self.schedule.num_steps:
+            raise UsageError(f"{self.name} has start={self.start}; expected a step in 1..{self.schedule.num_steps}")
+        if not 1 <= self.fast.num_evaluations <= self.start:
+            raise UsageError(f"{self.name} has fast.num_evaluations={self.fast.num_evaluations}; expected 1..start={self.start}")
+        inputs = 3 if self.name == "tem" else 6
+        if self.unet.in_channels != inputs:
+            raise UsageError(f"{self.name} has unet.in_channels={self.unet.in_channels}; expected {inputs}, y_t with its condition if any")
+        outputs = (3, 6) if self.unet.time == "step" else (3,)
+        if self.unet.out_channels not in outputs:
+            raise UsageError(f"{self.name} has unet.out_channels={self.unet.out_channels}; expected {' or '.join(map(str, outputs))}")
+
+    @property
+    def px(self) -> int:
+        """Side length of the images that the stage makes."""
+        return self.unet.image_px
+
+    @property
+    def learns_range(self) -> bool:
+        """The network has a second half of outputs, the variance range (TEM)."""
+        return self.unet.out_channels == 6
+
+
+SR3_SCHEDULE = ScheduleSpec(num_steps=2000, beta_1=1e-6, beta_T=1e-2)
+TEM_SCHEDULE = ScheduleSpec(num_steps=1000, beta_1=1e-4, beta_T=2e-2)
+
+IRM1 = StageSpec(
+    name="irm1",
+    unet=UNetSpec(
+        image_px=128,
+        in_channels=6,
+        out_channels=3,
+        inner_channels=64,
+        channel_multipliers=(1, 2, 4, 8, 8),
+        res_blocks=(2, 2, 2, 2, 2),
+        attention_px=(16,),
+        norm_groups=32,
+        dropout=0.2,
+    ),
+    schedule=SR3_SCHEDULE,
+    start=2000,
+    fast=SamplerSpec("dpmpp_2m", 20),
+)
+
+IRM2 = StageSpec(
+    name="irm2",
+    unet=UNetSpec(
+        image_px=512,
+        in_channels=6,
+        out_channels=3,
+        inner_channels=64,
+        channel_multipliers=(1, 2, 4, 8, 8, 16, 16),
+        res_blocks=(2, 2, 2, 2, 2, 2, 2),
+        attention_px=(16,),
+        norm_groups=16,
+    ),
+    schedule=SR3_SCHEDULE,
+    start=1000,
+    fast=SamplerSpec("dpmpp_2m", 10),
+)
+
+TEM = StageSpec(
+    name="tem",
+    unet=UNetSpec(
+        image_px=512,
+        in_channels=3,
+        out_channels=6,
+        inner_channels=32,
+        channel_multipliers=(1, 2, 4, 8, 8, 16, 16),
+        res_blocks=(1, 2, 2, 2, 2, 3, 4),
+        attention_px=(32, 16, 8),
+        norm_groups=32,
+        time="step",
+        scale_shift=True,
+        head_channels=64,
+    ),
+    schedule=TEM_SCHEDULE,
+    start=100,
+    fast=SamplerSpec("sde_dpmpp_2m", 8),
+)
+
+IRM1_TINY = replace(
+    IRM1,
+    unet=UNetSpec(
+        image_px=32,
+        in_channels=6,
+        out_channels=3,
+        inner_channels=24,
+        channel_multipliers=(1, 2, 3),
+        res_blocks=(1, 1, 1),
+        attention_px=(8,),
+        norm_groups=8,
+        time="step",
+    ),
+    predicts="velocity",
+)
+IRM2_TINY = replace(
+    IRM2,
+    unet=UNetSpec(
+        image_px=128,
+        in_channels=6,
+        out_channels=3,
+        inner_channels=16,
+        channel_multipliers=(1, 2, 4, 4),
+        res_blocks=(1, 1, 1, 1),
+        attention_px=(8,),
+        norm_groups=8,
+        time="step",
+        patch_px=2,
+    ),
+    predicts="velocity",
+)
+TEM_TINY = replace(
+    TEM,
+    unet=UNetSpec(
+        image_px=128,
+        in_channels=3,
+        out_channels=6,
+        inner_channels=16,
+        channel_multipliers=(1, 2, 3),
+        res_blocks=(1, 1, 1),
+        attention_px=(),
+        norm_groups=8,
+        time="step",
+        scale_shift=True,
+        patch_px=2,
+        head_channels=16,
+    ),
+)

@@ -1,0 +1,87 @@
+"""What a global position of a run holds: sample, variant, t and noise, keyed by (seed, position) and by nothing else."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffbfr.denoiser import upsample
+from diffbfr.errors import UsageError
+from diffbfr.images import Pixels, lq_to_model, to_tensor
+from diffbfr.shards import ShardedDataset, positions
+from diffbfr.stages import StageSpec
+from diffbfr.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a global batch, in [-1, 1]."""
+
+    y_0: Float[Tensor, "b 3 h w"]
+    condition: Float[Tensor, "b 3 h w"] | None
+    noise: Float[Tensor, "b 3 h w"]
+    t: Int[Tensor, " b"]
+    fraction: Float[Tensor, " b"]
+    """Where between t - 1 and t the noise level of an IRM lies, uniform in [0, 1)."""
+
+
+class PositionLoader:
+    """Reads the samples of global positions; its whole state is the position."""
+
+    def __init__(self, dataset: ShardedDataset, stage: StageSpec, config: TrainingConfig, column: str | None) -> None:
+        self.dataset, self.stage, self.config, self.column = dataset, stage, config, column
+        self.keys = dataset.keys("train")
+        self.t_max = min(config.t_max or stage.schedule.num_steps, stage.schedule.num_steps)
+        if stage.name == "irm2" and column is None:
+            raise UsageError("irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first")
+        if not self.keys:
+            raise UsageError(
+                f"the dataset in {dataset.root} has no training faces; shard more of them or lower val_fraction and test_fraction"
+            )
+        expected = dataset.info.lq_px if stage.name == "irm1" else dataset.info.hq_px
+        if stage.px != expected:
+            raise UsageError(
+                f"{stage.name} works at {stage.px} px, the dataset in {dataset.root} offers {expected} px; shard it with this recipe"
+            )
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Return positions first..first + count - 1 of the run."""
+        rows = positions(self.config.seed, first, count, len(self.keys))
+        targets, conditions, noises, steps, fractions = [], [], [], [], []
+        for place, row in enumerate(rows.tolist()):
+            generator = torch.Generator().manual_seed(position_seed(self.config.seed, self.stage.name, first + place))
+            variant = int(torch.randint(self.dataset.info.variants, (), generator=generator))
+            steps.append(1 + int(torch.randint(self.t_max, (), generator=generator)))
+            fractions.append(float(torch.rand((), generator=generator)))
+            noises.append(torch.randn(3, self.stage.px, self.stage.px, generator=generator))
+            target, condition = self._pair(self.keys[row], variant)
+            targets.append(target)
+            if condition is not None:
+                conditions.append(condition)
+        return Batch(
+            y_0=to_tensor(targets),
+            condition=self._condition(conditions) if conditions else None,
+            noise=torch.stack(noises),
+            t=torch.tensor(steps),
+            fraction=torch.tensor(fractions),
+        )
+
+    def _pair(self, key: str, variant: int) -> tuple[Pixels, Pixels | None]:
+        """Target and condition of a variant: (x'_0, x_0) of Eq. 8, (y_0, x~'_0) of Eq. 9 or y_0 alone of Eq. 11."""
+        if self.stage.name == "irm1":
+            return self.dataset.hq_low(key, variant), lq_to_model(self.dataset.lq(key, variant), self.stage.px)
+        if self.stage.name == "irm2":
+            assert self.column is not None
+            return self.dataset.hq(key, variant), self.dataset.conditioning(self.column, key, variant)
+        return self.dataset.hq(key, variant), None
+
+    def _condition(self, pixels: list[Pixels]) -> Float[Tensor, "b 3 h w"]:
+        condition = to_tensor(pixels)
+        return upsample(condition, self.stage.px) if self.stage.name == "irm2" else condition
+
+
+def position_seed(seed: int, stage: str, position: int) -> int:
+    """Seed of all that is drawn for one global position of a stage's run."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stage}/{position}".encode()).digest()[:8], "little") >> 1
