@@ -1,0 +1,48 @@
+"""The commands put together, and how an error ends them."""
+
+import os
+import sys
+
+import typer
+
+from diffbfr.errors import DiffBFRError
+from pipelines.cli.data import data
+from pipelines.cli.doctor import doctor
+from pipelines.cli.models import models
+from pipelines.cli.restore import restore
+from pipelines.cli.run import condition, evaluate, run, shard, train
+
+TRACEBACK_VARIABLE = "DIFFBFR_TRACEBACK"
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="diffbfr",
+    help="Blind face restoration: photos to shards, three trained stages, a registered cascade, restored archives.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run)
+app.command()(shard)
+app.command()(train)
+app.command()(condition)
+app.command()(evaluate)
+app.command()(restore)
+app.add_typer(models, name="models")
+app.add_typer(data, name="data")
+app.command()(doctor)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line and its exit code, with a traceback only on `DIFFBFR_TRACEBACK=1`."""
+    try:
+        app()
+    except DiffBFRError as error:
+        if os.environ.get(TRACEBACK_VARIABLE) == "1":
+            raise
+        typer.echo(f"diffbfr: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("diffbfr: interrupted; the same command goes on from here", err=True)
+        sys.exit(_INTERRUPTED)

@@ -1,0 +1,108 @@
+"""`diffbfr models`: what is registered, where it comes from, and which cascade is in charge."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffbfr.errors import UsageError
+from pipelines.cli import options
+from pipelines.cli.output import say, say_json, table
+
+if TYPE_CHECKING:
+    from pipelines.registry import Registry
+
+models = typer.Typer(help="The model registry: list, show, lineage, promote, rollback.", no_args_is_help=True)
+
+Ref = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION, e.g. diffbfr-cascade@candidate.", metavar="NAME@VERSION")]
+
+
+@models.command("list")
+def list_models(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
+    """List every registered version, with its aliases."""
+    from pipelines.registry import list_versions
+
+    versions = list_versions(open_existing(root, tracking))
+    if as_json:
+        say_json(versions)
+        return
+    rows = [(version.ref, ", ".join(version.aliases) or "-", version.created, version.digest[:12]) for version in versions]
+    say(
+        table(("model", "alias", "created", "digest"), rows)
+        if rows
+        else "nothing is registered yet; `diffbfr run` registers what it trains"
+    )
+
+
+@models.command()
+def show(ref: Ref, root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
+    """Show one version: where its files are, and all that was recorded of it."""
+    from pipelines.registry import get_version
+
+    version = get_version(open_existing(root, tracking), ref)
+    if as_json:
+        say_json(version)
+        return
+    facts = {"model": version.ref, "aliases": ", ".join(version.aliases) or "-", "created": version.created, "digest": version.digest}
+    say(table(("", ""), [*(facts | {"source": version.source, "run": version.run_id}).items(), *sorted(version.tags.items())]).lstrip())
+
+
+@models.command()
+def lineage(ref: Ref, root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
+    """Print the chain from a version down to the photos it was trained on."""
+    from pipelines.registry import format_lineage
+    from pipelines.registry import lineage as find
+
+    node = find(open_existing(root, tracking), ref)
+    if as_json:
+        say_json(node)
+    else:
+        say(format_lineage(node))
+
+
+@models.command()
+def promote(
+    ref: Ref = "diffbfr-cascade@candidate",
+    force: Annotated[bool, typer.Option("--force", help="Promote even if it measures worse than the champion.")] = False,
+    root: options.Root = options.DEFAULT_ROOT,
+    tracking: options.Tracking = None,
+    as_json: options.Json = False,
+) -> None:
+    """Put a version in charge, if it measures no worse than the champion on the same held-out faces."""
+    from pipelines.registry import promote as put_in_charge
+
+    promotion = put_in_charge(open_existing(root, tracking), ref, force)
+    if as_json:
+        say_json(promotion)
+        return
+    if promotion.comparisons:
+        rows = [(c.metric, f"{c.champion:.4f}", f"{c.candidate:.4f}") for c in promotion.comparisons]
+        say(table(("metric", "champion", "candidate"), rows))
+    say(f"champion: {promotion.champion.ref}" + (f", previous: {promotion.previous.ref}" if promotion.previous else ""))
+
+
+@models.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="Registered model.", metavar="NAME")] = "diffbfr-cascade",
+    root: options.Root = options.DEFAULT_ROOT,
+    tracking: options.Tracking = None,
+    as_json: options.Json = False,
+) -> None:
+    """Put the previous champion back in charge."""
+    from pipelines.registry import rollback as put_back
+
+    promotion = put_back(open_existing(root, tracking), name)
+    if as_json:
+        say_json(promotion)
+    else:
+        say(f"champion: {promotion.champion.ref}" + (f", previous: {promotion.previous.ref}" if promotion.previous else ""))
+
+
+def open_existing(root: str, tracking: str | None) -> "Registry":
+    """The registry of a root; UsageError if there is none yet, instead of making an empty one."""
+    from pipelines import storage
+    from pipelines.registry import open_registry
+
+    database = storage.join(root, "mlflow.db")
+    if tracking is None and not storage.exists(database):
+        raise UsageError(f"no registry at {database}; expected what `diffbfr run --root {root}` makes; correct --root, or name --tracking")
+    return open_registry(root, tracking)

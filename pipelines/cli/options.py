@@ -1,0 +1,25 @@
+"""The flags that several commands share, each said once."""
+
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[
+    str, typer.Option("--recipe", help="smoke (minutes), small (hours), paper (Table 6), or tiny (the cascade in the package).")
+]
+Faces = Annotated[
+    str | None, typer.Option("--faces", help="Folder, zip or file of photos; synthetic:count=..,seed=..,px=..", metavar="URI")
+]
+Root = Annotated[str, typer.Option("--root", help="Where everything that is made goes: a folder or s3://bucket/prefix.", metavar="URI")]
+Config = Annotated[str | None, typer.Option("--config", help="YAML, TOML or JSON file of settings.", metavar="FILE")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one setting, e.g. data.variants=4; may be repeated.", metavar="PATH=VALUE")
+]
+Plan = Annotated[bool, typer.Option("--plan", help="Only say what would run, and why.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON object instead of a table.")]
+Tracking = Annotated[
+    str | None, typer.Option("--tracking", help="MLflow server or database; SQLite under the root if not given.", metavar="URI")
+]
+
+DEFAULT_RECIPE = "smoke"
+DEFAULT_ROOT = "runs"

@@ -1,0 +1,156 @@
+"""Tasks on Ray, or in this process: every task ends with a report or is counted as failed, never neither."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from diffbfr.errors import IncompleteError, QuarantineError, UsageError
+from pipelines.progress import Progress
+
+Task = TypeVar("Task")
+Report = TypeVar("Report")
+
+NUM_RETRIES = 3
+_NUM_NAMED = 3
+
+
+class Collector(Generic[Task, Report]):
+    """What came of each task so far, by position; knows nothing of Ray."""
+
+    def __init__(
+        self,
+        label: str,
+        tasks: Sequence[Task],
+        weight: Callable[[Task], int],
+        progress: Progress,
+        on_report: Callable[[Report], None] | None,
+    ) -> None:
+        self.tasks = tasks
+        self._label, self._weight, self._progress, self._on_report = label, weight, progress, on_report
+        self._reports: dict[int, Report] = {}
+        self._failures: dict[int, BaseException] = {}
+
+    def succeed(self, position: int, report: Report) -> None:
+        """Keep a report, show the progress, tell the listener."""
+        self._reports[position] = report
+        self._progress.advance(self._weight(self.tasks[position]))
+        if self._on_report is not None:
+            self._on_report(report)
+
+    def fail(self, position: int, error: BaseException) -> None:
+        """Count a failure; what the user must mend is raised at once, for the other tasks would only say the same."""
+        if isinstance(error, UsageError | QuarantineError):
+            raise error
+        self._failures[position] = error
+
+    def reports(self) -> list[Report]:
+        """Every report, in the order of the tasks; IncompleteError that names the failed ones if there are any."""
+        if self._failures:
+            named = [self._describe(position, error) for position, error in sorted(self._failures.items())[:_NUM_NAMED]]
+            more = f", and {len(self._failures) - _NUM_NAMED} more" if len(self._failures) > _NUM_NAMED else ""
+            raise IncompleteError(
+                f"{self._label}: {len(self._failures)} of {len(self.tasks)} tasks failed ({'; '.join(named)}{more}); "
+                "the others are done; run the same command again"
+            ) from next(iter(self._failures.values()))
+        return [self._reports[position] for position in range(len(self.tasks))]
+
+    def _describe(self, position: int, error: BaseException) -> str:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"task {getattr(self.tasks[position], 'index', position)}: {type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+class Worker(Generic[Task, Report]):
+    """One actor: builds its function at the first task, so that an error in it is that task's error, then keeps it."""
+
+    def __init__(self, factory: Callable[[], Callable[[Task], Report]]) -> None:
+        self._factory = factory
+        self._function: Callable[[Task], Report] | None = None
+
+    def run(self, task: Task) -> Report:
+        """Do one task."""
+        if self._function is None:
+            self._function = self._factory()
+        return self._function(task)
+
+
+def run_serially(function: Callable[[Task], Report], collector: Collector[Task, Report]) -> None:
+    """Every task in this process, in order."""
+    for position, task in enumerate(collector.tasks):
+        try:
+            report = function(task)
+        except Exception as error:  # the serial twin treats a failing task as Ray does: the others go on
+            collector.fail(position, error)
+        else:
+            collector.succeed(position, report)
+
+
+def run_tasks(function: Callable[[Task], Report], collector: Collector[Task, Report], num_at_once: int) -> None:
+    """Every task as a Ray task, at most `num_at_once` in flight; Ray runs a task again when its worker dies."""
+    import ray
+
+    @ray.remote(num_cpus=1, max_retries=NUM_RETRIES)
+    def run(task: Task) -> Report:
+        return function(task)
+
+    waiting = deque(range(len(collector.tasks)))
+    flying: dict[Any, int] = {}
+    try:
+        while waiting or flying:
+            while waiting and len(flying) < num_at_once:
+                position = waiting.popleft()
+                flying[run.remote(collector.tasks[position])] = position
+            done, _ = ray.wait(list(flying), num_returns=1)
+            position = flying.pop(done[0])
+            try:
+                report = ray.get(done[0])
+            except ray.exceptions.RayError as error:
+                collector.fail(position, _cause(error))
+            else:
+                collector.succeed(position, report)
+    finally:
+        for reference in flying:
+            ray.cancel(reference, force=True)
+
+
+def run_actors(
+    factory: Callable[[], Callable[[Task], Report]], collector: Collector[Task, Report], num_actors: int, num_cpus: int, num_gpus: float
+) -> None:
+    """Every task on a pool of actors; a dead actor is replaced, and its task tried again on the new one."""
+    import ray
+
+    actor_class: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(Worker)
+    attempts = [0] * len(collector.tasks)
+    waiting = deque(range(len(collector.tasks)))
+    idle: list[Any] = [actor_class.remote(factory) for _ in range(num_actors)]
+    flying: dict[Any, tuple[int, Any]] = {}
+    try:
+        while waiting or flying:
+            while waiting and idle:
+                position, actor = waiting.popleft(), idle.pop()
+                flying[actor.run.remote(collector.tasks[position])] = position, actor
+            done, _ = ray.wait(list(flying), num_returns=1)
+            position, actor = flying.pop(done[0])
+            try:
+                report = ray.get(done[0])
+            except ray.exceptions.RayActorError as error:
+                ray.kill(actor)
+                actor = actor_class.remote(factory)
+                attempts[position] += 1
+                if attempts[position] > NUM_RETRIES:
+                    collector.fail(position, error)
+                else:
+                    waiting.appendleft(position)
+            except ray.exceptions.RayError as error:
+                collector.fail(position, _cause(error))
+            else:
+                collector.succeed(position, report)
+            idle.append(actor)
+    finally:
+        for actor in [*idle, *(actor for _, actor in flying.values())]:
+            ray.kill(actor)
+
+
+def _cause(error: Exception) -> BaseException:
+    """The exception that the task itself raised, out of Ray's wrapper."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error

@@ -1,0 +1,187 @@
+"""A `Cluster`: where work runs. Ray starts on first use only and stops when the context ends."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+from diffbfr.errors import UsageError
+from pipelines.cluster import fit, pool
+from pipelines.progress import Metrics, Progress
+
+Task = TypeVar("Task")
+Report = TypeVar("Report")
+Config = TypeVar("Config")
+
+_OBJECT_STORE_BYTES = 256 << 20  # tasks and reports are names and numbers; Ray's default would take 30 % of the memory
+_SETTINGS = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # on shared cores, threads that spin at barriers take them from each other
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task that asks for no GPU sees none
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # training workers keep the driver's folder, so that relative paths mean the same
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead training worker is noticed
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch on busy cores takes its time
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where work runs; never part of an identity.
+
+    `num_workers=0` runs everything in this process. `address=None` starts a Ray of its own on this machine, otherwise that
+    cluster is joined. `cpus_per_worker=0` shares this machine's cores equally (1 on a joined cluster).
+    """
+
+    num_workers: int = 2
+    address: str | None = None
+    cpus_per_worker: int = 0
+
+
+class Cluster:
+    """Runs tasks and trainings on the configured workers; a context manager, whose end stops the Ray that it started.
+
+    `num_workers=0` is the serial twin: no Ray, the same results. One failing task does not stop the others: what failed is named in an
+    `IncompleteError` at the end. A `UsageError` or `QuarantineError` of a task stops the work and surfaces as itself. A worker that
+    dies (killed, out of memory, node lost) is replaced, and its task runs again, up to three times.
+    """
+
+    def __init__(self, config: ClusterConfig) -> None:
+        if config.num_workers < 0 or config.cpus_per_worker < 0:
+            raise UsageError(f"{config} has a negative number; expected cluster.num_workers=0 (in this process) or more")
+        self.config = config
+        self._owns_ray = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._owns_ray:
+            import ray
+
+            ray.shutdown()
+            self._owns_ray = False
+
+    def map(
+        self,
+        function: Callable[[Task], Report],
+        tasks: Sequence[Task],
+        *,
+        label: str,
+        unit: str = "items",
+        weight: Callable[[Task], int] = lambda task: 1,
+        on_report: Callable[[Report], None] | None = None,
+    ) -> list[Report]:
+        """Run `function` on every task, at most `num_workers` at once; reports in the order of the tasks.
+
+        `on_report` is called here, in the driver, as each one ends. `weight` is what a task counts on the progress line.
+        """
+        with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
+            collector = pool.Collector(label, tasks, weight, progress, on_report)
+            if self.config.num_workers == 0:
+                pool.run_serially(function, collector)
+            elif tasks:
+                self._start()
+                pool.run_tasks(function, collector, self.config.num_workers)
+        return collector.reports()
+
+    def map_actors(
+        self,
+        factory: Callable[[], Callable[[Task], Report]],
+        tasks: Sequence[Task],
+        *,
+        label: str,
+        unit: str = "items",
+        weight: Callable[[Task], int] = lambda task: 1,
+        on_report: Callable[[Report], None] | None = None,
+    ) -> list[Report]:
+        """Like `map`, for work that is costly to set up: each of `num_workers` actors calls `factory` once and runs tasks with it.
+
+        On a cluster with GPUs each actor gets an equal share of them, at most one.
+        """
+        with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
+            collector = pool.Collector(label, tasks, weight, progress, on_report)
+            if self.config.num_workers == 0:
+                pool.run_serially(pool.Worker(factory).run, collector)
+            elif tasks:
+                self._start()
+                num_actors = min(self.config.num_workers, len(tasks))
+                gpus = self._resource("GPU")
+                pool.run_actors(factory, collector, num_actors, self._cpus_per_worker(num_actors), min(1.0, gpus / num_actors))
+        return collector.reports()
+
+    def train(
+        self,
+        worker: Callable[[Config, Callable[[Metrics], None]], Report],
+        config: Config,
+        *,
+        label: str,
+        total: int,
+        root: str,
+        unit: str = "img",
+        on_metrics: Callable[[Metrics], None] | None = None,
+    ) -> Report:
+        """Run `worker(config, post)` on `num_workers` ranks of one torch.distributed group and return rank 0's result.
+
+        Rank 0's posts move the progress line (`total` and `Metrics.samples` in the same unit) and reach `on_metrics` here, each step
+        once, also when a retried attempt repeats steps. When a rank dies all start again, and the worker is expected to go on from the
+        newest checkpoint that it sealed itself; `root` only holds Ray's own small state while the training runs. Ranks use gloo; on a
+        cluster with GPUs NCCL, one GPU a rank, so that there are at most as many ranks as GPUs.
+        """
+        with Progress(label, total, unit) as progress:
+            journal = fit.Journal(progress, on_metrics)
+            if self.config.num_workers == 0:
+                return worker(config, journal.add)
+            self._start()
+            gpus = int(self._resource("GPU"))
+            num_ranks = min(self.config.num_workers, gpus) if gpus else self.config.num_workers
+            group = fit.Group(num_ranks, self._cpus_per_worker(num_ranks), use_gpu=gpus > 0)
+            return fit.fit(worker, config, label=label, root=root, group=group, journal=journal)
+
+    def _start(self) -> None:
+        """Start or join Ray, unless this process already has one. Nothing of Ray's goes to the terminal but errors."""
+        import ray
+
+        if ray.is_initialized():
+            return
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        if self.config.address is None:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, self.config.num_workers * max(1, self.config.cpus_per_worker)),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        else:
+            forwarded = {name: os.environ[name] for name in (*_SETTINGS, *_FORWARDED) if name in os.environ}
+            try:
+                ray.init(address=self.config.address, runtime_env={"env_vars": forwarded}, log_to_driver=False, logging_level=logging.ERROR)
+            except ConnectionError as error:
+                reason = " ".join(str(error).split())
+                raise UsageError(
+                    f"no Ray cluster at {self.config.address} ({reason}); expected a running one; check cluster.address"
+                ) from error
+        self._owns_ray = True
+
+    def _resource(self, name: str) -> float:
+        import ray
+
+        resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return float(resources.get(name, 0.0))
+
+    def _cpus_per_worker(self, num_workers: int) -> int:
+        """Cores for each of `num_workers` held at the same time; UsageError if the cluster has fewer, for they would wait for ever."""
+        there = int(self._resource("CPU"))
+        share = max(1, there // num_workers) if self.config.address is None else 1
+        wanted = self.config.cpus_per_worker or share
+        if wanted * num_workers > there:
+            raise UsageError(
+                f"{num_workers} workers want {wanted * num_workers} CPUs, the cluster has {there}; "
+                "lower cluster.num_workers or cluster.cpus_per_worker"
+            )
+        return wanted

@@ -1,0 +1,141 @@
+"""Is this machine fit? Versions with known holes, and round trips to storage and tracking, from the driver and from a worker."""
+
+import importlib.metadata
+import platform
+import re
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from diffbfr.errors import DiffBFRError
+from pipelines import storage
+from pipelines.cluster import Cluster
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Versions of a package that are known not to work: below `since`, or from `before` on; `wanted=False`: it must not be installed."""
+
+    package: str
+    since: Version
+    before: Version
+    why: str
+    wanted: bool = True
+
+
+HOLES = (
+    Hole("python", (3, 11), (4,), "the code is written for 3.11"),
+    Hole("torch", (2, 13), (2, 14), "an open range pulls several GB of CUDA, and what is measured here was measured with 2.13"),
+    Hole("numpy", (2, 0), (2, 5), "the random streams of other versions are not checked"),
+    Hole("opencv-python-headless", (4, 9), (5,), "version 5 has no CascadeClassifier"),
+    Hole("albumentations", (2, 0, 8), (2, 0, 9), "2.0.8 is the last one under the MIT licence"),
+    Hole("webdataset", (1, 0, 2), (2,), "1.0.2 changed its interface"),
+    Hole("ray", (2, 60), (3,), "Ray Train before V2 resumes differently"),
+    Hole("mlflow", (3, 17), (4,), "models-from-code and aliases as used here"),
+    Hole("pyarrow", (20,), (26,), "MLflow does not take 26"),
+    Hole("botocore", (1, 40), (1, 43, 118), "s3fs does not take a newer one"),
+    Hole("albumentationsx", (), (), "its licence is AGPL; uninstall it", wanted=False),
+    Hole("torchvision", (), (), "it does not import beside the CPU build of torch and breaks others with it; uninstall it", wanted=False),
+)
+
+
+@dataclass(frozen=True)
+class DoctorTask:
+    """What to look at. `tracking` is an MLflow URI, None for the database under the root."""
+
+    root: str
+    tracking: str | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at."""
+
+    where: str
+    what: str
+    ok: bool
+    detail: str
+
+
+def doctor(root: str, tracking: str | None, cluster: Cluster) -> tuple[Check, ...]:
+    """Every check, first here and then on one worker; a check that fails is a row, not an exception."""
+    root = storage.absolute(root)
+    checks = examine(DoctorTask(root, tracking, "driver"))
+    started = time.monotonic()
+    try:
+        checks += cluster.map(examine, [DoctorTask(root, tracking, "worker")], label="worker")[0]
+    except Exception as error:  # whatever keeps a worker from answering is the finding
+        return (*checks, Check("worker", "answers", False, _first_line(error)))
+    return (*checks, Check("worker", "answers", True, f"after {time.monotonic() - started:.1f} s"))
+
+
+def examine(task: DoctorTask) -> tuple[Check, ...]:
+    """The checks of one process."""
+    versions = tuple(_version_check(task.where, hole) for hole in HOLES)
+    return (
+        *versions,
+        _attempt(task.where, "storage", lambda: _storage_round_trip(task.root)),
+        _attempt(task.where, "tracking", lambda: _tracking_round_trip(task.root, task.tracking)),
+    )
+
+
+def _version_check(where: str, hole: Hole) -> Check:
+    try:
+        text = platform.python_version() if hole.package == "python" else importlib.metadata.version(hole.package)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(where, hole.package, not hole.wanted, "not installed" if not hole.wanted else "not installed; reinstall diffbfr")
+    version = tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3])
+    if hole.wanted and hole.since <= version < hole.before:
+        return Check(where, hole.package, True, text)
+    wanted = f"expected >={_dotted(hole.since)},<{_dotted(hole.before)}: " if hole.wanted else ""
+    return Check(where, hole.package, False, f"{text}; {wanted}{hole.why}")
+
+
+def _storage_round_trip(root: str) -> str:
+    """Write, read back, lose a race, list, remove."""
+    folder = storage.join(root, f"doctor-{uuid.uuid4().hex[:8]}")
+    place, data = storage.join(folder, "file"), bytes(range(256)) * 4096
+    storage.check_writable(root)
+    try:
+        storage.write_atomic(place, data)
+        if storage.read_bytes(place) != data or storage.list_dir(folder) != ["file"]:
+            raise DiffBFRError(f"{root} gives back other bytes or names than were written; expected the same; use another storage")
+        if storage.write_atomic(place, b"second", create_only=True) or storage.size(place) != len(data):
+            raise DiffBFRError(f"{root} lets a second writer replace a file that must be created once; use another storage")
+    finally:
+        storage.remove_tree(folder)
+    return f"{root}: written, read back, created once, removed"
+
+
+def _tracking_round_trip(root: str, tracking: str | None) -> str:
+    """Leave a mark on the experiment and read it."""
+    from pipelines.registry import open_registry
+
+    registry = open_registry(root, tracking)
+    mark = uuid.uuid4().hex
+    registry.client.set_experiment_tag(registry.experiment_id, "diffbfr.doctor", mark)
+    found = registry.client.get_experiment(registry.experiment_id).tags.get("diffbfr.doctor")
+    if found != mark:
+        raise DiffBFRError(f"{registry.uri} gives back {found!r}, written was {mark!r}; expected the same; use another server")
+    return f"{registry.uri}: written, read back"
+
+
+def _attempt(where: str, what: str, look: Callable[[], str]) -> Check:
+    """Run one look; any exception is a finding."""
+    try:
+        return Check(where, what, True, look())
+    except Exception as error:  # a doctor names every illness and falls ill of none
+        return Check(where, what, False, _first_line(error))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))

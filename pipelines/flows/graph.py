@@ -1,0 +1,93 @@
+"""Steps as a graph of artifacts: what must run and why, and running it in order.
+
+A step names its identity (its own configuration, the ids of its inputs, its code) and the function that makes it. Because inputs are ids,
+the whole graph is known before anything runs; a finished one costs neither Ray nor torch.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffbfr.errors import UsageError
+from pipelines.artifacts import ArtifactStore, Decision, Identity, OutputRef, Record, decide
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a step made in its folder: files by name (paths relative to it), and facts worth telling."""
+
+    outputs: Mapping[str, str | OutputRef]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node. `make` fills the artifact's folder; `work` says beforehand how much that is."""
+
+    identity: Identity
+    make: Callable[[str], Made]
+    work: Callable[[], str]
+
+    @property
+    def name(self) -> str:
+        """The step's name, which is also its folder under `artifacts/`."""
+        return self.identity.step
+
+    @property
+    def id(self) -> str:
+        """The artifact that it makes."""
+        return self.identity.id
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step whose artifact is there, and whether this run made it."""
+
+    step: Step
+    decision: Decision
+    record: Record
+
+
+def until(steps: Sequence[Step], name: str | None) -> list[Step]:
+    """The steps that `name` needs, itself last; all of them for None."""
+    if name is None:
+        return list(steps)
+    by_name = {step.name: step for step in steps}
+    if name not in by_name:
+        raise UsageError(f"no step is called {name}; expected one of {', '.join(by_name)}")
+    wanted, waiting = set(), [by_name[name].id]
+    by_id = {step.id: step for step in steps}
+    while waiting:
+        step = by_id.get(waiting.pop())
+        if step is not None and step.id not in wanted:
+            wanted.add(step.id)
+            waiting += step.identity.inputs.values()
+    return [step for step in steps if step.id in wanted]
+
+
+def plan(steps: Sequence[Step], store: ArtifactStore) -> list[Decision]:
+    """HIT or RUN for each step, with the reason."""
+    return [decide(store, step.identity) for step in steps]
+
+
+def execute(
+    steps: Sequence[Step],
+    store: ArtifactStore,
+    around: Callable[[Step, Callable[[], Record]], Record] = lambda step, make: make(),
+) -> list[Done]:
+    """Make what is not there, in order. `around` wraps the making of a step, for those who keep a diary."""
+    done = []
+    for step in steps:
+        decision = decide(store, step.identity)
+        record = store.find(step.identity) if decision.action == "HIT" else None
+        if record is None:
+            record = around(step, lambda step=step: _make(step, store))  # type: ignore[misc]
+        done.append(Done(step, decision, record))
+    return done
+
+
+def _make(step: Step, store: ArtifactStore) -> Record:
+    started = time.monotonic()
+    made = step.make(store.folder(step.identity))
+    return store.commit(step.identity, made.outputs, made.facts, time.monotonic() - started)

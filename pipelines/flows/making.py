@@ -1,0 +1,307 @@
+"""How each step is made: its tasks, spread over the cluster, and what it leaves in its folder.
+
+Every function here takes the workshop and the artifact's folder and returns what it made; the work itself is in `pipelines/steps`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from diffbfr.stages import STAGE_NAMES, StageName
+from pipelines import commits, storage
+from pipelines.artifacts import ArtifactStore, Identity, OutputRef, code_digests
+from pipelines.cluster import Cluster
+from pipelines.flows.graph import Made, Step
+from pipelines.flows.journal import Journal
+from pipelines.recipes import PACKAGED, SCRATCH, Recipe
+from pipelines.registry import model_digest
+
+_CODE: Mapping[str, tuple[str, ...]] = {
+    "shard": ("pipelines.steps.shard",),
+    "train-irm1": ("pipelines.steps.train",),
+    "train-tem": ("pipelines.steps.train",),
+    "condition-irm1": ("pipelines.steps.condition",),
+    "train-irm2": ("pipelines.steps.train",),
+    "cascade": ("diffbfr.cascade",),
+    "evaluate": ("pipelines.steps.evaluate", "pipelines.steps.scores"),
+    "register": (),
+    "restore": ("pipelines.steps.restore",),
+}
+ARCHIVE, MIRROR = "archive.zip", "restored"
+
+
+class Workshop:
+    """What the making of every step needs: the recipe, the artifacts, the cluster, and where the other steps' folders are."""
+
+    def __init__(self, recipe: Recipe, store: ArtifactStore, cluster: Cluster) -> None:
+        self.recipe, self.store, self.cluster = recipe, store, cluster
+        self.steps: dict[str, Step] = {}
+
+    def step(self, name: str, config: Mapping[str, Any], inputs: Mapping[str, str], make: Callable[["Workshop", str], Made]) -> Step:
+        """Add a step; its identity is known at once."""
+        identity = Identity(name, config, {key: value for key, value in inputs.items() if value}, code_digests(_CODE[name]))
+        self.steps[name] = Step(identity, lambda folder: make(self, folder), lambda: predicted_work(self, name))
+        return self.steps[name]
+
+    def folder(self, name: str) -> str:
+        """Where a step's artifact lies, or will."""
+        return self.store.folder(self.steps[name].identity)
+
+    def facts(self, name: str) -> Mapping[str, Any]:
+        """What a finished step recorded."""
+        record = self.store.find(self.steps[name].identity)
+        return record.facts if record is not None else {}
+
+    @cache  # noqa: B019 - one workshop a process
+    def photos_digest(self) -> str:
+        """Digest of the listing of the photos: names, sizes and times, or the archive's own checksums."""
+        from pipelines.sources import open_source
+
+        return open_source(self.recipe.data.faces).digest()
+
+    def initial_folder(self) -> str:
+        """The cascade whose weights are the start; "" to start from nothing."""
+        if self.recipe.init == SCRATCH:
+            return ""
+        if self.recipe.init == PACKAGED:
+            import diffbfr
+
+            return str(Path(diffbfr.__file__).parent / "weights" / "tiny")
+        return storage.absolute(self.recipe.init)
+
+    @cache  # noqa: B019 - one workshop a process
+    def initial_digest(self) -> str:
+        """Identity of the start; "" for nothing."""
+        folder = self.initial_folder()
+        return model_digest(local(folder), STAGE_NAMES) if folder else ""
+
+    def squeezenet_digest(self) -> str:
+        """Digest of the weights of the perceptual distance; "" without them."""
+        from pipelines.steps.evaluate import squeezenet_weights
+
+        path = squeezenet_weights(self.recipe.evaluate.squeezenet)
+        return storage.digest(path) if path else ""
+
+
+def make_dataset(shop: Workshop, folder: str) -> Made:
+    """Photos to shards, a Ray task a shard, with Eq. 13 pre-sampled."""
+    from pipelines.sources import open_source
+    from pipelines.steps.shard import finish_dataset, plan_shards, shard
+
+    data = shop.recipe.data
+    tasks = plan_shards(open_source(data.faces), data.shard, folder)
+    shop.cluster.map(shard, tasks, label="shard", unit="img", weight=lambda task: len(task.refs))
+    info = finish_dataset(folder, tasks, data.max_bad)
+    return Made(_committed_files(folder, "commits", len(tasks)), asdict(info))
+
+
+def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
+    """Return the maker of one stage: Ray Train, DDP, from the newest checkpoint."""
+
+    def make(shop: Workshop, folder: str) -> Made:
+        from pipelines.steps.train import TrainTask, train_stage
+
+        config = shop.recipe.stage(name)
+        column = column_name(shop) if name == "irm2" else ""
+        task = TrainTask(
+            stage=config.stage,
+            config=config.training,
+            dataset=shop.folder("shard"),
+            folder=folder,
+            column=column,
+            column_model=shop.facts("train-irm1")["digest"] if column else "",
+            initial=shop.initial_folder(),
+            initial_digest=shop.initial_digest(),
+        )
+        journal = Journal(storage.join(folder, "journal.json"))
+        total = config.training.num_steps * config.training.global_batch
+        report = shop.cluster.train(train_stage, task, label=name, total=total, root=shop.store.root, on_metrics=journal.add)
+        journal.close()
+        outputs = {"weights": f"{name}.safetensors", "spec": f"{name}.json", "journal": "journal.json"}
+        facts = asdict(report) | {"digest": model_digest(local(folder), (name,)), "content_id": shop.facts("shard")["content_id"]}
+        if column:
+            facts |= {"column": column, "irm1": task.column_model}
+        return Made(outputs, facts)
+
+    return make
+
+
+def make_column(shop: Workshop, folder: str) -> Made:
+    """Run IRM-1 over every key and variant, on Ray actors, and append the column that IRM-2 trains on."""
+    from functools import partial
+
+    from pipelines.steps.condition import ConditionTask, finish_condition, make_conditioner, plan_condition
+
+    dataset, digest = shop.folder("shard"), shop.facts("train-irm1")["digest"]
+    template = ConditionTask(
+        index=0,
+        dataset=dataset,
+        column=column_name(shop),
+        keys=(),
+        variants=shop.recipe.data.variants,
+        model=shop.folder("train-irm1"),
+        model_digest=digest,
+        mode=shop.recipe.sampling.mode,
+    )
+    tasks = plan_condition(template)
+    shop.cluster.map_actors(
+        partial(make_conditioner, tasks[0]), tasks, label="condition", unit="img", weight=lambda task: task.num_pictures
+    )
+    info = finish_condition(tasks)
+    storage.write_json(storage.join(folder, "column.json"), asdict(info) | {"dataset": shop.steps["shard"].id})
+    within = f"../../shard/{shop.steps['shard'].id}"
+    files = _committed_files(dataset, f"{info.column}/commits", len(tasks), f"{within}/")
+    pictures = sum(task.num_pictures for task in tasks)
+    return Made({"record": "column.json", **files}, {"column": info.column, "irm1": digest, "pictures": pictures})
+
+
+def make_cascade(shop: Workshop, folder: str) -> Made:
+    """Put the three stages into one folder, with the record of where they come from, last."""
+    from diffbfr.cascade import cascade_digest, write_record
+
+    outputs, stages = {}, {}
+    for name in STAGE_NAMES:
+        for suffix in ("json", "safetensors"):
+            data = storage.read_bytes(storage.join(shop.folder(f"train-{name}"), f"{name}.{suffix}"))
+            storage.write_atomic(storage.join(folder, f"{name}.{suffix}"), data)
+            outputs[f"{name}.{suffix}"] = f"{name}.{suffix}"
+        stages[name] = {"artifact": shop.steps[f"train-{name}"].id, "digest": shop.facts(f"train-{name}")["digest"]}
+    dataset = shop.facts("shard")
+    record = {
+        "recipe": shop.recipe.name,
+        "content_id": dataset["content_id"],
+        "dataset": shop.steps["shard"].id,
+        "stages": stages,
+        "init": shop.initial_digest(),
+    }
+    if not storage.is_remote(folder):
+        write_record(Path(folder), record)
+    else:
+        storage.write_json(storage.join(folder, "cascade.json"), record)
+    digest = cascade_digest(local(folder))
+    return Made({**outputs, "record": "cascade.json"}, {"digest": digest, **record})
+
+
+def make_evaluation(shop: Workshop, folder: str) -> Made:
+    """Restore the held-out faces, never trained on, and measure every output of Algorithm 1."""
+    from functools import partial
+
+    from pipelines.manifest import open_dataset
+    from pipelines.steps.evaluate import EvaluateTask, make_evaluator, plan_evaluation, squeezenet_weights
+    from pipelines.steps.pinned_cascade import pin_cascade
+    from pipelines.steps.scores import means, summarise, write_evaluation
+
+    config, dataset = shop.recipe.evaluate, shop.folder("shard")
+    keys = tuple(open_dataset(dataset).keys(config.split))[: config.max_faces]
+    template = EvaluateTask(
+        index=0,
+        dataset=dataset,
+        cascade=pin_cascade(shop.folder("cascade")),
+        keys=keys,
+        variant=config.variant,
+        seeds=config.seeds,
+        mode=shop.recipe.sampling.mode,
+        batch=config.batch,
+        squeezenet=squeezenet_weights(config.squeezenet),
+    )
+    tasks = plan_evaluation(template, config.num_panels, keys_per_task=16)
+    reports = shop.cluster.map_actors(
+        partial(make_evaluator, tasks[0]), tasks, label="evaluate", unit="faces", weight=lambda task: len(task.keys)
+    )
+    facts = shop.facts("shard")
+    evaluation = summarise(tasks, reports, facts["content_id"], config.split, facts["hq_px"])
+    files = write_evaluation(evaluation, folder)
+    finite = {name: value for name, value in means(evaluation).items() if abs(value) != float("inf")}
+    return Made({name: name for name in files}, {"faces": len(keys), **finite})
+
+
+def make_versions(shop: Workshop, folder: str) -> Made:
+    """Register each stage and the cascade, with their lineage and the evaluation, as candidates."""
+    from pipelines.flows.registering import register_all
+
+    versions = register_all(shop)
+    storage.write_json(storage.join(folder, "versions.json"), versions)
+    return Made({"versions": "versions.json"}, versions)
+
+
+def make_restored_archive(shop: Workshop, folder: str) -> Made:
+    """Zip the degraded photos of some held-out faces and restore that archive, as a user would."""
+    import io
+    import zipfile
+
+    from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
+    from pipelines.manifest import open_dataset
+    from pipelines.steps.pinned_cascade import pin_cascade
+
+    config = shop.recipe.restore
+    dataset = open_dataset(shop.folder("shard"))
+    keys = dataset.keys(shop.recipe.evaluate.split)[: config.num_photos]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for key in keys:
+            archive.writestr(zipfile.ZipInfo(f"photos/{key}.jpg"), dataset.lq_bytes(key, shop.recipe.evaluate.variant))
+    place = storage.join(folder, ARCHIVE)
+    storage.write_atomic(place, buffer.getvalue())
+    options = RestoreOptions(aligned=True, mode=shop.recipe.sampling.mode, seed=config.seed, unit_size=config.unit_size)
+    report = restore_archive(place, storage.join(folder, MIRROR), pin_cascade(shop.folder("cascade")), options, shop.cluster)
+    require_clean(report)
+    outputs = {"archive": ARCHIVE, "ledger": f"{MIRROR}/ledger.parquet", "record": f"{MIRROR}/restore.json"}
+    outputs |= {row.output: f"{MIRROR}/{row.output}" for row in report.rows}
+    return Made(outputs, asdict(report.counts))
+
+
+def predicted_work(shop: Workshop, name: str) -> str:
+    """How much a step is, in the units of its progress line; a training also in parameters and floating-point operations."""
+    recipe = shop.recipe
+    if name.startswith("train-"):
+        from diffbfr.cost import num_parameters, training_flops
+
+        config = recipe.stage(name.removeprefix("train-"))  # type: ignore[arg-type]
+        network, count = config.stage.unet, config.training.num_samples
+        return f"{count:,} samples, {num_parameters(network) / 1e6:.1f} M parameters, {_scaled(training_flops(network, count))}FLOP"
+    if name == "shard":
+        return f"faces of {recipe.data.hq_px} px x {recipe.data.variants} variants"
+    if name == "condition-irm1":
+        return f"{recipe.data.variants} pictures a face"
+    if name == "restore":
+        return f"{recipe.restore.num_photos} photos"
+    return ""
+
+
+def column_name(shop: Workshop) -> str:
+    """The column that this run's IRM-1 makes."""
+    return f"irm1-{shop.steps['condition-irm1'].id[:12]}"
+
+
+def local(folder: str) -> Path:
+    """A folder on this machine: itself, or a copy of one on S3."""
+    return storage.fetch_tree(folder, storage.cache_folder("artifacts"))
+
+
+def plan_digest(steps: list[Step]) -> str:
+    """Identity of a whole run."""
+    return hashlib.sha256(json.dumps([step.id for step in steps]).encode()).hexdigest()[:20]
+
+
+def _committed_files(dataset: str, folder: str, num_shards: int, prefix: str = "") -> dict[str, str | OutputRef]:
+    """Everything that shards committed under `folder`, with the digests that are already known, and the tables that index it."""
+    files: dict[str, str | OutputRef] = {}
+    for index in range(num_shards):
+        commit = commits.read(dataset, folder, index)
+        for tar in commit.tars if commit is not None else ():
+            files[tar.tar] = OutputRef(f"{prefix}{tar.tar}", tar.num_bytes, tar.sha256)
+    if not prefix:
+        files |= {name: name for name in ("dataset.json", "manifest/samples.parquet", "quarantine.parquet")}
+    return files
+
+
+def _scaled(value: float) -> str:
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} E"

@@ -1,0 +1,53 @@
+"""Registration: each stage and the cascade become versions whose tags lead back to the photos."""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from diffbfr.stages import STAGE_NAMES, StageName
+from pipelines import registry as models
+from pipelines.artifacts import Identity
+from pipelines.steps.scores import read_evaluation
+
+if TYPE_CHECKING:
+    from pipelines.flows.making import Workshop
+
+
+def register_all(shop: "Workshop") -> dict[str, str]:
+    """Register what a run made and return its versions by name; what is there already stays the version it is."""
+    from pipelines.flows.making import local
+
+    tracking = shop.recipe.tracking
+    registry = models.open_registry(shop.store.root, tracking.uri, tracking.experiment)
+    evaluation = read_evaluation(shop.folder("evaluate"))
+    plan_id = shop.steps["cascade"].id
+    with models.pipeline_run(registry, f"register {shop.recipe.name}", f"register-{plan_id}") as parent:
+        stages: dict[StageName, models.ModelVersion] = {}
+        for name in STAGE_NAMES:
+            with models.step_run(parent, f"register-{name}", shop.steps[f"train-{name}"].id) as run:
+                stages[name] = models.register_stage(run, name, local(shop.folder(f"train-{name}")), _lineage(shop, name))
+        with models.step_run(parent, "register-cascade", plan_id) as run:
+            cascade = models.register_cascade(run, local(shop.folder("cascade")), stages, _lineage(shop, "cascade"))
+    models.record_evaluation(registry, cascade, evaluation)
+    return {version.name: version.ref for version in (*stages.values(), cascade)}
+
+
+def _lineage(shop: "Workshop", name: str) -> models.Lineage:
+    """Where a stage, or the cascade, comes from."""
+    step = shop.steps["cascade" if name == "cascade" else f"train-{name}"]
+    parents = {"dataset": shop.steps["shard"].id}
+    if start := shop.initial_digest():
+        parents["init"] = start
+    if name == "irm2":
+        parents |= {"irm1": shop.facts("train-irm1")["digest"], "column": shop.steps["condition-irm1"].id}
+    return models.Lineage(
+        content_id=shop.facts("shard")["content_id"],
+        recipe=shop.recipe.name,
+        artifact_id=step.id,
+        code_digest=_code_digest(step.identity),
+        parents=parents,
+    )
+
+
+def _code_digest(identity: Identity) -> str:
+    return hashlib.sha256(json.dumps(dict(identity.code), sort_keys=True).encode()).hexdigest()[:20]

@@ -1,0 +1,129 @@
+"""The whole story: photos -> shards -> three trained stages -> registered cascade -> restored archive.
+
+Read `story` from top to bottom: each step names what it needs, and what it needs decides what it is. A step whose artifact is there is not
+run again; a step that was killed goes on from its own commits and checkpoints. `pipelines/flows/making.py` is one hop further:
+how each step is spread over the cluster.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from diffbfr.stages import StageName
+from pipelines import storage
+from pipelines.artifacts import ArtifactStore, Decision, Record, flatten
+from pipelines.cluster import Cluster
+from pipelines.flows import graph, making
+from pipelines.flows.graph import Step
+from pipelines.flows.making import Workshop
+from pipelines.recipes import Recipe
+
+
+def story(shop: Workshop) -> list[Step]:
+    """Every step of a run, in an order in which they can run."""
+    recipe = shop.recipe
+    photos = shop.photos_digest()
+    start = shop.initial_digest()
+
+    dataset = shop.step("shard", flatten(recipe.data.shard), {"photos": photos}, making.make_dataset)
+
+    irm1 = train(shop, "irm1", {"dataset": dataset.id, "init": start})
+    tem = train(shop, "tem", {"dataset": dataset.id, "init": start})
+    column = shop.step("condition-irm1", {"mode": recipe.sampling.mode}, {"dataset": dataset.id, "irm1": irm1.id}, making.make_column)
+    irm2 = train(shop, "irm2", {"dataset": dataset.id, "column": column.id, "init": start})
+
+    cascade = shop.step("cascade", {}, {"irm1": irm1.id, "irm2": irm2.id, "tem": tem.id}, making.make_cascade)
+    measured = flatten(recipe.evaluate) | {"mode": recipe.sampling.mode, "squeezenet": shop.squeezenet_digest()}
+    evaluation = shop.step("evaluate", measured, {"cascade": cascade.id, "dataset": dataset.id}, making.make_evaluation)
+    tracking = {"uri": recipe.tracking.uri, "experiment": recipe.tracking.experiment}
+    registered = shop.step("register", tracking, {"cascade": cascade.id, "evaluation": evaluation.id}, making.make_versions)
+    shown = flatten(recipe.restore) | {"mode": recipe.sampling.mode}
+    restored = shop.step("restore", shown, {"cascade": cascade.id, "dataset": dataset.id}, making.make_restored_archive)
+
+    return [dataset, irm1, tem, column, irm2, cascade, evaluation, registered, restored]
+
+
+def train(shop: Workshop, name: StageName, inputs: dict[str, str]) -> Step:
+    """Train one stage (Eq. 8, 9, 11)."""
+    return shop.step(f"train-{name}", flatten(shop.recipe.stage(name)), inputs, making.make_stage(name))
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One line of the plan: what happens to a step and why, how much work that is, and how long it took."""
+
+    name: str
+    action: Literal["HIT", "RUN"]
+    reason: str
+    work: str
+    seconds: float
+    artifact: str
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run came to. `page` is the report that a person would rather look at; "" while there is none."""
+
+    recipe: str
+    root: str
+    steps: tuple[StepReport, ...]
+    seconds: float
+    page: str = ""
+    scores: str = ""
+
+
+def run(recipe: Recipe, root: str, *, plan: bool = False, until: str | None = None) -> RunReport:
+    """Run what is not done yet, up to the step `until`; with `plan` only say what that is."""
+    started = time.monotonic()
+    store = ArtifactStore(root)
+    with Cluster(recipe.cluster) as cluster:
+        shop = Workshop(recipe, store, cluster)
+        steps = graph.until(story(shop), until)
+        decisions = graph.plan(steps, store)
+        if plan:
+            return RunReport(recipe.name, store.root, tuple(map(_planned, steps, decisions)), time.monotonic() - started)
+        finished = all(decision.action == "HIT" for decision in decisions)
+        done = graph.execute(steps, store) if finished else _execute(steps, shop)
+    return _report(shop, done, decisions, time.monotonic() - started)
+
+
+def _execute(steps: list[Step], shop: Workshop) -> list[graph.Done]:
+    """Run the steps with the diary open."""
+    from pipelines.flows.diary import Diary
+
+    with Diary(shop.recipe, shop.store.root, making.plan_digest(steps)) as diary:
+
+        def around(step: Step, make: Callable[[], Record]) -> Record:
+            return diary.around(step, make, shop.store.folder(step.identity))
+
+        return graph.execute(steps, shop.store, around)
+
+
+def _planned(step: Step, decision: Decision) -> StepReport:
+    work = step.work() if decision.action == "RUN" else ""
+    return StepReport(step.name, decision.action, decision.reason, work, 0.0, step.id)
+
+
+def _report(shop: Workshop, done: list[graph.Done], decisions: list[Decision], seconds: float) -> RunReport:
+    """Tell how it went; the page is written when anything is new."""
+    from pipelines.flows.page import page_place, write_page
+
+    lines = tuple(
+        StepReport(it.step.name, decision.action, decision.reason, "", it.record.seconds, it.step.id)
+        for it, decision in zip(done, decisions, strict=True)
+    )
+    complete = len(done) == len(shop.steps)
+    if complete and (any(line.action == "RUN" for line in lines) or not storage.exists(page_place(shop))):
+        write_page(shop, lines, seconds)
+    page = page_place(shop) if complete else ""
+    return RunReport(shop.recipe.name, shop.store.root, lines, seconds, page, _scores(shop, lines))
+
+
+def _scores(shop: Workshop, lines: tuple[StepReport, ...]) -> str:
+    """The table of the evaluation, if this run went so far."""
+    from pipelines.steps.scores import format_table, read_evaluation
+
+    if not any(line.name == "evaluate" for line in lines):
+        return ""
+    return format_table(read_evaluation(shop.folder("evaluate")))

@@ -1,0 +1,135 @@
+"""Progress of long work on standard error: done / total, rate, time left, and a few facts such as the loss.
+
+On a terminal one line that is redrawn; elsewhere (a log file, a cluster's console) a plain line every few seconds.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+Fact = float | int | str
+
+_PLAIN_INTERVAL_S = 5.0
+_RATE_WINDOW_S = 30.0
+_MINUTE_S, _HOUR_S = 60, 3600
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a training worker posts now and then: the step, the samples seen since the run began, and named values (loss, ...)."""
+
+    step: int
+    samples: int
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+class Progress:
+    """A line about one piece of work; a context manager, whose end writes the last state.
+
+    `done` is where a resumed run starts, so that what an earlier run did does not flatter the rate.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        unit: str = "items",
+        done: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self._stream = stream if stream is not None else sys.stderr
+        self._clock = clock
+        self._facts: dict[str, Fact] = {}
+        self._start = clock()
+        self._marks = deque([(self._start, done)])
+        self._written_at: float | None = None
+        self._written_done: int | None = None
+        self._live: RichProgress | None = None
+
+    def __enter__(self) -> Self:
+        if self._stream.isatty():
+            self._live = _rich_line(self._stream)
+            self._live.add_task(self.label, total=self.total, completed=self.done, text=self.line())
+            self._live.start()
+        else:
+            self._write()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._draw()
+            self._live.stop()
+        elif self.done != self._written_done:
+            self._write()
+
+    def advance(self, num: int = 1, **facts: Fact) -> None:
+        """Count `num` more as done and remember the facts to show."""
+        self.to(self.done + num, **facts)
+
+    def to(self, done: int, **facts: Fact) -> None:
+        """Set how much is done, for workers that report a position and not a difference."""
+        now = self._clock()
+        if done < self.done:  # a retried attempt starts again further back
+            self._marks.clear()
+        self.done = done
+        self._facts.update(facts)
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_WINDOW_S:
+            self._marks.popleft()
+        if self._live is not None:
+            self._draw()
+        elif self._written_at is None or now - self._written_at >= _PLAIN_INTERVAL_S:
+            self._write()
+
+    def rate(self) -> float | None:
+        """Units a second over the last half minute; None before anything was done."""
+        (start, before), (end, after) = self._marks[0], self._marks[-1]
+        return (after - before) / (end - start) if after > before and end > start else None
+
+    def line(self) -> str:
+        """The state as one line: `shard 12/40  3.1 img/s  9 s left`."""
+        rate = self.rate()
+        parts = [f"{self.label} {self.done}/{self.total}"]
+        if rate is not None:
+            parts.append(f"{rate:.3g} {self.unit}/s")
+        parts += [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in self._facts.items()]
+        if self.done >= self.total:
+            parts.append(f"done in {duration(self._clock() - self._start)}")
+        elif rate is not None:
+            parts.append(f"{duration((self.total - self.done) / rate)} left")
+        return "  ".join(parts)
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], completed=self.done, text=self.line())
+
+    def _write(self) -> None:
+        self._written_at, self._written_done = self._clock(), self.done
+        self._stream.write(self.line() + "\n")
+        self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `9 s`, `4 min 05 s`, `2 h 03 min`."""
+    whole = round(seconds)
+    if whole < _MINUTE_S:
+        return f"{whole} s"
+    if whole < _HOUR_S:
+        return f"{whole // _MINUTE_S} min {whole % _MINUTE_S:02d} s"
+    return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S:02d} min"
+
+
+def _rich_line(stream: TextIO) -> "RichProgress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(BarColumn(bar_width=24), TextColumn("{task.fields[text]}", markup=False), console=Console(file=stream), transient=False)

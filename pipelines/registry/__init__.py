@@ -1,0 +1,56 @@
+"""The model registry: what was trained, from what, and which cascade is in charge. The one door to MLflow.
+
+`connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models, `gate` moves the aliases,
+`audit` prints lineage and looks for damage, `digests` says when two models are one, `served_cascade` is the code inside a cascade version.
+MLflow is imported on first use: this package alone costs nothing.
+"""
+
+from pipelines.registry.audit import Finding, LineageNode, format_lineage, fsck, lineage
+from pipelines.registry.connection import Registry, open_registry
+from pipelines.registry.digests import model_digest
+from pipelines.registry.gate import Comparison, Promotion, promote, record_evaluation, rollback
+from pipelines.registry.runs import Curve, Run, pipeline_run, step_run
+from pipelines.registry.versions import (
+    ALIASES,
+    CASCADE,
+    MODELS,
+    Lineage,
+    ModelVersion,
+    Resolved,
+    get_version,
+    list_versions,
+    register_cascade,
+    register_stage,
+    resolve,
+)
+
+__all__ = [
+    "ALIASES",
+    "CASCADE",
+    "MODELS",
+    "Comparison",
+    "Curve",
+    "Finding",
+    "Lineage",
+    "LineageNode",
+    "ModelVersion",
+    "Promotion",
+    "Registry",
+    "Resolved",
+    "Run",
+    "format_lineage",
+    "fsck",
+    "get_version",
+    "lineage",
+    "list_versions",
+    "model_digest",
+    "open_registry",
+    "pipeline_run",
+    "promote",
+    "record_evaluation",
+    "register_cascade",
+    "register_stage",
+    "resolve",
+    "rollback",
+    "step_run",
+]

@@ -1,0 +1,104 @@
+"""Questions to the registry: where does this model come from, and is everything that it claims still there?"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffbfr.errors import DiffBFRError
+from pipelines.registry.connection import Registry
+from pipelines.registry.versions import CASCADE, MODELS, STAGES, ModelVersion, fetch, get_version, list_versions
+
+
+@dataclass(frozen=True)
+class LineageNode:
+    """One link of the chain from a cascade down to its photos."""
+
+    title: str
+    digest: str
+    detail: str
+    parents: tuple["LineageNode", ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a registered version, and what to do."""
+
+    ref: str
+    problem: str
+    advice: str
+
+
+def lineage(registry: Registry, ref: str) -> LineageNode:
+    """The chain from a version to the data it was trained on, as far as the tags tell."""
+    every = list_versions(registry)
+    return _node(get_version(registry, ref), every)
+
+
+def format_lineage(node: LineageNode, depth: int = 0) -> str:
+    """The chain as an indented text, one link a line."""
+    line = f"{'  ' * depth}{'└ ' if depth else ''}{node.title}  {node.digest[:12]}  {node.detail}".rstrip()
+    return "\n".join([line, *(format_lineage(parent, depth + 1) for parent in node.parents)])
+
+
+def fsck(registry: Registry) -> tuple[Finding, ...]:
+    """Look for dangling sources, digests that do not match, cascades without their stages, and aliases to nothing."""
+    every = list_versions(registry)
+    known = {version.ref: version for version in every}
+    findings = [finding for version in every for finding in _check(registry, version, known)]
+    return tuple(findings + _dangling_aliases(registry, every))
+
+
+def _node(version: ModelVersion, every: tuple[ModelVersion, ...]) -> LineageNode:
+    tags = version.tags
+    parents: list[LineageNode] = []
+    if version.name == CASCADE:
+        for stage in STAGES:
+            ref = tags.get(f"stage.{stage}", f"diffbfr-{stage}@?")
+            parents.append(_parent(ref, tags.get(f"stage.{stage}.digest", ""), every))
+    for role in sorted(tag.removeprefix("parent.") for tag in tags if tag.startswith("parent.")):
+        digest = tags[f"parent.{role}"]
+        match = next((other.ref for other in every if other.digest == digest), role)
+        parents.append(_parent(match, digest, every))
+    if version.name != CASCADE:
+        parents.append(LineageNode("data", tags.get("data.content_id", "unknown"), "decoded pixels and degraded inputs"))
+    aliases = f"[{', '.join(version.aliases)}] " if version.aliases else ""
+    facts = (f"{word} {tags.get(tag, '?')[:20]}" for word, tag in (("recipe", "recipe"), ("artifact", "artifact"), ("code", "code")))
+    detail = f"{aliases}{', '.join(facts)}, {version.created}"
+    return LineageNode(version.ref, version.digest, detail, tuple(parents))
+
+
+def _parent(ref: str, digest: str, every: tuple[ModelVersion, ...]) -> LineageNode:
+    match = next((other for other in every if other.ref == ref and other.digest == digest), None)
+    if match:
+        return _node(match, every)
+    return LineageNode(ref, digest, "" if ref in ("dataset", "column") else "not in this registry")
+
+
+def _check(registry: Registry, version: ModelVersion, known: dict[str, ModelVersion]) -> list[Finding]:
+    if not version.digest:
+        return [Finding(version.ref, "it has no digest tag, so nobody can tell its content", "delete the version and register it again")]
+    findings = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            fetch(registry, version, Path(folder))
+    except DiffBFRError as error:
+        findings.append(Finding(version.ref, str(error), "restore its files from a backup, or delete the version"))
+    for stage in STAGES if version.name == CASCADE else ():
+        ref = version.tags.get(f"stage.{stage}", "")
+        if ref not in known or known[ref].digest != version.tags.get(f"stage.{stage}.digest"):
+            findings.append(Finding(version.ref, f"its {stage} {ref or '?'} is gone or another one", "run the pipeline again"))
+    return findings
+
+
+def _dangling_aliases(registry: Registry, every: tuple[ModelVersion, ...]) -> list[Finding]:
+    from pipelines.registry.versions import _aliases
+
+    findings = []
+    for name in MODELS:
+        numbers = {str(version.version) for version in every if version.name == name}
+        findings += [
+            Finding(f"{name}@{alias}", f"the alias names version {target}, which is gone", "promote another version")
+            for alias, target in sorted(_aliases(registry, name).items())
+            if target not in numbers
+        ]
+    return findings

@@ -1,0 +1,215 @@
+"""Fill the template: pictures become data URIs, numbers become text, and the rest is the browser's."""
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from diffbfr.metrics.card import MetricCard
+from diffbfr.metrics.intervals import Interval
+from pipelines import storage
+from pipelines.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
+from pipelines.report.data import ReportData, RestoredPhoto, StepLine
+from pipelines.steps.evaluate import TITLES, Panel
+from pipelines.steps.scores import Evaluation, SubjectScores, protocol_lines
+
+_TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
+_LARGEST_PX: Final = 640
+_EXPLANATIONS: Final = {
+    "lq": "low-quality input",
+    "irm1": "identity, low resolution",
+    "irm2": "identity, full resolution",
+    "tem": "texture polished: the result",
+    "hq": "ground truth",
+}
+
+
+def write_report(place: storage.Uri, data: ReportData) -> None:
+    """Write the page of a run as one HTML file; the same data gives the same bytes."""
+    storage.write_atomic(place, render(data).encode())
+
+
+def render(data: ReportData) -> str:
+    """The page as text."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    evaluation = data.evaluation
+    return template.render(
+        data=data,
+        tiles=_tiles(data),
+        columns=[(TITLES[name], _EXPLANATIONS[name]) for name in TITLES],
+        rows=[_face(evaluation, panel) for panel in evaluation.panels] if evaluation else [],
+        photos=[_photo(photo) for photo in data.restored],
+        heads=[_head(card) for card in evaluation.cards] if evaluation else [],
+        lines=[_line(evaluation, line) for line in evaluation.table] if evaluation else [],
+        protocol=protocol_lines(evaluation) if evaluation else [],
+        drawings=[drawing for curve in data.curves if (drawing := draw(curve))],
+        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+        steps=[_step(step, data.steps) for step in data.steps],
+        duration=duration(data.seconds),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people say them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A figure large enough to read from across the room; `change` says how it compares with the input, `good` whether for the better."""
+
+    value: str
+    unit: str
+    label: str
+    change: str = ""
+    good: bool = True
+
+
+@dataclass(frozen=True)
+class _Picture:
+    source: str
+    title: str
+    wide: bool
+
+
+@dataclass(frozen=True)
+class _Face:
+    key: str
+    caption: str
+    pictures: tuple[_Picture, ...]
+
+
+@dataclass(frozen=True)
+class _Photo:
+    photo: RestoredPhoto
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class _Cell:
+    value: str
+    interval: str
+    change: str
+    good: bool
+    best: bool
+
+
+@dataclass(frozen=True)
+class _Line:
+    title: str
+    explanation: str
+    cells: tuple[_Cell, ...]
+    result: bool
+
+
+@dataclass(frozen=True)
+class _Step:
+    step: StepLine
+    duration: str
+    share: float
+
+
+def _tiles(data: ReportData) -> list[_Tile]:
+    tiles = []
+    if data.evaluation is not None:
+        for card in data.evaluation.cards:
+            before, after = (data.evaluation.interval(subject, card.name) for subject in ("lq", "tem"))
+            tiles.append(
+                _Tile(
+                    _number(after.mean, card),
+                    card.unit,
+                    f"{card.name}, TEM",
+                    f"{_change(before, after, card)} against LQ",
+                    _better(before, after, card),
+                )
+            )
+    if data.counts:
+        total = sum(number for _, number in data.counts)
+        done = sum(number for status, number in data.counts if status == "restored")
+        tiles.append(_Tile(str(done), "", f"of {total} photos restored"))
+    ran = sum(step.action == "RUN" for step in data.steps)
+    tiles.append(_Tile(duration(data.seconds), "", f"{ran} of {len(data.steps)} steps run" if data.steps else "in all"))
+    return tiles
+
+
+def _face(evaluation: Evaluation, panel: Panel) -> _Face:
+    pictures = tuple(_Picture(_uri(png), TITLES[name], name == "tem") for name, png in panel.pictures())
+    first = evaluation.cards[0]
+    scores = {
+        row.subject: row.values[0] for row in evaluation.rows if row.key == panel.key and row.seed in (None, evaluation.protocol.seeds[0])
+    }
+    caption = f"{first.name} {_number(scores['lq'], first)} → {_number(scores['tem'], first)} {first.unit}"
+    return _Face(panel.key, caption, pictures)
+
+
+def _photo(photo: RestoredPhoto) -> _Photo:
+    return _Photo(photo, *("" if data is None else _uri(data) for data in (photo.before, photo.after)))
+
+
+def _head(card: MetricCard) -> str:
+    return f"{card.label} {'↑' if card.better == 'higher' else '↓'}"
+
+
+def _line(evaluation: Evaluation, line: SubjectScores) -> _Line:
+    cells = []
+    for m, (card, interval) in enumerate(zip(evaluation.cards, line.intervals, strict=True)):
+        column = [other.intervals[m].mean for other in evaluation.table]
+        before = evaluation.interval("lq", card.name)
+        cells.append(
+            _Cell(
+                value=_number(interval.mean, card),
+                interval=f"{_number(interval.low, card)} – {_number(interval.high, card)}",
+                change="" if line.subject == "lq" else _change(before, interval, card),
+                good=_better(before, interval, card),
+                best=interval.mean == (max(column) if card.better == "higher" else min(column)),
+            )
+        )
+    return _Line(TITLES[line.subject], _EXPLANATIONS[line.subject], tuple(cells), line.subject == "tem")
+
+
+def _step(step: StepLine, steps: tuple[StepLine, ...]) -> _Step:
+    longest = max(other.seconds for other in steps) or 1.0
+    return _Step(step, duration(step.seconds), round(100 * step.seconds / longest, 1))
+
+
+def _number(value: float, card: MetricCard) -> str:
+    if math.isinf(value):
+        return "∞"
+    return f"{value:.2f}" if card.unit == "dB" else f"{value:.3f}"
+
+
+def _change(before: Interval, after: Interval, card: MetricCard) -> str:
+    change = 0.0 if after.mean == before.mean else after.mean - before.mean  # both may be infinite
+    return f"{'+' if change >= 0 else '−'}{_number(abs(change), card)}"
+
+
+def _better(before: Interval, after: Interval, card: MetricCard) -> bool:
+    return after.mean >= before.mean if card.better == "higher" else after.mean <= before.mean
+
+
+def _uri(data: bytes) -> str:
+    """The picture as a data URI: small files as they are, large ones reduced to what a screen shows."""
+    with Image.open(io.BytesIO(data)) as image:
+        kind = Image.MIME.get(image.format or "", "")
+        if max(image.size) > _LARGEST_PX or kind not in ("image/png", "image/jpeg", "image/webp"):
+            shown = image.convert("RGB")
+            shown.thumbnail((_LARGEST_PX, _LARGEST_PX), Image.Resampling.LANCZOS)
+            buffer = io.BytesIO()
+            shown.save(buffer, format="WEBP", quality=90)
+            data, kind = buffer.getvalue(), "image/webp"
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

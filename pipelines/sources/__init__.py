@@ -1,0 +1,53 @@
+"""Where photos come from: a folder (local or s3://), a zip, one file, or procedural faces; each lists cheaply and reads in any worker.
+
+A source is a small frozen value, so a task carries it to a worker and reads there. Names are only names: nothing is ever extracted, and a
+member called `../x.png` is a photo with an odd name. Listings are sorted by name, and a photo that changes after it was listed is noticed.
+"""
+
+from pathlib import Path
+
+from diffbfr.errors import UsageError
+from pipelines import storage
+from pipelines.sources.archive import ZipSource, check_zip, looks_like_zip
+from pipelines.sources.faces import SYNTHETIC, SyntheticSource, parse_synthetic
+from pipelines.sources.files import FileSource, FolderSource, RemoteFolderSource
+from pipelines.sources.source import IMAGE_SUFFIXES, PhotoRef, PhotoSource, PhotoUnreadableError
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "FileSource",
+    "FolderSource",
+    "PhotoRef",
+    "PhotoSource",
+    "PhotoUnreadableError",
+    "RemoteFolderSource",
+    "SyntheticSource",
+    "ZipSource",
+    "open_source",
+]
+
+
+def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
+    """Open a folder or zip (local or `s3://`), one local file, or `synthetic:count=640,seed=0,px=128`.
+
+    Hidden files, `__MACOSX` and what has no image's suffix are left out, unless `every_file` wants a row for each input.
+    """
+    text = str(uri)
+    if text.startswith(SYNTHETIC):
+        return parse_synthetic(text)
+    if storage.is_remote(text):
+        if text.lower().endswith(".zip") and storage.exists(text):
+            check_zip(text)
+            return ZipSource(text, every_file)
+        if not storage.is_dir(text):
+            raise UsageError(f"{text} is not there or holds no files; expected a folder or a .zip of photos on S3; check bucket and prefix")
+        return RemoteFolderSource(text.rstrip("/"), every_file)
+    path = storage.local_path(uri).expanduser().absolute()
+    if path.is_dir():
+        return FolderSource(str(path), every_file)
+    if not path.exists():
+        raise UsageError(f"{path} is not there; expected a folder, a zip or a photo; check the path")
+    if looks_like_zip(str(path)):
+        check_zip(str(path))
+        return ZipSource(str(path), every_file)
+    return FileSource(str(path), every_file)

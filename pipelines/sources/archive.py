@@ -1,0 +1,89 @@
+"""Photos that are members of a zip: streamed one at a time, never extracted."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from diffbfr.errors import UsageError
+from pipelines import storage
+from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
+
+_UTF8_FLAG: Final = 0x800
+_MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # a member follows; an empty archive
+
+
+@dataclass(frozen=True)
+class ZipSource(PhotoSource):
+    """The members of a zip, local or on S3; `PhotoRef.uri` ends in the member's number, so that equal or odd names stay apart."""
+
+    uri: str
+    every_file: bool = False
+
+    def listing(self) -> Iterator[PhotoRef]:
+        """Yield the members that may be photos, sorted by name; a name used twice gets `#2` at its second use."""
+        refs: dict[str, PhotoRef] = {}
+        for number, member in enumerate(_open(self.uri).infolist()):
+            name = _name(member)
+            if member.is_dir() or not (self.every_file or is_photo(name)):
+                continue
+            shown, use = name, 1
+            while shown in refs:
+                use += 1
+                shown = f"{name}#{use}"
+            refs[shown] = PhotoRef(f"{self.uri}#{number}", shown, member.file_size, f"crc32:{member.CRC:08x}")
+        yield from (refs[name] for name in sorted(refs))
+
+    def read(self, ref: PhotoRef) -> bytes:
+        """Read one member; its CRC is checked, by the reader against the zip and here against the listing."""
+        check_size(ref)
+        archive = _open(self.uri)
+        members = archive.infolist()
+        number = int(ref.uri.rpartition("#")[2])
+        if number >= len(members) or f"crc32:{members[number].CRC:08x}" != ref.fingerprint:
+            raise PhotoUnreadableError(
+                f"{ref.name} changed in {self.uri} after it was listed; expected the listed content; run the command again"
+            )
+        try:
+            data = archive.read(members[number])
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+            # RuntimeError: encrypted; NotImplementedError: an exotic compression; ValueError: nonsense in the local header
+            raise PhotoUnreadableError(f"{ref.name} in {self.uri} cannot be read ({' '.join(str(error).split())})") from error
+        return checked(ref, data)
+
+
+def looks_like_zip(uri: str) -> bool:
+    """Tell by suffix or by first bytes; a photo with a zip glued to its end is a photo."""
+    with storage.open_read(uri) as file:
+        return file.read(4) in _MAGIC or uri.lower().endswith(".zip")
+
+
+def check_zip(uri: str) -> None:
+    """Raise UsageError unless the archive's index can be read."""
+    try:
+        _open(uri)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UsageError(f"{uri} is no readable zip ({error}); expected a whole zip archive; copy or download it again") from error
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Decode a member's name: UTF-8 where flagged or where it happens to be valid (macOS sets no flag), else cp437 as the format says."""
+    if member.flag_bits & _UTF8_FLAG:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
+
+
+def _open(uri: str) -> zipfile.ZipFile:
+    """Open an archive once a process: its index is read only once, and a forked child does not share the parent's file position."""
+    return _opened(uri, storage.version(uri), os.getpid())
+
+
+@lru_cache(maxsize=8)
+def _opened(uri: str, version: str, process: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(storage.open_read(uri))

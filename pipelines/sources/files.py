@@ -1,0 +1,116 @@
+"""Photos that are files: below a local folder, alone, or below a folder on S3."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipelines import storage
+from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
+
+_NO_CONTENT: Final = "unreadable"
+
+
+@dataclass(frozen=True)
+class FolderSource(PhotoSource):
+    """A local folder and all below it; linked folders are entered once."""
+
+    uri: str
+    every_file: bool = False
+
+    def listing(self) -> Iterator[PhotoRef]:
+        """Yield the folder's photos, sorted by relative name."""
+        found = [(_utf8(path.relative_to(self.uri).as_posix()), path) for path in _files(Path(self.uri), set())]
+        for name, path in sorted(found):
+            if self.every_file or is_photo(name):
+                yield _file_ref(path, name)
+
+    def read(self, ref: PhotoRef) -> bytes:
+        """Read a file that has not changed since it was listed."""
+        return _read_file(ref)
+
+
+@dataclass(frozen=True)
+class FileSource(PhotoSource):
+    """One local file."""
+
+    uri: str
+    every_file: bool = False
+
+    def listing(self) -> Iterator[PhotoRef]:
+        """Yield the file, if it may be a photo; its user named it, so it may be hidden."""
+        path = Path(self.uri)
+        if self.every_file or is_photo(path.name.lstrip(".")):
+            yield _file_ref(path, _utf8(path.name))
+
+    def read(self, ref: PhotoRef) -> bytes:
+        """Read the file if it has not changed since it was listed."""
+        return _read_file(ref)
+
+
+@dataclass(frozen=True)
+class RemoteFolderSource(PhotoSource):
+    """A folder on S3 and all below it."""
+
+    uri: str
+    every_file: bool = False
+
+    def listing(self) -> Iterator[PhotoRef]:
+        """Yield the folder's photos, sorted by relative name; the fingerprint is the ETag."""
+        for entry in storage.walk(self.uri):
+            if self.every_file or is_photo(entry.path):
+                yield PhotoRef(storage.join(self.uri, entry.path), entry.path, entry.num_bytes, entry.version)
+
+    def read(self, ref: PhotoRef) -> bytes:
+        """Fetch one object. A network that fails is not the photo's fault: that error is the task's, and the task is retried."""
+        check_size(ref)
+        try:
+            data = storage.read_bytes(ref.uri)
+        except FileNotFoundError as error:
+            raise PhotoUnreadableError(f"{ref.name} is gone; expected it as listed; run the command again") from error
+        return checked(ref, data)
+
+
+def _files(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
+    """Yield everything below a folder that is no folder, a broken link too: it is an input that cannot be read."""
+    facts = folder.stat()
+    if (facts.st_dev, facts.st_ino) in entered:
+        return
+    entered.add((facts.st_dev, facts.st_ino))
+    with os.scandir(folder) as entries:
+        children = sorted(entries, key=lambda entry: entry.name)
+    for entry in children:
+        if entry.is_dir():
+            yield from _files(Path(entry.path), entered)
+        else:
+            yield Path(entry.path)
+
+
+def _file_ref(path: Path, name: str) -> PhotoRef:
+    try:
+        facts = path.stat()
+    except OSError:
+        return PhotoRef(str(path), name, 0, _NO_CONTENT)
+    return PhotoRef(str(path), name, facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}")
+
+
+def _read_file(ref: PhotoRef) -> bytes:
+    check_size(ref)
+    path = Path(ref.uri)
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise PhotoUnreadableError(f"{ref.name} is no regular file; expected a photo")
+        data = path.read_bytes()
+    except OSError as error:
+        raise PhotoUnreadableError(f"{ref.name} cannot be read ({error.strerror})") from error
+    if f"{len(data)}-{facts.st_mtime_ns}" != ref.fingerprint:
+        raise PhotoUnreadableError(f"{ref.name} changed after it was listed; expected the listed content; run the command again")
+    return data
+
+
+def _utf8(name: str) -> str:
+    """Make a file name fit for tables: bytes that are no UTF-8 are written as escapes; everything else stays as it is."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""Pipeline steps: plain functions, Task in, Report out."""

@@ -1,0 +1,129 @@
+"""Condition: run IRM-1 over every key and variant, and append what it makes as the column that IRM-2 trains on (Eq. 9).
+
+One task is one shard of the column: the same keys in the same order as the dataset's own. The noise of a picture is keyed by its LQ
+file, exactly as `restore` keys it, so the column holds what the cascade would make of that file, for any number of actors.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from diffbfr.images import encode_png, lq_to_model, to_pixels, to_tensor
+from diffbfr.keys import noise_key
+from diffbfr.shards import ColumnInfo
+from pipelines import columns, storage
+
+if TYPE_CHECKING:
+    from diffbfr.denoiser import Denoiser
+    from diffbfr.shards import ShardedDataset
+
+Mode = Literal["fast", "faithful"]
+
+
+@dataclass(frozen=True)
+class ConditionTask:
+    """One shard of a column: `keys` of `dataset` through the stage in the folder `model`, whose digest is `model_digest`."""
+
+    index: int
+    dataset: str
+    column: str
+    keys: tuple[str, ...]
+    variants: int
+    model: str
+    model_digest: str
+    mode: Mode = "fast"
+    batch: int = 64
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that the shard's bytes depend on."""
+        parts = [self.column, list(self.keys), self.variants, self.model_digest, self.mode]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def num_pictures(self) -> int:
+        """How many pictures the shard holds."""
+        return len(self.keys) * self.variants
+
+
+@dataclass(frozen=True)
+class ConditionReport:
+    """What became of one task; `skipped` if its valid commit was there already."""
+
+    index: int
+    pictures: int
+    skipped: bool
+    seconds: float
+
+
+def plan_condition(template: ConditionTask) -> list[ConditionTask]:
+    """One task for each shard of the dataset."""
+    from dataclasses import replace
+
+    from pipelines.manifest import read_shard_keys
+
+    return [replace(template, index=index, keys=keys) for index, keys in enumerate(read_shard_keys(template.dataset))]
+
+
+def condition(task: ConditionTask) -> ConditionReport:
+    """Make one shard of the column; the same task writes the same bytes."""
+    return Conditioner(task)(task)
+
+
+class Conditioner:
+    """Serves the tasks of one column: networks and manifest are opened for the first one that has work."""
+
+    def __init__(self, first: ConditionTask) -> None:
+        self._first = first
+        self._opened: tuple[Denoiser, ShardedDataset] | None = None
+
+    def __call__(self, task: ConditionTask) -> ConditionReport:
+        """Make one shard, unless its commit is there."""
+        started = time.monotonic()
+        done = columns.find_column_shard(task.dataset, task.column, task.index, task.digest)
+        if done is None:
+            columns.write_column_shard(task.dataset, task.column, task.index, task.digest, self._pictures(task))
+        return ConditionReport(task.index, task.num_pictures, done is not None, time.monotonic() - started)
+
+    def _pictures(self, task: ConditionTask) -> Iterator[tuple[str, str, bytes]]:
+        """(key, name, PNG) in the dataset's order; batches run across keys and variants."""
+        from diffbfr.cascade import sample
+
+        stage, dataset = self._open()
+        wanted = [(key, variant) for key in task.keys for variant in range(task.variants)]
+        for start in range(0, len(wanted), task.batch):
+            chunk = wanted[start : start + task.batch]
+            x_0 = to_tensor([lq_to_model(dataset.lq(key, variant), stage.spec.px) for key, variant in chunk])
+            noise_keys = [noise_key(hashlib.sha256(dataset.lq_bytes(key, variant)).hexdigest()) for key, variant in chunk]
+            device = next(stage.parameters()).device
+            made = sample(stage, noise_keys, task.mode, start_image=None, condition=x_0.to(device))
+            for (key, variant), pixels in zip(chunk, to_pixels(made), strict=True):
+                yield key, f"{variant}.png", encode_png(pixels)
+
+    def _open(self) -> "tuple[Denoiser, ShardedDataset]":
+        if self._opened is None:
+            import torch
+
+            from diffbfr.checkpoint import load_stage
+            from pipelines.manifest import open_dataset
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            folder = storage.fetch_tree(self._first.model, storage.cache_folder("artifacts"))
+            stage = load_stage(folder, "irm1").to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._opened = stage, open_dataset(self._first.dataset)
+        return self._opened
+
+
+def make_conditioner(first: ConditionTask) -> Callable[[ConditionTask], ConditionReport]:
+    """Build the worker of an actor, which serves this task and all others of its column."""
+    return Conditioner(first)
+
+
+def finish_condition(tasks: list[ConditionTask]) -> ColumnInfo:
+    """Check that every shard is committed and make the column visible to readers."""
+    first = tasks[0]
+    info = ColumnInfo(first.column, tuple(f"{variant}.png" for variant in range(first.variants)), first.model_digest)
+    return columns.finish_column(first.dataset, info, [task.digest for task in tasks])

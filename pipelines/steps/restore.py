@@ -1,0 +1,270 @@
+"""Restore: a unit of photos in, restored pictures and their committed outcomes out.
+
+Faces run through the cascade in batches across photos. The noise of a face is keyed by the content of its photo alone, and every batch
+has the same size, the last one filled up: kernels round differently at another size (measured: one level in 1 of 70,000 values), and not
+with other batch mates. So neither order nor mates nor a retry change a byte. A face that fails is recorded as failed; nothing is written
+in its place.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from diffbfr.errors import DiffBFRError, UsageError
+from diffbfr.images import ImageRefused, Pixels, decode, encode_png, lq_to_model, to_pixels, to_tensor
+from diffbfr.keys import noise_key
+from pipelines import storage
+from pipelines.manifest import LedgerRow
+from pipelines.outcomes import UNREADABLE, Outcome, commit_unit
+from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
+from pipelines.steps.provenance import Provenance, sign_png
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+Mode = Literal["fast", "faithful"]
+_MIN_INPUT_PX = 8
+
+
+class Restored(Protocol):
+    """What a cascade returns; `tem` is the final picture, b 3 hq hq in [-1, 1]."""
+
+    @property
+    def tem(self) -> 'Float[Tensor, "b 3 hq hq"]':
+        """The last stage's output."""
+        ...
+
+
+class Restorer(Protocol):
+    """A loaded cascade, as `diffbfr.cascade.Cascade` is one."""
+
+    def restore(self, x_0: 'Float[Tensor, "b 3 lq lq"]', noise_keys: Sequence[str], mode: Mode) -> Restored:
+        """Restore a batch of faces in [-1, 1], one noise key a face."""
+        ...
+
+
+class RestoreModel(Protocol):
+    """A cascade pinned by its digest; picklable, and loaded where the work runs."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the cascade."""
+        ...
+
+    @property
+    def lq_px(self) -> int:
+        """Side of what goes in."""
+        ...
+
+    @property
+    def hq_px(self) -> int:
+        """Side of what comes out."""
+        ...
+
+    def load(self) -> Restorer:
+        """Load the cascade on this machine."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """One photo and where its restoration goes, relative to the output folder."""
+
+    ref: PhotoRef
+    output: str
+
+
+@dataclass(frozen=True)
+class RestoreTask:
+    """A unit of photos with different content."""
+
+    index: int
+    source: PhotoSource
+    works: tuple[Work, ...]
+    output_uri: str
+    mode: Mode
+    seed: int
+    batch_faces: int
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One photo whose bytes another input has too, and what became of that one."""
+
+    work: Work
+    original: LedgerRow
+
+
+@dataclass(frozen=True)
+class CopyTask:
+    """A unit of duplicates."""
+
+    index: int
+    copies: tuple[Copy, ...]
+    output_uri: str
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """What became of a unit's photos, in its order; committed."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+class RestoreWorker:
+    """Holds a loaded cascade and restores unit after unit with it."""
+
+    def __init__(self, model: RestoreModel) -> None:
+        self._model = model
+        self._cascade = model.load()
+
+    def __call__(self, task: RestoreTask) -> UnitReport:
+        """Restore a unit, write its pictures, then its record."""
+        opened = [_open_face(task.source, work, self._model.lq_px) for work in task.works]
+        faces = [face for face in opened if isinstance(face, _Face)]
+        started = time.perf_counter()
+        batches = [faces[start : start + task.batch_faces] for start in range(0, len(faces), task.batch_faces)]
+        results = [result for batch in batches for result in self._restore(batch, task)]
+        share_s = (time.perf_counter() - started) / max(1, len(faces))
+        finished = {
+            face.work.ref.name: self._write(task, replace(face, seconds=face.seconds + share_s), result)
+            for face, result in zip(faces, results, strict=True)
+        }
+        outcomes = tuple(finished[face.work.ref.name] if isinstance(face, _Face) else face for face in opened)
+        commit_unit(task.output_uri, outcomes)
+        return UnitReport(outcomes)
+
+    def _restore(self, faces: Sequence["_Face"], task: RestoreTask) -> list["Pixels | _Failure"]:
+        """Restore a batch, filled up to its full size; if it fails each face is tried alone, so that a bad one fails alone."""
+        full = [*faces, *[faces[-1]] * (task.batch_faces - len(faces))]
+        try:
+            keys = [noise_key(face.sha256, seed=task.seed) for face in full]
+            restored = self._cascade.restore(to_tensor([face.pixels for face in full]), keys, task.mode)
+            return list(to_pixels(restored.tem[: len(faces)]))
+        except UsageError:
+            raise
+        except (RuntimeError, DiffBFRError) as error:  # RuntimeError: what torch raises, out of memory included
+            if len(faces) == 1:
+                return [_Failure("restore_error", _one_line(error))]
+        return [result for face in faces for result in self._restore([face], task)]
+
+    def _write(self, task: RestoreTask, face: "_Face", result: "Pixels | _Failure") -> Outcome:
+        if isinstance(result, _Failure):
+            return _without_output(face.row("failed", result.reason, result.message), face.work.ref)
+        started = time.perf_counter()
+        png = sign_png(encode_png(result), Provenance(self._model.digest, face.sha256, task.mode, task.seed))
+        storage.write_atomic(storage.join(task.output_uri, face.work.output), png)
+        row = replace(
+            face.row("restored", "", ""),
+            num_faces=1,
+            output=face.work.output,
+            output_sha256=hashlib.sha256(png).hexdigest(),
+            model_digest=self._model.digest,
+            seconds=face.seconds + time.perf_counter() - started,
+        )
+        return Outcome(row, face.work.ref.fingerprint, len(png))
+
+
+def copy_duplicates(task: CopyTask) -> UnitReport:
+    """Give each duplicate its own file with the original's picture, or the original's refusal; then write the unit's record."""
+    outcomes = tuple(_copy(copy, task.output_uri) for copy in task.copies)
+    commit_unit(task.output_uri, outcomes)
+    return UnitReport(outcomes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Face:
+    """An aligned face ready for the cascade: lq px square, and what is known about its photo."""
+
+    work: Work
+    num_bytes: int
+    sha256: str
+    width: int
+    height: int
+    pixels: Pixels
+    seconds: float
+
+    def row(self, status: Literal["restored", "failed"], reason: str, message: str) -> LedgerRow:
+        """Begin the photo's row."""
+        return replace(
+            _row(self.work.ref, status, reason, message),
+            num_bytes=self.num_bytes,
+            sha256=self.sha256,
+            width=self.width,
+            height=self.height,
+            seconds=self.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    reason: str
+    message: str
+
+
+def _open_face(source: PhotoSource, work: Work, lq_px: int) -> _Face | Outcome:
+    """Read and decode an aligned face crop, or say why it is refused."""
+    started = time.perf_counter()
+    try:
+        data = source.read(work.ref)
+    except PhotoUnreadableError as error:
+        return _without_output(_row(work.ref, "quarantined", UNREADABLE, _one_line(error)), work.ref)
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        pixels = decode(data, min_px=_MIN_INPUT_PX).pixels
+        small = lq_to_model(pixels, lq_px)
+    except ImageRefused as error:
+        row = replace(_row(work.ref, "quarantined", error.reason_code, _one_line(error)), num_bytes=len(data), sha256=sha256)
+        return _without_output(replace(row, seconds=time.perf_counter() - started), work.ref)
+    height, width = pixels.shape[:2]
+    return _Face(work, len(data), sha256, width, height, small, time.perf_counter() - started)
+
+
+def _copy(copy: Copy, output_uri: str) -> Outcome:
+    original, ref = copy.original, copy.work.ref
+    if original.status != "restored":
+        return _without_output(replace(original, name=ref.name, duplicate_of=original.name, seconds=0.0), ref)
+    started = time.perf_counter()
+    png = storage.read_bytes(storage.join(output_uri, original.output))
+    if hashlib.sha256(png).hexdigest() != original.output_sha256:
+        raise DiffBFRError(f"{original.output} changed after it was restored; expected the bytes of its record; remove it and run again")
+    storage.write_atomic(storage.join(output_uri, copy.work.output), png)
+    row = replace(
+        original,
+        name=ref.name,
+        status="duplicate",
+        duplicate_of=original.name,
+        output=copy.work.output,
+        seconds=time.perf_counter() - started,
+    )
+    return Outcome(row, ref.fingerprint, len(png))
+
+
+def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:
+    return Outcome(row, ref.fingerprint, 0)
+
+
+def _row(ref: PhotoRef, status: Literal["restored", "quarantined", "failed"], reason: str, message: str) -> LedgerRow:
+    return LedgerRow(
+        name=ref.name,
+        status=status,
+        reason=reason,
+        message=message,
+        num_bytes=ref.bytes,
+        sha256="",
+        width=0,
+        height=0,
+        num_faces=0,
+        duplicate_of="",
+        output="",
+        output_sha256="",
+        model_digest="",
+        seconds=0.0,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

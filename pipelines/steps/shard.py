@@ -1,0 +1,205 @@
+"""Photos to shards: one task makes one shard of every column, with Eq. 13 pre-sampled; the finish makes them a dataset.
+
+A shard is a pure function of its task: retried, doubled or run elsewhere it writes the same bytes. A photo that cannot be used is
+quarantined with a reason and counted; inputs = committed + quarantined is asserted for each shard and for the whole.
+"""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any, Final
+
+from diffbfr.errors import IncompleteError, QuarantineError, UsageError
+from diffbfr.images import ImageRefused
+from diffbfr.shards import DatasetInfo, Member, Sample, Split
+from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
+from pipelines import commits, manifest, storage
+from pipelines.commits import Commit, Quarantined
+from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
+from pipelines.steps.samples import FORMAT, Face, ShardConfig, make_face, photo_keys
+
+__all__ = ["ShardConfig", "ShardReport", "ShardTask", "finish_dataset", "plan_shards", "shard"]
+
+COMMITS: Final = "commits"
+_TOOLS: Final = ("numpy", "pillow", "opencv-python-headless", "pyarrow")
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to make: which photos, under which keys, into which dataset."""
+
+    index: int
+    source: PhotoSource
+    refs: tuple[PhotoRef, ...]
+    keys: tuple[str, ...]
+    dataset_root: str
+    config: ShardConfig
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that the shard's bytes depend on, but not of where they go."""
+        config = self.config
+        photos = [(key, ref.name, ref.bytes, ref.fingerprint) for key, ref in zip(self.keys, self.refs, strict=True)]
+        parts = [config.recipe_digest, config.variants, config.val_fraction, config.test_fraction, self.index, photos]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of one task; `skipped` if its valid commit was there already."""
+
+    index: int
+    committed: int
+    quarantined: int
+    skipped: bool
+    seconds: float
+
+
+def plan_shards(source: PhotoSource, config: ShardConfig, dataset_root: str) -> list[ShardTask]:
+    """List the photos, give each its key, and cut the sorted keys into tasks of `shard_size`; no photo is read."""
+    refs = list(source.refs())
+    ordered = sorted(zip(photo_keys([ref.name for ref in refs]), refs, strict=True), key=lambda pair: pair[0])
+    root = storage.absolute(dataset_root)
+    chunks = [ordered[start : start + config.shard_size] for start in range(0, len(ordered), config.shard_size)]
+    return [
+        ShardTask(index, source, tuple(ref for _, ref in chunk), tuple(key for key, _ in chunk), root, config)
+        for index, chunk in enumerate(chunks)
+    ]
+
+
+def shard(task: ShardTask) -> ShardReport:
+    """Make one shard: every photo read, decoded, resized and degraded; tars first, commit record last. A valid record means no work."""
+    started = time.monotonic()
+    done = commits.find(task.dataset_root, COMMITS, task.index, task.digest)
+    if done is not None:
+        return ShardReport(task.index, len(done.samples), len(done.quarantined), True, time.monotonic() - started)
+    outcomes = [_try_photo(task, key, ref) for key, ref in zip(task.keys, task.refs, strict=True)]
+    faces = [outcome for outcome in outcomes if isinstance(outcome, Face)]
+    refused = tuple(outcome for outcome in outcomes if isinstance(outcome, Quarantined))
+    drafts = [
+        commits.draft_tar(
+            column.column,
+            task.index,
+            ((face.sample.key, name, content) for face in faces for name, content in zip(column.names, face.contents[place], strict=True)),
+        )
+        for place, column in enumerate(task.config.columns)
+    ]
+    commit = Commit(task.index, task.digest, tuple(face.sample for face in faces), tuple(draft.record for draft in drafts), refused)
+    _assert_all_counted(task, commit)
+    commits.publish(task.dataset_root, COMMITS, commit, drafts)
+    return ShardReport(task.index, len(faces), len(refused), False, time.monotonic() - started)
+
+
+def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int | None = None) -> DatasetInfo:
+    """Gather the commits of all tasks into manifest, quarantine table and, last, `dataset.json`.
+
+    IncompleteError names a shard without a commit. More than `max_bad` refused photos (None: any number, but not all) is a QuarantineError,
+    raised when the quarantine table is there to look at and before the dataset counts as finished.
+    """
+    root = storage.absolute(dataset_root)
+    config = tasks[0].config
+    tables = {
+        column.column: manifest.TableWriter(storage.join(root, manifest.members_path(column.column)), Member) for column in config.columns
+    }
+    samples = manifest.TableWriter(storage.join(root, manifest.SAMPLES), Sample)
+    quarantined: list[Quarantined] = []
+    splits: Counter[Split] = Counter()
+    content, archive = hashlib.sha256(), hashlib.sha256()
+    for task in tasks:
+        commit = _committed(root, task, len(tasks))
+        samples.append(commit.samples)
+        quarantined += commit.quarantined
+        splits.update(sample.split for sample in commit.samples)
+        for record in commit.tars:
+            tables[record.tar.partition("/")[0]].append(record.members)
+            archive.update(f"{record.tar}\0{record.sha256}\n".encode())
+        content.update(_visible_content(commit))
+    manifest.write_rows(storage.join(root, manifest.QUARANTINE), Quarantined, quarantined)
+    _refuse_too_many(quarantined, splits, max_bad, storage.join(root, manifest.QUARANTINE))
+    for table in (samples, *tables.values()):
+        table.close()
+    info = DatasetInfo(
+        hq_px=config.hq_px,
+        lq_px=config.lq_px,
+        variants=config.variants,
+        shard_size=config.shard_size,
+        num_shards=len(tasks),
+        num_samples=splits.total(),
+        num_train=splits["train"],
+        num_val=splits["val"],
+        num_test=splits["test"],
+        num_quarantined=len(quarantined),
+        content_id=content.hexdigest(),
+        archive_id=archive.hexdigest(),
+        recipe_digest=config.recipe_digest,
+        source=tasks[0].source.uri.encode("utf-8", "backslashreplace").decode(),
+    )
+    _write_record(root, info, config)
+    return info
+
+
+def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
+    """Turn one photo into one sample, or say why not."""
+    try:
+        data = task.source.read(ref)
+    except PhotoUnreadableError as error:
+        return Quarantined(ref.name, ref.bytes, "", "read", "unreadable", str(error))
+    try:
+        return make_face(task.config, key, ref.name, data)
+    except ImageRefused as error:
+        return Quarantined(ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error))
+
+
+def _visible_content(commit: Commit) -> bytes:
+    """Describe each sample by what a model can see of it, a line each: pixels, LQ bytes and draws; no codec of ours, no shard, no place."""
+    jpegs: dict[str, list[str]] = {sample.key: [] for sample in commit.samples}
+    for member in (member for record in commit.tars for member in record.members):
+        if member.column == LQ_COLUMN and member.name != LQ_RECORD:
+            jpegs[member.key].append(member.sha256)
+    lines = [[row.key, row.split, row.pixel_sha256, row.low_pixel_sha256, jpegs[row.key], row.variants] for row in commit.samples]
+    return "".join(json.dumps(line, default=row_fields, sort_keys=True) + "\n" for line in lines).encode()
+
+
+def _assert_all_counted(task: ShardTask, commit: Commit) -> None:
+    if len(task.refs) != len(commit.samples) + len(commit.quarantined):
+        raise AssertionError(
+            f"shard {task.index}: {len(task.refs)} inputs, {len(commit.samples)} committed, {len(commit.quarantined)} quarantined"
+        )
+
+
+def _committed(root: str, task: ShardTask, num_tasks: int) -> Commit:
+    commit = commits.find(root, COMMITS, task.index, task.digest)
+    if commit is None:
+        raise IncompleteError(f"shard {task.index} of {num_tasks} in {root} has no valid commit; expected all; run the same command again")
+    _assert_all_counted(task, commit)
+    return commit
+
+
+def _refuse_too_many(quarantined: Sequence[Quarantined], splits: Counter[Split], max_bad: int | None, table: str) -> None:
+    bad, total = len(quarantined), len(quarantined) + splits.total()
+    limit = total - 1 if max_bad is None else min(max_bad, total - 1)
+    if bad > limit:
+        reason, count = Counter(row.reason for row in quarantined).most_common(1)[0]
+        raise QuarantineError(
+            f"{bad} of {total} photos were refused, {count} of them as {reason}; expected at most {limit}; "
+            f"see {table}, then mend the photos or raise the limit"
+        )
+    if not splits["train"]:
+        raise UsageError(
+            f"none of {total - bad} photos fell into the train split; expected at least one; add photos or lower the fractions"
+        )
+
+
+def _write_record(root: str, info: DatasetInfo, config: ShardConfig) -> None:
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        **asdict(info),
+        "columns": [asdict(column) for column in config.columns],
+        "recipe": asdict(replace(config, degradation=config.spec)),
+        "tools": {tool: version(tool) for tool in _TOOLS},
+    }
+    storage.write_json(storage.join(root, manifest.DATASET_RECORD), record)

@@ -1,0 +1,118 @@
+"""Train one stage: every rank opens the dataset, takes the newest sealed checkpoint and runs the one loop of `diffbfr.training`.
+
+On S3 each rank works in a folder of its own machine; rank 0 puts every sealed checkpoint and, last, the weights where they belong.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from diffbfr.errors import UsageError
+from diffbfr.shards import ShardedDataset
+from diffbfr.stages import StageSpec
+from diffbfr.training.config import TrainingConfig
+from pipelines import storage
+from pipelines.progress import Metrics
+
+_CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """One training: a stage on a dataset, with its checkpoints and weights in `folder`.
+
+    IRM-2 trains on `column`, which the model of digest `column_model` must have made. `initial` is the folder of a cascade whose weights
+    are the start; empty starts from nothing.
+    """
+
+    stage: StageSpec
+    config: TrainingConfig
+    dataset: str
+    folder: str
+    column: str = ""
+    column_model: str = ""
+    initial: str = ""
+    initial_digest: str = ""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a training ended."""
+
+    steps: int
+    samples: int
+    loss: float
+    resumed_from: int
+    seconds: float
+
+
+def train_stage(task: TrainTask, post: Callable[[Metrics], None]) -> TrainReport:
+    """Train to the end, or go on from where an earlier attempt stopped; every rank of a group calls this."""
+    import torch
+
+    from diffbfr.checkpoint import load_stage
+    from diffbfr.training.loop import Run, StepMetrics, train
+    from pipelines.manifest import open_dataset
+
+    dataset = open_dataset(task.dataset)
+    _check_column(task, dataset)
+    initial = load_stage(_local(task.initial), task.stage.name, expected=task.stage) if task.initial else None
+    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+
+    def report(metrics: StepMetrics) -> None:
+        values = {name: float(value) for name, value in asdict(metrics).items() if name not in ("step", "samples")}
+        post(Metrics(metrics.step, metrics.samples, values))
+
+    with _workspace(task.folder) as (folder, publish):
+        run = Run(task.stage, task.config, dataset, folder, task.column or None, initial, task.initial_digest, device)
+        result = train(run, report, sealed=publish)
+        publish(folder / f"{task.stage.name}.json")
+        publish(folder / f"{task.stage.name}.safetensors")
+    return TrainReport(result.steps, result.samples, result.loss, result.resumed_from, result.seconds)
+
+
+def _check_column(task: TrainTask, dataset: ShardedDataset) -> None:
+    """IRM-2 learns to follow one IRM-1 (Eq. 9): a column that another one made is refused."""
+    if task.stage.name != "irm2":
+        return
+    if not task.column:
+        raise UsageError("irm2 trains on a column that irm1 made and none was given; run `diffbfr condition irm1` first")
+    maker = dataset.column(task.column).model_digest
+    if maker != task.column_model:
+        raise UsageError(
+            f"column {task.column} was made by irm1 {maker[:12] or '(photos)'}, this run's irm1 is {task.column_model[:12]}; "
+            "expected the same; run `diffbfr condition irm1` again"
+        )
+
+
+@contextmanager
+def _workspace(folder: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """The folder to train in, and what to do with a file or checkpoint that is finished there: nothing, or put it on S3."""
+    if not storage.is_remote(folder):
+        yield storage.local_path(folder), lambda path: None
+        return
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    with tempfile.TemporaryDirectory(prefix="diffbfr-train-") as name:
+        local = Path(name)
+        for step in storage.list_dir(storage.join(folder, _CHECKPOINTS)):
+            fetched = storage.fetch_tree(storage.join(folder, _CHECKPOINTS, step), local / "fetched")
+            (local / _CHECKPOINTS).mkdir(exist_ok=True)
+            fetched.rename(local / _CHECKPOINTS / step)
+
+        def publish(path: Path) -> None:
+            if not is_first:
+                return
+            target = storage.join(folder, path.relative_to(local).as_posix())
+            if path.is_dir():
+                storage.put_tree(path, target)
+            else:
+                storage.write_atomic(target, path.read_bytes())
+
+        yield local, publish
+
+
+def _local(folder: str) -> Path:
+    return storage.fetch_tree(folder, storage.cache_folder("cascades"))
