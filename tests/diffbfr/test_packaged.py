@@ -1,0 +1,50 @@
+"""The cascade in the package: small enough to ship, whole, and with a record of where it comes from."""
+
+import json
+
+import torch
+from safetensors import safe_open
+
+from diffbfr.cascade import Cascade, cascade_digest, packaged_cascade
+from diffbfr.images import lq_to_model, to_tensor
+from diffbfr.keys import noise_key
+from diffbfr.stages import IRM1_TINY, IRM2_TINY, STAGE_NAMES, TEM_TINY
+from diffbfr.synthetic import render_face
+
+RECORD = json.loads((packaged_cascade() / "cascade.json").read_text())
+
+
+def test_the_weights_have_at_most_6_megabytes() -> None:
+    assert sum(path.stat().st_size for path in packaged_cascade().glob("*.safetensors")) <= 6_000_000
+
+
+def test_the_stages_are_the_tiny_ones() -> None:
+    cascade = Cascade.load(packaged_cascade())
+    assert (cascade.irm1.spec, cascade.irm2.spec, cascade.tem.spec) == (IRM1_TINY, IRM2_TINY, TEM_TINY)
+    assert (cascade.lq_px, cascade.hq_px) == (32, 128)
+    assert cascade.digest == cascade_digest(packaged_cascade())
+
+
+def test_the_weights_are_stored_in_half_precision_and_used_in_single() -> None:
+    for name in STAGE_NAMES:
+        with safe_open(packaged_cascade() / f"{name}.safetensors", framework="pt") as file:
+            assert {file.get_slice(key).get_dtype() for key in file.keys()} == {"F16"}  # noqa: SIM118 - not a dict
+    assert {p.dtype for p in Cascade.load(packaged_cascade()).tem.parameters()} == {torch.float32}
+
+
+def test_the_record_tells_data_samples_and_command() -> None:
+    assert len(RECORD["content_id"]) == 64
+    assert set(RECORD["samples"]) == set(STAGE_NAMES)
+    assert all(count > 0 for count in RECORD["samples"].values())
+    assert RECORD["command"].startswith("diffbfr run --recipe tiny")
+
+
+def test_a_sharp_face_comes_out_nearer_to_itself_than_to_another() -> None:
+    cascade = Cascade.load(packaged_cascade())
+    faces = [render_face(seed, 128).pixels for seed in (90_000_001, 90_000_002)]
+    x_0 = to_tensor([lq_to_model(face, cascade.lq_px) for face in faces])
+    restored = cascade.restore(x_0, [noise_key(str(i)) for i in range(2)]).tem
+    truth = to_tensor(faces)
+    own = (restored - truth).abs().mean((1, 2, 3))
+    other = (restored - truth.flip(0)).abs().mean((1, 2, 3))
+    assert bool((own < other).all())

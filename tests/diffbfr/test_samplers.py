@@ -1,0 +1,300 @@
+"""Samplers against an independent float64 loop, diffusers' schedulers of the same names, and a denoiser known in closed form."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
+
+from diffbfr.errors import UsageError
+from diffbfr.samplers import keyed_noise, log_snr_grid, p_sample_loop, solve, start_from
+from diffbfr.schedule import NoiseSchedule, noise_schedule
+from diffbfr.stages import IRM1, IRM2, SR3_SCHEDULE, TEM, TEM_SCHEDULE, SamplerSpec, ScheduleSpec, Solver, StageSpec
+
+SR3, DDPM = noise_schedule(SR3_SCHEDULE), noise_schedule(TEM_SCHEDULE)
+KEYS = ("a/0", "b/0")
+STAGES = pytest.mark.parametrize("stage", [IRM1, IRM2, TEM], ids=lambda stage: stage.name)
+
+
+def _toy_epsilon(y_t: Tensor, t: Tensor) -> Tensor:
+    """A fixed function that no solver has an interest in."""
+    return 0.8 * torch.tanh(y_t) + 0.1 * torch.sin(t.to(y_t.dtype) / 50).view(-1, 1, 1, 1)
+
+
+def _noise64(seed: int = 0) -> Callable[[int], Tensor]:
+    return lambda step: torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1000 * seed + step), dtype=torch.float64)
+
+
+def _start(seed: int = 9) -> Tensor:
+    return torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# Noise
+
+
+def test_noise_of_one_image_alone_is_that_of_the_image_in_a_batch() -> None:
+    together = keyed_noise(KEYS, "irm1", 8)(7)
+    for i, key in enumerate(KEYS):
+        assert torch.equal(keyed_noise([key], "irm1", 8)(7)[0], together[i])
+
+
+def test_noise_differs_by_key_stage_and_step_and_by_nothing_else() -> None:
+    draws = {
+        (key, stage, step): keyed_noise([key], stage, 8)(step) for key in ("a/0", "a/1") for stage in ("irm1", "irm2") for step in (1, 2)
+    }
+    assert len({tuple(draw.flatten().tolist()) for draw in draws.values()}) == len(draws)
+    later = keyed_noise(["a/1"], "irm2", 8)
+    later(5)
+    assert torch.equal(later(2), draws["a/1", "irm2", 2])
+
+
+def test_noise_is_standard_normal() -> None:
+    draw = keyed_noise([str(i) for i in range(32)], "tem", 32)(1).double()
+    n = draw.numel()
+    assert abs(float(draw.mean())) < 4 / math.sqrt(n)
+    assert abs(float(draw.var()) - 1) < 4 * math.sqrt(2 / n)
+    assert abs(float((draw**4).mean()) - 3) < 4 * math.sqrt(96 / n)
+
+
+# Starts
+
+
+def test_a_full_start_is_pure_noise_and_a_truncated_one_is_the_diffused_image() -> None:
+    noise = _noise64()
+    assert torch.equal(start_from(None, 2000, SR3, noise), noise(2001))
+    image = _start()
+    gamma = math.prod((1 - SR3.beta[1:1001]).tolist())
+    assert torch.allclose(start_from(image, 1000, SR3, noise), math.sqrt(gamma) * image + math.sqrt(1 - gamma) * noise(1001), atol=1e-12)
+
+
+@pytest.mark.parametrize("start", [-1, 0, 1001])
+def test_a_start_outside_the_schedule_is_refused(start: int) -> None:
+    expected = pytest.raises(UsageError, match=rf"start={start}; expected a step in 1\.\.1000")
+    with expected:
+        start_from(_start(), start, DDPM, _noise64())
+    with expected:
+        p_sample_loop(_toy_epsilon, _start(), start, DDPM, _noise64())
+    with expected:
+        log_snr_grid(DDPM, start, TEM.fast)
+
+
+# Algorithm 1
+
+
+def _algorithm_1(y: Tensor, start: int, spec: ScheduleSpec, noise: Callable[[int], Tensor]) -> list[Tensor]:
+    """Lines 2 to 5 of Algorithm 1, written from the page in numpy: every x'_t from N down to 0."""
+    beta = np.linspace(spec.beta_1, spec.beta_T, spec.num_steps)
+    states = [y.numpy()]
+    for t in range(start, 0, -1):
+        alpha, gamma = 1 - beta[t - 1], np.prod(1 - beta[:t])
+        estimate = 0.8 * np.tanh(states[-1]) + 0.1 * np.sin(t / 50)
+        drawn = noise(t).numpy() if t > 1 else 0.0
+        states.append((states[-1] - (1 - alpha) / np.sqrt(1 - gamma) * estimate) / np.sqrt(alpha) + np.sqrt(1 - alpha) * drawn)
+    return [torch.from_numpy(state) for state in states]
+
+
+@pytest.mark.parametrize(("spec", "start"), [(SR3_SCHEDULE, 300), (TEM_SCHEDULE, 100), (TEM_SCHEDULE, 1)])
+def test_every_step_is_that_of_algorithm_1(spec: ScheduleSpec, start: int) -> None:
+    seen: list[Tensor] = []
+
+    def epsilon(y_t: Tensor, t: Tensor) -> Tensor:
+        assert t.tolist() == [start - len(seen)] * 2
+        seen.append(y_t)
+        return _toy_epsilon(y_t, t)
+
+    result = p_sample_loop(epsilon, _start(), start, noise_schedule(spec), _noise64())
+    expected = _algorithm_1(_start(), start, spec, _noise64())
+    assert len(seen) == start
+    for found, state in zip([*seen, result], expected, strict=True):
+        assert torch.allclose(found, state, rtol=1e-9, atol=1e-9)
+
+
+def test_algorithm_1_in_float32_stays_near_float64() -> None:
+    noise = _noise64()
+    result = p_sample_loop(_toy_epsilon, _start().float(), 300, SR3, lambda step: noise(step).float())
+    assert torch.allclose(result.double(), _algorithm_1(_start(), 300, SR3_SCHEDULE, noise)[-1], atol=1e-4)
+
+
+def test_no_noise_is_asked_for_at_the_last_step() -> None:
+    asked: list[int] = []
+
+    def noise(step: int) -> Tensor:
+        asked.append(step)
+        return _noise64()(step)
+
+    p_sample_loop(_toy_epsilon, _start(), 20, DDPM, noise)
+    assert asked == list(range(20, 1, -1))
+
+
+# Grids
+
+
+@STAGES
+@pytest.mark.parametrize("num_evaluations", [1, 2, 8, 20, 60, 100])
+def test_a_grid_falls_strictly_from_the_start(stage: StageSpec, num_evaluations: int) -> None:
+    schedule = noise_schedule(stage.schedule)
+    grid = log_snr_grid(schedule, stage.start, replace(stage.fast, num_evaluations=num_evaluations))
+    assert grid[0] == stage.start
+    assert len(grid) == num_evaluations
+    assert all(after < before for before, after in pairwise(grid))
+    assert grid[-1] >= 1
+
+
+@STAGES
+def test_a_grid_is_even_in_log_snr_and_ends_where_the_sampler_says(stage: StageSpec) -> None:
+    schedule = noise_schedule(stage.schedule)
+    grid = log_snr_grid(schedule, stage.start, stage.fast)
+    values = schedule.half_log_snr
+    ideal = torch.linspace(float(values[stage.start]), stage.fast.end_half_log_snr, len(grid)).tolist()
+    for t, value in zip(grid[1:], ideal[1:], strict=True):
+        assert float(values[t + 1]) < value < float(values[t - 1])
+
+
+def test_as_many_evaluations_as_steps_visit_every_step_and_more_are_refused() -> None:
+    assert log_snr_grid(DDPM, 30, SamplerSpec("ddim", 30)) == list(range(30, 0, -1))
+    with pytest.raises(UsageError, match="31 evaluations from start=30"):
+        log_snr_grid(DDPM, 30, SamplerSpec("ddim", 31))
+    with pytest.raises(UsageError, match="0 evaluations from start=30"):
+        log_snr_grid(DDPM, 30, SamplerSpec("ddim", 0))
+
+
+# Solvers against diffusers, step i there being i + 1 here
+
+
+def _walk(timesteps: list[int], step: Callable[[Tensor, int, Tensor], Tensor]) -> Tensor:
+    y = _start()
+    for t in timesteps:
+        y = step(_toy_epsilon(y, torch.tensor([t + 1, t + 1])), t, y)
+    return y
+
+
+def _close(found: Tensor, expected: Tensor) -> None:
+    assert torch.isfinite(found).all()
+    assert float((found - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_ddim_is_diffusers_ddim() -> None:
+    scheduler = DDIMScheduler(trained_betas=DDPM.beta[1:].numpy(), clip_sample=False, set_alpha_to_one=True)
+    scheduler.alphas_cumprod = DDPM.gamma[1:]
+    scheduler.set_timesteps(10)
+    timesteps = scheduler.timesteps.tolist()
+    expected = _walk(timesteps, lambda epsilon, t, y: scheduler.step(epsilon, t, y).prev_sample)
+    found = solve(_toy_epsilon, _start(), [t + 1 for t in timesteps], DDPM, SamplerSpec("ddim", 10), _noise64(), clamp=False)
+    _close(found, expected)
+
+
+def test_ancestral_is_diffusers_ddpm_with_the_small_variance() -> None:
+    scheduler = DDPMScheduler(trained_betas=DDPM.beta[1:].numpy(), clip_sample=False, variance_type="fixed_small")
+    scheduler.alphas_cumprod = DDPM.gamma[1:]
+    scheduler.set_timesteps(10)
+    timesteps = scheduler.timesteps.tolist()
+
+    def step(epsilon: Tensor, t: int, y: Tensor) -> Tensor:
+        same_noise = torch.Generator().manual_seed(t + 1)
+        return scheduler.step(epsilon, t, y, generator=same_noise).prev_sample
+
+    expected = _walk(timesteps, step)
+    found = solve(_toy_epsilon, _start(), [t + 1 for t in timesteps], DDPM, SamplerSpec("ancestral", 10), _noise64(), clamp=False)
+    _close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # diffusers' own
+@pytest.mark.parametrize(("solver", "algorithm"), [("dpmpp_2m", "dpmsolver++"), ("sde_dpmpp_2m", "sde-dpmsolver++")])
+@STAGES
+def test_the_second_order_solvers_are_diffusers_dpm_solver_plus_plus(stage: StageSpec, solver: Solver, algorithm: str) -> None:
+    schedule = noise_schedule(stage.schedule)
+    spec = replace(stage.fast, solver=solver)
+    grid = log_snr_grid(schedule, stage.start, spec)
+    timesteps = [t - 1 for t in grid]
+    scheduler = DPMSolverMultistepScheduler(
+        num_train_timesteps=schedule.num_steps,
+        trained_betas=schedule.beta[1:].numpy(),
+        algorithm_type=algorithm,
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+    )
+    scheduler.set_timesteps(timesteps=timesteps)
+    gamma = schedule.gamma[grid]  # in float64: diffusers' float32 loses 1 - gamma near the image
+    scheduler.sigmas = torch.cat([((1 - gamma) / gamma).sqrt(), torch.zeros(1, dtype=torch.float64)])
+    noise = _noise64()
+
+    def step(epsilon: Tensor, t: int, y: Tensor) -> Tensor:
+        return scheduler.step(epsilon, t, y, variance_noise=noise(t + 1)).prev_sample.double()
+
+    expected = _walk(timesteps, step)
+    found = solve(_toy_epsilon, _start(), grid, schedule, spec, noise, clamp=False)
+    _close(found, expected)
+
+
+# A denoiser in closed form: images whose pixels are independent Gaussians
+
+MEAN, SIGMA = 0.2, 0.3
+
+
+def _gaussian_epsilon(schedule: NoiseSchedule) -> Callable[[Tensor, Tensor], Tensor]:
+    """E[noise | y_t] where y_0 ~ N(MEAN, SIGMA^2): y_t is Gaussian too, and the noise is its linear regression."""
+
+    def epsilon(y_t: Tensor, t: Tensor) -> Tensor:
+        gamma = schedule.gamma[t].view(-1, 1, 1, 1).to(y_t.dtype)
+        return (1 - gamma).sqrt() * (y_t - gamma.sqrt() * MEAN) / (gamma * SIGMA**2 + 1 - gamma)
+
+    return epsilon
+
+
+def _assert_recovered(images: Tensor, sigma_tolerance: float) -> None:
+    n = images.numel()
+    assert float(images.mean()) == pytest.approx(MEAN, abs=5 * SIGMA / math.sqrt(n) + 1e-3)
+    assert float(images.std()) == pytest.approx(SIGMA, rel=5 / math.sqrt(2 * n) + sigma_tolerance)
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"])
+def test_from_pure_noise_each_solver_finds_the_distribution_of_the_images(solver: Solver) -> None:
+    spec = SamplerSpec(solver, 20 if solver.endswith("2m") else 200)
+    noise = keyed_noise([str(i) for i in range(8)], "irm1", 32)
+    start = start_from(None, 2000, SR3, noise)
+    _assert_recovered(solve(_gaussian_epsilon(SR3), start, log_snr_grid(SR3, 2000, spec), SR3, spec, noise, clamp=False), 0.02)
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"])
+def test_from_a_truncated_start_each_solver_keeps_the_distribution_of_the_images(solver: Solver) -> None:
+    spec = SamplerSpec(solver, 10 if solver.endswith("2m") else 100)
+    noise = keyed_noise([str(i) for i in range(8)], "tem", 32)
+    images = MEAN + SIGMA * torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    start = start_from(images, 100, DDPM, noise)
+    _assert_recovered(solve(_gaussian_epsilon(DDPM), start, log_snr_grid(DDPM, 100, spec), DDPM, spec, noise, clamp=False), 0.02)
+
+
+def test_algorithm_1_finds_the_distribution_of_the_images() -> None:
+    noise = keyed_noise([str(i) for i in range(2)], "tem", 32)
+    start = start_from(None, 1000, DDPM, noise)
+    _assert_recovered(p_sample_loop(_gaussian_epsilon(DDPM), start, 1000, DDPM, noise), 0.02)
+
+
+# Ends
+
+
+def test_clamping_keeps_every_prediction_within_the_pixels_range() -> None:
+    spec = SamplerSpec("dpmpp_2m", 10)
+    grid = log_snr_grid(DDPM, 1000, spec)
+    free = solve(_toy_epsilon, 3 * _start(), grid, DDPM, spec, _noise64(), clamp=False)
+    clamped = solve(_toy_epsilon, 3 * _start(), grid, DDPM, spec, _noise64())
+    assert float(free.abs().max()) > 1
+    assert float(clamped.abs().max()) <= 1
+
+
+def test_one_evaluation_jumps_to_the_predicted_image() -> None:
+    y = _start()
+    gamma = float(DDPM.gamma[100])
+    expected = (y - math.sqrt(1 - gamma) * _toy_epsilon(y, torch.tensor([100, 100]))) / math.sqrt(gamma)
+    assert torch.allclose(solve(_toy_epsilon, y, [100], DDPM, SamplerSpec("ddim", 1), _noise64(), clamp=False), expected, atol=1e-12)
+
+
+def test_an_empty_grid_is_refused() -> None:
+    with pytest.raises(UsageError, match="grid is empty"):
+        solve(_toy_epsilon, _start(), [], DDPM, TEM.fast, _noise64())

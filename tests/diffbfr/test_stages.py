@@ -1,0 +1,114 @@
+"""Table 6 is pinned: its rows, and the parameters and operations of the networks that they describe."""
+
+from dataclasses import replace
+
+import pytest
+
+from diffbfr.cost import evaluation_flops, num_parameters
+from diffbfr.errors import UsageError
+from diffbfr.stages import IRM1, IRM1_TINY, IRM2, IRM2_TINY, TEM, TEM_TINY, SamplerSpec, ScheduleSpec, StageSpec
+
+ONE_BLOCK = replace(IRM2.unet, res_blocks=(1,) * 7)
+TEM_BY_RATES = replace(TEM.unet, attention_px=(512 // 32, 512 // 16, 512 // 8))
+
+
+@pytest.mark.parametrize(
+    ("stage", "px", "num_steps", "betas", "start", "multipliers", "channels", "inner", "attention"),
+    [
+        (IRM1, 128, 2000, (1e-6, 1e-2), 2000, (1, 2, 4, 8, 8), (6, 3), 64, (16,)),
+        (IRM2, 512, 2000, (1e-6, 1e-2), 1000, (1, 2, 4, 8, 8, 16, 16), (6, 3), 64, (16,)),
+        (TEM, 512, 1000, (1e-4, 2e-2), 100, (1, 2, 4, 8, 8, 16, 16), (3, 6), 32, (32, 16, 8)),
+    ],
+    ids=["irm1", "irm2", "tem"],
+)
+def test_the_constants_are_the_columns_of_table_6(
+    stage: StageSpec,
+    px: int,
+    num_steps: int,
+    betas: tuple[float, float],
+    start: int,
+    multipliers: tuple[int, ...],
+    channels: tuple[int, int],
+    inner: int,
+    attention: tuple[int, ...],
+) -> None:
+    unet = stage.unet
+    assert (stage.px, stage.schedule, stage.start, stage.loss) == (px, ScheduleSpec(num_steps, *betas), start, "l1")
+    assert (unet.channel_multipliers, (unet.in_channels, unet.out_channels)) == (multipliers, channels)
+    assert (unet.inner_channels, unet.attention_px, unet.patch_px) == (inner, attention, 1)
+
+
+def test_the_networks_have_table_6s_parameters() -> None:
+    assert num_parameters(IRM1.unet) == 97_807_491
+    assert num_parameters(IRM2.unet) == 427_629_187
+    assert num_parameters(ONE_BLOCK) == 291_473_603
+    assert num_parameters(TEM.unet) == 159_788_454
+
+
+def test_the_networks_have_table_6s_operations() -> None:
+    gflop = {
+        name: evaluation_flops(spec) / 1e9
+        for name, spec in (("irm1", IRM1.unet), ("irm2", IRM2.unet), ("one", ONE_BLOCK), ("tem", TEM.unet))
+    }
+    assert gflop["irm1"] == pytest.approx(92.35, abs=0.005)
+    assert gflop["irm2"] == pytest.approx(1529.5, abs=0.05)
+    assert gflop["one"] == pytest.approx(1064, abs=0.5)
+    assert gflop["tem"] == pytest.approx(378.3, abs=0.05)
+
+
+def test_tems_attention_read_as_rates_would_be_another_network() -> None:
+    assert evaluation_flops(TEM_BY_RATES) / 1e9 == pytest.approx(473.65, abs=0.005)
+    assert num_parameters(TEM_BY_RATES) == 151_642_022
+
+
+def test_only_tem_learns_its_variance() -> None:
+    assert [stage.learns_range for stage in (IRM1, IRM2, TEM, IRM1_TINY, IRM2_TINY, TEM_TINY)] == [False, False, True] * 2
+
+
+def test_mode_fast_takes_20_and_10_and_8_evaluations() -> None:
+    assert [(stage.fast.solver, stage.fast.num_evaluations) for stage in (IRM1, IRM2, TEM)] == [
+        ("dpmpp_2m", 20),
+        ("dpmpp_2m", 10),
+        ("sde_dpmpp_2m", 8),
+    ]
+
+
+def test_tiny_stages_differ_from_the_papers_in_the_network_and_what_it_predicts() -> None:
+    for tiny, whole in ((IRM1_TINY, IRM1), (IRM2_TINY, IRM2), (TEM_TINY, TEM)):
+        assert replace(tiny, unet=whole.unet, predicts="noise") == whole
+
+
+def test_levels_halve_the_side() -> None:
+    assert [IRM2.unet.level_px(level) for level in range(7)] == [512, 256, 128, 64, 32, 16, 8]
+    assert IRM2_TINY.unet.level_px(0) == IRM2_TINY.px // 2
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"res_blocks": (1, 1)}, "2 entries in res_blocks; expected one a level, 3"),
+        ({"image_px": 30}, "image_px=30; expected a multiple of 4 for 3 levels"),
+        ({"norm_groups": 7}, "expected a multiple of norm_groups=7"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(change: dict[str, object], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        replace(IRM1_TINY.unet, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("stage", "match"),
+    [
+        ((IRM2, {"start": 0}), r"irm2 has start=0; expected a step in 1\.\.2000"),
+        ((TEM, {"start": 1001}), r"tem has start=1001; expected a step in 1\.\.1000"),
+        ((TEM, {"fast": SamplerSpec("ddim", 101)}), r"tem has fast.num_evaluations=101; expected 1\.\.start=100"),
+        ((IRM1, {"unet": replace(IRM1.unet, in_channels=3)}), "irm1 has unet.in_channels=3; expected 6"),
+        ((TEM, {"unet": replace(TEM.unet, in_channels=6)}), "tem has unet.in_channels=6; expected 3"),
+        ((IRM2, {"unet": replace(IRM2.unet, out_channels=6)}), "irm2 has unet.out_channels=6; expected 3$"),
+        ((TEM, {"unet": replace(TEM.unet, out_channels=4)}), "tem has unet.out_channels=4; expected 3 or 6"),
+    ],
+)
+def test_a_stage_that_cannot_run_is_refused(stage: tuple[StageSpec, dict[str, object]], match: str) -> None:
+    whole, change = stage
+    with pytest.raises(UsageError, match=match):
+        replace(whole, **change)  # type: ignore[arg-type]

@@ -1,0 +1,119 @@
+"""The U-Net's shapes, its time, its fresh start at zero, and that every part of it is used."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffbfr.errors import UsageError
+from diffbfr.stages import UNetSpec
+from diffbfr.unet import Attention, UNet
+from tests.diffbfr.tiny import TINY_STAGES, wake
+
+IRM = TINY_STAGES["irm1"].unet
+TEM = TINY_STAGES["tem"].unet
+SPECS = pytest.mark.parametrize(
+    "spec",
+    [IRM, TEM, replace(IRM, image_px=16, patch_px=2), replace(TEM, attention_px=(16, 8), head_channels=4)],
+    ids=["irm", "tem", "patches", "heads"],
+)
+
+
+def _inputs(spec: UNetSpec, batch: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(batch, spec.in_channels, spec.image_px, spec.image_px, generator=generator)
+    time = torch.linspace(0.1, 0.9, batch) if spec.time == "noise_level" else torch.linspace(1, 900, batch).round()
+    return y, time
+
+
+@SPECS
+def test_the_output_has_the_images_size_and_the_stages_channels(spec: UNetSpec) -> None:
+    y, time = _inputs(spec)
+    assert UNet(spec)(y, time).shape == (3, spec.out_channels, spec.image_px, spec.image_px)
+
+
+@SPECS
+def test_a_fresh_network_says_zero(spec: UNetSpec) -> None:
+    assert bool((UNet(spec)(*_inputs(spec)) == 0).all())
+
+
+@SPECS
+def test_each_image_hears_its_own_time(spec: UNetSpec) -> None:
+    net = wake(UNet(spec)).eval()
+    y, time = _inputs(spec)
+    together = net(y, time)
+    for i in range(3):
+        assert torch.allclose(net(y[i : i + 1], time[i : i + 1])[0], together[i], atol=1e-5)
+    moved = net(y, torch.cat([time[:2], time[:1]]))
+    assert torch.allclose(moved[:2], together[:2], atol=1e-6)
+    assert not torch.allclose(moved[2], together[2], atol=1e-4)
+
+
+@SPECS
+def test_every_parameter_has_a_say(spec: UNetSpec) -> None:
+    net = wake(UNet(spec))
+    net(*_inputs(spec)).square().sum().backward()
+    silent = [name for name, p in net.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert silent == []
+
+
+def test_patches_are_folded_into_channels_and_back() -> None:
+    net = UNet(replace(IRM, image_px=16, patch_px=2))
+    assert net.stem.in_channels == 4 * IRM.in_channels
+    assert net.head.out_channels == 4 * IRM.out_channels
+    assert sum(p.numel() for p in net.encoder.parameters()) == sum(p.numel() for p in UNet(IRM).encoder.parameters())
+    assert net.head.bias is not None
+    with torch.no_grad():
+        net.head.bias.copy_(torch.arange(4 * IRM.out_channels))
+    image = net(*_inputs(replace(IRM, image_px=16)))[0]
+    for channel in range(IRM.out_channels):
+        block = torch.tensor([[0.0, 1.0], [2.0, 3.0]]) + 4 * channel
+        assert torch.equal(image[channel], block.repeat(8, 8))
+
+
+def test_attention_stands_at_its_sides_and_in_the_middle() -> None:
+    def places(spec: UNetSpec) -> set[str]:
+        return {name for name, module in UNet(spec).named_modules() if name.endswith("attention") and not isinstance(module, nn.Identity)}
+
+    assert places(replace(IRM, attention_px=())) == {"middle.0.attention"}
+    assert places(replace(IRM, attention_px=(4,))) == {
+        "encoder.1.blocks.0.attention",
+        "middle.0.attention",
+        "decoder.0.blocks.0.attention",
+        "decoder.0.blocks.1.attention",
+    }
+
+
+def test_attention_mixes_pixels_as_softmax_says() -> None:
+    c = 16
+    attention = wake(Attention(c, replace(TEM, head_channels=4)))
+    h = torch.randn(2, c, 3, 3, generator=torch.Generator().manual_seed(0))
+    q, k, v = attention.qkv(attention.norm(h)).flatten(2).chunk(3, 1)
+    mixed = torch.zeros(2, c, 9)
+    for head in range(c // 4):
+        rows = slice(4 * head, 4 * head + 4)
+        weights = torch.softmax(torch.einsum("bci,bcj->bij", q[:, rows], k[:, rows]) / math.sqrt(4), -1)
+        mixed[:, rows] = torch.einsum("bij,bcj->bci", weights, v[:, rows])
+    assert torch.allclose(attention(h), h + attention.out(mixed.view_as(h)), atol=1e-5)
+
+
+def test_heads_that_do_not_divide_the_channels_are_refused() -> None:
+    with pytest.raises(UsageError, match="expected a multiple of head_channels=5"):
+        UNet(replace(TEM, head_channels=5))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    spec = replace(IRM, dropout=0.5)
+    net, (y, time) = wake(UNet(spec)), _inputs(spec)
+    assert not torch.equal(net(y, time), net(y, time))
+    net.eval()
+    assert torch.equal(net(y, time), net(y, time))
+
+
+def test_the_memory_layout_does_not_matter() -> None:
+    net, (y, time) = wake(UNet(IRM)).eval(), _inputs(IRM)
+    expected = net(y, time)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert torch.allclose(net(y.contiguous(memory_format=torch.channels_last), time), expected, atol=1e-5)

@@ -1,0 +1,123 @@
+"""A position of a run holds the same sample, variant, t and noise whoever asks for it and with whatever else."""
+
+import dataclasses
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffbfr.denoiser import upsample
+from diffbfr.errors import UsageError
+from diffbfr.images import lq_to_model, to_tensor
+from diffbfr.shards import ShardedDataset, position
+from diffbfr.stages import STAGE_NAMES, StageName
+from diffbfr.training.batches import Batch, PositionLoader, position_seed
+from diffbfr.training.config import TrainingConfig
+from tests.diffbfr.tiny import COLUMN, TINY_STAGES
+
+CONFIG = TrainingConfig(num_samples=100, global_batch=4, learning_rate=1e-3, seed=11)
+EVERY_STAGE = pytest.mark.parametrize("name", STAGE_NAMES)
+
+
+def _loader(dataset: ShardedDataset, name: StageName, config: TrainingConfig = CONFIG) -> PositionLoader:
+    return PositionLoader(dataset, TINY_STAGES[name], config, COLUMN if name == "irm2" else None)
+
+
+def _fields(batch: Batch) -> dict[str, Tensor]:
+    return {field.name: value for field in dataclasses.fields(batch) if (value := getattr(batch, field.name)) is not None}
+
+
+@EVERY_STAGE
+def test_a_position_does_not_depend_on_how_ranks_slice_the_batch(tiny_dataset: ShardedDataset, name: StageName) -> None:
+    whole = _fields(_loader(tiny_dataset, name).batch(16, 8))  # across the end of an epoch of 20
+    for sizes in ([1] * 8, [4, 4], [3, 5]):
+        parts, first = [], 16
+        for size in sizes:
+            parts.append(_fields(_loader(tiny_dataset, name).batch(first, size)))
+            first += size
+        for field, value in whole.items():
+            assert torch.equal(torch.cat([part[field] for part in parts]), value), field
+
+
+@EVERY_STAGE
+def test_a_batch_holds_the_pairs_of_eq_8_9_and_11(tiny_dataset: ShardedDataset, name: StageName) -> None:
+    batch = _loader(tiny_dataset, name).batch(0, 20)
+    keys = tiny_dataset.keys("train")
+    for place in range(20):
+        key = keys[position(CONFIG.seed, place, len(keys))]
+        targets, conditions = [], []
+        for variant in range(2):
+            targets.append(to_tensor(tiny_dataset.hq_low(key, variant) if name == "irm1" else tiny_dataset.hq(key, variant))[0])
+            conditions.append(
+                to_tensor(lq_to_model(tiny_dataset.lq(key, variant), 8))
+                if name == "irm1"
+                else upsample(to_tensor(tiny_dataset.conditioning(COLUMN, key, variant)), 32)
+            )
+        drawn = [variant for variant in range(2) if torch.equal(batch.y_0[place], targets[variant])]
+        assert drawn
+        if batch.condition is not None:
+            assert any(torch.allclose(batch.condition[place], conditions[variant][0], atol=1e-6) for variant in drawn)
+    assert (batch.condition is None) == (name == "tem")
+
+
+def test_an_epoch_holds_every_face_once(tiny_dataset: ShardedDataset) -> None:
+    faces = _loader(tiny_dataset, "tem").batch(20, 20).y_0
+    flips = torch.minimum(faces.flatten(1).sum(1), faces.flip(-1).flatten(1).sum(1))  # the sum does not see a flip
+    assert len({round(float(value), 2) for value in flips}) == 20
+
+
+@pytest.fixture(scope="module")
+def many(tiny_dataset: ShardedDataset) -> Batch:
+    """The first 200 positions of IRM-1."""
+    return _loader(tiny_dataset, "irm1").batch(0, 200)
+
+
+def test_steps_are_uniform_over_1_to_t(many: Batch) -> None:
+    t = many.t
+    assert 1 <= int(t.min()) < 100
+    assert 1900 < int(t.max()) <= 2000
+    assert float(t.double().mean()) == pytest.approx(1000.5, abs=4 * 2000 / (12 * 200) ** 0.5)
+
+
+def test_steps_end_at_t_max(tiny_dataset: ShardedDataset, many: Batch) -> None:
+    restricted = _loader(tiny_dataset, "irm1", replace(CONFIG, t_max=3)).batch(0, 40).t
+    assert set(restricted.tolist()) == {1, 2, 3}
+    beyond = _loader(tiny_dataset, "irm1", replace(CONFIG, t_max=10**6)).batch(0, 20).t
+    assert torch.equal(beyond, many.t[:20])
+
+
+def test_fractions_are_uniform_and_noise_is_standard_normal(many: Batch) -> None:
+    assert 0 <= float(many.fraction.min()) < 0.05
+    assert 0.95 < float(many.fraction.max()) < 1
+    n = many.noise.numel()
+    assert abs(float(many.noise.mean())) < 5 / n**0.5
+    assert abs(float(many.noise.var()) - 1) < 5 * (2 / n) ** 0.5
+    assert len({float(noise[0, 0, 0]) for noise in many.noise}) == 200
+
+
+def test_another_seed_or_stage_draws_otherwise(tiny_dataset: ShardedDataset) -> None:
+    assert len({position_seed(seed, name, place) for seed in (0, 1) for name in STAGE_NAMES for place in range(100)}) == 600
+    first = _loader(tiny_dataset, "irm1").batch(0, 8)
+    other = _loader(tiny_dataset, "irm1", replace(CONFIG, seed=12)).batch(0, 8)
+    assert not torch.equal(first.t, other.t)
+    assert not torch.equal(first.noise, other.noise)
+
+
+def test_irm2_without_a_column_is_refused(tiny_dataset: ShardedDataset) -> None:
+    with pytest.raises(UsageError, match="irm2 trains on a column made by irm1 and none was given"):
+        PositionLoader(tiny_dataset, TINY_STAGES["irm2"], CONFIG, None)
+
+
+@pytest.mark.parametrize(("name", "px", "offered"), [("irm1", 32, 8), ("tem", 64, 32)])
+def test_a_dataset_of_another_size_is_refused(tiny_dataset: ShardedDataset, name: StageName, px: int, offered: int) -> None:
+    stage = replace(TINY_STAGES[name], unet=replace(TINY_STAGES[name].unet, image_px=px))
+    with pytest.raises(UsageError, match=f"{name} works at {px} px, the dataset in .* offers {offered} px"):
+        PositionLoader(tiny_dataset, stage, CONFIG, None)
+
+
+def test_a_dataset_without_training_faces_is_refused(tiny_dataset: ShardedDataset) -> None:
+    held_out = [replace(sample, split="test") for sample in tiny_dataset.samples]
+    dataset = ShardedDataset(tiny_dataset.root, tiny_dataset.info, held_out, {})
+    with pytest.raises(UsageError, match="has no training faces"):
+        PositionLoader(dataset, TINY_STAGES["tem"], CONFIG, None)

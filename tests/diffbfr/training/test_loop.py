@@ -1,0 +1,232 @@
+"""A training falls, resumes bitwise wherever it was interrupted, and says the same in one process and in two."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffbfr.checkpoint import load_checkpoint, load_stage
+from diffbfr.denoiser import Denoiser
+from diffbfr.diffusion import noise_loss, q_sample, variational_loss
+from diffbfr.errors import UsageError
+from diffbfr.shards import ShardedDataset
+from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec
+from diffbfr.training.batches import Batch, PositionLoader
+from diffbfr.training.config import TrainingConfig
+from diffbfr.training.loop import Run, StepMetrics, TrainResult, stage_loss, train
+from tests.diffbfr.tiny import COLUMN, TINY_STAGES, wake
+from tests.diffbfr.training.ranks import train_in_processes
+
+CONFIG = TrainingConfig(num_samples=40, global_batch=4, learning_rate=2e-3, checkpoint_samples=12, ema_half_life=20.0, seed=1)
+DROPPING_OUT = replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, dropout=0.3))
+
+
+class InterruptedHereError(Exception):
+    """What the test raises where a machine would fail."""
+
+
+def _run(dataset: ShardedDataset, folder: Path, stage: StageSpec = DROPPING_OUT, config: TrainingConfig = CONFIG) -> Run:
+    return Run(stage, config, dataset, folder, column=COLUMN if stage.name == "irm2" else None)
+
+
+def _weights(result: TrainResult, name: str = "irm1") -> bytes:
+    return (result.folder / f"{name}.safetensors").read_bytes()
+
+
+# The objective
+
+
+def _batch(dataset: ShardedDataset, stage: StageSpec, count: int = 6) -> Batch:
+    return PositionLoader(dataset, stage, CONFIG, COLUMN if stage.name == "irm2" else None).batch(0, count)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2"])
+@pytest.mark.parametrize("name", ["irm1", "irm2"])
+def test_irms_loss_is_eq_8_and_9_at_a_level_between_neighbouring_steps(
+    tiny_dataset: ShardedDataset, name: StageName, kind: LossKind
+) -> None:
+    stage = replace(TINY_STAGES[name], loss=kind)
+    denoiser, batch = wake(Denoiser(stage)), _batch(tiny_dataset, stage)
+    assert batch.condition is not None
+    errors = []
+    for i, t in enumerate(batch.t.tolist()):
+        high, low = denoiser.schedule.gamma[t - 1].sqrt().item(), denoiser.schedule.gamma[t].sqrt().item()
+        level = low + (high - low) * batch.fraction[i].item()
+        y_t = level * batch.y_0[i] + math.sqrt(1 - level**2) * batch.noise[i]
+        epsilon = denoiser.net(torch.cat([batch.condition[i], y_t])[None], torch.tensor([level]))[0]
+        errors.append((epsilon - batch.noise[i]).abs().mean() if kind == "l1" else (epsilon - batch.noise[i]).square().mean())
+    assert stage_loss(denoiser, denoiser, batch).item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+
+
+def test_a_network_that_hears_steps_and_says_the_velocity_is_measured_in_it(tiny_dataset: ShardedDataset) -> None:
+    stage = replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, time="step"), predicts="velocity")
+    denoiser, batch = wake(Denoiser(stage)), _batch(tiny_dataset, stage)
+    assert batch.condition is not None
+    errors = []
+    for i, t in enumerate(batch.t.tolist()):
+        level, sigma = denoiser.schedule.gamma[t].sqrt().item(), (1 - denoiser.schedule.gamma[t]).sqrt().item()
+        y_t = level * batch.y_0[i] + sigma * batch.noise[i]
+        v = denoiser.net(torch.cat([batch.condition[i], y_t])[None], torch.tensor([float(t)]))[0]
+        errors.append((v - (level * batch.noise[i] - sigma * batch.y_0[i])).abs().mean())
+    assert stage_loss(denoiser, denoiser, batch).item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+
+
+def test_tems_loss_is_eq_11_with_a_thousandth_of_the_whole_bound(tiny_dataset: ShardedDataset) -> None:
+    stage = TINY_STAGES["tem"]
+    denoiser, batch = wake(Denoiser(stage)), _batch(tiny_dataset, stage)
+    schedule = denoiser.schedule
+    y_t = q_sample(batch.y_0, batch.t, schedule, batch.noise)
+    output = denoiser.net(y_t, batch.t.float())
+    simple = noise_loss(output[:, :3], batch.noise, "l1").mean()
+    bound = 1000 * variational_loss(output[:, 3:], batch.y_0, y_t, batch.t, schedule, output[:, :3]).mean()  # a sum over T, drawn at one t
+    assert stage_loss(denoiser, denoiser, batch).item() == pytest.approx((simple + 0.001 * bound).item(), rel=1e-5)
+
+
+# One process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_the_loss_falls(tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName) -> None:
+    config = replace(CONFIG, num_samples=8 * 40, global_batch=8, learning_rate=1e-2, checkpoint_samples=10**6)
+    reports: list[StepMetrics] = []
+    result = train(_run(tiny_dataset, tmp_path, TINY_STAGES[name], config), report=reports.append, report_every_s=0)
+    assert [report.step for report in reports] == list(range(1, 41))
+    assert [report.samples for report in reports] == list(range(8, 321, 8))
+    losses = [report.loss for report in reports]
+    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+    assert (result.steps, result.samples, result.resumed_from, result.loss) == (40, 320, 0, losses[-1])
+    assert load_stage(tmp_path, name, expected=TINY_STAGES[name]).spec.name == name
+
+
+def test_the_same_training_gives_the_same_bytes(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    first, second = (train(_run(tiny_dataset, tmp_path / place)) for place in "ab")
+    assert _weights(first) == _weights(second)
+    other = train(_run(tiny_dataset, tmp_path / "c", config=replace(CONFIG, seed=2)))
+    assert _weights(other) != _weights(first)
+
+
+def test_what_is_saved_is_the_average_and_not_the_last_weights(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, num_samples=16, checkpoint_samples=12, ema_half_life=1e-6)
+    last = load_file(train(_run(tiny_dataset, tmp_path / "last", config=config)).folder / "irm1.safetensors")
+    averaged = load_file(
+        train(_run(tiny_dataset, tmp_path / "averaged", config=replace(config, ema_half_life=20.0))).folder / "irm1.safetensors"
+    )
+    assert not torch.equal(last["stem.weight"], averaged["stem.weight"])
+    checkpoints = tmp_path / "last" / "checkpoints"
+    state = load_checkpoint(checkpoints, json.loads((checkpoints / "step-00000003" / "state.json").read_text())["contract"])
+    assert state is not None
+    for name, weight in state.tensors["model"].items():
+        assert torch.equal(state.tensors["ema"][name], weight)
+
+
+def _fail_at(count: int) -> Callable[[object], None]:
+    calls = []
+
+    def fail(_: object) -> None:
+        calls.append(1)
+        if len(calls) == count:
+            raise InterruptedHereError
+
+    return fail
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_an_interrupted_training_ends_bitwise_as_the_undisturbed(tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName) -> None:
+    stage = DROPPING_OUT if name == "irm1" else TINY_STAGES[name]
+    config = replace(CONFIG, optimizer="adamw" if name == "tem" else "adam", warmup_samples=8, decay_samples=16, max_gradient_norm=1.0)
+    undisturbed = train(_run(tiny_dataset, tmp_path / "whole", stage, config))
+    run = _run(tiny_dataset, tmp_path / "broken", stage, config)
+    with pytest.raises(InterruptedHereError):
+        train(run, sealed=_fail_at(2))  # steps 3 and 6 are sealed by now
+    with pytest.raises(InterruptedHereError):
+        train(run, report=_fail_at(2), report_every_s=0)  # during step 8
+    result = train(run)
+    assert result.resumed_from == 6
+    assert _weights(result, name) == _weights(undisturbed, name)
+
+
+def test_a_training_goes_on_from_the_previous_checkpoint_when_the_newest_is_damaged(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    undisturbed = train(_run(tiny_dataset, tmp_path / "whole"))
+    run = _run(tiny_dataset, tmp_path / "broken")
+    with pytest.raises(InterruptedHereError):
+        train(run, sealed=_fail_at(2))
+    newest = tmp_path / "broken" / "checkpoints" / "step-00000006" / "optimizer.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-4])
+    result = train(run)
+    assert result.resumed_from == 3
+    assert _weights(result) == _weights(undisturbed)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    train(_run(tiny_dataset, tmp_path))
+    with pytest.raises(UsageError, match=r"training\.learning_rate was 0\.002, is 0\.001"):
+        train(_run(tiny_dataset, tmp_path, config=replace(CONFIG, learning_rate=1e-3)))
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=1.0e-3, warmup_samples=16, decay_samples=16)
+    reports: list[StepMetrics] = []
+    train(_run(tiny_dataset, tmp_path, config=config), report=reports.append, report_every_s=0)
+    shares = [report.learning_rate / 1e-3 for report in reports]
+    assert shares == pytest.approx([0.125, 0.375, 0.625, 0.875, 1, 1, 0.875, 0.625, 0.375, 0.125])
+
+
+def test_a_training_can_start_from_given_weights(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    initial = wake(Denoiser(DROPPING_OUT))
+    config = replace(CONFIG, num_samples=4, learning_rate=1e-12)
+    train(replace(_run(tiny_dataset, tmp_path, config=config), initial=initial, initial_digest="d"))
+    for name, p in load_stage(tmp_path, "irm1").net.named_parameters():
+        assert torch.allclose(p, initial.net.get_parameter(name), atol=1e-6)
+
+
+def test_weights_that_became_nan_are_not_saved(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="NaN or infinity"):
+        train(_run(tiny_dataset, tmp_path, config=config))
+    assert not (tmp_path / "irm1.safetensors").exists()
+
+
+def test_irm2_without_a_column_is_refused(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="irm2 trains on a column made by irm1"):
+        train(replace(_run(tiny_dataset, tmp_path, TINY_STAGES["irm2"]), column=None))
+
+
+# Two processes
+
+
+@pytest.mark.slow
+def test_two_processes_say_what_one_says_and_refuse_different_checkpoints(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    stage = TINY_STAGES["irm1"]  # without dropout, whose draws belong to a rank
+    alone: list[StepMetrics] = []
+    one = train(_run(tiny_dataset, tmp_path / "one", stage), report=alone.append, report_every_s=0)
+    run = _run(tiny_dataset, tmp_path / "two", stage)
+    behind = _run(tiny_dataset, tmp_path / "elsewhere", stage)
+    together, apart = train_in_processes([(run, run), (replace(run, folder=one.folder), behind)], tmp_path / "meeting")
+
+    (first, _), (second, _) = together
+    assert second == []  # only rank 0 reports
+    assert [report.loss for report in first] == pytest.approx([report.loss for report in alone], abs=1e-6)
+    assert [report.samples for report in first] == [report.samples for report in alone]
+    found, expected = load_file(tmp_path / "two" / "irm1.safetensors"), load_file(one.folder / "irm1.safetensors")
+    for name, weight in expected.items():
+        assert torch.allclose(found[name], weight, atol=1e-5), name
+
+    for reports, refusal in apart:
+        assert reports == []
+        assert "ranks found checkpoints of steps [9, 0]" in refusal
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused(
+    tiny_dataset: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+    with pytest.raises(UsageError, match="irm1 has global_batch=4; expected a multiple of the 3 workers"):
+        train(_run(tiny_dataset, tmp_path))

@@ -1,0 +1,58 @@
+"""A cascade for tests of what surrounds it: enlarges, adds noise that depends on the key alone, and fails where it is told to."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+@dataclass(frozen=True)
+class FakeRestoration:
+    tem: Tensor
+
+
+@dataclass(frozen=True)
+class FakeCascade:
+    hq_px: int
+    broken: tuple[str, ...]
+    nan: tuple[str, ...]
+    pause_s: float
+    log: str
+
+    def restore(self, x_0: Tensor, noise_keys: Sequence[str], mode: str) -> FakeRestoration:
+        time.sleep(self.pause_s)
+        assert x_0.dtype == torch.float32
+        assert len(noise_keys) == len(x_0)
+        if self.log:
+            with Path(self.log).open("a") as file:
+                file.write(f"{len(noise_keys)} {' '.join(dict.fromkeys(noise_keys))}\n")
+        if any(key.startswith(self.broken) for key in noise_keys if self.broken):
+            raise RuntimeError("the device said no")
+        tem = interpolate(x_0, size=(self.hq_px, self.hq_px), mode="nearest")
+        for row, key in zip(tem, noise_keys, strict=True):
+            seed = int.from_bytes(hashlib.sha256(f"{key} {mode}".encode()).digest()[:7], "big")
+            row += 0.02 * torch.randn(row.shape, generator=torch.Generator().manual_seed(seed))
+            if self.nan and key.startswith(self.nan):
+                row[0, 0, 0] = float("nan")
+        return FakeRestoration(tem)
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """`broken` and `nan` name photos by sha256 at which it raises or returns NaN; `log` gets a line a batch: its size, its keys."""
+
+    digest: str = "d1" * 32
+    lq_px: int = 16
+    hq_px: int = 64
+    broken: tuple[str, ...] = ()
+    nan: tuple[str, ...] = ()
+    pause_s: float = 0.0
+    log: str = ""
+
+    def load(self) -> FakeCascade:
+        return FakeCascade(self.hq_px, self.broken, self.nan, self.pause_s, self.log)

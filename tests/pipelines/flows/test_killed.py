@@ -1,0 +1,80 @@
+"""kill -9 in the middle of each step; the same command then ends with the same dataset, weights and restored pictures."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.artifacts import ArtifactStore
+
+_COMMAND = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, {tests!r})
+from tests.pipelines.flows.pocket import pocket
+from pipelines.flows import train_cascade
+train_cascade.run(pocket(num_samples=400), sys.argv[1])
+"""
+MIDDLES = {
+    "shard": "artifacts/shard/*/commits/000000.json",
+    "train-irm1": "artifacts/train-irm1/*/checkpoints/step-*",
+    "train-tem": "artifacts/train-tem/*/checkpoints/step-*",
+    "condition-irm1": "artifacts/shard/*/irm1-*/commits/*",
+    "train-irm2": "artifacts/train-irm2/*/checkpoints/step-*",
+    "restore": "artifacts/restore/*/archive.zip",
+}
+"""What is on disk when a step is under way."""
+
+
+def start(root: Path) -> subprocess.Popen[bytes]:
+    project = str(Path(__file__).resolve().parents[3])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", _COMMAND.format(tests=project), str(root)],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(root: Path) -> None:
+    run = start(root)
+    _, error = run.communicate(timeout=300)
+    assert run.returncode == 0, error.decode()
+
+
+def outcome(root: Path) -> dict[str, object]:
+    store = ArtifactStore(str(root))
+    facts = {step: store.latest(step) for step in ("shard", "train-irm1", "train-tem", "train-irm2", "cascade", "restore")}
+    assert all(facts.values())
+    restored = facts["restore"]
+    return {
+        "content_id": facts["shard"].facts["content_id"],  # type: ignore[union-attr]
+        **{step: facts[step].facts["digest"] for step in ("train-irm1", "train-tem", "train-irm2", "cascade")},  # type: ignore[union-attr]
+        "pictures": {name: ref.sha256 for name, ref in restored.outputs.items() if name.endswith(".png")},  # type: ignore[union-attr]
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_run_killed_in_every_step_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    finish(calm)
+    deaths = 0
+    for step, middle in MIDDLES.items():
+        run = start(killed)
+        deadline = time.monotonic() + 240
+        while not any(killed.glob(middle)) and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if run.poll() is None:
+            os.kill(run.pid, signal.SIGKILL)
+            deaths += not (killed / "artifacts" / step).exists() or ArtifactStore(str(killed)).latest(step) is None
+        run.communicate()
+    assert deaths >= 4, "the run was hardly ever caught in the middle of a step"
+    finish(killed)
+    assert outcome(killed) == outcome(calm)

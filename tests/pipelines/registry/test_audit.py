@@ -1,0 +1,45 @@
+from pathlib import Path
+
+from pipelines.registry import Registry, format_lineage, fsck, get_version, lineage
+from tests.pipelines.registry.conftest import CascadeMaker
+
+
+def test_lineage_goes_from_the_cascade_down_to_the_data(make_cascade: CascadeMaker, registry: Registry) -> None:
+    make_cascade(1)
+    root = lineage(registry, "diffbfr-cascade@candidate")
+    assert [node.title for node in root.parents] == ["diffbfr-irm1@1", "diffbfr-irm2@1", "diffbfr-tem@1"]
+    irm2 = root.parents[1]
+    assert [node.title for node in irm2.parents] == ["diffbfr-irm1@1", "data"]
+    assert irm2.parents[1].digest == "d" * 64
+    text = format_lineage(root)
+    assert text.splitlines()[0].startswith("diffbfr-cascade@1  ")
+    assert "    └ data  dddddddddddd" in text
+    assert "recipe smoke" in text
+
+
+def test_a_sound_registry_has_no_findings(make_cascade: CascadeMaker, registry: Registry) -> None:
+    make_cascade(1)
+    assert fsck(registry) == ()
+
+
+def test_fsck_finds_a_dangling_source_and_changed_bytes(make_cascade: CascadeMaker, registry: Registry) -> None:
+    make_cascade(1)
+    tem, irm1 = (Path(get_version(registry, f"diffbfr-{stage}@1").source.removeprefix("file://")) for stage in ("tem", "irm1"))
+    (tem / "tem.safetensors").unlink()
+    (irm1 / "irm1.json").write_text("changed")
+    assert {finding.ref for finding in fsck(registry)} == {"diffbfr-tem@1", "diffbfr-irm1@1"}
+
+
+def test_fsck_finds_a_cascade_that_lost_a_stage_and_an_alias_to_nothing(make_cascade: CascadeMaker, registry: Registry) -> None:
+    make_cascade(1)
+    registry.client.delete_model_version("diffbfr-irm2", "1")
+    findings = {finding.ref: finding.problem for finding in fsck(registry)}
+    assert "irm2 diffbfr-irm2@1 is gone" in findings["diffbfr-cascade@1"]
+
+
+def test_a_parent_that_is_not_registered_is_named_by_its_digest(make_cascade: CascadeMaker, registry: Registry) -> None:
+    make_cascade(1)
+    registry.client.delete_model_version("diffbfr-irm1", "1")
+    irm1 = lineage(registry, "diffbfr-cascade@1").parents[0]
+    assert irm1.detail == "not in this registry"
+    assert irm1.digest

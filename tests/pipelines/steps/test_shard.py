@@ -1,0 +1,464 @@
+"""Same photos, same dataset: whatever the order, the number of tasks, a crash between any two writes, or two drivers at once."""
+
+import io
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffbfr.degradation import PRESETS, apply_target, degrade, draw, sample_seed
+from diffbfr.errors import IncompleteError, QuarantineError, UsageError
+from diffbfr.images import decode, encode_png, pixel_digest, resize
+from diffbfr.shards import DatasetInfo
+from pipelines import storage
+from pipelines.cluster import Cluster
+from pipelines.commits import CommitConflictError
+from pipelines.manifest import open_dataset, read_quarantine
+from pipelines.sources import open_source
+from pipelines.steps.samples import make_face, photo_keys, split_of
+from pipelines.steps.shard import ShardConfig, ShardTask, finish_dataset, plan_shards, shard
+
+CONFIG = ShardConfig(
+    hq_px=32, lq_px=8, variants=2, shard_size=5, val_fraction=0.15, test_fraction=0.15, seed=3, degradation=PRESETS["paper"]
+)
+
+
+@pytest.fixture(scope="module")
+def s3_bucket() -> Iterator[str]:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"]).create_bucket(Bucket="bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+def _png(seed: int, width: int = 40, height: int = 40) -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return encode_png(np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve good photos in the layout of FFHQ."""
+    for number in range(12):
+        place = tmp_path / "photos" / f"{number // 5 * 1000:05d}" / f"{number:05d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(_png(number))
+    return tmp_path / "photos"
+
+
+def _tasks(photos: Path | str, root: Path | str, config: ShardConfig = CONFIG) -> list[ShardTask]:
+    return plan_shards(open_source(photos), config, str(root))
+
+
+def _build(photos: Path | str, root: Path | str, config: ShardConfig = CONFIG, max_bad: int | None = None) -> DatasetInfo:
+    tasks = _tasks(photos, root, config)
+    for task in tasks:
+        shard(task)
+    return finish_dataset(str(root), tasks, max_bad)
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_the_dataset_has_the_documented_files_and_nothing_else(photos: Path, tmp_path: Path) -> None:
+    _build(photos, tmp_path / "data")
+    shards = [f"{folder}/{index:06d}" for folder in ("hq32", "hq8", "lq", "commits") for index in range(3)]
+    assert sorted(_files(tmp_path / "data")) == sorted(
+        [f"{name}.json" if name.startswith("commits") else f"{name}.tar" for name in shards]
+        + [f"manifest/columns/{column}.parquet" for column in ("hq32", "hq8", "lq")]
+        + ["manifest/samples.parquet", "quarantine.parquet", "dataset.json"]
+    )
+
+
+def test_two_builds_are_equal_to_the_last_byte(photos: Path, tmp_path: Path) -> None:
+    assert _build(photos, tmp_path / "one") == _build(photos, tmp_path / "two")
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")
+
+
+def test_the_order_of_tasks_does_not_matter(photos: Path, tmp_path: Path) -> None:
+    expected = _build(photos, tmp_path / "one")
+    tasks = _tasks(photos, tmp_path / "two")
+    for task in random.Random(0).sample(tasks, len(tasks)):
+        shard(task)
+    assert finish_dataset(str(tmp_path / "two"), tasks) == expected
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")
+
+
+@pytest.mark.parametrize("shard_size", [1, 7, 100])
+def test_the_content_does_not_depend_on_the_shard_size(photos: Path, tmp_path: Path, shard_size: int) -> None:
+    expected = _build(photos, tmp_path / "one")
+    other = _build(photos, tmp_path / "two", replace(CONFIG, shard_size=shard_size))
+    assert other.content_id == expected.content_id
+    assert other.archive_id != expected.archive_id
+    assert other.num_shards == -(-12 // shard_size)
+
+
+def test_a_rerun_reads_no_photo(photos: Path, tmp_path: Path) -> None:
+    _build(photos, tmp_path / "data")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.tar")}
+    tasks = _tasks(photos, tmp_path / "data")
+    for path in photos.rglob("*.png"):
+        path.unlink()
+    reports = [shard(task) for task in tasks]
+    assert [(report.index, report.committed, report.quarantined, report.skipped) for report in reports] == [
+        (0, 5, 0, True),
+        (1, 5, 0, True),
+        (2, 2, 0, True),
+    ]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.tar")} == before
+
+
+class _PowerCutError(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_a_crash_between_any_two_writes_leaves_no_trace(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _build(photos, tmp_path / "whole")
+    whole = _files(tmp_path / "whole")
+    write = storage.write_atomic
+    for survives in range(len(whole)):
+        left = [survives]
+
+        def write_some(uri: storage.Uri, data: bytes, create_only: bool = False, left: list[int] = left) -> bool:
+            if left[0] == 0:
+                raise _PowerCutError
+            left[0] -= 1
+            return write(uri, data, create_only)
+
+        root = tmp_path / f"cut-{survives}"
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "write_atomic", write_some)
+            with pytest.raises(_PowerCutError):
+                _build(photos, root)
+        assert not (root / "dataset.json").exists()
+        with pytest.raises(UsageError, match=r"no dataset\.json"):
+            open_dataset(root)
+        assert _build(photos, root) == expected
+        assert _files(root) == whole
+
+
+def _shard_all(tasks: list[ShardTask]) -> None:
+    for task in tasks:
+        shard(task)
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    faces = "synthetic:count=40,seed=1,px=48"
+    config = replace(CONFIG, shard_size=4)
+    expected = _build(faces, tmp_path / "whole", config)
+    root = tmp_path / "killed"
+    context = multiprocessing.get_context("spawn")
+    for _ in range(3):
+        done = len(list(root.glob("commits/*.json")))
+        process = context.Process(target=_shard_all, args=(_tasks(faces, root, config),))
+        process.start()
+        deadline = time.monotonic() + 60
+        while len(list(root.glob("commits/*.json"))) <= done and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    assert _build(faces, root, config) == expected
+    published = {name: data for name, data in _files(root).items() if not name.endswith(".tmp")}
+    assert published == _files(tmp_path / "whole")
+
+
+def test_two_drivers_at_once_leave_one_dataset(photos: Path, tmp_path: Path) -> None:
+    expected = _build(photos, tmp_path / "one")
+    tasks = _tasks(photos, tmp_path / "two")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(shard, tasks * 4))
+    assert finish_dataset(str(tmp_path / "two"), tasks) == expected
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_cut_or_lost_tar_is_noticed_and_made_again(photos: Path, tmp_path: Path, damage: str) -> None:
+    _build(photos, tmp_path / "data")
+    whole = _files(tmp_path / "data")
+    tar = tmp_path / "data" / "hq8" / "000001.tar"
+    if damage == "cut":
+        tar.write_bytes(tar.read_bytes()[:-512])
+    else:
+        tar.unlink()
+    tasks = _tasks(photos, tmp_path / "data")
+    with pytest.raises(IncompleteError, match=r"shard 1 of 3 .* no valid commit"):
+        finish_dataset(str(tmp_path / "data"), tasks)
+    assert [shard(task).skipped for task in tasks] == [True, False, True]
+    assert _files(tmp_path / "data") == whole
+
+
+def test_a_missing_shard_is_incomplete(photos: Path, tmp_path: Path) -> None:
+    tasks = _tasks(photos, tmp_path / "data")
+    shard(tasks[0])
+    with pytest.raises(IncompleteError, match="shard 1 of 3"):
+        finish_dataset(str(tmp_path / "data"), tasks)
+
+
+def test_another_recipe_or_a_changed_photo_does_not_pass_for_the_committed_one(photos: Path, tmp_path: Path) -> None:
+    _build(photos, tmp_path / "data")
+    with pytest.raises(CommitConflictError, match="made from other inputs"):
+        _build(photos, tmp_path / "data", replace(CONFIG, seed=4))
+    (photos / "00000" / "00000.png").write_bytes(_png(99))
+    with pytest.raises(CommitConflictError, match="made from other inputs"):
+        _build(photos, tmp_path / "data")
+
+
+def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _build(photos, tmp_path / "data")
+    whole = _files(tmp_path / "data")
+    (tmp_path / "data" / "lq" / "000000.tar").unlink()
+    monkeypatch.setattr("pipelines.steps.samples.degrade", lambda hq, params, spec: degrade(hq, replace(params, q=60), spec))
+    with pytest.raises(CommitConflictError, match="committed with other content"):
+        shard(_tasks(photos, tmp_path / "data")[0])
+    now = _files(tmp_path / "data")
+    assert {name: data for name, data in whole.items() if name in now} == now
+
+
+def test_pictures_are_what_the_paper_and_the_recipe_say(photos: Path, tmp_path: Path) -> None:
+    _build(photos, tmp_path / "data")
+    dataset = open_dataset(tmp_path / "data")
+    spec = PRESETS["paper"].at(32)
+    for sample in dataset.samples:
+        hq = resize(decode((photos / sample.source).read_bytes()).pixels, 32, "bicubic")
+        low = resize(hq, 8, "bicubic")
+        assert (sample.pixel_sha256, sample.low_pixel_sha256) == (pixel_digest(hq), pixel_digest(low))
+        for variant in (0, 1):
+            params = draw(spec, sample_seed(dataset.info.recipe_digest, sample.source_sha256, variant))
+            assert sample.variants[variant] == params
+            assert dataset.lq_bytes(sample.key, variant) == degrade(hq, params, spec)
+            np.testing.assert_array_equal(dataset.hq(sample.key, variant), apply_target(hq, params))
+            np.testing.assert_array_equal(dataset.hq_low(sample.key, variant), apply_target(low, params))
+
+
+def test_a_shard_alone_says_what_it_holds(photos: Path, tmp_path: Path) -> None:
+    import webdataset as wds
+
+    _build(photos, tmp_path / "data")
+    dataset = open_dataset(tmp_path / "data")
+    columns = {
+        column: list(wds.WebDataset(str(tmp_path / "data" / column / "000000.tar"), shardshuffle=False)) for column in ("lq", "hq32")
+    }
+    assert [sample["__key__"] for sample in columns["lq"]] == [sample["__key__"] for sample in columns["hq32"]] == list(dataset.shards[0])
+    for lq, hq in zip(columns["lq"], columns["hq32"], strict=True):
+        sample = dataset.sample(lq["__key__"])
+        assert lq["1.jpg"] == dataset.lq_bytes(sample.key, 1)
+        assert pixel_digest(decode(hq["webp"]).pixels) == sample.pixel_sha256
+        assert json.loads(lq["json"])["variants"][0]["sigma"] == sample.variants[0].sigma
+
+
+def test_more_variants_keep_the_first_ones(photos: Path, tmp_path: Path) -> None:
+    _build(photos, tmp_path / "two")
+    _build(photos, tmp_path / "three", replace(CONFIG, variants=3))
+    two, three = open_dataset(tmp_path / "two"), open_dataset(tmp_path / "three")
+    for sample in two.samples:
+        assert three.sample(sample.key).variants[:2] == sample.variants
+        assert three.lq_bytes(sample.key, 1) == two.lq_bytes(sample.key, 1)
+
+
+def test_a_folder_and_a_zip_of_the_same_photos_have_the_same_content(photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
+    assert _build(photos, tmp_path / "one").content_id == _build(archive, tmp_path / "two").content_id
+
+
+def test_a_wide_photo_is_cut_to_its_centred_square() -> None:
+    wide = np.zeros((32, 48, 3), np.uint8)
+    wide[:, 8:40] = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    face = make_face(CONFIG, "wide", "wide.png", encode_png(wide))
+    assert face.sample.pixel_sha256 == pixel_digest(np.ascontiguousarray(wide[:, 8:40]))
+    assert (face.sample.width, face.sample.height) == (48, 32)
+
+
+@pytest.fixture
+def bad_photos(photos: Path) -> Path:
+    good = _png(50)
+    (photos / "bad").mkdir()
+    (photos / "bad" / "text.png").write_bytes(b"this is no picture")
+    (photos / "bad" / "cut.png").write_bytes(good[: len(good) // 2])
+    (photos / "bad" / "small.png").write_bytes(_png(51, width=31, height=64))
+    (photos / "bad" / "empty.png").write_bytes(b"")
+    (photos / "bad" / "broken.png").symlink_to(photos / "nothing")
+    return photos
+
+
+def test_refused_photos_are_quarantined_with_their_reason_and_counted(bad_photos: Path, tmp_path: Path) -> None:
+    info = _build(bad_photos, tmp_path / "data")
+    rows = {row.source: row for row in read_quarantine(tmp_path / "data")}
+    assert {source: (row.stage, row.reason) for source, row in rows.items()} == {
+        "bad/text.png": ("decode", "not_an_image"),
+        "bad/cut.png": ("decode", "truncated"),
+        "bad/small.png": ("decode", "too_small"),
+        "bad/empty.png": ("decode", "empty"),
+        "bad/broken.png": ("read", "unreadable"),
+    }
+    assert all(row.message and "\n" not in row.message for row in rows.values())
+    assert rows["bad/text.png"].source_bytes == 18
+    assert (info.num_samples, info.num_quarantined) == (12, 5)
+    assert info.num_train + info.num_val + info.num_test == info.num_samples == len(open_dataset(tmp_path / "data"))
+
+
+def test_bad_neighbours_change_nothing_for_a_good_photo(bad_photos: Path, tmp_path: Path) -> None:
+    _build(bad_photos, tmp_path / "with")
+    for path in (bad_photos / "bad").iterdir():
+        path.unlink()
+    assert _build(bad_photos, tmp_path / "without").content_id == open_dataset(tmp_path / "with").info.content_id
+
+
+def test_a_shard_of_refused_photos_only_is_empty_and_whole(bad_photos: Path, tmp_path: Path) -> None:
+    _build(bad_photos, tmp_path / "data", replace(CONFIG, shard_size=1))
+    dataset = open_dataset(tmp_path / "data")
+    assert sum(keys == () for keys in dataset.shards) == 5
+    assert len(dataset.shards) == 17
+
+
+def test_more_refused_photos_than_allowed_end_the_build_after_the_table_is_written(bad_photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(QuarantineError, match=r"5 of 17 photos were refused.*expected at most 4.*quarantine\.parquet"):
+        _build(bad_photos, tmp_path / "data", max_bad=4)
+    assert len(read_quarantine(tmp_path / "data")) == 5
+    assert not (tmp_path / "data" / "dataset.json").exists()
+    assert _build(bad_photos, tmp_path / "data", max_bad=5).num_quarantined == 5
+
+
+def test_a_folder_of_refused_photos_only_never_becomes_a_dataset(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"no")
+    with pytest.raises(QuarantineError, match="1 of 1 photos"):
+        _build(tmp_path / "photos", tmp_path / "data", max_bad=10)
+
+
+def test_equal_photos_are_never_in_two_splits_and_adding_photos_moves_none(photos: Path, tmp_path: Path) -> None:
+    _build(photos, tmp_path / "one")
+    before = {sample.source: sample.split for sample in open_dataset(tmp_path / "one").samples}
+    assert len(set(before.values())) > 1
+    for number in range(12):
+        (photos / f"copy-{number}.png").write_bytes(_png(number))
+    _build(photos, tmp_path / "two")
+    splits: dict[str, set[str]] = {}
+    after = open_dataset(tmp_path / "two").samples
+    for sample in after:
+        splits.setdefault(sample.source_sha256, set()).add(sample.split)
+    assert len(after) == 24
+    assert len(splits) == 12
+    assert all(len(found) == 1 for found in splits.values())
+    assert {sample.source: sample.split for sample in after if sample.source in before} == before
+
+
+def test_split_fractions_are_kept_on_average() -> None:
+    found = [split_of(CONFIG, f"{number:064x}") for number in range(4000)]
+    for split, share in (("val", 0.15), ("test", 0.15), ("train", 0.7)):
+        assert abs(found.count(split) - 4000 * share) < 5 * (4000 * share * (1 - share)) ** 0.5
+    assert {split_of(replace(CONFIG, val_fraction=0.0, test_fraction=0.0), f"{number:064x}") for number in range(100)} == {"train"}
+
+
+def test_keys_are_stems_and_collisions_get_a_hash_of_the_whole_name() -> None:
+    names = ["00000/00000.png", "00000/00001.png", "A b.png", "a-B.jpg", "été/ü.png", "x" * 200 + ".png", "a/..png"]
+    keys = photo_keys(names)
+    assert keys[:2] == ["00000", "00001"]
+    assert keys[2].startswith("a-b-")
+    assert keys[3].startswith("a-b-")
+    assert keys[4].startswith("photo-")
+    assert len(set(keys)) == len(keys)
+    assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") and 0 < len(key) <= 80 for key in keys)
+    shuffled = random.Random(1).sample(names, len(names))
+    assert dict(zip(shuffled, photo_keys(shuffled), strict=True)) == dict(zip(names, keys, strict=True))
+
+
+def test_a_photo_that_is_named_like_another_ones_hashed_key_stays_apart() -> None:
+    hashed = photo_keys(["1/a.png", "2/a.png"])[0]
+    keys = photo_keys(["1/a.png", "2/a.png", f"{hashed}.png"])
+    assert len(set(keys)) == 3
+    assert keys[2] == hashed
+
+
+def test_a_name_listed_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"names 'a\.png' 2 times"):
+        photo_keys(["a.png", "a.png"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lq_px": 32}, "lq_px < hq_px"),
+        ({"variants": 0}, "at least 1"),
+        ({"shard_size": 0}, "at least 1"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "leaves nothing to train on"),
+        ({"val_fraction": -0.1}, "leaves nothing to train on"),
+    ],
+)
+def test_an_impossible_configuration_is_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(CONFIG, **change)  # type: ignore[arg-type]
+
+
+def test_what_does_not_change_pixels_does_not_change_the_recipe() -> None:
+    same = replace(CONFIG, variants=9, shard_size=1, val_fraction=0.0, test_fraction=0.5)
+    assert same.recipe_digest == CONFIG.recipe_digest
+    for change in ({"hq_px": 64}, {"lq_px": 16}, {"seed": 0}, {"degradation": replace(PRESETS["paper"], q=(1, 2))}):
+        assert replace(CONFIG, **change).recipe_digest != CONFIG.recipe_digest  # type: ignore[arg-type]
+
+
+def test_photos_and_dataset_on_s3_give_the_same_content(
+    photos: Path, tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "cache"))
+    expected = _build(photos, tmp_path / "local")
+    storage.put_tree(photos, f"{s3_bucket}/photos")
+    remote = _build(f"{s3_bucket}/photos", f"{s3_bucket}/data")
+    assert remote.content_id == expected.content_id
+    assert remote.archive_id == expected.archive_id
+    dataset = open_dataset(f"{s3_bucket}/data")
+    key = dataset.keys("train")[0]
+    np.testing.assert_array_equal(dataset.hq(key, 1), open_dataset(tmp_path / "local").hq(key, 1))
+    assert all(shard(task).skipped for task in _tasks(f"{s3_bucket}/photos", f"{s3_bucket}/data"))
+
+
+def test_every_orientation_of_a_photo_gives_the_same_ground_truth() -> None:
+    upright = Image.open(io.BytesIO(_png(5)))
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=exif)
+    expected = make_face(CONFIG, "a", "a.png", _png(5)).sample.pixel_sha256
+    assert make_face(CONFIG, "a", "a.png", turned.getvalue()).sample.pixel_sha256 == expected
+
+
+@pytest.mark.cluster
+def test_workers_of_a_cluster_make_what_one_process_makes(photos: Path, tmp_path: Path, cluster: Cluster, serial: Cluster) -> None:
+    reports = {}
+    for name, workers in (("one", serial), ("two", cluster)):
+        tasks = _tasks(photos, tmp_path / name, replace(CONFIG, shard_size=3))
+        reports[name] = [replace(report, seconds=0.0) for report in workers.map(shard, tasks, label="shard")]
+        finish_dataset(str(tmp_path / name), tasks)
+    assert reports["one"] == reports["two"]
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")

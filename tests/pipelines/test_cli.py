@@ -1,0 +1,211 @@
+"""The command line: its words are frozen, a mistake is one line and an exit code, and every command does its work."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError
+from pipelines.cli import app as cli
+from pipelines.cli import main
+from pipelines.cli.output import table
+from pipelines.registry import open_registry
+from tests.pipelines.sample_archive import encode, face
+
+SHARED = ["--recipe", "--faces", "--root", "--config", "--set", "--plan", "--json"]
+MODELS = ["--root", "--tracking", "--json"]
+
+COMMAND_LINE = {
+    "run": SHARED,
+    "shard": SHARED,
+    "train": ["STAGE", *SHARED],
+    "condition": ["STAGE", *SHARED],
+    "evaluate": SHARED,
+    "restore": [
+        "INPUT",
+        "OUTPUT",
+        "--model",
+        "--mode",
+        "--aligned",
+        "--seed",
+        "--max-bad",
+        "--root",
+        "--config",
+        "--set",
+        "--json",
+    ],
+    "doctor": ["--root", "--config", "--set", "--json"],
+    "models list": MODELS,
+    "models show": ["NAME@VERSION", *MODELS],
+    "models lineage": ["NAME@VERSION", *MODELS],
+    "models promote": ["NAME@VERSION", "--force", *MODELS],
+    "models rollback": ["NAME", *MODELS],
+    "data show": ["DATASET", "--json"],
+}
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command line in this process; the exit code."""
+    monkeypatch.setattr(sys, "argv", ["diffbfr", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_the_command_line_is_frozen() -> None:
+    found = {}
+
+    def visit(command: object, words: tuple[str, ...]) -> None:
+        for name, child in getattr(command, "commands", {}).items():
+            visit(child, (*words, name))
+        if not hasattr(command, "commands"):
+            parameters = command.params  # type: ignore[attr-defined]
+            found[" ".join(words)] = [p.opts[0] if p.opts[0].startswith("--") else p.metavar for p in parameters if p.name != "help"]
+
+    visit(typer.main.get_command(cli.app), ())
+    assert found == COMMAND_LINE
+
+
+@pytest.mark.parametrize("error", [DiffBFRError, UsageError, IncompleteError, QuarantineError])
+def test_a_users_error_is_one_line_and_its_exit_code(
+    error: type[DiffBFRError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error("found this;\nexpected that; do so")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert call(monkeypatch) == error.exit_code
+    assert capsys.readouterr().err == "diffbfr: found this; expected that; do so\n"
+
+
+def test_a_traceback_is_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise UsageError("found this")
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setenv("DIFFBFR_TRACEBACK", "1")
+    with pytest.raises(UsageError):
+        main()
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    assert call(monkeypatch) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--set", "data.variant=2"], "did you mean data.variants?"),
+        (["run", "--recipe", "smol"], "did you mean smoke?"),
+        (["run", "--config", "absent.yaml"], "no configuration file at absent.yaml"),
+        (["run", "--root", "file/root"], "cannot write to file/root"),
+        (["run", "--plan", "--faces", "absent"], "absent is not there"),
+        (["run", "--plan", "--faces", "empty"], "empty holds no images"),
+        (["train", "irm3"], "irm3"),
+        (["condition", "tem"], "tem"),
+        (["restore", "empty", "out", "--model", "empty"], "holds no irm1.json"),
+        (["restore", "empty", "out", "--model", "diffbfr-cascade@champion"], "no registry at"),
+        (["models", "list"], "no registry at runs/mlflow.db"),
+        (["data", "show", "empty"], "empty holds no dataset.json"),
+        (["unknown"], "unknown"),
+    ],
+)
+def test_a_mistake_ends_with_exit_2_and_says_what_it_was(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_registry_lists_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert open_registry(str(tmp_path)).experiment_id
+    assert call(monkeypatch, "models", "list", "--root", str(tmp_path)) == 0
+    assert "nothing is registered yet" in capsys.readouterr().out
+    assert call(monkeypatch, "models", "list", "--root", str(tmp_path), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    for words in (["show", "diffbfr-irm1@1"], ["lineage", "diffbfr-irm1@1"], ["promote"]):
+        assert call(monkeypatch, "models", *words, "--root", str(tmp_path)) == 2
+    assert call(monkeypatch, "models", "rollback", "--root", str(tmp_path)) == 1
+
+
+def test_a_dataset_is_counted_from_its_folder_and_from_its_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffbfr.degradation import DegradationSpec
+    from pipelines.artifacts import ArtifactStore, Identity
+    from pipelines.sources import open_source
+    from pipelines.steps.shard import ShardConfig, finish_dataset, plan_shards, shard
+
+    store, identity = ArtifactStore(str(tmp_path)), Identity("shard", {}, {}, {})
+    folder = store.folder(identity)
+    config = ShardConfig(64, 16, 2, 4, 0.1, 0.1, 0, DegradationSpec())
+    tasks = plan_shards(open_source("synthetic:count=6,seed=0,px=64"), config, folder)
+    for task in tasks:
+        shard(task)
+    info = finish_dataset(folder, tasks)
+    store.commit(identity, {"dataset": "dataset.json"}, {}, 1.0)
+    for place in (folder, str(tmp_path)):
+        assert call(monkeypatch, "data", "show", place, "--json") == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert (shown["folder"], shown["num_samples"], shown["content_id"]) == (folder, 6, info.content_id)
+        assert [column["column"] for column in shown["columns"]] == ["hq64", "hq16", "lq"]
+        assert call(monkeypatch, "data", "show", place) == 0
+        assert "16 -> 64 px, 2 variants each" in capsys.readouterr().out
+
+
+def test_an_archive_is_restored_with_the_right_exit_code_and_a_rerun_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.pipelines.tiny_cascade import make_tiny_cascade
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, data in {"a.png": encode(face(1), "PNG"), "b.jpg": encode(face(2), "JPEG"), "broken.png": b"a letter"}.items():
+        (photos / name).write_bytes(data)
+    model, out = str(make_tiny_cascade(tmp_path / "cascade")), str(tmp_path / "out")
+    words = ["restore", str(photos), out, "--model", model, "--set", "cluster.num_workers=0", "--root", str(tmp_path)]
+    assert call(monkeypatch, *words) == 2
+    assert "add --aligned" in capsys.readouterr().err
+    assert call(monkeypatch, *words, "--aligned") == 4
+    shown = capsys.readouterr()
+    assert "restored          2" in shown.out
+    assert "1 of 3 inputs are quarantined (first: broken.png" in shown.err
+    assert call(monkeypatch, *words, "--aligned", "--max-bad", "1", "--json") == 0
+    ended = json.loads(capsys.readouterr().out)
+    assert ended["counts"] == {"restored": 2, "duplicate": 0, "quarantined": 1, "failed": 0}
+    assert Path(ended["ledger"]).is_file()
+    assert len(list(Path(out).glob("*.png"))) == 2
+    assert call(monkeypatch, *words, "--aligned", "--seed", "7") == 2
+    assert "seed" in capsys.readouterr().err
+
+
+def test_the_doctor_finds_a_fit_machine_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "doctor", "--root", str(tmp_path), "--set", "cluster.num_workers=0", "--json") == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert {check["where"] for check in checks} == {"driver", "worker"}
+    assert {"torch", "storage", "tracking"} <= {check["what"] for check in checks}
+    assert all(check["ok"] for check in checks)
+
+
+def test_the_doctor_names_what_is_wrong_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert call(monkeypatch, "doctor", "--root", str(tmp_path / "file" / "root"), "--set", "cluster.num_workers=0") == 1
+    shown = capsys.readouterr()
+    assert "driver  storage                 BAD  cannot write to" in shown.out
+    assert shown.err.splitlines()[-1].startswith("diffbfr: ")
+
+
+def test_a_table_lines_up_and_numbers_stand_right() -> None:
+    assert table(("name", "n"), [("a", 5), ("long", 1234)]) == "name     n\na        5\nlong  1234"

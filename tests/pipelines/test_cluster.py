@@ -1,0 +1,230 @@
+"""A cluster gives what the serial twin gives: the same reports, the same failures, the same user errors."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from diffbfr.errors import IncompleteError, QuarantineError, UsageError
+from pipelines.cluster import Cluster, ClusterConfig, fit
+from pipelines.progress import Metrics
+
+
+@dataclass(frozen=True)
+class SquareTask:
+    index: int
+    folder: str
+    fails_with: str = ""
+    deaths: int = 0
+
+
+def square(task: SquareTask) -> int:
+    """Square the index; leave a mark; fail or die as told."""
+    marks = len(list(Path(task.folder).glob(f"{task.index}.*")))
+    Path(task.folder, f"{task.index}.{marks}").touch()
+    if marks < task.deaths:
+        os.kill(os.getpid(), signal.SIGKILL)
+    match task.fails_with:
+        case "bug":
+            raise RuntimeError(f"cannot square {task.index}\nsecond line")
+        case "usage":
+            raise UsageError("found a circle; expected a square; use another")
+        case "quarantine":
+            raise QuarantineError("3 of 3 inputs are quarantined")
+    return task.index**2
+
+
+class Squarer:
+    """Marks its own making, then squares."""
+
+    def __init__(self, folder: str) -> None:
+        Path(folder, f"made.{os.getpid()}.{time.monotonic_ns()}").touch()
+
+    def __call__(self, task: SquareTask) -> int:
+        return square(task)
+
+
+@dataclass(frozen=True)
+class SumConfig:
+    folder: str
+    steps: int
+    fails_at: int = -1
+    dies_at: int = -1
+    refusing_ranks: tuple[int, ...] = ()
+
+
+def sum_over_ranks(config: SumConfig, post: object) -> tuple[float, int]:
+    """A training in small: an all-reduce a step, a sealed counter to resume from, posts. Returns (total, steps run by this attempt)."""
+    import torch
+    import torch.distributed as dist
+
+    assert callable(post)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if rank in config.refusing_ranks:
+        raise UsageError("found no column; expected irm1; condition first")
+    sealed = Path(config.folder, "sealed")
+    first, total = (int(float(part)) for part in sealed.read_text().split()) if sealed.exists() else (0, 0)
+    for step in range(first, config.steps):
+        value = torch.tensor([float(sum(position for position in range(4) if position % world == rank) + step / world)])
+        if world > 1:
+            dist.all_reduce(value)
+        total += value.item()
+        if step == config.fails_at and rank == 0:
+            raise RuntimeError("the loss is not finite")
+        if rank == 0:
+            post(Metrics(step + 1, (step + 1) * 4, {"loss": total}))
+            sealed.with_suffix(".new").write_text(f"{step + 1} {total}")
+            sealed.with_suffix(".new").replace(sealed)
+        if world > 1:
+            dist.barrier()
+        if step == config.dies_at and rank == world - 1 and first == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return total, config.steps - first
+
+
+def test_the_serial_twin_starts_no_ray() -> None:
+    code = (
+        "import sys; from pipelines.cluster import Cluster, ClusterConfig\n"
+        "with Cluster(ClusterConfig(num_workers=0)) as c: assert c.map(abs, [-1, 2], label='x') == [1, 2]\n"
+        "assert 'ray' not in sys.modules and 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_negative_number_of_workers_is_refused() -> None:
+    with pytest.raises(UsageError, match="num_workers"):
+        Cluster(ClusterConfig(num_workers=-1))
+
+
+def test_no_tasks_are_no_work(serial: Cluster) -> None:
+    assert serial.map(square, [], label="nothing") == []
+
+
+class TestEachKind:
+    """Every test runs on the serial twin and on Ray."""
+
+    @pytest.fixture(params=["serial", pytest.param("cluster", marks=pytest.mark.cluster)])
+    def where(self, request: pytest.FixtureRequest) -> Cluster:
+        found = request.getfixturevalue(request.param)
+        assert isinstance(found, Cluster)
+        return found
+
+    @pytest.fixture(params=["map", "map_actors"])
+    def kind(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    @staticmethod
+    def run(where: Cluster, kind: str, tasks: list[SquareTask], seen: list[int] | None = None) -> list[int]:
+        listener = seen.append if seen is not None else None
+        if kind == "map":
+            return where.map(square, tasks, label="square", weight=lambda task: 2, on_report=listener)
+        folder = tasks[0].folder
+        return where.map_actors(lambda: Squarer(folder), tasks, label="square", on_report=listener)
+
+    def test_reports_come_in_the_order_of_the_tasks(self, where: Cluster, kind: str, tmp_path: Path) -> None:
+        seen: list[int] = []
+        tasks = [SquareTask(index, str(tmp_path)) for index in range(7)]
+        assert self.run(where, kind, tasks, seen) == [0, 1, 4, 9, 16, 25, 36]
+        assert sorted(seen) == [0, 1, 4, 9, 16, 25, 36]
+
+    def test_one_failing_task_is_named_and_the_others_are_done(self, where: Cluster, kind: str, tmp_path: Path) -> None:
+        seen: list[int] = []
+        tasks = [SquareTask(index, str(tmp_path), fails_with="bug" if index == 2 else "") for index in range(5)]
+        with pytest.raises(IncompleteError, match=r"^square: 1 of 5 tasks failed \(task 2: RuntimeError: cannot square 2\)") as caught:
+            self.run(where, kind, tasks, seen)
+        assert "\n" not in str(caught.value)
+        assert sorted(seen) == [0, 1, 9, 16]
+
+    @pytest.mark.parametrize(("fails_with", "error"), [("usage", UsageError), ("quarantine", QuarantineError)])
+    def test_what_the_user_must_mend_surfaces_as_itself(
+        self, where: Cluster, kind: str, fails_with: str, error: type[Exception], tmp_path: Path
+    ) -> None:
+        with pytest.raises(error) as caught:
+            self.run(where, kind, [SquareTask(0, str(tmp_path), fails_with=fails_with), SquareTask(1, str(tmp_path))])
+        assert type(caught.value) is error
+
+    def test_a_training_gives_the_same_sum_and_posts_each_step_once(self, where: Cluster, tmp_path: Path) -> None:
+        posts: list[Metrics] = []
+        result = where.train(
+            sum_over_ranks, SumConfig(str(tmp_path), 3), label="sum", total=12, root=str(tmp_path / "root"), on_metrics=posts.append
+        )
+        assert result == (21.0, 3)
+        assert posts == [Metrics(1, 4, {"loss": 6.0}), Metrics(2, 8, {"loss": 13.0}), Metrics(3, 12, {"loss": 21.0})]
+        assert not list((tmp_path / "root").rglob("*.json"))
+
+    def test_a_users_error_in_a_training_surfaces_as_itself(self, where: Cluster, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="condition first"):
+            where.train(sum_over_ranks, SumConfig(str(tmp_path), 3, refusing_ranks=(0, 1)), label="sum", total=12, root=str(tmp_path))
+
+
+@pytest.mark.cluster
+def test_a_task_whose_worker_dies_runs_again(cluster: Cluster, tmp_path: Path) -> None:
+    tasks = [SquareTask(index, str(tmp_path), deaths=1 if index == 1 else 0) for index in range(4)]
+    assert cluster.map(square, tasks, label="square") == [0, 1, 4, 9]
+    assert len(list(tmp_path.glob("1.*"))) == 2
+
+
+@pytest.mark.cluster
+def test_a_task_whose_actor_dies_runs_again_on_a_new_one(cluster: Cluster, tmp_path: Path) -> None:
+    tasks = [SquareTask(index, str(tmp_path), deaths=1 if index == 1 else 0) for index in range(6)]
+    assert cluster.map_actors(lambda: Squarer(str(tmp_path)), tasks, label="square") == [0, 1, 4, 9, 16, 25]
+    assert len(list(tmp_path.glob("1.*"))) == 2
+    assert len(list(tmp_path.glob("made.*"))) == 3  # two actors, and one in the place of the dead one
+
+
+@pytest.mark.cluster
+def test_a_task_that_kills_every_actor_is_named_and_the_others_are_done(cluster: Cluster, tmp_path: Path) -> None:
+    seen: list[int] = []
+    tasks = [SquareTask(index, str(tmp_path), deaths=99 if index == 1 else 0) for index in range(4)]
+    with pytest.raises(IncompleteError, match=r"1 of 4 tasks failed \(task 1: ActorDiedError"):
+        cluster.map_actors(lambda: Squarer(str(tmp_path)), tasks, label="square", on_report=seen.append)
+    assert sorted(seen) == [0, 4, 9]
+    assert len(list(tmp_path.glob("1.*"))) == 4  # the first try and three more
+
+
+@pytest.mark.cluster
+def test_more_workers_than_cpus_are_refused_before_they_wait_for_ever(cluster: Cluster, tmp_path: Path) -> None:
+    greedy = Cluster(ClusterConfig(num_workers=2, cpus_per_worker=1000))
+    with pytest.raises(UsageError, match=r"2 workers want 2000 CPUs, the cluster has \d+"):
+        greedy.map_actors(lambda: square, [SquareTask(0, str(tmp_path)), SquareTask(1, str(tmp_path))], label="square")
+    with pytest.raises(UsageError, match="2 workers want 2000 CPUs"):
+        greedy.train(sum_over_ranks, SumConfig(str(tmp_path), 1), label="sum", total=4, root=str(tmp_path))
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_training_whose_rank_is_killed_goes_on_from_its_own_checkpoint(cluster: Cluster, tmp_path: Path) -> None:
+    posts: list[Metrics] = []
+    total, steps = cluster.train(
+        sum_over_ranks, SumConfig(str(tmp_path), 4, dies_at=1), label="sum", total=16, root=str(tmp_path / "root"), on_metrics=posts.append
+    )
+    assert (total, steps) == (30.0, 2)
+    assert [metrics.step for metrics in posts][-2:] == [3, 4]
+    assert len({metrics.step for metrics in posts}) == len(posts)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_users_error_of_a_single_rank_surfaces_too(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "NUM_RETRIES", 1)
+    with pytest.raises(UsageError, match="condition first"):
+        cluster.train(sum_over_ranks, SumConfig(str(tmp_path), 3, refusing_ranks=(1,)), label="sum", total=12, root=str(tmp_path))
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_training_that_always_fails_ends_with_one_line(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "NUM_RETRIES", 1)
+    with pytest.raises(
+        IncompleteError, match="sum: 2 attempts to train failed, the last with RuntimeError: the loss is not finite"
+    ) as caught:
+        cluster.train(sum_over_ranks, SumConfig(str(tmp_path), 3, fails_at=1), label="sum", total=12, root=str(tmp_path / "root"))
+    assert "\n" not in str(caught.value)
