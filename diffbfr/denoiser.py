@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffbfr.diffusion import noise_of_velocity
+from diffbfr.diffusion import noise_of_velocity, velocity
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import StageSpec
 from diffbfr.unet import UNet
@@ -37,14 +37,44 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "b 3 h w"]:
         """Estimate the noise in y_t (the variance range, where there is one, is left out)."""
         output = self(y_t, self.time_of(t).to(y_t.device), condition)[:, :3]
-        level = self.schedule.gamma.sqrt()[t.cpu()].to(y_t).view(-1, 1, 1, 1)
-        return self.noise_of(output, y_t, level)
+        level = self.schedule.gamma.sqrt()[t.cpu()].to(y_t.device).view(-1, 1, 1, 1)
+        return self.noise_of(output, y_t, level, condition)
+
+    def target(
+        self,
+        y_0: Float[Tensor, "b 3 h w"],
+        noise: Float[Tensor, "b 3 h w"],
+        level: Float[Tensor, "b 1 1 1"],
+        condition: Float[Tensor, "b 3 h w"] | None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """What the network's first three channels should say at level = sqrt(gamma), in float64 (`StageSpec.predicts`)."""
+        if self.spec.predicts == "noise":
+            return noise
+        mean = 0.0 if condition is None else condition
+        return velocity((y_0 - mean) / self.spec.prior_std, noise, self._whitened(level)[0])
 
     def noise_of(
-        self, output: Float[Tensor, "b 3 h w"], y_t: Float[Tensor, "b 3 h w"], level: Float[Tensor, "b 1 1 1"]
+        self,
+        output: Float[Tensor, "b 3 h w"],
+        y_t: Float[Tensor, "b 3 h w"],
+        level: Float[Tensor, "b 1 1 1"],
+        condition: Float[Tensor, "b 3 h w"] | None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """Read the network's first three channels as noise, at level = sqrt(gamma)."""
-        return output if self.spec.predicts == "noise" else noise_of_velocity(output, y_t, level)
+        """Read the network's first three channels as noise, at level = sqrt(gamma), in float64."""
+        if self.spec.predicts == "noise":
+            return output
+        mean = 0.0 if condition is None else condition
+        whitened_level, spread = self._whitened(level)
+        return noise_of_velocity(output, (y_t - level.to(y_t.dtype) * mean) / spread.to(y_t.dtype), whitened_level)
+
+    def _whitened(self, level: Float[Tensor, "b 1 1 1"]) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
+        """Level of the whitened process, and the standard deviation of y_t about its mean.
+
+        y_t - level mean = level prior_std x + sigma epsilon, with x of variance one; divided by its deviation it is a diffusion of x.
+        """
+        signal = level * self.spec.prior_std
+        spread = (signal.square() + 1 - level.square()).sqrt()
+        return signal / spread, spread
 
 
 def upsample(x: Float[Tensor, "b 3 h w"], px: int) -> Float[Tensor, "b 3 px px"]:

@@ -81,15 +81,18 @@ def p_mean_variance(
 
 
 def velocity(y_0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c h w"]:
-    """sqrt(gamma) noise - sqrt(1 - gamma) y_0, for level = sqrt(gamma) (Salimans & Ho 2022, section 4)."""
-    return level * noise - (1 - level.square()).sqrt() * y_0
+    """sqrt(gamma) noise - sqrt(1 - gamma) y_0, for level = sqrt(gamma) (Salimans & Ho 2022, section 4).
+
+    Near t = 1 a level in float32 has lost 1 - gamma; give it in float64, the result has the dtype of the images.
+    """
+    return level.to(y_0.dtype) * noise - (1 - level.square()).sqrt().to(y_0.dtype) * y_0
 
 
 def noise_of_velocity(
     v: Float[Tensor, "b c h w"], y_t: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]
 ) -> Float[Tensor, "b c h w"]:
     """Recover the noise from a velocity and y_t: sqrt(gamma) v + sqrt(1 - gamma) y_t."""
-    return level * v + (1 - level.square()).sqrt() * y_t
+    return level.to(v.dtype) * v + (1 - level.square()).sqrt().to(v.dtype) * y_t
 
 
 def noise_loss(epsilon: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], kind: LossKind) -> Float[Tensor, " b"]:

@@ -151,8 +151,8 @@ def smoke() -> Recipe:
         init=PACKAGED,
         data=DataConfig(faces="synthetic:count=320,seed=0,px=128", hq_px=128, lq_px=32, shard_size=64, test_fraction=0.1),
         irm1=StageConfig(IRM1_TINY, training(2400)),
-        irm2=StageConfig(IRM2_TINY, training(1600, t_max=1200)),
-        tem=StageConfig(TEM_TINY, training(1600, t_max=120)),
+        irm2=StageConfig(IRM2_TINY, training(1600, t_max=720)),
+        tem=StageConfig(TEM_TINY, training(1600, t_max=36)),
     )
 
 
@@ -179,9 +179,9 @@ def tiny() -> Recipe:
         name="tiny",
         init=SCRATCH,
         data=DataConfig(faces="synthetic:count=4400,seed=1000000,px=128", hq_px=128, lq_px=32, val_fraction=0.03, test_fraction=0.03),
-        irm1=StageConfig(IRM1_TINY, training(400_000)),
-        irm2=StageConfig(IRM2_TINY, training(200_000, t_max=1200)),
-        tem=StageConfig(TEM_TINY, training(100_000, t_max=120)),
+        irm1=StageConfig(IRM1_TINY, training(100_000)),
+        irm2=StageConfig(IRM2_TINY, training(120_000, t_max=720)),
+        tem=StageConfig(TEM_TINY, training(60_000, t_max=36)),
         evaluate=EvaluateConfig(seeds=(0, 1, 2)),
     )
 

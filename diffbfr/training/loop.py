@@ -18,7 +18,7 @@ from torch import distributed as dist
 
 from diffbfr.checkpoint import TrainingState, load_checkpoint, save_checkpoint, save_stage
 from diffbfr.denoiser import Denoiser
-from diffbfr.diffusion import VLB_WEIGHT, noise_loss, variational_loss, velocity
+from diffbfr.diffusion import VLB_WEIGHT, noise_loss, variational_loss
 from diffbfr.ema import Ema
 from diffbfr.errors import UsageError
 from diffbfr.shards import ShardedDataset
@@ -64,17 +64,16 @@ def stage_loss(denoiser: Denoiser, net: nn.Module, batch: Batch) -> Float[Tensor
     schedule, spec = denoiser.schedule, denoiser.spec
     levels, device = schedule.gamma.sqrt(), batch.y_0.device
     if spec.unet.time == "noise_level":
-        drawn = torch.lerp(levels[batch.t], levels[batch.t - 1], batch.fraction.double()).float().to(device)
-        time = drawn
+        drawn = torch.lerp(levels[batch.t], levels[batch.t - 1], batch.fraction.double())
+        time = drawn.to(device, torch.float32)
     else:
-        drawn, time = levels[batch.t].float().to(device), batch.t.to(device, torch.float32)
-    level = drawn.view(-1, 1, 1, 1)
-    y_t = level * batch.y_0 + (1 - level.square()).sqrt() * batch.noise
+        drawn, time = levels[batch.t], batch.t.to(device, torch.float32)
+    level = drawn.to(device).view(-1, 1, 1, 1)
+    y_t = level.float() * batch.y_0 + (1 - level.square()).sqrt().float() * batch.noise
     output = net(y_t, time, batch.condition)
-    target = batch.noise if spec.predicts == "noise" else velocity(batch.y_0, batch.noise, level)
-    loss = noise_loss(output[:, :3], target, spec.loss)
+    loss = noise_loss(output[:, :3], denoiser.target(batch.y_0, batch.noise, level, batch.condition), spec.loss)
     if spec.learns_range:
-        epsilon = denoiser.noise_of(output[:, :3], y_t, level)
+        epsilon = denoiser.noise_of(output[:, :3], y_t, level, batch.condition)
         term = variational_loss(output[:, 3:], batch.y_0, y_t, batch.t, schedule, epsilon)
         loss = loss + VLB_WEIGHT * schedule.num_steps * term
     return loss.mean()

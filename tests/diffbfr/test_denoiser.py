@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from diffbfr.denoiser import Denoiser, upsample
+from diffbfr.diffusion import predict_y_0
+from diffbfr.stages import StageName
 from tests.diffbfr.tiny import TINY_STAGES, wake
 
 
@@ -36,14 +38,45 @@ def test_the_variance_range_is_left_out_of_the_noise() -> None:
     assert torch.equal(denoiser.epsilon(y_t, t, None), output[:, :3])
 
 
-def test_a_network_that_says_the_velocity_is_read_as_noise() -> None:
-    denoiser = wake(Denoiser(replace(TINY_STAGES["irm1"], predicts="velocity"))).eval()
-    y_t, condition, t = _image(3, 8), _image(3, 8, seed=1), torch.tensor([5, 600, 2000])
-    v = denoiser(y_t, denoiser.time_of(t), condition)
+def test_a_velocity_about_mid_grey_with_deviation_one_is_that_of_salimans_and_ho() -> None:
+    denoiser = wake(Denoiser(replace(TINY_STAGES["tem"], predicts="velocity"))).eval()
+    y_t, t = _image(3, 32), torch.tensor([5, 60, 1000])
+    v = denoiser(y_t, t.float(), None)[:, :3]
     gamma = denoiser.schedule.gamma[t].view(-1, 1, 1, 1)
-    y_0 = gamma.sqrt() * y_t - (1 - gamma).sqrt() * v  # Salimans & Ho: the image that a velocity stands for
+    y_0 = gamma.sqrt() * y_t - (1 - gamma).sqrt() * v
     expected = (y_t - gamma.sqrt() * y_0) / (1 - gamma).sqrt()
-    assert torch.allclose(denoiser.epsilon(y_t, t, condition).double(), expected, atol=1e-5)
+    assert torch.allclose(denoiser.epsilon(y_t, t, None).double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("prior_std", [0.125, 0.5, 1.0])
+def test_a_velocity_about_the_condition_is_the_preconditioning_of_karras(prior_std: float) -> None:
+    denoiser = wake(Denoiser(replace(TINY_STAGES["irm1"], predicts="velocity", prior_std=prior_std))).eval()
+    y_t, condition, t = _image(3, 8), _image(3, 8, seed=1), torch.tensor([5, 600, 2000])
+    output = denoiser(y_t, denoiser.time_of(t), condition)
+    gamma = denoiser.schedule.gamma[t].view(-1, 1, 1, 1)
+    sigma = ((1 - gamma) / gamma).sqrt()  # Karras et al. 2022, Table 1: noise over a signal of scale one
+    c_skip = prior_std**2 / (sigma**2 + prior_std**2)
+    c_out = sigma * prior_std / (sigma**2 + prior_std**2).sqrt()
+    y_0 = condition + c_skip * (y_t / gamma.sqrt() - condition) - c_out * output
+    expected = (y_t - gamma.sqrt() * y_0) / (1 - gamma).sqrt()
+    assert torch.allclose(denoiser.epsilon(y_t, t, condition).double(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["irm1", "tem"])
+def test_the_noise_is_found_by_a_network_that_says_its_target(name: StageName) -> None:
+    denoiser = Denoiser(replace(TINY_STAGES[name], predicts="velocity", prior_std=0.3))
+    y_0, noise, condition = (_image(2, 8, seed=seed) for seed in range(3))
+    known = condition if name == "irm1" else None
+    level = denoiser.schedule.gamma[torch.tensor([3, 900])].sqrt().float().view(-1, 1, 1, 1)
+    y_t = level * y_0 + (1 - level.square()).sqrt() * noise
+    assert torch.allclose(denoiser.noise_of(denoiser.target(y_0, noise, level, known), y_t, level, known), noise, atol=1e-4)
+
+
+def test_a_fresh_network_that_says_the_velocity_gives_the_condition_back() -> None:
+    denoiser = Denoiser(replace(TINY_STAGES["irm1"], predicts="velocity", prior_std=0.125)).eval()
+    condition, noise, t = _image(2, 8), _image(2, 8, seed=1), torch.tensor([2000, 2000])
+    y_0 = predict_y_0(noise, t, denoiser.schedule, denoiser.epsilon(noise, t, condition))
+    assert torch.allclose(y_0, condition, atol=1e-3)
 
 
 def test_enlarging_keeps_the_range_and_what_is_flat() -> None:

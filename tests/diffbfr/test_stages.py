@@ -6,6 +6,7 @@ import pytest
 
 from diffbfr.cost import evaluation_flops, num_parameters
 from diffbfr.errors import UsageError
+from diffbfr.schedule import noise_schedule
 from diffbfr.stages import IRM1, IRM1_TINY, IRM2, IRM2_TINY, TEM, TEM_TINY, SamplerSpec, ScheduleSpec, StageSpec
 
 ONE_BLOCK = replace(IRM2.unet, res_blocks=(1,) * 7)
@@ -73,9 +74,16 @@ def test_mode_fast_takes_20_and_10_and_8_evaluations() -> None:
     ]
 
 
-def test_tiny_stages_differ_from_the_papers_in_the_network_and_what_it_predicts() -> None:
+def test_tiny_stages_differ_from_the_papers_in_the_network_what_it_predicts_and_where_they_start() -> None:
     for tiny, whole in ((IRM1_TINY, IRM1), (IRM2_TINY, IRM2), (TEM_TINY, TEM)):
-        assert replace(tiny, unet=whole.unet, predicts="noise") == whole
+        assert replace(tiny, unet=whole.unet, predicts="noise", prior_std=1.0, start=whole.start) == whole
+
+
+def test_a_tiny_start_hides_no_more_of_an_image_than_the_papers_does_of_a_larger_one() -> None:
+    """Noise averaged over 4 x 4 pixels of a 512 px image is a quarter of it at 128 px."""
+    sigma = ((1 - noise_schedule(TEM.schedule).gamma) / noise_schedule(TEM.schedule).gamma).sqrt()
+    wanted = float(sigma[TEM.start]) * TEM_TINY.px / TEM.px
+    assert wanted <= float(sigma[TEM_TINY.start]) <= 1.35 * wanted
 
 
 def test_levels_halve_the_side() -> None:

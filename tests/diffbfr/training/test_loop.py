@@ -64,7 +64,7 @@ def test_irms_loss_is_eq_8_and_9_at_a_level_between_neighbouring_steps(
 
 
 def test_a_network_that_hears_steps_and_says_the_velocity_is_measured_in_it(tiny_dataset: ShardedDataset) -> None:
-    stage = replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, time="step"), predicts="velocity")
+    stage = replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, time="step"), predicts="velocity", prior_std=0.2)
     denoiser, batch = wake(Denoiser(stage)), _batch(tiny_dataset, stage)
     assert batch.condition is not None
     errors = []
@@ -72,7 +72,9 @@ def test_a_network_that_hears_steps_and_says_the_velocity_is_measured_in_it(tiny
         level, sigma = denoiser.schedule.gamma[t].sqrt().item(), (1 - denoiser.schedule.gamma[t]).sqrt().item()
         y_t = level * batch.y_0[i] + sigma * batch.noise[i]
         v = denoiser.net(torch.cat([batch.condition[i], y_t])[None], torch.tensor([float(t)]))[0]
-        errors.append((v - (level * batch.noise[i] - sigma * batch.y_0[i])).abs().mean())
+        spread = math.hypot(0.2 * level, sigma)  # Karras et al. 2022, Table 1, about the condition
+        residual = (batch.y_0[i] - batch.condition[i]) / 0.2
+        errors.append((v - (0.2 * level * batch.noise[i] - sigma * residual) / spread).abs().mean())
     assert stage_loss(denoiser, denoiser, batch).item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
 
 
