@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ NUM_RETRIES = 3
 _POLL_S = 0.5
 _SHOWN = ("loss",)  # of the posted values; the line itself tells the rate
 _COLLECTIVE_TIMEOUT_S = 600
+_OTHERS_REFUSE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,19 @@ class Board:
 
     def __init__(self) -> None:
         self._posts: list[Metrics] = []
-        self._refusal: DiffBFRError | None = None
+        self._refusals: dict[int, DiffBFRError] = {}
 
-    def refuse(self, error: DiffBFRError) -> None:
+    def refuse(self, rank: int, error: DiffBFRError) -> None:
         """Keep a rank's reason why the training cannot be run."""
-        self._refusal = error
+        self._refusals[rank] = error
+
+    def num_refusals(self) -> int:
+        """How many ranks gave one."""
+        return len(self._refusals)
 
     def refusal(self) -> DiffBFRError | None:
-        """The last such reason."""
-        return self._refusal
+        """That of the first rank which gave one."""
+        return self._refusals[min(self._refusals)] if self._refusals else None
 
     def post(self, metrics: Metrics) -> None:
         """Keep one post until the driver asks."""
@@ -162,6 +168,8 @@ def _rank(settings: dict[str, Any]) -> Any:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if ray.get(loop.board.num_refusals.remote()):
+        return _Refused()
     sent: list[Any] = []
 
     def post(metrics: Metrics) -> None:
@@ -171,12 +179,24 @@ def _rank(settings: dict[str, Any]) -> Any:
     try:
         result = loop.worker(loop.config, post)
     except DiffBFRError as error:
-        ray.get(loop.board.refuse.remote(error))
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # or ranks without a complaint would wait for this one
-        return _Refused()
+        ray.get(loop.board.refuse.remote(rank, error))
+        if _all_refuse(loop.board, ray.train.get_context().get_world_size()):
+            return _Refused()
+        raise  # ranks without a complaint wait for this one in a collective: Ray ends them, and the next attempt sees the refusal
     ray.get(sent)
     return result if rank == 0 else None
+
+
+def _all_refuse(board: Any, num_ranks: int) -> bool:
+    """Whether every rank gives its reason within a few seconds: then the training ends at once, without another attempt."""
+    import ray
+
+    deadline = time.monotonic() + _OTHERS_REFUSE_S
+    while time.monotonic() < deadline:
+        if ray.get(board.num_refusals.remote()) == num_ranks:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _incomplete(label: str, error: BaseException) -> IncompleteError:
