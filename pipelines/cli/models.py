@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffbfr.errors import UsageError
+from diffbfr.errors import QuarantineError, UsageError
 from pipelines.cli import options
 from pipelines.cli.output import say, say_json, table
 
 if TYPE_CHECKING:
     from pipelines.registry import Registry
 
-models = typer.Typer(help="The model registry: list, show, lineage, promote, rollback.", no_args_is_help=True)
+models = typer.Typer(help="The model registry: list, show, lineage, promote, rollback, fsck.", no_args_is_help=True)
 
 Ref = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION, e.g. diffbfr-cascade@candidate.", metavar="NAME@VERSION")]
 
@@ -95,6 +95,25 @@ def rollback(
         say_json(promotion)
     else:
         say(f"champion: {promotion.champion.ref}" + (f", previous: {promotion.previous.ref}" if promotion.previous else ""))
+
+
+@models.command()
+def fsck(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
+    """Check every version: files and digests, a cascade's stages, aliases."""
+    from pipelines.registry import fsck as find
+    from pipelines.registry import list_versions
+
+    registry = open_existing(root, tracking)
+    findings = find(registry)
+    if as_json:
+        say_json(findings)
+    else:
+        say(
+            "\n".join(f"{it.ref}: {it.problem}; {it.advice}" for it in findings)
+            or f"{len(list_versions(registry))} versions, nothing wrong"
+        )
+    if findings:
+        raise QuarantineError(f"{len(findings)} findings in the registry of {root}; expected none; do what each line says")
 
 
 def open_existing(root: str, tracking: str | None) -> "Registry":

@@ -1,6 +1,7 @@
 """`diffbfr run` and its single steps: the same run, the same flags, ending where asked."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -8,77 +9,59 @@ from pipelines.cli import options
 from pipelines.cli.output import say, say_json, table
 from pipelines.progress import duration
 
-StageArgument = Annotated[Literal["irm1", "irm2", "tem"], typer.Argument(help="irm1, irm2 or tem.", metavar="STAGE")]
+TrainedStage = Literal["irm1", "irm2", "tem"]
+ConditioningStage = Literal["irm1"]
 
 
-def run(
-    recipe: options.Recipe = options.DEFAULT_RECIPE,
-    faces: options.Faces = None,
-    root: options.Root = options.DEFAULT_ROOT,
-    config: options.Config = None,
-    overrides: options.Overrides = None,
-    plan: options.Plan = False,
-    as_json: options.Json = False,
-) -> None:
+def _ending(name: str, until: str | None, doc: str) -> Callable[..., None]:
+    """A command that runs the story up to the step `until`."""
+
+    def command(
+        recipe: options.Recipe = options.DEFAULT_RECIPE,
+        faces: options.Faces = None,
+        root: options.Root = options.DEFAULT_ROOT,
+        config: options.Config = None,
+        overrides: options.Overrides = None,
+        plan: options.Plan = False,
+        as_json: options.Json = False,
+    ) -> None:
+        _run(until, recipe, faces, root, config, overrides, plan, as_json)
+
+    command.__name__, command.__doc__ = name, doc
+    return command
+
+
+def _ending_at_stage(name: str, stages: Any, doc: str) -> Callable[..., None]:
+    """A command that runs the story up to the step of that name for one of the stages."""
+
+    def command(
+        stage: Annotated[stages, typer.Argument(help=f"{' or '.join(get_args(stages))}.", metavar="STAGE")],
+        recipe: options.Recipe = options.DEFAULT_RECIPE,
+        faces: options.Faces = None,
+        root: options.Root = options.DEFAULT_ROOT,
+        config: options.Config = None,
+        overrides: options.Overrides = None,
+        plan: options.Plan = False,
+        as_json: options.Json = False,
+    ) -> None:
+        _run(f"{name}-{stage}", recipe, faces, root, config, overrides, plan, as_json)
+
+    command.__name__, command.__doc__ = name, doc
+    return command
+
+
+run = _ending(
+    "run",
+    None,
     """Run everything: photos to a registered cascade.
 
     Shards, three stages, evaluation, registry, and a sample restoration; what is done already is not done again.
-    """
-    _run(None, recipe, faces, root, config, overrides, plan, as_json)
-
-
-def shard(
-    recipe: options.Recipe = options.DEFAULT_RECIPE,
-    faces: options.Faces = None,
-    root: options.Root = options.DEFAULT_ROOT,
-    config: options.Config = None,
-    overrides: options.Overrides = None,
-    plan: options.Plan = False,
-    as_json: options.Json = False,
-) -> None:
-    """Make the dataset only: faces and their degraded variants."""
-    _run("shard", recipe, faces, root, config, overrides, plan, as_json)
-
-
-def train(
-    stage: StageArgument,
-    recipe: options.Recipe = options.DEFAULT_RECIPE,
-    faces: options.Faces = None,
-    root: options.Root = options.DEFAULT_ROOT,
-    config: options.Config = None,
-    overrides: options.Overrides = None,
-    plan: options.Plan = False,
-    as_json: options.Json = False,
-) -> None:
-    """Train one stage, and make what it needs."""
-    _run(f"train-{stage}", recipe, faces, root, config, overrides, plan, as_json)
-
-
-def condition(
-    stage: Annotated[Literal["irm1"], typer.Argument(help="irm1, the stage whose pictures the next learns from.", metavar="STAGE")],
-    recipe: options.Recipe = options.DEFAULT_RECIPE,
-    faces: options.Faces = None,
-    root: options.Root = options.DEFAULT_ROOT,
-    config: options.Config = None,
-    overrides: options.Overrides = None,
-    plan: options.Plan = False,
-    as_json: options.Json = False,
-) -> None:
-    """Append the column of IRM-1's pictures that IRM-2 trains on."""
-    _run(f"condition-{stage}", recipe, faces, root, config, overrides, plan, as_json)
-
-
-def evaluate(
-    recipe: options.Recipe = options.DEFAULT_RECIPE,
-    faces: options.Faces = None,
-    root: options.Root = options.DEFAULT_ROOT,
-    config: options.Config = None,
-    overrides: options.Overrides = None,
-    plan: options.Plan = False,
-    as_json: options.Json = False,
-) -> None:
-    """Measure the cascade on held-out faces."""
-    _run("evaluate", recipe, faces, root, config, overrides, plan, as_json)
+    """,
+)
+shard = _ending("shard", "shard", "Make the dataset only: faces and their degraded variants.")
+train = _ending_at_stage("train", TrainedStage, "Train one stage, and make what it needs.")
+condition = _ending_at_stage("condition", ConditioningStage, "Append the column of IRM-1's pictures that IRM-2 trains on.")
+evaluate = _ending("evaluate", "evaluate", "Measure the cascade on held-out faces.")
 
 
 def _run(

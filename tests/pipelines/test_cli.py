@@ -42,6 +42,7 @@ COMMAND_LINE = {
     "models lineage": ["NAME@VERSION", *MODELS],
     "models promote": ["NAME@VERSION", "--force", *MODELS],
     "models rollback": ["NAME", *MODELS],
+    "models fsck": MODELS,
     "data show": ["DATASET", "--json"],
 }
 
@@ -136,6 +137,8 @@ def test_an_empty_registry_lists_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     for words in (["show", "diffbfr-irm1@1"], ["lineage", "diffbfr-irm1@1"], ["promote"]):
         assert call(monkeypatch, "models", *words, "--root", str(tmp_path)) == 2
     assert call(monkeypatch, "models", "rollback", "--root", str(tmp_path)) == 1
+    assert call(monkeypatch, "models", "fsck", "--root", str(tmp_path)) == 0
+    assert "0 versions, nothing wrong" in capsys.readouterr().out
 
 
 def test_a_dataset_is_counted_from_its_folder_and_from_its_root(

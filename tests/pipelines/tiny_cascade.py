@@ -17,7 +17,14 @@ def tiny_specs() -> tuple[StageSpec, ...]:
     specs = []
     for spec, px in ((IRM1_TINY, LQ_PX), (IRM2_TINY, HQ_PX), (TEM_TINY, HQ_PX)):
         unet = replace(
-            spec.unet, image_px=px, inner_channels=8, channel_multipliers=(1, 2), res_blocks=(1, 1), attention_px=(), norm_groups=4
+            spec.unet,
+            image_px=px,
+            inner_channels=8,
+            channel_multipliers=(1, 2),
+            res_blocks=(1, 1),
+            attention_px=(),
+            norm_groups=4,
+            head_channels=8,
         )
         specs.append(replace(spec, unet=unet, fast=replace(spec.fast, num_evaluations=3)))
     return tuple(specs)

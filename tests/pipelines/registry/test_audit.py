@@ -1,5 +1,9 @@
+import sys
 from pathlib import Path
 
+import pytest
+
+from pipelines.cli import main
 from pipelines.registry import Registry, format_lineage, fsck, get_version, lineage
 from tests.pipelines.registry.conftest import CascadeMaker
 
@@ -43,3 +47,18 @@ def test_a_parent_that_is_not_registered_is_named_by_its_digest(make_cascade: Ca
     irm1 = lineage(registry, "diffbfr-cascade@1").parents[0]
     assert irm1.detail == "not in this registry"
     assert irm1.digest
+
+
+def test_the_command_prints_a_line_a_finding_and_fails(
+    make_cascade: CascadeMaker, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_cascade(1)
+    Path(get_version(registry, "diffbfr-tem@1").source.removeprefix("file://"), "tem.safetensors").unlink()
+    monkeypatch.setattr(sys, "argv", ["diffbfr", "models", "fsck", "--root", str(tmp_path / "root")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, error = capsys.readouterr()
+    assert ended.value.code == 4
+    assert out.count("\n") == 1
+    assert out.startswith("diffbfr-tem@1: ")
+    assert error.startswith("diffbfr: 1 findings in the registry")

@@ -38,7 +38,9 @@ def save(folder: Path, seed: int = 0) -> Path:
 
 
 def smaller(spec: StageSpec, px: int) -> StageSpec:
-    unet = replace(spec.unet, image_px=px, inner_channels=8, channel_multipliers=(1, 2), res_blocks=(1, 1), attention_px=())
+    unet = replace(
+        spec.unet, image_px=px, inner_channels=8, channel_multipliers=(1, 2), res_blocks=(1, 1), attention_px=(), head_channels=8
+    )
     return replace(spec, unet=unet, fast=replace(spec.fast, num_evaluations=3))
 
 
