@@ -23,6 +23,8 @@ class TrainingConfig:
     """Largest t that is trained; None is the paper's uniform 1..T, although sampling never visits t above a stage's start."""
     max_gradient_norm: float | None = None
     checkpoint_samples: int = 20_000
+    average_samples: int | None = None
+    """Keep the averaged weights every so many samples, for a curve over training; None keeps the last alone."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -30,6 +32,8 @@ class TrainingConfig:
             raise UsageError(f"training has num_samples={self.num_samples}, global_batch={self.global_batch}; expected at least 1")
         if self.learning_rate <= 0:
             raise UsageError(f"training has learning_rate={self.learning_rate}; expected a positive number")
+        if self.average_samples is not None and self.average_samples < 1:
+            raise UsageError(f"training has average_samples={self.average_samples}; expected at least 1, or none to keep the last alone")
         if self.t_max is not None and self.t_max < 1:
             raise UsageError(f"training has t_max={self.t_max}; expected at least 1, or none for every step")
 

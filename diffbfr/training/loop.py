@@ -27,6 +27,9 @@ from diffbfr.stages import StageSpec
 from diffbfr.training.batches import Batch, PositionLoader, position_seed
 from diffbfr.training.config import TrainingConfig
 
+AVERAGES = "averages"
+"""Folder of the averaged weights that `TrainingConfig.average_samples` keeps, each named by its number of samples."""
+
 
 @dataclass(frozen=True)
 class StepMetrics:
@@ -103,8 +106,8 @@ def train(
 ) -> TrainResult:
     """Train a stage to `num_samples`, going on from the newest sealed checkpoint in the run's folder; every rank calls this.
 
-    `report` hears from rank 0 every few seconds and at the end, `sealed` the path of each checkpoint. The averaged weights are written to
-    `folder/STAGE.safetensors` when the run ends.
+    `report` hears from rank 0 every few seconds and at the end, `sealed` the path of each checkpoint and of each average that is kept.
+    The averaged weights are written to `folder/STAGE.safetensors` when the run ends.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     config, device = run.config, torch.device(run.device)
@@ -118,7 +121,7 @@ def train(
     denoiser = denoiser.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = _optimizer(denoiser, config)
     ema = Ema(denoiser.net, config.ema_half_life)
-    checkpoints = run.folder / "checkpoints"
+    checkpoints, averages = run.folder / "checkpoints", run.folder / AVERAGES
     contract = _contract(run)
     first = _restore(load_checkpoint(checkpoints, contract), denoiser, optimizer, ema)
     _check_same_step(first, checkpoints, device, world)
@@ -145,6 +148,8 @@ def train(
         samples = (step + 1) * config.global_batch
         ema.update(denoiser.net, config.global_batch, samples)
         stretch.add(step, samples, _mean_over_ranks(loss.detach(), world), waited, rate)
+        if rank == 0 and _crosses(config.average_samples, samples, config.global_batch):
+            sealed(save_stage(averages / f"{samples:09d}", run.stage, ema.weights).parent)
         if rank == 0 and (step + 1) % every == 0 and step + 1 < config.num_steps:
             sealed(save_checkpoint(checkpoints, _state(step + 1, samples, contract, denoiser, optimizer, ema), keep=2))
 
@@ -155,6 +160,11 @@ def train(
     stretch.close()
     steps = config.num_steps
     return TrainResult(run.folder, steps, steps * config.global_batch, stretch.loss, first, time.monotonic() - started)
+
+
+def _crosses(every: int | None, samples: int, batch: int) -> bool:
+    """Whether a multiple of `every` lies in the batch that ends at `samples`."""
+    return every is not None and samples // every > (samples - batch) // every
 
 
 class _Stretch:

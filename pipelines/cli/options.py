@@ -16,10 +16,12 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Change one setting, e.g. data.variants=4; may be repeated.", metavar="PATH=VALUE")
 ]
 Plan = Annotated[bool, typer.Option("--plan", help="Only say what would run, and why.")]
+Model = Annotated[str, typer.Option("--model", help="NAME@ALIAS, NAME@VERSION, a cascade's folder, or packaged.", metavar="MODEL")]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object instead of a table.")]
 Tracking = Annotated[
     str | None, typer.Option("--tracking", help="MLflow server or database; SQLite under the root if not given.", metavar="URI")
 ]
 
+PACKAGED = "packaged"
 DEFAULT_RECIPE = "smoke"
 DEFAULT_ROOT = "runs"

@@ -1,25 +1,18 @@
 """`diffbfr restore`: an archive of photos to a mirror of restored ones, with a ledger."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from pipelines.cli import options
-from pipelines.cli.models import open_existing
+from pipelines.cli.cascades import pin
 from pipelines.cli.output import say, say_json, table
-
-if TYPE_CHECKING:
-    from pipelines.steps.pinned_cascade import PinnedCascade
-
-PACKAGED = "packaged"
 
 
 def restore(
     source: Annotated[str, typer.Argument(help="Photos: a file, folder or zip.", metavar="INPUT")],
     output: Annotated[str, typer.Argument(help="New folder for the restored ones; the same again continues.", metavar="OUTPUT")],
-    model: Annotated[
-        str, typer.Option("--model", help="NAME@ALIAS, NAME@VERSION, a cascade's folder, or packaged.", metavar="MODEL")
-    ] = PACKAGED,
+    model: options.Model = options.PACKAGED,
     mode: Annotated[Literal["fast", "faithful"] | None, typer.Option("--mode", help="Few-step solvers, or Algorithm 1.")] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="The photos are square face crops in the FFHQ frame.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Another seed is another draw of the details.")] = None,
@@ -45,7 +38,7 @@ def restore(
         seed=recipe.restore.seed if seed is None else seed,
         unit_size=recipe.restore.unit_size,
     )
-    cascade = _pin(model, root, recipe.tracking.uri)
+    cascade = pin(model, root, recipe.tracking.uri)
     with Cluster(recipe.cluster) as cluster:
         report = restore_archive(source, output, cascade.near(_beside(output, cascade.digest)), chosen, cluster)
     page = write_restore_page(report)
@@ -66,22 +59,6 @@ def restore(
         say(f"ledger: {report.ledger}")
         say(f"report: {page}")
     require_clean(report, max_bad)
-
-
-def _pin(model: str, root: str, tracking: str | None) -> "PinnedCascade":
-    """Find the cascade and fix its digest: from here on another one is refused."""
-    from pipelines import storage
-    from pipelines.steps.pinned_cascade import pin_cascade
-
-    if model == PACKAGED:
-        from diffbfr.cascade import packaged_cascade
-
-        return pin_cascade(packaged_cascade())
-    if "@" in model and not storage.exists(model):
-        from pipelines.registry import resolve
-
-        return pin_cascade(resolve(model, open_existing(root, tracking), storage.cache_folder("models")).folder)
-    return pin_cascade(model)
 
 
 def _beside(output: str, digest: str) -> str:

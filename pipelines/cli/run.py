@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from pipelines.cli import options
+from pipelines.cli.cascades import pin
 from pipelines.cli.output import say, say_json, table
 from pipelines.progress import duration
 
@@ -61,7 +62,20 @@ run = _ending(
 shard = _ending("shard", "shard", "Make the dataset only: faces and their degraded variants.")
 train = _ending_at_stage("train", TrainedStage, "Train one stage, and make what it needs.")
 condition = _ending_at_stage("condition", ConditioningStage, "Append the column of IRM-1's pictures that IRM-2 trains on.")
-evaluate = _ending("evaluate", "evaluate", "Measure the cascade on held-out faces.")
+
+
+def evaluate(
+    model: options.Model = "",
+    recipe: options.Recipe = options.DEFAULT_RECIPE,
+    faces: options.Faces = None,
+    root: options.Root = options.DEFAULT_ROOT,
+    config: options.Config = None,
+    overrides: options.Overrides = None,
+    plan: options.Plan = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a cascade on held-out faces: the one that the recipe trains, or any that --model names."""
+    _run("evaluate", recipe, faces, root, config, overrides, plan, as_json, model)
 
 
 def _run(
@@ -73,6 +87,7 @@ def _run(
     overrides: list[str] | None,
     plan: bool,
     as_json: bool,
+    model: str = "",
 ) -> None:
     from pipelines import storage
     from pipelines.settings import load
@@ -82,7 +97,8 @@ def _run(
         storage.check_writable(root)
     from pipelines.flows import train_cascade
 
-    report = train_cascade.run(chosen, root, plan=plan, until=until)
+    cascade = pin(model, root, chosen.tracking.uri) if model else None
+    report = train_cascade.run(chosen, root, plan=plan, until=until, cascade=cascade)
     if as_json:
         say_json(report)
         return

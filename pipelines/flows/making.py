@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffbfr.stages import STAGE_NAMES, StageName
 from pipelines import commits, storage
@@ -19,6 +19,9 @@ from pipelines.flows.graph import Made, Step
 from pipelines.flows.journal import Journal
 from pipelines.recipes import PACKAGED, SCRATCH, Recipe
 from pipelines.registry import model_digest
+
+if TYPE_CHECKING:
+    from pipelines.steps.pinned_cascade import PinnedCascade
 
 _CODE: Mapping[str, tuple[str, ...]] = {
     "shard": ("pipelines.steps.shard",),
@@ -37,8 +40,8 @@ ARCHIVE, MIRROR = "archive.zip", "restored"
 class Workshop:
     """What the making of every step needs: the recipe, the artifacts, the cluster, and where the other steps' folders are."""
 
-    def __init__(self, recipe: Recipe, store: ArtifactStore, cluster: Cluster) -> None:
-        self.recipe, self.store, self.cluster = recipe, store, cluster
+    def __init__(self, recipe: Recipe, store: ArtifactStore, cluster: Cluster, given: "PinnedCascade | None" = None) -> None:
+        self.recipe, self.store, self.cluster, self.given = recipe, store, cluster, given
         self.steps: dict[str, Step] = {}
 
     def step(self, name: str, config: Mapping[str, Any], inputs: Mapping[str, str], make: Callable[["Workshop", str], Made]) -> Step:
@@ -200,7 +203,7 @@ def make_evaluation(shop: Workshop, folder: str) -> Made:
     template = EvaluateTask(
         index=0,
         dataset=dataset,
-        cascade=pin_cascade(shop.folder("cascade")),
+        cascade=shop.given.near(storage.join(folder, "cascade")) if shop.given else pin_cascade(shop.folder("cascade")),
         keys=keys,
         variant=config.variant,
         seeds=config.seeds,

@@ -8,7 +8,7 @@ how each step is spread over the cluster.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from diffbfr.stages import StageName
 from pipelines import storage
@@ -19,14 +19,16 @@ from pipelines.flows.graph import Step
 from pipelines.flows.making import Workshop
 from pipelines.recipes import Recipe
 
+if TYPE_CHECKING:
+    from pipelines.steps.pinned_cascade import PinnedCascade
+
 
 def story(shop: Workshop) -> list[Step]:
     """Every step of a run, in an order in which they can run."""
     recipe = shop.recipe
-    photos = shop.photos_digest()
     start = shop.initial_digest()
 
-    dataset = shop.step("shard", flatten(recipe.data.shard), {"photos": photos}, making.make_dataset)
+    dataset = shard(shop)
 
     irm1 = train(shop, "irm1", {"dataset": dataset.id, "init": start})
     tem = train(shop, "tem", {"dataset": dataset.id, "init": start})
@@ -34,14 +36,31 @@ def story(shop: Workshop) -> list[Step]:
     irm2 = train(shop, "irm2", {"dataset": dataset.id, "column": column.id, "init": start})
 
     cascade = shop.step("cascade", {}, {"irm1": irm1.id, "irm2": irm2.id, "tem": tem.id}, making.make_cascade)
-    measured = flatten(recipe.evaluate) | {"mode": recipe.sampling.mode, "squeezenet": shop.squeezenet_digest()}
-    evaluation = shop.step("evaluate", measured, {"cascade": cascade.id, "dataset": dataset.id}, making.make_evaluation)
+    evaluation = evaluate(shop, dataset, cascade.id)
     tracking = {"uri": recipe.tracking.uri, "experiment": recipe.tracking.experiment}
     registered = shop.step("register", tracking, {"cascade": cascade.id, "evaluation": evaluation.id}, making.make_versions)
     shown = flatten(recipe.restore) | {"mode": recipe.sampling.mode}
     restored = shop.step("restore", shown, {"cascade": cascade.id, "dataset": dataset.id}, making.make_restored_archive)
 
     return [dataset, irm1, tem, column, irm2, cascade, evaluation, registered, restored]
+
+
+def measuring(shop: Workshop, cascade: "PinnedCascade") -> list[Step]:
+    """The two steps that measure a cascade which is there already."""
+    dataset = shard(shop)
+    return [dataset, evaluate(shop, dataset, cascade.digest)]
+
+
+def shard(shop: Workshop) -> Step:
+    """Photos to shards, with Eq. 13 pre-sampled."""
+    return shop.step("shard", flatten(shop.recipe.data.shard), {"photos": shop.photos_digest()}, making.make_dataset)
+
+
+def evaluate(shop: Workshop, dataset: Step, cascade: str) -> Step:
+    """Every output of Algorithm 1 against the ground truth of the hold-out."""
+    recipe = shop.recipe
+    config = flatten(recipe.evaluate) | {"mode": recipe.sampling.mode, "squeezenet": shop.squeezenet_digest()}
+    return shop.step("evaluate", config, {"cascade": cascade, "dataset": dataset.id}, making.make_evaluation)
 
 
 def train(shop: Workshop, name: StageName, inputs: dict[str, str]) -> Step:
@@ -73,13 +92,13 @@ class RunReport:
     scores: str = ""
 
 
-def run(recipe: Recipe, root: str, *, plan: bool = False, until: str | None = None) -> RunReport:
-    """Run what is not done yet, up to the step `until`; with `plan` only say what that is."""
+def run(recipe: Recipe, root: str, *, plan: bool = False, until: str | None = None, cascade: "PinnedCascade | None" = None) -> RunReport:
+    """Run what is not done yet, up to the step `until`; with `plan` only say what that is. A given cascade is only measured."""
     started = time.monotonic()
     store = ArtifactStore(root)
     with Cluster(recipe.cluster) as cluster:
-        shop = Workshop(recipe, store, cluster)
-        steps = graph.until(story(shop), until)
+        shop = Workshop(recipe, store, cluster, cascade)
+        steps = graph.until(story(shop) if cascade is None else measuring(shop, cascade), until)
         decisions = graph.plan(steps, store)
         if plan:
             return RunReport(recipe.name, store.root, tuple(map(_planned, steps, decisions)), time.monotonic() - started)
@@ -113,7 +132,7 @@ def _report(shop: Workshop, done: list[graph.Done], decisions: list[Decision], s
         StepReport(it.step.name, decision.action, decision.reason, "", it.record.seconds, it.step.id)
         for it, decision in zip(done, decisions, strict=True)
     )
-    complete = len(done) == len(shop.steps)
+    complete = "restore" in shop.steps and len(done) == len(shop.steps)
     if complete and (any(line.action == "RUN" for line in lines) or not storage.exists(page_place(shop))):
         write_page(shop, lines, seconds)
     page = page_place(shop) if complete else ""

@@ -22,7 +22,7 @@ COMMAND_LINE = {
     "shard": SHARED,
     "train": ["STAGE", *SHARED],
     "condition": ["STAGE", *SHARED],
-    "evaluate": SHARED,
+    "evaluate": ["--model", *SHARED],
     "restore": [
         "INPUT",
         "OUTPUT",

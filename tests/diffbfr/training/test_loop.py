@@ -92,6 +92,16 @@ def test_tems_loss_is_eq_11_with_a_thousandth_of_the_whole_bound(tiny_dataset: S
 # One process
 
 
+def test_averages_are_kept_along_the_way_and_each_is_a_stage_to_load(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    told: list[Path] = []
+    config = replace(CONFIG, average_samples=10, checkpoint_samples=10**6)
+    result = train(_run(tiny_dataset, tmp_path, config=config), sealed=told.append)
+    assert [path.name for path in told] == ["000000012", "000000020", "000000032", "000000040"]
+    weights = [load_stage(path, "irm1").net.stem.weight for path in told]
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[-1], load_stage(result.folder, "irm1").net.stem.weight)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_the_loss_falls(tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName) -> None:

@@ -1,0 +1,25 @@
+"""The cascade that `--model` names."""
+
+from typing import TYPE_CHECKING
+
+from pipelines.cli.models import open_existing
+from pipelines.cli.options import PACKAGED
+
+if TYPE_CHECKING:
+    from pipelines.steps.pinned_cascade import PinnedCascade
+
+
+def pin(model: str, root: str, tracking: str | None) -> "PinnedCascade":
+    """Find the cascade and fix its digest: from here on another one is refused."""
+    from pipelines import storage
+    from pipelines.steps.pinned_cascade import pin_cascade
+
+    if model == PACKAGED:
+        from diffbfr.cascade import packaged_cascade
+
+        return pin_cascade(packaged_cascade())
+    if "@" in model and not storage.exists(model):
+        from pipelines.registry import resolve
+
+        return pin_cascade(resolve(model, open_existing(root, tracking), storage.cache_folder("models")).folder)
+    return pin_cascade(model)
