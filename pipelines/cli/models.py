@@ -11,9 +11,11 @@ from pipelines.cli.output import say, say_json, table
 if TYPE_CHECKING:
     from pipelines.registry import Registry
 
-models = typer.Typer(help="The model registry: list, show, lineage, promote, rollback, fsck.", no_args_is_help=True)
+models = typer.Typer(help="The model registry: list, show, lineage, promote, rollback, log, fsck.", no_args_is_help=True)
 
 Ref = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION, e.g. diffbfr-cascade@candidate.", metavar="NAME@VERSION")]
+
+Why = Annotated[str, typer.Option("--why", help="The reason, for the audit log.", metavar="TEXT")]
 
 
 @models.command("list")
@@ -63,26 +65,32 @@ def lineage(ref: Ref, root: options.Root = options.DEFAULT_ROOT, tracking: optio
 def promote(
     ref: Ref = "diffbfr-cascade@candidate",
     force: Annotated[bool, typer.Option("--force", help="Promote even if it measures worse than the champion.")] = False,
+    why: Why = "",
     root: options.Root = options.DEFAULT_ROOT,
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
     """Put a version in charge, if it measures no worse than the champion on the same held-out faces."""
+    from pipelines.registry import RegressionError, format_comparisons
     from pipelines.registry import promote as put_in_charge
 
-    promotion = put_in_charge(open_existing(root, tracking), ref, force)
+    try:
+        promotion = put_in_charge(open_existing(root, tracking), ref, force, why)
+    except RegressionError as refusal:
+        say(format_comparisons(refusal.comparisons))
+        raise
     if as_json:
         say_json(promotion)
         return
     if promotion.comparisons:
-        rows = [(c.metric, f"{c.champion:.4f}", f"{c.candidate:.4f}") for c in promotion.comparisons]
-        say(table(("metric", "champion", "candidate"), rows))
+        say(format_comparisons(promotion.comparisons))
     say(f"champion: {promotion.champion.ref}" + (f", previous: {promotion.previous.ref}" if promotion.previous else ""))
 
 
 @models.command()
 def rollback(
     name: Annotated[str, typer.Argument(help="Registered model.", metavar="NAME")] = "diffbfr-cascade",
+    why: Why = "",
     root: options.Root = options.DEFAULT_ROOT,
     tracking: options.Tracking = None,
     as_json: options.Json = False,
@@ -90,11 +98,24 @@ def rollback(
     """Put the previous champion back in charge."""
     from pipelines.registry import rollback as put_back
 
-    promotion = put_back(open_existing(root, tracking), name)
+    promotion = put_back(open_existing(root, tracking), name, why)
     if as_json:
         say_json(promotion)
     else:
         say(f"champion: {promotion.champion.ref}" + (f", previous: {promotion.previous.ref}" if promotion.previous else ""))
+
+
+@models.command("log")
+def show_log(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
+    """Print the audit log: who put which version in charge, and why."""
+    from pipelines.registry import list_actions
+
+    actions = list_actions(open_existing(root, tracking))
+    if as_json:
+        say_json(actions)
+    else:
+        rows = [(it.when, it.who, it.action, it.before or "-", it.after, it.why or "-") for it in actions]
+        say(table(("when", "who", "what", "from", "to", "why"), rows) if rows else "no version was ever put in charge")
 
 
 @models.command()

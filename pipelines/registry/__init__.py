@@ -1,14 +1,16 @@
 """The model registry: what was trained, from what, and which cascade is in charge. The one door to MLflow.
 
-`connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models, `gate` moves the aliases,
-`audit` prints lineage and looks for damage, `digests` says when two models are one, `served_cascade` is the code inside a cascade version.
+`connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models, `gate` moves the aliases
+(`turns`: one at a time; `actions`: who and why), `audit` prints lineage and looks for damage, `digests` says when two models are one,
+`served_cascade` is the code inside a cascade version.
 MLflow is imported on first use: this package alone costs nothing.
 """
 
+from pipelines.registry.actions import Action, list_actions
 from pipelines.registry.audit import Finding, LineageNode, format_lineage, fsck, lineage
 from pipelines.registry.connection import Registry, open_registry
 from pipelines.registry.digests import model_digest
-from pipelines.registry.gate import Comparison, Promotion, promote, record_evaluation, rollback
+from pipelines.registry.gate import Comparison, Promotion, RegressionError, format_comparisons, promote, record_evaluation, rollback
 from pipelines.registry.runs import Curve, Run, pipeline_run, step_run
 from pipelines.registry.versions import (
     ALIASES,
@@ -28,6 +30,7 @@ __all__ = [
     "ALIASES",
     "CASCADE",
     "MODELS",
+    "Action",
     "Comparison",
     "Curve",
     "Finding",
@@ -36,12 +39,15 @@ __all__ = [
     "ModelVersion",
     "Promotion",
     "Registry",
+    "RegressionError",
     "Resolved",
     "Run",
+    "format_comparisons",
     "format_lineage",
     "fsck",
     "get_version",
     "lineage",
+    "list_actions",
     "list_versions",
     "model_digest",
     "open_registry",

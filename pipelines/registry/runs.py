@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffbfr.errors import DiffBFRError
 from pipelines.registry.connection import Registry
 
 _BATCH = 1000
@@ -78,6 +79,18 @@ class Run:
             path.write_bytes(data)
             parent = Path(name).parent.as_posix()
             self.registry.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read a file of the run; DiffBFRError if it is not there."""
+        from mlflow.artifacts import download_artifacts
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                place = download_artifacts(f"{self.artifact_uri}/{name}", dst_path=folder, tracking_uri=self.registry.uri)
+                return Path(place).read_bytes()
+            except Exception as error:  # every artifact store has errors of its own, and each means the same to the user
+                reason = " ".join(str(error).split())
+                raise DiffBFRError(f"run {self.run_id} has no file {name} ({reason}); expected one; run the step again") from error
 
 
 @contextmanager

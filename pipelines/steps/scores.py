@@ -131,6 +131,11 @@ def means(evaluation: Evaluation) -> dict[str, float]:
     }
 
 
+def faces(evaluation: Evaluation, subject: Subject) -> dict[str, tuple[float, ...]]:
+    """The scores of every face, in the order of the cards; a mean where it was drawn several times."""
+    return _by_face(evaluation.rows, subject)
+
+
 def metric_slug(card: MetricCard) -> str:
     """Return a metric's name as trackers and tags like it: `squeezenet_distance`."""
     return card.name.lower().replace(" ", "_")
@@ -174,11 +179,16 @@ def read_evaluation(folder: storage.Uri) -> Evaluation:
 
 
 def _intervals(rows: Sequence[Row], subject: Subject, num_metrics: int) -> tuple[Interval, ...]:
+    scores = _by_face(rows, subject).values()
+    return tuple(bootstrap([values[m] for values in scores]) for m in range(num_metrics))
+
+
+def _by_face(rows: Sequence[Row], subject: Subject) -> dict[str, tuple[float, ...]]:
     by_key: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
     for row in rows:
         if row.subject == subject:
             by_key[row.key].append(row.values)
-    return tuple(bootstrap([_mean([draw[m] for draw in draws]) for draws in by_key.values()]) for m in range(num_metrics))
+    return {key: tuple(map(_mean, zip(*draws, strict=True))) for key, draws in by_key.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -40,8 +40,9 @@ COMMAND_LINE = {
     "models list": MODELS,
     "models show": ["NAME@VERSION", *MODELS],
     "models lineage": ["NAME@VERSION", *MODELS],
-    "models promote": ["NAME@VERSION", "--force", *MODELS],
-    "models rollback": ["NAME", *MODELS],
+    "models promote": ["NAME@VERSION", "--force", "--why", *MODELS],
+    "models rollback": ["NAME", "--why", *MODELS],
+    "models log": MODELS,
     "models fsck": MODELS,
     "data show": ["DATASET", "--json"],
 }
