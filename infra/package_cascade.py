@@ -1,8 +1,8 @@
 """Put a root's trained cascade into the package: half-precision weights, specifications, and the record of where they come from.
 
-    diffbfr run --recipe tiny --root build/tiny && python infra/package_cascade.py build/tiny
+    diffbfr run --recipe tiny --root build/tiny && python infra/package_cascade.py build/tiny [NOTE]
 
-This is how `diffbfr/weights/tiny` was made.
+This is how `diffbfr/weights/tiny` was made; a note is kept in its record.
 """
 
 import json
@@ -21,7 +21,7 @@ from pipelines.artifacts import ArtifactStore
 MAX_BYTES = 6_000_000
 
 
-def package(root: str) -> None:
+def package(root: str, note: str = "") -> None:
     """Copy the newest cascade of a root; UsageError if there is none or if it is too large to ship."""
     store = ArtifactStore(root)
     record = store.latest("cascade")
@@ -34,7 +34,8 @@ def package(root: str) -> None:
     samples = {name: trained.facts["samples"] for name in STAGE_NAMES if (trained := store.by_id(record.facts["stages"][name]["artifact"]))}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     command = f"diffbfr run --recipe {record.facts['recipe']} && python infra/package_cascade.py ROOT"
-    write_record(target, {**record.facts, "samples": samples, "command": command, "commit": commit, "weights": "float16"})
+    origin = {"samples": samples, "command": command, "commit": commit, "weights": "float16"}
+    write_record(target, {**record.facts, **origin} | ({"note": note} if note else {}))
     total = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     if total > MAX_BYTES:
         raise UsageError(f"the weights have {total:,} bytes; expected at most {MAX_BYTES:,}; make the stages smaller")
@@ -42,4 +43,4 @@ def package(root: str) -> None:
 
 
 if __name__ == "__main__":
-    package(sys.argv[1])
+    package(*sys.argv[1:3])
