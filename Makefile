@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(s
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test chaos check lint lock clean
+.PHONY: demo test check lint lock clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)  ## the whole pipeline on the embedded faces; ends with the path of report.html
@@ -13,9 +13,6 @@ demo: $(INSTALLED)  ## the whole pipeline on the embedded faces; ends with the p
 
 test: $(INSTALLED)  ## every test
 	$(BIN)/python -m pytest
-
-chaos: $(INSTALLED)  ## the tests that kill workers and drivers
-	DIFFBFR_CHAOS=1 $(BIN)/python -m pytest -m chaos
 
 check: lint  ## what a commit must pass: format, lint, types, import contracts and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not cluster"

@@ -37,11 +37,3 @@ def cluster(_shared_cluster: Cluster, request: pytest.FixtureRequest) -> Iterato
 def serial() -> Cluster:
     """The twin without Ray."""
     return Cluster(ClusterConfig(num_workers=0))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what kills workers and drivers: it takes minutes and wants a quiet machine."""
-    if os.environ.get("DIFFBFR_CHAOS") != "1":
-        for item in items:
-            if item.get_closest_marker("chaos"):
-                item.add_marker(pytest.mark.skip(reason="kills workers and drivers, takes minutes: run `make chaos`"))

@@ -198,7 +198,6 @@ def test_more_workers_than_cpus_are_refused_before_they_wait_for_ever(cluster: C
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.chaos
 def test_a_training_whose_rank_is_killed_goes_on_from_its_own_checkpoint(cluster: Cluster, tmp_path: Path) -> None:
     posts: list[Metrics] = []
     total, steps = cluster.train(
@@ -211,7 +210,6 @@ def test_a_training_whose_rank_is_killed_goes_on_from_its_own_checkpoint(cluster
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.chaos
 def test_a_users_error_of_a_single_rank_surfaces_too(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "NUM_RETRIES", 1)
     with pytest.raises(UsageError, match="condition first"):
@@ -220,7 +218,6 @@ def test_a_users_error_of_a_single_rank_surfaces_too(cluster: Cluster, tmp_path:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.chaos
 def test_a_training_that_always_fails_ends_with_one_line(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "NUM_RETRIES", 1)
     with pytest.raises(

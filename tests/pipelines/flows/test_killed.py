@@ -61,7 +61,6 @@ def outcome(root: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@pytest.mark.chaos
 def test_a_run_killed_in_every_step_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     finish(calm)
