@@ -1,7 +1,7 @@
 """How good a cascade is over the training samples of one of its stages, on faces that none of them was trained on.
 
     diffbfr run --recipe tiny --set irm2.training.average_samples=4000 --root build/tiny
-    python infra/quality_curve.py build/tiny irm2 infra/quality_curve
+    python infra/quality_curve.py build/tiny irm2 infra/figures/quality_curve
 
 The averages that the training kept take the place of the finished stage, one after the other; the other two stay. Each of these cascades
 restores the same faces of the validation split (the test split is for the final figures alone). Writes TARGET.json and draws TARGET.svg.
