@@ -39,6 +39,17 @@ class Restoration:
     """y_0, with its texture polished: the result."""
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Several restorations of each face, in [-1, 1]; where they differ the photo does not say what was there."""
+
+    draws: Float[Tensor, "b n 3 high high"]
+    """y_0 of each draw."""
+    mean: Float[Tensor, "b 3 high high"]
+    spread: Float[Tensor, "b 3 high high"]
+    """Standard deviation of the draws at each pixel and channel, unbiased in its square (n - 1)."""
+
+
 class Cascade:
     """The three trained stages, ready to restore."""
 
@@ -72,22 +83,41 @@ class Cascade:
         return next(self.irm1.parameters()).device
 
     def restore(self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast") -> Restoration:
-        """Restore a batch of aligned faces in [-1, 1]; one noise key a face, and equal keys give equal results in any batch."""
-        if len(noise_keys) != len(x_0):
-            raise ValueError(f"{len(noise_keys)} noise keys for {len(x_0)} faces; expected one each")
-        if x_0.shape[1:] != (3, self.lq_px, self.lq_px):
-            raise ValueError(
-                f"faces are {tuple(x_0.shape[1:])}; expected (3, {self.lq_px}, {self.lq_px}); resize them to the cascade's input"
-            )
+        """Restore a batch of aligned faces in [-1, 1]; one noise key a face.
+
+        A face with its key gives the same picture alone and in any batch: bitwise on the CPU, where the networks see one image at a
+        time, and to float32's rounding elsewhere.
+        """
         low = self.identity(x_0, noise_keys, mode)
-        enlarged = upsample(low, self.irm2.spec.px)
+        enlarged = upsample(low, self.irm2.spec.px, self.irm2.spec.resize_kernel)
         high = sample(self.irm2, noise_keys, mode, start_image=enlarged, condition=enlarged)
         polished = sample(self.tem, noise_keys, mode, start_image=high, condition=None)
         return Restoration(low, high, polished)
 
     def identity(self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast") -> Float[Tensor, "b 3 low low"]:
         """Run IRM-1 alone."""
+        if x_0.shape[1:] != (3, self.lq_px, self.lq_px):
+            raise UsageError(
+                f"faces are {tuple(x_0.shape[1:])}; expected (3, {self.lq_px}, {self.lq_px}); resize them to the cascade's input"
+            )
         return sample(self.irm1, noise_keys, mode, start_image=None, condition=x_0.to(self.device))
+
+    def restore_samples(self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[Sequence[str]], mode: Mode = "fast") -> Samples:
+        """Draw several restorations of each face: `noise_keys` has a row a face with a key a draw (`diffbfr.keys.draw_keys`).
+
+        The draws share the networks and x_0, and one batch holds them all. They share no noise in any stage, so that each is what `restore`
+        makes of its key.
+        """
+        if len(noise_keys) != len(x_0):
+            raise UsageError(f"{len(noise_keys)} rows of noise keys for {len(x_0)} faces; expected one each")
+        counts = sorted({len(row) for row in noise_keys})
+        if len(counts) != 1 or counts[0] < 2:
+            raise UsageError(f"the faces have {' and '.join(map(str, counts))} noise keys; expected one number of draws, at least 2")
+        (draws,) = counts
+        shared = x_0[:, None].expand(-1, draws, -1, -1, -1).flatten(0, 1)
+        made = self.restore(shared, [key for row in noise_keys for key in row], mode)
+        tem = made.tem.view(len(x_0), draws, *made.tem.shape[1:])
+        return Samples(tem, tem.mean(1), tem.std(1, correction=1))
 
 
 @torch.no_grad()
@@ -98,19 +128,44 @@ def sample(
     *,
     start_image: Float[Tensor, "b 3 h w"] | None,
     condition: Float[Tensor, "b 3 h w"] | None,
+    starts: Sequence[int] | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
-    """One stage of Algorithm 1 from its start: pure noise when there is no start image, else the image diffused to step N."""
+    """One stage of Algorithm 1 from its start: pure noise when there is no start image, else the image diffused to step N.
+
+    `starts` gives each face its own N; None is the stage's for all.
+    """
     spec, schedule = stage.spec, stage.schedule
-    device = next(stage.parameters()).device
-    noise = keyed_noise(noise_keys, spec.name, spec.px, device)
-    y_start = start_from(start_image, spec.start, schedule, noise)
+    for image in (start_image, condition):
+        _check_batch(spec, image, len(noise_keys))
+    starts = [spec.start] * len(noise_keys) if starts is None else starts
+    noise = keyed_noise(noise_keys, spec.name, spec.px, next(stage.parameters()).device)
+    y_start = start_from(start_image, starts, schedule, noise)
 
     def epsilon(y_t: Tensor, t: Tensor) -> Tensor:
-        return stage.epsilon(y_t.contiguous(memory_format=torch.channels_last), t, condition)
+        moving = t > 0
+        if bool(moving.all()):
+            return stage.epsilon(y_t, t, condition)
+        estimate = torch.zeros_like(y_t)
+        estimate[moving] = stage.epsilon(y_t[moving], t[moving], None if condition is None else condition[moving])
+        return estimate
 
     if mode == "faithful":
-        return p_sample_loop(epsilon, y_start, spec.start, schedule, noise).clamp(-1, 1)
-    return solve(epsilon, y_start, log_snr_grid(schedule, spec.start, spec.fast), schedule, spec.fast, noise)
+        end = p_sample_loop(epsilon, y_start, starts, schedule, noise, variance=spec.reverse_variance, clamp=spec.reverse_clamp)
+        return end.clamp(-1, 1)
+    grids = [log_snr_grid(schedule, start, spec.fast) for start in starts]
+    return solve(epsilon, y_start, grids, schedule, spec.fast, noise)
+
+
+def _check_batch(spec: StageSpec, image: Tensor | None, faces: int) -> None:
+    """Refuse an empty batch, images of another size than the stage's, and another number of them than of noise keys."""
+    if not faces:
+        raise UsageError(f"{spec.name} was given no face; expected at least one")
+    if image is None:
+        return
+    if len(image) != faces:
+        raise UsageError(f"{faces} noise keys for {len(image)} faces; expected one each")
+    if image.shape[1:] != (3, spec.px, spec.px):
+        raise UsageError(f"{spec.name} was given {tuple(image.shape[1:])}; expected (3, {spec.px}, {spec.px})")
 
 
 def check_triple(irm1: StageSpec, irm2: StageSpec, tem: StageSpec) -> None:

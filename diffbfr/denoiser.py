@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diffbfr.diffusion import noise_of_velocity, velocity
 from diffbfr.schedule import NoiseSchedule, noise_schedule
-from diffbfr.stages import StageSpec
+from diffbfr.stages import ResizeKernel, StageSpec
 from diffbfr.unet import UNet
 
 
@@ -35,10 +35,18 @@ class Denoiser(nn.Module):
     def epsilon(
         self, y_t: Float[Tensor, "b 3 h w"], t: Int[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
     ) -> Float[Tensor, "b 3 h w"]:
-        """Estimate the noise in y_t (the variance range, where there is one, is left out)."""
-        output = self(y_t, self.time_of(t).to(y_t.device), condition)[:, :3]
-        level = self.schedule.gamma.sqrt()[t.cpu()].to(y_t.device).view(-1, 1, 1, 1)
-        return self.noise_of(output, y_t, level, condition)
+        """Estimate the noise in y_t (the variance range, where there is one, is left out).
+
+        On the CPU the network sees one image at a time: its kernels order sums by the size of the batch, and so one image alone equals
+        the same image in any batch, bitwise (for one number of threads).
+        """
+        y, time = y_t.contiguous(memory_format=torch.channels_last), self.time_of(t).to(y_t.device)
+        known = None if condition is None else condition.contiguous(memory_format=torch.channels_last)
+        at_once = 1 if y.device.type == "cpu" else len(y)
+        parts = [slice(i, i + at_once) for i in range(0, len(y), at_once)]
+        output = torch.cat([self(y[part], time[part], None if known is None else known[part]) for part in parts])
+        level = self.schedule.gamma.sqrt()[t.cpu()].to(y.device).view(-1, 1, 1, 1)
+        return self.noise_of(output[:, :3], y, level, known)
 
     def target(
         self,
@@ -77,6 +85,6 @@ class Denoiser(nn.Module):
         return signal / spread, spread
 
 
-def upsample(x: Float[Tensor, "b 3 h w"], px: int) -> Float[Tensor, "b 3 px px"]:
-    """resize(x'_0) of Algorithm 1: bicubic to px, clamped to [-1, 1]; the paper does not name the kernel."""
-    return F.interpolate(x, size=(px, px), mode="bicubic", align_corners=False).clamp(-1, 1)
+def upsample(x: Float[Tensor, "b 3 h w"], px: int, kernel: ResizeKernel = "bicubic") -> Float[Tensor, "b 3 px px"]:
+    """resize(x'_0) of Algorithm 1, to px and clamped to [-1, 1]; the paper does not name the kernel (`StageSpec.resize_kernel`)."""
+    return F.interpolate(x, size=(px, px), mode=kernel, align_corners=False).clamp(-1, 1)

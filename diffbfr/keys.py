@@ -9,3 +9,8 @@ def noise_key(content: str, face: int = 0, draw: int = 0, seed: int = 0) -> str:
     """
     key = f"{content}/{face}/{draw}"
     return key if seed == 0 else f"{key}/seed={seed}"
+
+
+def draw_keys(content: str, samples: int, face: int = 0, seed: int = 0) -> list[str]:
+    """Keys of so many restorations of one face; the first is the key of its only restoration."""
+    return [noise_key(content, face, draw, seed) for draw in range(samples)]

@@ -1,62 +1,82 @@
 """Sampling: Algorithm 1's loop and the fast solvers, from a full or a truncated start.
 
-All faces of a batch walk the same grid here, but each has its own noise: `noise(step)` returns the draw of every image for
-that step, keyed by the image (`keyed_noise`), so that a face restored alone equals the same face in any batch.
+The faces of a batch may stand at different steps: each walks from its own start over its own grid, and waits at t = 0, the clean image,
+until the last has arrived. Each has its own noise, too: `noise(steps)` returns the draw of every face for the step at which it stands,
+keyed by the face (`keyed_noise`), so that a face restored alone equals the same face in any batch.
 State is float32. The solvers work on the paper's discrete schedule: a grid is a falling list of steps t.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffbfr.diffusion import p_mean_variance, predict_y_0, q_sample
 from diffbfr.errors import UsageError
 from diffbfr.schedule import NoiseSchedule
-from diffbfr.stages import SamplerSpec
+from diffbfr.stages import ReverseVariance, SamplerSpec
 
-Epsilon = Callable[[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]], Float[Tensor, "b 3 h w"]]
-"""epsilon_theta(y_t, t), with the condition already bound."""
-Noise = Callable[[int], Float[Tensor, "b 3 h w"]]
-"""Standard normal noise of a step; step `start + 1` is the draw that diffuses the start (Eq. 2)."""
+Epsilon: TypeAlias = Callable[[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]], Float[Tensor, "b 3 h w"]]
+"""epsilon_theta(y_t, t), with the condition already bound; what it says of a face at t = 0 is not used."""
+Noise: TypeAlias = Callable[[Int[Tensor, " b"]], Float[Tensor, "b 3 h w"]]
+"""Standard normal noise of every face at its step; step `start + 1` is the draw that diffuses the start (Eq. 2); at 0 none is used."""
 
 
 def keyed_noise(keys: Sequence[str], stage: str, px: int, device: torch.device | str = "cpu") -> Noise:
-    """Noise that depends only on (key, stage, step): one generator per image and step, drawn on the CPU."""
+    """Noise that depends only on (key, stage, step): one generator per image and step, drawn on the CPU; zeros at step 0."""
 
-    def draw(step: int) -> Float[Tensor, "b 3 h w"]:
+    def draw(steps: Int[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
         images = []
-        for key in keys:
+        for key, step in zip(keys, steps.tolist(), strict=True):
             seed = int.from_bytes(hashlib.sha256(f"{key}/{stage}/{step}".encode()).digest()[:8], "little") >> 1
-            images.append(torch.randn(3, px, px, generator=torch.Generator().manual_seed(seed)))
+            generator = torch.Generator().manual_seed(seed)
+            images.append(torch.randn(3, px, px, generator=generator) if step else torch.zeros(3, px, px))
         return torch.stack(images).to(device)
 
     return draw
 
 
-def start_from(y_0: Float[Tensor, "b 3 h w"] | None, start: int, schedule: NoiseSchedule, noise: Noise) -> Float[Tensor, "b 3 h w"]:
-    """y_N of Algorithm 1: pure noise for a full start (y_0 is None), else y_0 diffused to step N by Eq. 2 (truncated)."""
-    _check_start(start, schedule)
-    first = noise(start + 1)
-    if y_0 is None:
-        return first
-    return q_sample(y_0, _steps(start, y_0), schedule, first)
+def start_from(
+    y_0: Float[Tensor, "b 3 h w"] | None, starts: Sequence[int], schedule: NoiseSchedule, noise: Noise
+) -> Float[Tensor, "b 3 h w"]:
+    """y_N of Algorithm 1, one N a face: pure noise for a full start (y_0 is None), else y_0 diffused to step N by Eq. 2 (truncated)."""
+    _check_starts(starts, schedule)
+    t = torch.tensor(starts)
+    first = noise(t + 1)
+    return first if y_0 is None else q_sample(y_0, t, schedule, first)
 
 
 @torch.no_grad()
 def p_sample_loop(
-    epsilon: Epsilon, y_start: Float[Tensor, "b 3 h w"], start: int, schedule: NoiseSchedule, noise: Noise
+    epsilon: Epsilon,
+    y_start: Float[Tensor, "b 3 h w"],
+    starts: Sequence[int],
+    schedule: NoiseSchedule,
+    noise: Noise,
+    *,
+    variance: ReverseVariance = "beta",
+    clamp: bool = False,
 ) -> Float[Tensor, "b 3 h w"]:
-    """Algorithm 1 verbatim: for t = N..1, the step of Eq. 4 with sigma_t = sqrt(1 - alpha_t), no noise at t = 1, no clamp."""
-    _check_start(start, schedule)
+    """Algorithm 1 verbatim: for t = N..1, the step of Eq. 4 with sigma_t = sqrt(1 - alpha_t), no noise at t = 1, no clamp.
+
+    `variance="posterior"` and `clamp` are what SR3's code does instead (`p_mean_variance`).
+    """
+    _check_one_each(starts, y_start)
+    _check_starts(starts, schedule)
     y_t = y_start
-    for t in range(start, 0, -1):
-        steps = _steps(t, y_t)
-        step = p_mean_variance(y_t, steps, schedule, epsilon(y_t, steps))
-        y_t = step.mean + step.sigma * noise(t) if t > 1 else step.mean
+    for passed in range(max(starts)):
+        t = (torch.tensor(starts) - passed).clamp_min(0)
+        step = p_mean_variance(y_t, t, schedule, epsilon(y_t, t), variance=variance, clamp=clamp)
+        after, noisy = step.mean, t > 1
+        if bool(noisy.any()):
+            after = _where(noisy, after + step.sigma * noise(torch.where(noisy, t, 0)), after)
+        y_t = _where(t > 0, after, y_t)
     return y_t
 
 
@@ -65,7 +85,7 @@ def log_snr_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list
 
     Where steps lie wider apart than the spacing, neighbours are taken; as many evaluations as steps visit every step.
     """
-    _check_start(start, schedule)
+    _check_starts([start], schedule)
     if not 1 <= spec.num_evaluations <= start:
         raise UsageError(f"{spec.num_evaluations} evaluations from start={start}; expected 1..{start}")
     half_log_snr = schedule.half_log_snr[1:]
@@ -82,57 +102,121 @@ def log_snr_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list
 def solve(
     epsilon: Epsilon,
     y_start: Float[Tensor, "b 3 h w"],
-    grid: Sequence[int],
+    grids: Sequence[Sequence[int]],
     schedule: NoiseSchedule,
     spec: SamplerSpec,
     noise: Noise,
     *,
     clamp: bool = True,
 ) -> Float[Tensor, "b 3 h w"]:
-    """Walk a grid with one of the fast solvers; the last evaluation jumps to y_0.
+    """Walk each face's grid with one of the fast solvers; the last evaluation of a grid jumps to y_0.
 
     `ddim` (Song et al. 2021), `dpmpp_2m` and its stochastic form `sde_dpmpp_2m` (Lu et al. 2022, second order, midpoint)
     and `ancestral`, the respaced reverse process. `clamp` keeps every prediction of y_0 in [-1, 1].
     """
-    y, earlier, step_before = y_start, None, 0.0
-    for i, t in enumerate(grid):
-        steps = _steps(t, y)
-        y_0 = predict_y_0(y, steps, schedule, epsilon(y, steps))
+    _check_one_each(grids, y_start)
+    path = _padded(grids, schedule)
+    y, earlier, gains = y_start, y_start, [math.inf] * len(grids)
+    for t, after in pairwise(path):
+        y_0 = predict_y_0(y, t, schedule, epsilon(y, t))
         if clamp:
             y_0 = y_0.clamp(-1, 1)
-        if i == len(grid) - 1:
-            return y_0
-        after = grid[i + 1]
-        h = float(schedule.half_log_snr[after] - schedule.half_log_snr[t])
-        slope = torch.zeros_like(y_0) if earlier is None else (y_0 - earlier) * (h / step_before)
-        y = _advance(y, y_0, slope, (t, after, h), schedule, spec, noise)
-        earlier, step_before = y_0, h
-    raise UsageError("the grid is empty; expected at least one step")
+        y_0 = _where(t > 0, y_0, y)
+        if not bool(after.any()):
+            break
+        moves = [_move(*steps, schedule) for steps in zip(t.tolist(), after.tolist(), strict=True)]
+        change = _column([move.gain / before for move, before in zip(moves, gains, strict=True)], y) * (y_0 - earlier)
+        y = _where(after > 0, _advance(y, y_0, change, moves, spec, noise), y_0)
+        earlier, gains = y_0, [move.gain for move in moves]
+    return y_0
 
 
-def _advance(
-    y: Tensor, y_0: Tensor, slope: Tensor, move: tuple[int, int, float], schedule: NoiseSchedule, spec: SamplerSpec, noise: Noise
-) -> Tensor:
-    """One move of a solver from step t to `after`; h is the gain in half-log-SNR, slope the change of y_0 over h."""
-    t, after, h = move
-    sigma_t = math.sqrt(1 - float(schedule.gamma[t]))
-    sigma, scale = math.sqrt(1 - float(schedule.gamma[after])), math.sqrt(float(schedule.gamma[after]))
+@dataclass(frozen=True)
+class _Move:
+    """One face's move to a lower step, in float64.
+
+    Its numbers are made with `math`, face by face: torch rounds an exponential one way in the bulk of a vector and another at its end.
+    """
+
+    t: int
+    gamma_t: float
+    gamma: float
+    """Of the step that the face goes to."""
+    gain: float
+    """In half-log-SNR."""
+
+    @property
+    def sigma_t(self) -> float:
+        return math.sqrt(1 - self.gamma_t)
+
+    @property
+    def sigma(self) -> float:
+        return math.sqrt(1 - self.gamma)
+
+    @property
+    def scale(self) -> float:
+        return math.sqrt(self.gamma)
+
+
+_NO_MOVE: Final = _Move(t=0, gamma_t=0.0, gamma=0.5, gain=math.inf)
+"""Of a face that has arrived or jumps to y_0; what a solver makes of it is not used."""
+
+
+def _move(t: int, after: int, schedule: NoiseSchedule) -> _Move:
+    if not t or not after:
+        return _NO_MOVE
+    gain = schedule.half_log_snr[after] - schedule.half_log_snr[t]
+    return _Move(t, float(schedule.gamma[t]), float(schedule.gamma[after]), float(gain))
+
+
+def _advance(y: Tensor, y_0: Tensor, change: Tensor, moves: Sequence[_Move], spec: SamplerSpec, noise: Noise) -> Tensor:
+    """y after one move of each face; `change` is how far y_0 will go over the move if it goes on as over the last (0 in a first one)."""
+
+    def each(coefficient: Callable[[_Move], float]) -> Tensor:
+        return _column([coefficient(move) for move in moves], y)
+
     if spec.solver == "ddim":
-        return sigma / sigma_t * y - scale * math.expm1(-h) * y_0
+        return each(lambda m: m.sigma / m.sigma_t) * y - each(lambda m: m.scale * math.expm1(-m.gain)) * y_0
     if spec.solver == "dpmpp_2m":
-        return sigma / sigma_t * y - scale * math.expm1(-h) * (y_0 + 0.5 * slope)
+        return each(lambda m: m.sigma / m.sigma_t) * y - each(lambda m: m.scale * math.expm1(-m.gain)) * (y_0 + 0.5 * change)
+    drawn = noise(torch.tensor([move.t for move in moves]))
     if spec.solver == "sde_dpmpp_2m":
-        drift = sigma / sigma_t * math.exp(-h) * y - scale * math.expm1(-2 * h) * (y_0 + 0.5 * slope)
-        return drift + sigma * math.sqrt(-math.expm1(-2 * h)) * noise(t)
-    alpha = float(schedule.gamma[t] / schedule.gamma[after])
-    mean = (scale * (1 - alpha) * y_0 + math.sqrt(alpha) * sigma**2 * y) / sigma_t**2
-    return mean + sigma / sigma_t * math.sqrt(1 - alpha) * noise(t)
+        drift = each(lambda m: m.sigma / m.sigma_t * math.exp(-m.gain)) * y
+        drift = drift - each(lambda m: m.scale * math.expm1(-2 * m.gain)) * (y_0 + 0.5 * change)
+        return drift + each(lambda m: m.sigma * math.sqrt(-math.expm1(-2 * m.gain))) * drawn
+    mean = each(lambda m: m.scale * (1 - m.gamma_t / m.gamma) / m.sigma_t**2) * y_0
+    mean = mean + each(lambda m: math.sqrt(m.gamma_t / m.gamma) * m.sigma**2 / m.sigma_t**2) * y
+    return mean + each(lambda m: m.sigma / m.sigma_t * math.sqrt(1 - m.gamma_t / m.gamma)) * drawn
 
 
-def _check_start(start: int, schedule: NoiseSchedule) -> None:
-    if not 1 <= start <= schedule.num_steps:
-        raise UsageError(f"start={start}; expected a step in 1..{schedule.num_steps}")
+def _padded(grids: Sequence[Sequence[int]], schedule: NoiseSchedule) -> Int[Tensor, "n b"]:
+    """The faces' grids side by side; a face that has arrived stays at t = 0, and the last row is 0."""
+    for grid in grids:
+        if not grid:
+            raise UsageError("the grid is empty; expected at least one step")
+        _check_starts(grid, schedule)
+        if any(after >= before for before, after in pairwise(grid)):
+            raise UsageError(f"the grid {list(grid)} does not fall; expected each step below the one before")
+    rows = max(len(grid) for grid in grids) + 1
+    return torch.tensor([[*grid, *[0] * (rows - len(grid))] for grid in grids]).T
 
 
-def _steps(t: int, like: Tensor) -> Int[Tensor, " b"]:
-    return torch.full((like.shape[0],), t, dtype=torch.long, device=like.device)
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    """One value a face as (b, 1, 1, 1), in the dtype and on the device of `like`."""
+    return torch.tensor(values, dtype=torch.float64).to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+
+
+def _where(chosen: Bool[Tensor, " b"], this: Tensor, other: Tensor) -> Tensor:
+    """Choose a whole image for each face."""
+    return this if bool(chosen.all()) else torch.where(chosen.to(this.device).view(-1, 1, 1, 1), this, other)
+
+
+def _check_one_each(starts: Sequence[object], y: Tensor) -> None:
+    if len(starts) != len(y):
+        raise UsageError(f"{len(starts)} starts for {len(y)} faces; expected one each")
+
+
+def _check_starts(starts: Sequence[int], schedule: NoiseSchedule) -> None:
+    for start in starts:
+        if not 1 <= start <= schedule.num_steps:
+            raise UsageError(f"start={start}; expected a step in 1..{schedule.num_steps}")

@@ -16,6 +16,8 @@ StageName = Literal["irm1", "irm2", "tem"]
 STAGE_NAMES: tuple[StageName, ...] = ("irm1", "irm2", "tem")
 LossKind = Literal["l1", "l2"]
 Solver = Literal["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"]
+ReverseVariance = Literal["beta", "posterior"]
+ResizeKernel = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,12 @@ class StageSpec:
     """
     prior_std: float = 1.0
     """How far y_0 lies from what is known before, a standard deviation in [-1, 1]; only the velocity asks."""
+    reverse_variance: ReverseVariance = "beta"
+    """sigma_t^2 of mode `faithful`: 1 - alpha_t (Algorithm 1), or the variance of q(y_{t-1} | y_t, y_0) (SR3's code)."""
+    reverse_clamp: bool = False
+    """Whether mode `faithful` clamps each prediction of y_0 to [-1, 1] (SR3's code); Algorithm 1 does not."""
+    resize_kernel: ResizeKernel = "bicubic"
+    """The kernel of resize(x'_0) in Algorithm 1, which the paper does not name; only IRM-2 asks."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.start <= self.schedule.num_steps:

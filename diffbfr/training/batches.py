@@ -79,7 +79,7 @@ class PositionLoader:
 
     def _condition(self, pixels: list[Pixels]) -> Float[Tensor, "b 3 h w"]:
         condition = to_tensor(pixels)
-        return upsample(condition, self.stage.px) if self.stage.name == "irm2" else condition
+        return upsample(condition, self.stage.px, self.stage.resize_kernel) if self.stage.name == "irm2" else condition
 
 
 def position_seed(seed: int, stage: str, position: int) -> int:

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,11 +14,13 @@ from diffbfr.cascade import Cascade, Mode, cascade_digest, check_triple, package
 from diffbfr.checkpoint import save_stage
 from diffbfr.denoiser import Denoiser, upsample
 from diffbfr.errors import UsageError
+from diffbfr.keys import draw_keys, noise_key
 from diffbfr.samplers import keyed_noise
-from diffbfr.stages import STAGE_NAMES, ScheduleSpec, StageName, StageSpec
+from diffbfr.stages import IRM1_TINY, IRM2_TINY, STAGE_NAMES, TEM_TINY, ScheduleSpec, StageName, StageSpec
 from tests.diffbfr.tiny import TINY_STAGES, wake
 
 KEYS = ["a/0/0", "b/0/0", "b/1/0"]
+PACKAGED: dict[StageName, StageSpec] = {"irm1": IRM1_TINY, "irm2": IRM2_TINY, "tem": TEM_TINY}
 SHORT: dict[StageName, StageSpec] = {  # the same networks over a handful of steps, so that the loop of Algorithm 1 can be written out
     "irm1": replace(TINY_STAGES["irm1"], schedule=ScheduleSpec(6, 0.05, 0.5), start=6),
     "irm2": replace(TINY_STAGES["irm2"], schedule=ScheduleSpec(6, 0.05, 0.5), start=4),
@@ -34,8 +37,15 @@ def _cascade(stages: dict[StageName, StageSpec] = TINY_STAGES) -> Cascade:
     return Cascade(irm1, irm2, tem)
 
 
-def _faces(n: int = 3) -> Tensor:
-    return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(5)) * 2 - 1
+def _faces(n: int = 3, px: int = 8) -> Tensor:
+    return torch.rand(n, 3, px, px, generator=torch.Generator().manual_seed(5)) * 2 - 1
+
+
+def _shortened(spec: StageSpec) -> StageSpec:
+    """The same network with a loop of a few steps."""
+    start = 6 if spec.name == "irm1" else 3
+    fast = replace(spec.fast, num_evaluations=2)
+    return replace(spec, schedule=ScheduleSpec(6, 0.05, 0.5), start=start, fast=fast)
 
 
 def _written_out(stage: Denoiser, start_image: Tensor | None, condition: Tensor | None) -> Tensor:
@@ -43,7 +53,11 @@ def _written_out(stage: Denoiser, start_image: Tensor | None, condition: Tensor 
     spec = stage.spec
     beta = torch.linspace(spec.schedule.beta_1, spec.schedule.beta_T, spec.schedule.num_steps, dtype=torch.float64).tolist()
     gamma = [math.prod(1 - b for b in beta[: t + 1]) for t in range(len(beta))]
-    noise = keyed_noise(KEYS, spec.name, spec.px)
+    keyed = keyed_noise(KEYS, spec.name, spec.px)
+
+    def noise(step: int) -> Tensor:
+        return keyed(torch.full((3,), step))
+
     y = noise(spec.start + 1)
     if start_image is not None:
         y = math.sqrt(gamma[spec.start - 1]) * start_image + math.sqrt(1 - gamma[spec.start - 1]) * y
@@ -98,15 +112,75 @@ def test_the_same_keys_give_the_same_faces_and_others_do_not() -> None:
 
 
 @pytest.mark.parametrize("mode", ["fast", "faithful"])
-def test_one_face_alone_is_the_same_face_in_a_batch_to_a_hundredth_of_a_level(mode: Mode) -> None:
-    """Noise is bitwise equal; the rest is float32's, whose sums the CPU's kernels order by the size of the batch."""
-    cascade = _cascade(TINY_STAGES if mode == "fast" else SHORT)
-    together = cascade.restore(_faces(), KEYS, mode)
-    for i in range(3):
-        alone = cascade.restore(_faces()[i : i + 1], KEYS[i : i + 1], mode)
+@pytest.mark.parametrize("stages", [TINY_STAGES, PACKAGED], ids=["tiny", "packaged"])
+def test_one_face_alone_is_bitwise_the_same_face_in_any_batch(stages: dict[StageName, StageSpec], mode: Mode) -> None:
+    cascade = _cascade(stages if mode == "fast" else {name: _shortened(spec) for name, spec in stages.items()})
+    count = 17 if stages is TINY_STAGES else 5  # 17: more than a vector of the processor holds
+    faces, keys = _faces(count, cascade.lq_px), [f"{i}/0/0" for i in range(count)]
+    together = cascade.restore(faces, keys, mode)
+    for chosen in ([0], [3], [count - 1, 2], [1, 0, 3, 2]):
+        some = cascade.restore(faces[chosen], [keys[i] for i in chosen], mode)
         for name in ("irm1", "irm2", "tem"):
-            difference = (getattr(alone, name)[0] - getattr(together, name)[i]).abs().max()
-            assert float(difference) * 127.5 < 0.01
+            assert torch.equal(getattr(some, name), getattr(together, name)[chosen])
+
+
+def test_the_layout_of_the_faces_in_memory_does_not_change_a_bit() -> None:
+    cascade = _cascade(PACKAGED)
+    faces = _faces(3, cascade.lq_px)
+    other = cascade.restore(faces.contiguous(memory_format=torch.channels_last), KEYS)
+    assert torch.equal(other.tem, cascade.restore(faces, KEYS).tem)
+
+
+@pytest.mark.parametrize("mode", ["fast", "faithful"])
+def test_faces_at_different_steps_share_a_batch_and_are_what_each_would_be_alone(mode: Mode) -> None:
+    stage = _stage(SHORT["irm2"], seed=1)
+    stage.spec = replace(stage.spec, fast=replace(stage.spec.fast, num_evaluations=2))
+    images, starts, seen = _faces(3, 32), [6, 2, 4], []
+    stage.net.register_forward_hook(lambda net, inputs, output: seen.append(len(inputs[0])))
+    together = sample(stage, KEYS, mode, start_image=images, condition=images, starts=starts)
+    assert sum(seen) == (sum(starts) if mode == "faithful" else 2 * 3)
+    for i, start in enumerate(starts):
+        image = images[i : i + 1]
+        assert torch.equal(together[i : i + 1], sample(stage, KEYS[i : i + 1], mode, start_image=image, condition=image, starts=[start]))
+    assert not torch.allclose(together, sample(stage, KEYS, mode, start_image=images, condition=images), atol=1e-3)
+
+
+def test_the_reverse_variance_and_the_resize_kernel_of_the_specification_are_used() -> None:
+    expected = _cascade(SHORT).restore(_faces(), KEYS, "faithful")
+    for change in ({"reverse_variance": "posterior"}, {"reverse_clamp": True}, {"resize_kernel": "bilinear"}):
+        found = _cascade({**SHORT, "irm2": replace(SHORT["irm2"], **change)}).restore(_faces(), KEYS, "faithful")
+        assert torch.equal(found.irm1, expected.irm1)
+        assert not torch.allclose(found.irm2, expected.irm2, atol=1e-3)
+
+
+# Several restorations of one face
+
+
+def test_each_draw_is_the_restoration_of_its_key_and_the_spread_is_theirs() -> None:
+    cascade = _cascade()
+    rows = [draw_keys("a", 3), draw_keys("b", 3)]
+    samples = cascade.restore_samples(_faces(2), rows)
+    assert samples.draws.shape == (2, 3, 3, 32, 32)
+    assert samples.mean.shape == samples.spread.shape == (2, 3, 32, 32)
+    for draw in range(3):
+        assert torch.equal(samples.draws[:, draw], cascade.restore(_faces(2), [noise_key("a", draw=draw), noise_key("b", draw=draw)]).tem)
+    by_hand = np.std(samples.draws.numpy().astype(np.float64), axis=1, ddof=1)
+    assert np.allclose(samples.spread.numpy(), by_hand, atol=1e-6)
+    assert np.allclose(samples.mean.numpy(), samples.draws.numpy().mean(1), atol=1e-6)
+    assert float(samples.spread.mean()) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([draw_keys("a", 2)], "1 rows of noise keys for 2 faces"),
+        ([draw_keys("a", 2), draw_keys("b", 3)], "the faces have 2 and 3 noise keys; expected one number of draws, at least 2"),
+        ([draw_keys("a", 1), draw_keys("b", 1)], "the faces have 1 noise keys; expected one number of draws, at least 2"),
+    ],
+)
+def test_uneven_or_single_draws_are_refused(rows: list[list[str]], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        _cascade().restore_samples(_faces(2), rows)
 
 
 def test_one_stage_can_be_run_alone() -> None:
@@ -122,6 +196,17 @@ def test_faces_without_a_key_or_of_another_size_are_refused() -> None:
         cascade.restore(_faces(), KEYS[:2])
     with pytest.raises(ValueError, match=r"faces are \(3, 16, 16\); expected \(3, 8, 8\)"):
         cascade.restore(torch.zeros(3, 3, 16, 16), KEYS)
+    with pytest.raises(ValueError, match="irm1 was given no face"):
+        cascade.restore(_faces(0), [])
+    with pytest.raises(ValueError, match=r"irm2 was given \(3, 8, 8\); expected \(3, 32, 32\)"):
+        sample(cascade.irm2, KEYS, "fast", start_image=_faces(), condition=_faces())
+    with pytest.raises(ValueError, match="2 noise keys for 3 faces"):
+        sample(cascade.irm2, KEYS[:2], "fast", start_image=_faces(3, 32), condition=_faces(3, 32))
+    for start in (0, 2001):
+        with pytest.raises(ValueError, match=rf"start={start}; expected a step in 1\.\.2000"):
+            sample(cascade.irm2, KEYS, "fast", start_image=_faces(3, 32), condition=_faces(3, 32), starts=[600, start, 600])
+    with pytest.raises(ValueError, match="3 evaluations from start=2"):
+        sample(cascade.irm2, KEYS, "fast", start_image=_faces(3, 32), condition=_faces(3, 32), starts=[600, 2, 600])
 
 
 # Folders

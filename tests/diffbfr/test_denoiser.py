@@ -26,7 +26,7 @@ def test_the_condition_comes_before_y_t() -> None:
     denoiser = wake(Denoiser(TINY_STAGES["irm1"])).eval()
     y_t, condition, t = _image(2, 8), _image(2, 8, seed=1), torch.tensor([5, 1500])
     expected = denoiser.net(torch.cat([condition, y_t], 1), denoiser.time_of(t))
-    assert torch.equal(denoiser.epsilon(y_t, t, condition), expected)
+    assert torch.allclose(denoiser.epsilon(y_t, t, condition), expected, atol=1e-5)
     assert not torch.allclose(denoiser.epsilon(condition, t, y_t), expected, atol=1e-3)
 
 
@@ -35,7 +35,18 @@ def test_the_variance_range_is_left_out_of_the_noise() -> None:
     y_t, t = _image(2, 32), torch.tensor([5, 90])
     output = denoiser(y_t, t.float(), None)
     assert output.shape == (2, 6, 32, 32)
-    assert torch.equal(denoiser.epsilon(y_t, t, None), output[:, :3])
+    assert torch.allclose(denoiser.epsilon(y_t, t, None), output[:, :3], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["irm1", "tem"])
+def test_the_noise_in_one_image_is_bitwise_the_same_in_any_batch(name: StageName) -> None:
+    denoiser = wake(Denoiser(TINY_STAGES[name])).eval()
+    y_t, t = _image(5, denoiser.spec.px), torch.tensor([5, 90, 700, 1, 1000])
+    condition = _image(5, 8, seed=1) if name == "irm1" else None
+    together = denoiser.epsilon(y_t, t, condition)
+    for chosen in ([2], [4, 0], [3, 1, 2]):
+        some = denoiser.epsilon(y_t[chosen], t[chosen], None if condition is None else condition[chosen])
+        assert torch.equal(some, together[chosen])
 
 
 def test_a_velocity_about_mid_grey_with_deviation_one_is_that_of_salimans_and_ho() -> None:
@@ -86,6 +97,13 @@ def test_enlarging_keeps_the_range_and_what_is_flat() -> None:
     enlarged = upsample(edges, 32)
     assert enlarged.shape == (1, 3, 32, 32)
     assert (float(enlarged.min()), float(enlarged.max())) == (-1, 1)
+
+
+def test_the_kernel_that_enlarges_is_an_option() -> None:
+    ramp = torch.arange(8.0).expand(1, 3, 8, 8) / 8
+    between = upsample(ramp, 16, "bilinear")[0, 0, 0]
+    assert torch.allclose(between[1:-1:2], ramp[0, 0, 0, :-1] + 0.25 / 8, atol=1e-6)
+    assert not torch.allclose(upsample(_image(1, 8), 32, "bilinear"), upsample(_image(1, 8), 32), atol=1e-2)
 
 
 def _cubic(x: float, a: float = -0.75) -> float:
