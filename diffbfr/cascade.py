@@ -85,8 +85,9 @@ class Cascade:
     def restore(self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast") -> Restoration:
         """Restore a batch of aligned faces in [-1, 1]; one noise key a face.
 
-        A face with its key gives the same picture alone and in any batch: bitwise on the CPU, where the networks see one image at a
-        time, and to float32's rounding elsewhere.
+        This is Algorithm 1, a draw from Eq. 7b (which approximates Eq. 7a, a cascade in the sense of Eq. 6). A face with its key gives the
+        same picture alone and in any batch: bitwise on the CPU, where the networks see one image at a time, and to float32's rounding
+        elsewhere.
         """
         low = self.identity(x_0, noise_keys, mode)
         enlarged = upsample(low, self.irm2.spec.px, self.irm2.spec.resize_kernel)
@@ -135,6 +136,10 @@ def sample(
     `starts` gives each face its own N; None is the stage's for all.
     """
     spec, schedule = stage.spec, stage.schedule
+    if spec.conditional != (condition is not None):
+        raise UsageError(
+            f"{spec.name} was given {'no' if spec.conditional else 'a'} condition; expected {'one' if spec.conditional else 'none'}"
+        )
     for image in (start_image, condition):
         _check_batch(spec, image, len(noise_keys))
     starts = [spec.start] * len(noise_keys) if starts is None else starts

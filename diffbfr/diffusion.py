@@ -51,7 +51,7 @@ def posterior_mean(
 
 @dataclass(frozen=True)
 class ReverseStep:
-    """p(y_{t-1} | y_t): the mean and the standard deviation of one reverse step."""
+    """p(y_{t-1} | y_t), Eq. 3: the mean and the standard deviation of one reverse step."""
 
     mean: Float[Tensor, "b c h w"]
     sigma: Float[Tensor, "b 1 1 1"]

@@ -126,7 +126,7 @@ class StageSpec:
             raise UsageError(f"{self.name} has start={self.start}; expected a step in 1..{self.schedule.num_steps}")
         if not 1 <= self.fast.num_evaluations <= self.start:
             raise UsageError(f"{self.name} has fast.num_evaluations={self.fast.num_evaluations}; expected 1..start={self.start}")
-        inputs = 3 if self.name == "tem" else 6
+        inputs = 6 if self.conditional else 3
         if self.prior_std <= 0:
             raise UsageError(f"{self.name} has prior_std={self.prior_std}; expected a positive number")
         if self.unet.in_channels != inputs:
@@ -139,6 +139,11 @@ class StageSpec:
     def px(self) -> int:
         """Side length of the images that the stage makes."""
         return self.unet.image_px
+
+    @property
+    def conditional(self) -> bool:
+        """The network sees an image beside y_t (Table 6): IRM-1 x_0, IRM-2 the enlarged x'_0, TEM none."""
+        return self.name != "tem"
 
     @property
     def learns_range(self) -> bool:

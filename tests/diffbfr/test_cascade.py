@@ -207,6 +207,10 @@ def test_faces_without_a_key_or_of_another_size_are_refused() -> None:
         sample(cascade.irm2, KEYS, "fast", start_image=_faces(), condition=_faces())
     with pytest.raises(ValueError, match="2 noise keys for 3 faces"):
         sample(cascade.irm2, KEYS[:2], "fast", start_image=_faces(3, 32), condition=_faces(3, 32))
+    with pytest.raises(ValueError, match="irm2 was given no condition; expected one"):
+        sample(cascade.irm2, KEYS, "fast", start_image=_faces(3, 32), condition=None)
+    with pytest.raises(ValueError, match="tem was given a condition; expected none"):
+        sample(cascade.tem, KEYS, "fast", start_image=_faces(3, 32), condition=_faces(3, 32))
     for start in (0, 2001):
         with pytest.raises(ValueError, match=rf"start={start}; expected a step in 1\.\.2000"):
             sample(cascade.irm2, KEYS, "fast", start_image=_faces(3, 32), condition=_faces(3, 32), starts=[600, start, 600])
