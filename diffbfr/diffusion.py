@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from diffbfr.errors import UsageError
 from diffbfr.schedule import NoiseSchedule
 from diffbfr.stages import LossKind
 
@@ -21,8 +22,11 @@ VLB_WEIGHT = 0.001
 
 
 def _at(table: Float64[Tensor, " rows"], t: Int[Tensor, " b"], like: Tensor) -> Tensor:
-    """Rows `t` of a table as (b, 1, 1, 1) in the dtype and on the device of `like`."""
-    return table[t.cpu()].to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+    """Rows `t` of a table as (b, 1, 1, 1) in the dtype and on the device of `like`; a step outside 0..T is refused."""
+    rows = t.cpu()
+    if bool(((rows < 0) | (rows >= len(table))).any()):
+        raise UsageError(f"t={rows.tolist()}; expected steps in 0..{len(table) - 1}")
+    return table[rows].to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
 
 
 def q_sample(

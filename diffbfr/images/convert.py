@@ -66,7 +66,7 @@ def to_tensor(pixels: Pixels | Sequence[Pixels]) -> 'Float[Tensor, "b 3 h w"]':
     """Turn one picture h w 3, a batch b h w 3 or a list of pictures of one size into a batch in [-1, 1]."""
     import torch
 
-    batch = pixels if isinstance(pixels, np.ndarray) else np.stack(pixels)
+    batch = pixels if isinstance(pixels, np.ndarray) else _stacked(pixels)
     if batch.ndim == 3:
         batch = batch[None]
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
@@ -92,6 +92,13 @@ def pixel_digest(pixels: Pixels) -> str:
     digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}:".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
+
+
+def _stacked(pixels: Sequence[Pixels]) -> Pixels:
+    shapes = sorted({picture.shape for picture in pixels})
+    if len(shapes) != 1:
+        raise UsageError(f"the pictures of a batch are {' and '.join(map(str, shapes)) or 'none'}; expected one size; resize them first")
+    return np.stack(pixels)
 
 
 def _checked(pixels: Pixels) -> Pixels:

@@ -15,6 +15,7 @@ from diffbfr.checkpoint import MANIFEST, TrainingState, load_checkpoint, load_st
 from diffbfr.denoiser import Denoiser
 from diffbfr.errors import UsageError
 from diffbfr.spec import to_dict
+from diffbfr.stages import StageSpec
 from tests.diffbfr.tiny import TINY_STAGES, wake
 
 SPEC = TINY_STAGES["irm1"]
@@ -156,6 +157,14 @@ def test_another_contract_is_refused_naming_the_field(tmp_path: Path, change: di
         load_checkpoint(tmp_path, {**CONTRACT, **change})
 
 
+def test_another_contract_is_refused_before_tensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, _state(1), keep=2)
+    monkeypatch.setattr("diffbfr.checkpoint.load_file", lambda path: pytest.fail(f"{path} was read"))
+    other = replace(SPEC, schedule=replace(SPEC.schedule, beta_T=2e-2))
+    with pytest.raises(UsageError, match=r"stage\.schedule\.beta_T was 0\.01, is 0\.02"):
+        load_checkpoint(tmp_path, {**CONTRACT, "stage": to_dict(other)})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_not_sealed(tmp_path: Path, value: float) -> None:
     save_checkpoint(tmp_path, _state(1), keep=2)
@@ -233,6 +242,39 @@ def test_another_stage_or_another_specification_is_refused_before_the_weights_ar
     (tmp_path / "irm2.json").write_bytes((tmp_path / "irm1.json").read_bytes())
     with pytest.raises(UsageError, match=r"irm2\.json describes the stage irm1; expected irm2"):
         load_stage(tmp_path, "irm2")
+
+
+@pytest.mark.parametrize(
+    ("other", "field"),
+    [
+        (replace(SPEC, schedule=replace(SPEC.schedule, beta_1=1e-5)), r"schedule\.beta_1: found 1e-06, expected 1e-05"),
+        (replace(SPEC, start=1000), "start: found 2000, expected 1000"),
+        (replace(SPEC, unet=replace(SPEC.unet, image_px=16)), r"unet\.image_px: found 8, expected 16"),
+        (
+            replace(SPEC, unet=replace(SPEC.unet, channel_multipliers=(1, 4))),
+            r"unet\.channel_multipliers: found \[1, 2\], expected \[1, 4\]",
+        ),
+        (replace(SPEC, loss="l2"), "loss: found l1, expected l2"),
+        (replace(SPEC, reverse_variance="posterior"), "reverse_variance: found beta, expected posterior"),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else "",
+)
+def test_the_field_that_differs_is_named_before_the_weights_are_read(
+    tmp_path: Path, other: StageSpec, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_stage(tmp_path, SPEC, _weights())
+    monkeypatch.setattr("diffbfr.checkpoint.load_file", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(ValueError, match=f"another irm1: {field}"):
+        load_stage(tmp_path, "irm1", expected=other)
+
+
+def test_a_record_from_before_an_option_existed_has_its_default(tmp_path: Path) -> None:
+    save_stage(tmp_path, SPEC, _weights())
+    values = json.loads((tmp_path / "irm1.json").read_text())
+    for option in ("reverse_variance", "reverse_clamp", "resize_kernel"):
+        del values[option]
+    (tmp_path / "irm1.json").write_text(json.dumps(values))
+    assert load_stage(tmp_path, "irm1", expected=SPEC).spec == SPEC
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "more"])

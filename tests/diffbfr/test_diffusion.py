@@ -52,6 +52,14 @@ def test_step_zero_is_the_image_itself() -> None:
     assert torch.equal(q_sample(y_0, torch.zeros(2, dtype=torch.long), SR3, _noise(2, 3, 4, 4)), y_0)
 
 
+@pytest.mark.parametrize("t", [-1, 1001])
+def test_a_step_outside_the_schedule_is_refused(t: int) -> None:
+    steps, image = torch.tensor([5, t]), _images(2, 3, 4, 4)
+    for call in (q_sample, predict_y_0):
+        with pytest.raises(ValueError, match=rf"t=\[5, {t}\]; expected steps in 0\.\.1000"):
+            call(image, steps, DDPM, image)
+
+
 @SCHEDULES
 def test_one_step_after_another_is_the_same_as_all_at_once(schedule: NoiseSchedule) -> None:
     mean, variance = 1.0, 0.0

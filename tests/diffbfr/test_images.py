@@ -490,6 +490,13 @@ def test_every_level_survives_the_way_to_a_tensor_and_back() -> None:
     assert (to_pixels(tensor.to(torch.bfloat16).double())[0].astype(int) - levels).max() <= 1
 
 
+def test_pictures_of_different_sizes_are_no_batch() -> None:
+    with pytest.raises(ValueError, match=r"the pictures of a batch are \(4, 4, 3\) and \(8, 8, 3\); expected one size"):
+        to_tensor([np.zeros((px, px, 3), np.uint8) for px in (8, 4, 8)])
+    with pytest.raises(ValueError, match="the pictures of a batch are none; expected one size"):
+        to_tensor([])
+
+
 def test_tensors_are_channels_first_batches() -> None:
     one, two = picture(8, 6), picture(8, 6)[::-1]
     for batch in ([one, two], (one, two), np.stack([one, two])):
