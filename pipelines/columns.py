@@ -5,7 +5,6 @@ What was there is not touched, and readers see the column only when it is whole.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Final
 
 from diffbfr.errors import IncompleteError, UsageError
@@ -52,8 +51,7 @@ def finish_column(dataset_root: str, info: ColumnInfo, tasks: Sequence[str]) -> 
                 f"expected {len(keys)} keys x {', '.join(info.names)} in order; make it again"
             )
         table.append(members)
-    table.close()
-    storage.write_json(storage.join(root, info.column, manifest.COLUMN_RECORD), asdict(info))
+    manifest.write_column_record(root, info, table.close())
     return info
 
 

@@ -14,6 +14,7 @@ from diffbfr.errors import DiffBFRError, UsageError
 from diffbfr.shards import BuiltTar, Member, Sample, build_tar
 from diffbfr.shards.schema import row_fields
 from pipelines import storage
+from pipelines.sealed import read_sealed, write_sealed
 
 
 class CommitConflictError(DiffBFRError):
@@ -81,7 +82,8 @@ def publish(root: str, folder: str, commit: Commit, drafts: Sequence[Draft]) -> 
     _refuse_conflict(root, folder, commit)
     for draft in drafts:
         storage.write_atomic(storage.join(root, draft.record.tar), draft.built.data)
-    if not storage.write_atomic(_record(root, folder, commit.index), _encode(commit), create_only=True):
+    record = json.loads(json.dumps(commit, default=row_fields))
+    if not write_sealed(_record(root, folder, commit.index), record, create_only=True, indent=None):
         _refuse_conflict(root, folder, commit)
     return commit
 
@@ -100,15 +102,15 @@ def find(root: str, folder: str, index: int, task: str) -> Commit | None:
 
 
 def read(root: str, folder: str, index: int) -> Commit | None:
-    """Read one commit record; None if there is none."""
+    """Read one commit record; None if there is none, `ShardDamagedError` if it is not as it was written."""
     uri = _record(root, folder, index)
     try:
-        return _decode(storage.read_json(uri))
+        return _decode(read_sealed(uri))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UsageError(
-            f"{uri} is no commit record ({error!r}); expected the JSON that a shard writes; remove it and run again"
+            f"{uri} is no commit record of this version ({error!r}); expected what a shard writes; remove the dataset and run again"
         ) from error
 
 
@@ -130,10 +132,6 @@ def _refuse_conflict(root: str, folder: str, commit: Commit) -> None:
             f"{_record(root, folder, commit.index)} is committed with other content than this attempt made; "
             "expected the same bytes; check that every worker runs the same versions, then remove the dataset and run again"
         )
-
-
-def _encode(commit: Commit) -> bytes:
-    return (json.dumps(commit, default=row_fields, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
 def _decode(value: Any) -> Commit:

@@ -5,10 +5,12 @@ is a list of structs. `open_dataset` reads `dataset.json` and the tables into a 
 """
 
 import dataclasses
+import hashlib
 import io
+import json
 import os
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal, TypeVar
@@ -18,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffbfr.errors import UsageError
-from diffbfr.shards import ColumnIndex, ColumnInfo, DatasetInfo, Member, Sample, ShardedDataset
+from diffbfr.shards import ColumnIndex, ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, ShardedDataset
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
 from pipelines import storage
 from pipelines.commits import Quarantined
+from pipelines.sealed import read_sealed, write_sealed
 
 DATASET_RECORD: Final = "dataset.json"
 COLUMN_RECORD: Final = "column.json"
@@ -56,6 +59,17 @@ class LedgerRow:
     seconds: float
 
 
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What `dataset.json` says, with the columns appended since: `recipe` and `tools` as plain values, `tables` as path -> sha256."""
+
+    info: DatasetInfo
+    columns: tuple[ColumnInfo, ...]
+    recipe: Mapping[str, Any]
+    tools: Mapping[str, str]
+    tables: Mapping[str, str]
+
+
 class TableWriter:
     """Write rows to a parquet file piece by piece; `close` publishes it whole, and nothing is visible before."""
 
@@ -72,22 +86,24 @@ class TableWriter:
         if table.num_rows:
             self._writer.write_table(table)
 
-    def close(self) -> None:
-        """Finish the file and publish it."""
+    def close(self) -> str:
+        """Finish the file and publish it; returns its sha256, for a record to keep."""
         self._writer.close()
-        storage.write_atomic(self._uri, self._buffer.getvalue())
+        data = self._buffer.getvalue()
+        storage.write_atomic(self._uri, data)
+        return hashlib.sha256(data).hexdigest()
 
 
-def write_rows(uri: str, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Write dataclass rows as one parquet file."""
+def write_rows(uri: str, row_type: type[Row], rows: Iterable[Row]) -> str:
+    """Write dataclass rows as one parquet file; returns its sha256."""
     writer = TableWriter(uri, row_type)
     writer.append(rows)
-    writer.close()
+    return writer.close()
 
 
-def read_rows(uri: str, row_type: type[Row]) -> list[Row]:
-    """Read dataclass rows back from a parquet file."""
-    columns = _read_table(uri, row_type).to_pydict()
+def read_rows(uri: str, row_type: type[Row], sha256: str = "") -> list[Row]:
+    """Read dataclass rows back from a parquet file; `ShardDamagedError` if it has not the digest that a record names."""
+    columns = _read_table(uri, row_type, sha256).to_pydict()
     build = _builder(row_type)
     names = [field.name for field in dataclasses.fields(typing.cast(Any, row_type))]
     return [build(dict(zip(names, values, strict=True))) for values in zip(*(columns[name] for name in names), strict=True)]
@@ -120,42 +136,76 @@ def open_dataset(root: str | Path) -> ShardedDataset:
         raise UsageError(f"{where} holds no {DATASET_RECORD}; expected a finished dataset; run the shard step to its end")
     cache = Path(os.environ.get("DIFFBFR_CACHE", "~/.cache/diffbfr")).expanduser() / "datasets"
     local = storage.fetch_tree(where, cache)
-    info = read_info(local)
-    samples = read_rows(str(local / SAMPLES), Sample)
-    if len(samples) != info.num_samples:
-        raise UsageError(f"{where}: {SAMPLES} has {len(samples)} rows, dataset.json says {info.num_samples}; run the shard step again")
+    record = read_record(local)
+    samples = read_rows(str(local / SAMPLES), Sample, record.tables[SAMPLES])
+    if len(samples) != record.info.num_samples:
+        raise UsageError(
+            f"{where}: {SAMPLES} has {len(samples)} rows, dataset.json says {record.info.num_samples}; run the shard step again"
+        )
     keys = [sample.key for sample in samples]
-    columns = {column.column: _read_column(local, column, keys) for column in read_columns(local)}
-    return ShardedDataset(local, info, samples, columns)
+    columns = {column.column: _read_column(local, column, keys, record.tables[members_path(column.column)]) for column in record.columns}
+    return ShardedDataset(local, record.info, samples, columns)
+
+
+def write_record(root: str, info: DatasetInfo, columns: Sequence[ColumnInfo], how: Mapping[str, Any], tables: Mapping[str, str]) -> None:
+    """Write `dataset.json`, sealed: what makes a dataset visible, so it comes last.
+
+    `how` holds the `recipe` and the `tools` as plain values, `tables` the sha256 of each table by its path.
+    """
+    columns_made = [dataclasses.asdict(column) for column in columns]
+    record = {**dataclasses.asdict(info), "columns": columns_made, "tables": dict(tables), **how}
+    write_sealed(storage.join(root, DATASET_RECORD), json.loads(json.dumps(record)))
+
+
+def write_column_record(root: str, info: ColumnInfo, table_sha256: str) -> None:
+    """Write an appended column's `column.json`, sealed: what makes it visible, so it comes last."""
+    record = {**dataclasses.asdict(info), "names": list(info.names), "table": table_sha256}
+    write_sealed(storage.join(root, info.column, COLUMN_RECORD), record)
+
+
+def read_record(root: str | Path) -> DatasetRecord:
+    """Read `dataset.json` and the `column.json` of each column that was appended and finished."""
+    made = read_sealed(storage.join(root, DATASET_RECORD))
+    tables = dict(made["tables"])
+    columns = [_column_info(column) for column in made["columns"]]
+    for name in storage.list_dir(root):
+        place = storage.join(root, name, COLUMN_RECORD)
+        if storage.exists(place):
+            appended = read_sealed(place)
+            columns.append(_column_info(appended))
+            tables[members_path(name)] = appended["table"]
+    info = DatasetInfo(**{field.name: made[field.name] for field in dataclasses.fields(DatasetInfo)})
+    return DatasetRecord(info, tuple(columns), made["recipe"], made["tools"], tables)
 
 
 def read_info(root: str | Path) -> DatasetInfo:
-    """Read `dataset.json`."""
-    record = storage.read_json(storage.join(root, DATASET_RECORD))
-    return DatasetInfo(**{field.name: record[field.name] for field in dataclasses.fields(DatasetInfo)})
+    """Read what `dataset.json` says of the whole."""
+    return read_record(root).info
 
 
-def read_columns(root: str | Path) -> list[ColumnInfo]:
+def read_columns(root: str | Path) -> tuple[ColumnInfo, ...]:
     """Name the finished columns: those made with the dataset, and each appended one whose `column.json` is there."""
-    made = storage.read_json(storage.join(root, DATASET_RECORD))["columns"]
-    places = [storage.join(root, name, COLUMN_RECORD) for name in storage.list_dir(root)]
-    appended = [storage.read_json(place) for place in places if storage.exists(place)]
-    return [ColumnInfo(record["column"], tuple(record["names"]), record["model_digest"]) for record in [*made, *appended]]
+    return read_record(root).columns
 
 
 def read_shard_keys(root: str | Path) -> tuple[tuple[str, ...], ...]:
     """Read the keys of each shard in order, from the index alone; none for a shard whose photos were all quarantined."""
-    keys: list[list[str]] = [[] for _ in range(read_info(root).num_shards)]
-    table = _read_table(storage.join(root, members_path(LQ_COLUMN)), Member)
+    record = read_record(root)
+    keys: list[list[str]] = [[] for _ in range(record.info.num_shards)]
+    table = _read_table(storage.join(root, members_path(LQ_COLUMN)), Member, record.tables[members_path(LQ_COLUMN)])
     for key, name, tar in zip(*(table[column].to_pylist() for column in ("key", "name", "tar")), strict=True):
         if name == LQ_RECORD:
             keys[int(PurePosixPath(tar).stem)].append(key)
     return tuple(map(tuple, keys))
 
 
-def _read_column(root: Path, info: ColumnInfo, keys: Sequence[str]) -> ColumnIndex:
+def _column_info(record: Mapping[str, Any]) -> ColumnInfo:
+    return ColumnInfo(record["column"], tuple(record["names"]), record["model_digest"])
+
+
+def _read_column(root: Path, info: ColumnInfo, keys: Sequence[str], sha256: str) -> ColumnIndex:
     """Read a column's index straight into arrays, and check that its keys are the dataset's, in order."""
-    table = _read_table(str(root / members_path(info.column)), Member)
+    table = _read_table(str(root / members_path(info.column)), Member, sha256)
     n, m = len(keys), len(info.names)
     names = np.array(table["name"].to_pylist()).reshape(-1)
     in_order = len(names) == n * m and table["key"].to_pylist() == [key for key in keys for _ in range(m)]
@@ -173,12 +223,16 @@ def _read_column(root: Path, info: ColumnInfo, keys: Sequence[str]) -> ColumnInd
     )
 
 
-def _read_table(uri: str, row_type: type[Any]) -> pa.Table:
+def _read_table(uri: str, row_type: type[Any], sha256: str = "") -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+        data = storage.read_bytes(uri)
     except FileNotFoundError as error:
         raise UsageError(f"{uri} is not there; expected a table of {row_type.__name__}; run the step that writes it again") from error
-    except pa.ArrowException as error:
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise ShardDamagedError(f"{uri} is not the table that was committed; expected its sha256; run the step that writes it again")
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{uri} cannot be read ({error}); expected parquet; run the step that writes it again") from error
     if not table.schema.equals(_schema(row_type)):
         raise UsageError(

@@ -100,12 +100,15 @@ class ShardedDataset:
         """What a column says about itself; UsageError if it is not there or not finished."""
         return self._index(column).info
 
+    def lengths(self, column: str, name: str) -> NDArray[np.int64]:
+        """Bytes of one member of every sample, in the order of `samples`."""
+        index, place = self._place(column, name)
+        return index.length[:, place]
+
     def read(self, key: str, column: str, name: str) -> bytes:
         """Return one member's bytes; `ShardDamagedError` if they are not the committed ones."""
-        index = self._index(column)
-        if name not in index.info.names:
-            raise UsageError(f"column {column} has no member {name!r}; it has {', '.join(index.info.names)}")
-        row, place = self._row_of(key), index.info.names.index(name)
+        index, place = self._place(column, name)
+        row = self._row_of(key)
         tar = self.root / index.tars[int(index.tar_row[row])]
         data = _pread(tar, int(index.offset[row, place]), int(index.length[row, place]))
         if hashlib.sha256(data).digest() != index.digest[row, place].tobytes():
@@ -145,6 +148,12 @@ class ShardedDataset:
         if row is None:
             raise UsageError(f"the dataset in {self.root} has no key {key!r}; ask `keys(split)` for those it has")
         return row
+
+    def _place(self, column: str, name: str) -> tuple[ColumnIndex, int]:
+        index = self._index(column)
+        if name not in index.info.names:
+            raise UsageError(f"column {column} has no member {name!r}; it has {', '.join(index.info.names)}")
+        return index, index.info.names.index(name)
 
     def _index(self, column: str) -> ColumnIndex:
         index = self._columns.get(column)

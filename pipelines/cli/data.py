@@ -1,7 +1,7 @@
-"""`diffbfr data`: what a dataset holds."""
+"""`diffbfr data`: what a dataset holds, and whether it is what was committed."""
 
 import dataclasses
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,38 +9,100 @@ from diffbfr.errors import UsageError
 from pipelines.cli import options
 from pipelines.cli.output import say, say_json, table
 
-data = typer.Typer(help="Datasets: show.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from diffbfr.shards import DatasetInfo
+    from pipelines.summary import Summary
 
+data = typer.Typer(help="Datasets: show, verify.", no_args_is_help=True)
 
-@data.callback()
-def _group() -> None:
-    """Keep `show` a command of its own while it is the only one."""
+Dataset = Annotated[str, typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="DATASET")]
+_NUM_SHOWN = 20
 
 
 @data.command()
 def show(
-    dataset: Annotated[str, typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="DATASET")],
+    dataset: Dataset,
+    sheet: Annotated[str | None, typer.Option(help="Write a PNG of LQ | HQ pairs there, to look at.", metavar="FILE")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Count what is in a dataset: faces, splits, variants, columns, refused photos."""
-    from pipelines.manifest import read_columns, read_info
+    """Show what is in a dataset: faces, sizes, refused photos, histograms of the draws of Eq. 13; and pairs of pictures, if asked."""
+    from pipelines import storage
+    from pipelines.contact_sheet import contact_sheet
+    from pipelines.manifest import open_dataset
+    from pipelines.summary import summarize
 
     folder = _find(dataset)
-    info, columns = read_info(folder), read_columns(folder)
+    opened = open_dataset(folder)
+    summary = summarize(opened)
+    if sheet:
+        storage.write_atomic(sheet, contact_sheet(opened))
     if as_json:
-        say_json({"folder": folder, **dataclasses.asdict(info), "columns": columns})
+        figures = {"sizes": summary.columns, "histograms": summary.histograms, "gray": summary.gray, "flipped": summary.flipped}
+        say_json({"folder": folder, **dataclasses.asdict(opened.info), "columns": opened.columns, **figures, "sheet": sheet})
         return
-    rows = [
+    say(table(("dataset", ""), _facts(folder, opened.info, summary)))
+    say("")
+    sizes = [(size.column, _rounded(size.num_bytes / 1e6), _rounded(size.median / 1e3)) for size in summary.columns]
+    say(table(("column", "MB", "kB a file, median"), sizes))
+    say("")
+    rows = [(h.name, f"{h.edges[0]:.3g}", h.bars(), f"{h.edges[-1]:.3g}", f"{h.mean:.3g}", h.unit) for h in summary.histograms]
+    say(table(("draw", "from", "", "to", "mean", ""), rows))
+    if sheet:
+        say(f"pictures: {sheet}")
+
+
+@data.command()
+def verify(
+    dataset: Dataset,
+    level: Annotated[int, typer.Option(help="0 records, 1 sizes, 2 every byte, 3 every pixel, 4 every LQ made again.", min=0, max=4)] = 2,
+    workers: Annotated[int, typer.Option(help="Processes that check; 0 is this one.", min=0)] = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Check that a dataset is what was committed, down to making every low-quality face again; exit 1 if anything is not."""
+    from diffbfr.shards import ShardDamagedError
+    from pipelines.cluster import Cluster, ClusterConfig
+    from pipelines.steps.verify import LEVELS, Finding, plan_verification, verify_records, verify_shard
+
+    folder = _find(dataset)
+    tasks = plan_verification(folder, level)
+    findings: list[Finding] = verify_records(folder)
+    with Cluster(ClusterConfig(num_workers=workers)) as cluster:
+        reports = cluster.map(verify_shard, tasks, label="verify", unit="shards")
+    findings += [finding for report in reports for finding in report.findings]
+    counts = {
+        "shards": len(reports),
+        "faces": sum(report.samples for report in reports),
+        "low_quality_faces_made_again": sum(report.low_quality_faces for report in reports),
+        "bytes_read": sum(report.num_bytes for report in reports),
+    }
+    if as_json:
+        say_json({"folder": folder, "level": level, **counts, "findings": findings})
+    else:
+        checked = ", ".join(LEVELS[: level + 1])
+        rows = [("folder", folder), ("checked", checked), *((name.replace("_", " "), str(count)) for name, count in counts.items())]
+        say(table(("verify", ""), [*rows, ("damaged", str(len(findings)))]))
+        for finding in findings[:_NUM_SHOWN]:
+            say(f"{finding.place}: {finding.what}")
+    if findings:
+        first = findings[0]
+        raise ShardDamagedError(f"{len(findings)} findings in {folder} (first: {first.place}: {first.what})")
+
+
+def _facts(folder: str, info: "DatasetInfo", summary: "Summary") -> list[tuple[str, str]]:
+    return [
         ("folder", folder),
         ("source", info.source),
         ("faces", f"{info.num_samples} in {info.num_shards} shards (train {info.num_train}, val {info.num_val}, test {info.num_test})"),
         ("refused", str(info.num_quarantined)),
         ("sizes", f"{info.lq_px} -> {info.hq_px} px, {info.variants} variants each"),
-        ("columns", ", ".join(f"{column.column} ({len(column.names)} files a face)" for column in columns)),
+        ("variants", f"{summary.flipped:.1%} flipped, {summary.gray:.1%} gray"),
         ("content", info.content_id),
         ("archive", info.archive_id),
     ]
-    say(table(("dataset", ""), rows))
+
+
+def _rounded(value: float) -> float:
+    return round(value, 1) if value < 100 else round(value)
 
 
 def _find(place: str) -> str:

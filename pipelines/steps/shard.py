@@ -18,7 +18,7 @@ from diffbfr.images import ImageRefused
 from diffbfr.shards import DatasetInfo, Member, Sample, Split
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 from pipelines import commits, manifest, storage
-from pipelines.commits import Commit, Quarantined
+from pipelines.commits import Commit, Quarantined, TarRecord
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
 from pipelines.steps.samples import FORMAT, Face, ShardConfig, make_face, photo_keys
 
@@ -116,12 +116,12 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
         splits.update(sample.split for sample in commit.samples)
         for record in commit.tars:
             tables[record.tar.partition("/")[0]].append(record.members)
-            archive.update(f"{record.tar}\0{record.sha256}\n".encode())
-        content.update(_visible_content(commit))
-    manifest.write_rows(storage.join(root, manifest.QUARANTINE), Quarantined, quarantined)
+            archive.update(archive_line(record))
+        content.update(visible_content(commit))
+    digests = {manifest.QUARANTINE: manifest.write_rows(storage.join(root, manifest.QUARANTINE), Quarantined, quarantined)}
     _refuse_too_many(quarantined, splits, max_bad, storage.join(root, manifest.QUARANTINE))
-    for table in (samples, *tables.values()):
-        table.close()
+    digests[manifest.SAMPLES] = samples.close()
+    digests |= {manifest.members_path(column): table.close() for column, table in tables.items()}
     info = DatasetInfo(
         hq_px=config.hq_px,
         lq_px=config.lq_px,
@@ -138,7 +138,7 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
         recipe_digest=config.recipe_digest,
         source=tasks[0].source.uri.encode("utf-8", "backslashreplace").decode(),
     )
-    _write_record(root, info, config)
+    manifest.write_record(root, info, config.columns, _how(config), digests)
     return info
 
 
@@ -154,14 +154,19 @@ def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
         return Quarantined(ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error))
 
 
-def _visible_content(commit: Commit) -> bytes:
-    """Describe each sample by what a model can see of it, a line each: pixels, LQ bytes and draws; no codec of ours, no shard, no place."""
+def visible_content(commit: Commit) -> bytes:
+    """Describe each sample by what a model can see of it, for `content_id`, a line each: pixels, LQ bytes, draws; no codec, no place."""
     jpegs: dict[str, list[str]] = {sample.key: [] for sample in commit.samples}
     for member in (member for record in commit.tars for member in record.members):
         if member.column == LQ_COLUMN and member.name != LQ_RECORD:
             jpegs[member.key].append(member.sha256)
     lines = [[row.key, row.split, row.pixel_sha256, row.low_pixel_sha256, jpegs[row.key], row.variants] for row in commit.samples]
     return "".join(json.dumps(line, default=row_fields, sort_keys=True) + "\n" for line in lines).encode()
+
+
+def archive_line(tar: TarRecord) -> bytes:
+    """Describe a tar by its bytes, for `archive_id`."""
+    return f"{tar.tar}\0{tar.sha256}\n".encode()
 
 
 def _assert_all_counted(task: ShardTask, commit: Commit) -> None:
@@ -194,12 +199,10 @@ def _refuse_too_many(quarantined: Sequence[Quarantined], splits: Counter[Split],
         )
 
 
-def _write_record(root: str, info: DatasetInfo, config: ShardConfig) -> None:
-    record: dict[str, Any] = {
+def _how(config: ShardConfig) -> dict[str, Any]:
+    """Say how the dataset was made, so that it can be made or checked again."""
+    return {
         "format": FORMAT,
-        **asdict(info),
-        "columns": [asdict(column) for column in config.columns],
         "recipe": asdict(replace(config, degradation=config.spec)),
         "tools": {tool: version(tool) for tool in _TOOLS},
     }
-    storage.write_json(storage.join(root, manifest.DATASET_RECORD), record)

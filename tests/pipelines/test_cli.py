@@ -1,6 +1,7 @@
 """The command line: its words are frozen, a mistake is one line and an exit code, and every command does its work."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import pytest
 import typer
 
 from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError
+from pipelines.artifacts import ArtifactStore, Identity
 from pipelines.cli import app as cli
 from pipelines.cli import main
 from pipelines.cli.output import table
+from pipelines.manifest import read_info
 from pipelines.registry import open_registry
 from tests.pipelines.sample_archive import encode, face
+from tests.pipelines.tiny_dataset import build, make_photos
 
 SHARED = ["--recipe", "--faces", "--root", "--config", "--set", "--plan", "--json"]
 MODELS = ["--root", "--tracking", "--json"]
@@ -44,7 +48,8 @@ COMMAND_LINE = {
     "models rollback": ["NAME", "--why", *MODELS],
     "models log": MODELS,
     "models fsck": MODELS,
-    "data show": ["DATASET", "--json"],
+    "data show": ["DATASET", "--sheet", "--json"],
+    "data verify": ["DATASET", "--level", "--workers", "--json"],
 }
 
 
@@ -142,29 +147,54 @@ def test_an_empty_registry_lists_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert "0 versions, nothing wrong" in capsys.readouterr().out
 
 
-def test_a_dataset_is_counted_from_its_folder_and_from_its_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from diffbfr.degradation import DegradationSpec
-    from pipelines.artifacts import ArtifactStore, Identity
-    from pipelines.sources import open_source
-    from pipelines.steps.shard import ShardConfig, finish_dataset, plan_shards, shard
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    """A root with one dataset; returns the dataset's folder."""
+    identity = Identity("shard", {}, {}, {})
+    folder = ArtifactStore(str(tmp_path)).folder(identity)
+    build(make_photos(tmp_path / "photos", 6), folder)
+    ArtifactStore(str(tmp_path)).commit(identity, {"dataset": "dataset.json"}, {}, 1.0)
+    return folder
 
-    store, identity = ArtifactStore(str(tmp_path)), Identity("shard", {}, {}, {})
-    folder = store.folder(identity)
-    config = ShardConfig(64, 16, 2, 4, 0.1, 0.1, 0, DegradationSpec())
-    tasks = plan_shards(open_source("synthetic:count=6,seed=0,px=64"), config, folder)
-    for task in tasks:
-        shard(task)
-    info = finish_dataset(folder, tasks)
-    store.commit(identity, {"dataset": "dataset.json"}, {}, 1.0)
-    for place in (folder, str(tmp_path)):
+
+def test_a_dataset_is_shown_from_its_folder_and_from_its_root(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in (dataset, str(tmp_path)):
         assert call(monkeypatch, "data", "show", place, "--json") == 0
         shown = json.loads(capsys.readouterr().out)
-        assert (shown["folder"], shown["num_samples"], shown["content_id"]) == (folder, 6, info.content_id)
-        assert [column["column"] for column in shown["columns"]] == ["hq64", "hq16", "lq"]
-        assert call(monkeypatch, "data", "show", place) == 0
-        assert "16 -> 64 px, 2 variants each" in capsys.readouterr().out
+        assert (shown["folder"], shown["num_samples"], shown["content_id"]) == (dataset, 6, read_info(dataset).content_id)
+        assert [column["column"] for column in shown["columns"]] == ["hq32", "hq8", "lq"]
+        histograms = [(found["name"], sum(found["counts"])) for found in shown["histograms"]]
+        assert histograms == [("sigma", 12), ("r", 12), ("delta", 12), ("q", 12), ("lq file", 12)]
+    sheet = tmp_path / "sheet.png"
+    assert call(monkeypatch, "data", "show", dataset, "--sheet", str(sheet)) == 0
+    told = capsys.readouterr().out
+    assert "8 -> 32 px, 2 variants each" in told
+    assert re.search(r"^q +\d+ +[▁▂▃▄▅▆▇█ ]{24} +\d+ .*JPEG quality$", told, re.MULTILINE)
+    assert f"pictures: {sheet}" in told
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_verify_ends_with_0_on_a_whole_dataset_and_names_what_is_damaged(
+    dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "data", "verify", dataset, "--level", "4", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["faces"], told["low_quality_faces_made_again"], told["findings"]) == (6, 12, [])
+    tar = Path(dataset, "hq8", "000001.tar")
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    assert call(monkeypatch, "data", "verify", dataset, "--level", "1") == 0
+    capsys.readouterr()
+    assert call(monkeypatch, "data", "verify", dataset) == 1
+    shown = capsys.readouterr()
+    assert "hq8/000001.tar: bytes differ in 00005.png" in shown.out
+    assert shown.err.splitlines()[-1].startswith("diffbfr: 1 findings in ")
+    Path(dataset, "dataset.json").write_text("{}")
+    assert call(monkeypatch, "data", "verify", dataset) == 1
+    assert "dataset.json is damaged" in capsys.readouterr().err
 
 
 def test_an_archive_is_restored_with_the_right_exit_code_and_a_rerun_does_nothing(

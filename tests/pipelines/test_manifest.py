@@ -1,5 +1,6 @@
 """Rows come back from parquet as they went in, and a dataset opens only when it is whole."""
 
+import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,8 @@ import pytest
 
 from diffbfr.degradation import PRESETS, DegradationParams
 from diffbfr.errors import UsageError
-from diffbfr.shards import Member, Sample
+from diffbfr.shards import Member, Sample, ShardDamagedError
+from pipelines import manifest
 from pipelines.manifest import (
     LedgerRow,
     TableWriter,
@@ -22,6 +24,7 @@ from pipelines.manifest import (
     write_ledger,
     write_rows,
 )
+from pipelines.sealed import read_sealed, write_sealed
 from pipelines.sources import open_source
 from pipelines.steps.shard import ShardConfig, finish_dataset, plan_shards, shard
 
@@ -148,16 +151,32 @@ def test_an_unfinished_or_missing_dataset_is_a_usage_error(copied: Path, tmp_pat
             open_dataset(place)
 
 
+def _seal_anew(root: Path, path: str, sha256: str) -> None:
+    record = read_sealed(root / "dataset.json")
+    write_sealed(root / "dataset.json", record | {"tables": record["tables"] | {path: sha256}})
+
+
+def test_a_table_that_is_not_the_committed_one_is_damage(copied: Path) -> None:
+    for path in (manifest.SAMPLES, members_path("lq")):
+        whole = (copied / path).read_bytes()
+        (copied / path).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(ShardDamagedError, match="is not the table that was committed"):
+            open_dataset(copied)
+        (copied / path).write_bytes(whole)
+    open_dataset(copied)
+
+
 def test_a_manifest_that_does_not_fit_its_dataset_is_noticed(copied: Path) -> None:
-    samples = copied / "manifest" / "samples.parquet"
+    samples = copied / manifest.SAMPLES
     whole = samples.read_bytes()
-    write_rows(str(samples), Sample, read_rows(str(samples), Sample)[:-1])
+    _seal_anew(copied, manifest.SAMPLES, write_rows(str(samples), Sample, read_rows(str(samples), Sample)[:-1]))
     with pytest.raises(UsageError, match=r"has 9 rows, dataset\.json says 10"):
         open_dataset(copied)
     samples.write_bytes(whole)
+    _seal_anew(copied, manifest.SAMPLES, hashlib.sha256(whole).hexdigest())
     column = str(copied / members_path("lq"))
     rows = read_rows(column, Member)
     for damaged in (rows[:-1], rows[1:] + rows[:1]):
-        write_rows(column, Member, damaged)
+        _seal_anew(copied, members_path("lq"), write_rows(column, Member, damaged))
         with pytest.raises(UsageError, match="does not hold the dataset's keys in order"):
             open_dataset(copied)
