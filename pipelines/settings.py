@@ -8,8 +8,9 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from diffbfr.degradation import PRESETS, DegradationSpec
 from diffbfr.errors import UsageError
 from pipelines import storage
 from pipelines.recipes import RECIPES, Recipe
@@ -17,6 +18,7 @@ from pipelines.recipes import RECIPES, Recipe
 T = TypeVar("T")
 
 _FIXED = ("name",)
+_PIPELINE = "data.degradation.before"
 
 
 def load(name: str, config_file: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -54,9 +56,17 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def _rebuild(value: T, tree: Mapping[str, Any]) -> T:
-    """Replace from the leaves up, so that every check sees all changes at once."""
+    """Replace from the leaves up, so that every check sees all changes at once; a preset of Eq. 13 brings its ranges with it."""
+    if isinstance(value, DegradationSpec) and "preset" in tree:
+        value = cast(T, _preset(tree["preset"]))
     made = {name: _rebuild(getattr(value, name), new) if isinstance(new, dict) else new for name, new in tree.items()}
     return dataclasses.replace(value, **made)  # type: ignore[type-var]
+
+
+def _preset(name: str) -> DegradationSpec:
+    if name not in PRESETS:
+        raise UsageError(f"no degradation preset {name!r}; {_nearest(name, list(PRESETS))}expected one of {', '.join(PRESETS)}; choose one")
+    return PRESETS[name]
 
 
 def _paths(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -73,6 +83,8 @@ def _paths(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _typed(path: str, hint: Any, value: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+    if path == _PIPELINE and value:
+        value = _pipeline(value)
     if isinstance(value, str):
         value = _from_text(hint, value)
     try:
@@ -88,6 +100,13 @@ def _from_text(hint: Any, text: str) -> Any:
     if any(typing.get_origin(option) is tuple for option in options):
         return [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
     return text
+
+
+def _pipeline(value: Any) -> str:
+    """The albumentations pipeline of `data.degradation.before`: a YAML or JSON file of it, or its transforms written in the settings."""
+    from diffbfr.degradation.before import describe_pipeline
+
+    return describe_pipeline(_parse(value) if isinstance(value, str) else value)
 
 
 def _name(hint: Any) -> str:
@@ -108,6 +127,16 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 def _read(config_file: str) -> Iterator[tuple[str, Any]]:
     """Dotted path and value for every setting in a file."""
+    values = _parse(config_file)
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"{config_file} holds a {type(values).__name__}; expected settings by name, such as data: {{variants: 2}}; correct it"
+        )
+    yield from _flat(values)
+
+
+def _parse(config_file: str) -> Any:
+    """What a YAML, TOML or JSON file holds."""
     try:
         text = storage.read_bytes(config_file).decode()
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -116,15 +145,10 @@ def _read(config_file: str) -> Iterator[tuple[str, Any]]:
     if suffix not in _PARSERS:
         raise UsageError(f"{config_file} ends with {suffix!r}; expected .yaml, .toml or .json; rename it")
     try:
-        values = _PARSERS[suffix](text)
+        return _PARSERS[suffix](text)
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{config_file} cannot be parsed ({reason}); expected {suffix[1:].upper()}; correct it") from error
-    if not isinstance(values, dict):
-        raise UsageError(
-            f"{config_file} holds a {type(values).__name__}; expected settings by name, such as data: {{variants: 2}}; correct it"
-        )
-    yield from _flat(values)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """Draw Eq. 13's parameters and apply them, in integer arithmetic: the same face, spec and seed give the same JPEG bytes on every machine.
 
-Order: flip, gray, blur, down-sample, noise, JPEG. The JPEG's bytes are the low-quality face, at its own low resolution; bringing
-it back to the model's size is `images.lq_to_model`. OpenCV's u8 `GaussianBlur` and `INTER_LINEAR_EXACT` are fixed point; floats,
+Order: what runs before, flip, gray, blur, down-sample, noise, JPEG. The JPEG's bytes are the low-quality face, at its own low resolution;
+bringing it back to the model's size is `images.lq_to_model`. OpenCV's u8 `GaussianBlur` and `INTER_LINEAR_EXACT` are fixed point; floats,
 INTER_AREA and the plain INTER_LINEAR are not portable.
 """
 
@@ -10,6 +10,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from diffbfr.degradation import float_recipe
+from diffbfr.degradation.before import run_pipeline
 from diffbfr.degradation.noise import add_noise
 from diffbfr.degradation.spec import DegradationParams, DegradationSpec
 from diffbfr.errors import UsageError
@@ -57,7 +59,13 @@ def degrade(hq: NDArray[np.uint8], params: DegradationParams, spec: DegradationS
             f"the face is {hq.shape[1]} x {hq.shape[0]} px, the degradation is for {spec.hq_px} x {spec.hq_px}; "
             "crop the face square and scale the degradation to it with spec.at(px)"
         )
-    pixels = _mirror(hq) if params.flip else hq
+    pixels = run_pipeline(spec.before, hq, params.noise_seed) if spec.before else hq
+    pixels = _mirror(pixels) if params.flip else pixels
+    if spec.arithmetic == "float":
+        pixels = float_recipe.luma(pixels) if params.gray else pixels
+        px = working_px(params.r, spec)
+        pixels = float_recipe.low_quality_pixels(pixels, params.sigma, spec.kernel_px, px, params.delta, params.noise_seed)
+        return _jpeg(pixels, params.q)
     pixels = _luma(pixels) if params.gray else pixels
     pixels = _blur(pixels, params.sigma, spec.kernel_px)
     pixels = _resample(pixels, working_px(params.r, spec))

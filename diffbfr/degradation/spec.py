@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from diffbfr.errors import UsageError
 
-RECIPE: Final = "eq13-integer-1"
-"""Name of the arithmetic in `recipe`; it changes whenever the same parameters would give other bytes."""
+Arithmetic: TypeAlias = Literal["integer", "float"]
+
+RECIPES: Final[Mapping[Arithmetic, str]] = MappingProxyType({"integer": "eq13-integer-1", "float": "eq13-float-1"})
+"""Names of the arithmetic in `recipe` and `float_recipe`; one changes whenever the same parameters would give other bytes."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class DegradationSpec:
 
     Lengths in pixels (`sigma`, `kernel_px`, `max_working_px`) hold for faces of `hq_px`; `at` scales them. With r < 1 the face is
     enlarged, to `max_working_px` at most. `gray_probability` is the paper's unnumbered "gray color probability"; `preset` is a label.
+    `arithmetic` "float" is for parity with other codes and gives other bytes on other machines; `before` is an albumentations pipeline
+    that runs first, as `before.describe_pipeline` writes it ("" for none).
     """
 
     sigma: tuple[float, float] = (0.1, 10.0)
@@ -32,6 +36,8 @@ class DegradationSpec:
     max_working_px: int = 640
     hq_px: int = 512
     preset: str = "paper"
+    arithmetic: Arithmetic = "integer"
+    before: str = ""
 
     def __post_init__(self) -> None:
         _check_range("sigma", self.sigma, 0.0, 100.0)
@@ -48,6 +54,8 @@ class DegradationSpec:
                 raise UsageError(f"degradation {name} is {getattr(self, name)}; expected a probability in [0, 1]")
         if self.kernel_px < 1 or self.kernel_px % 2 == 0:
             raise UsageError(f"degradation kernel_px is {self.kernel_px}; expected an odd number of pixels")
+        if self.arithmetic not in RECIPES:
+            raise UsageError(f"degradation arithmetic is {self.arithmetic!r}; expected one of {', '.join(RECIPES)}")
         if self.hq_px < 1 or self.max_working_px < 1:
             raise UsageError(f"degradation hq_px is {self.hq_px} and max_working_px {self.max_working_px}; expected at least 1")
 
@@ -67,10 +75,21 @@ class DegradationSpec:
         )
 
     @property
+    def recipe(self) -> str:
+        """Name of the arithmetic and its version."""
+        return RECIPES[self.arithmetic]
+
+    @property
+    def portable(self) -> bool:
+        """Tell whether every machine makes the same bytes; floats and albumentations do not promise it."""
+        return self.arithmetic == "integer" and not self.before
+
+    @property
     def digest(self) -> str:
-        """Return the sha256 of everything that changes bytes: the ranges and the arithmetic's name, not the label."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "preset"}
-        return hashlib.sha256(json.dumps([RECIPE, values], sort_keys=True).encode()).hexdigest()
+        """Return the sha256 of everything that changes bytes: the ranges, the arithmetic's name and what runs before, not the label."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_RANGES}
+        parts = [self.recipe, values, self.before] if self.before else [self.recipe, values]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -95,5 +114,24 @@ def _check_range(name: str, ends: object, lowest: float | int, highest: float | 
         raise UsageError(f"degradation {name} is {ends}; expected (low, high) with {lowest} <= low <= high <= {highest}")
 
 
-PRESETS: Final[Mapping[str, DegradationSpec]] = MappingProxyType({"paper": DegradationSpec()})
-"""Named specs at 512 px; "paper" is Eq. 13."""
+_NOT_RANGES: Final = ("preset", "arithmetic", "before")
+
+PRESETS: Final[Mapping[str, DegradationSpec]] = MappingProxyType(
+    {
+        spec.preset: spec
+        for spec in (
+            DegradationSpec(),
+            DegradationSpec(preset="gfpgan"),
+            DegradationSpec(preset="gpen", gray_probability=0.2),
+            DegradationSpec(preset="codeformer", sigma=(1.0, 15.0), r=(4.0, 30.0), q=(30, 80), gray_probability=0.0),
+            DegradationSpec(preset="difface", sigma=(0.1, 15.0), r=(0.8, 32.0), q=(30, 100)),
+        )
+    }
+)
+"""The ranges of the literature, at 512 px.
+
+paper: Eq. 13 of DiffBFR; gfpgan: the published training options of GFPGAN (CVPR 2021), which Eq. 13 took over; gpen: GPEN (CVPR 2021),
+the same with more gray; codeformer: CodeFormer (NeurIPS 2022), the large degradation of its stages II and III; difface: DifFace (TPAMI
+2024), its restoration backbone. What these codes do beside Eq. 13 is left out: anisotropic kernels (half of theirs), colour jitter and the
+gray input with a colour target of GFPGAN, motion blur and masks; `before` can bring the like.
+"""

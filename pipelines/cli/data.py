@@ -10,6 +10,7 @@ from pipelines.cli import options
 from pipelines.cli.output import say, say_json, table
 
 if TYPE_CHECKING:
+    from diffbfr.degradation import DegradationSpec
     from diffbfr.shards import DatasetInfo
     from pipelines.summary import Summary
 
@@ -29,18 +30,20 @@ def show(
     from pipelines import storage
     from pipelines.contact_sheet import contact_sheet
     from pipelines.manifest import open_dataset
+    from pipelines.steps.shard import read_config
     from pipelines.summary import summarize
 
     folder = _find(dataset)
     opened = open_dataset(folder)
-    summary = summarize(opened)
+    summary, degradation = summarize(opened), read_config(folder).spec
     if sheet:
         storage.write_atomic(sheet, contact_sheet(opened))
     if as_json:
         figures = {"sizes": summary.columns, "histograms": summary.histograms, "gray": summary.gray, "flipped": summary.flipped}
+        figures["degradation"] = {**dataclasses.asdict(degradation), "recipe": degradation.recipe, "portable": degradation.portable}
         say_json({"folder": folder, **dataclasses.asdict(opened.info), "columns": opened.columns, **figures, "sheet": sheet})
         return
-    say(table(("dataset", ""), _facts(folder, opened.info, summary)))
+    say(table(("dataset", ""), _facts(folder, opened.info, degradation, summary)))
     say("")
     sizes = [(size.column, _rounded(size.num_bytes / 1e6), _rounded(size.median / 1e3)) for size in summary.columns]
     say(table(("column", "MB", "kB a file, median"), sizes))
@@ -88,17 +91,25 @@ def verify(
         raise ShardDamagedError(f"{len(findings)} findings in {folder} (first: {first.place}: {first.what})")
 
 
-def _facts(folder: str, info: "DatasetInfo", summary: "Summary") -> list[tuple[str, str]]:
+def _facts(folder: str, info: "DatasetInfo", degradation: "DegradationSpec", summary: "Summary") -> list[tuple[str, str]]:
     return [
         ("folder", folder),
         ("source", info.source),
         ("faces", f"{info.num_samples} in {info.num_shards} shards (train {info.num_train}, val {info.num_val}, test {info.num_test})"),
         ("refused", str(info.num_quarantined)),
         ("sizes", f"{info.lq_px} -> {info.hq_px} px, {info.variants} variants each"),
+        ("degradation", _describe(degradation)),
         ("variants", f"{summary.flipped:.1%} flipped, {summary.gray:.1%} gray"),
         ("content", info.content_id),
         ("archive", info.archive_id),
     ]
+
+
+def _describe(degradation: "DegradationSpec") -> str:
+    ranges = (f"{name} {low:.4g}..{high:.4g}" for name in ("sigma", "r", "delta", "q") for low, high in [getattr(degradation, name)])
+    before = " after a pipeline of albumentations" if degradation.before else ""
+    portable = "the same bytes on every machine" if degradation.portable else "NOT portable: other machines may make other bytes"
+    return f"{degradation.preset} ({', '.join(ranges)}), {degradation.recipe}{before}; {portable}"
 
 
 def _rounded(value: float) -> float:

@@ -17,12 +17,13 @@ from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from diffbfr.images import ImageRefused
 from diffbfr.shards import DatasetInfo, Member, Sample, Split
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
+from diffbfr.spec import from_dict
 from pipelines import commits, manifest, storage
 from pipelines.commits import Commit, Quarantined, TarRecord
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
 from pipelines.steps.samples import FORMAT, Face, ShardConfig, make_face, photo_keys
 
-__all__ = ["ShardConfig", "ShardReport", "ShardTask", "finish_dataset", "plan_shards", "shard"]
+__all__ = ["ShardConfig", "ShardReport", "ShardTask", "finish_dataset", "plan_shards", "read_config", "shard"]
 
 COMMITS: Final = "commits"
 _TOOLS: Final = ("numpy", "pillow", "opencv-python-headless", "pyarrow")
@@ -92,6 +93,11 @@ def shard(task: ShardTask) -> ShardReport:
     _assert_all_counted(task, commit)
     commits.publish(task.dataset_root, COMMITS, commit, drafts)
     return ShardReport(task.index, len(faces), len(refused), False, time.monotonic() - started)
+
+
+def read_config(dataset_root: str) -> ShardConfig:
+    """Read what a finished dataset was made of."""
+    return from_dict(ShardConfig, dict(manifest.read_record(dataset_root).recipe), f"the recipe in {manifest.DATASET_RECORD}")
 
 
 def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int | None = None) -> DatasetInfo:

@@ -17,12 +17,11 @@ from diffbfr.errors import DiffBFRError
 from diffbfr.images import Pixels, decode, pixel_digest, resize
 from diffbfr.shards import ColumnInfo, Sample
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
-from diffbfr.spec import from_dict
 from pipelines import commits, manifest, storage
 from pipelines.commits import Commit, Quarantined, TarRecord
 from pipelines.manifest import DatasetRecord
 from pipelines.steps.samples import ShardConfig
-from pipelines.steps.shard import COMMITS, archive_line, visible_content
+from pipelines.steps.shard import COMMITS, archive_line, read_config, visible_content
 
 LEVELS: Final = ("records", "sizes", "tar digests", "pixels", "low-quality faces")
 RECORDS, SIZES, DIGESTS, PIXELS, LOW_QUALITY = range(len(LEVELS))
@@ -63,7 +62,7 @@ def plan_verification(dataset_root: str, level: int) -> list[VerifyTask]:
     """Return one task a shard; `ShardDamagedError` if `dataset.json` itself is damaged, for then nothing says what to expect."""
     root = storage.absolute(dataset_root)
     record = manifest.read_record(root)
-    config = from_dict(ShardConfig, dict(record.recipe), f"the recipe in {manifest.DATASET_RECORD}")
+    config = read_config(root)
     return [VerifyTask(index, root, level, record.columns, config) for index in range(record.info.num_shards)]
 
 
@@ -229,4 +228,5 @@ def _check_degradation(task: VerifyTask, sample: Sample, hq: Pixels, contents: M
         made = degrade(hq, params, config.spec)
         stored = contents.get((LQ_COLUMN, f"{variant}.jpg"))
         if stored is not None and stored != made:
-            yield Finding(place, "is not what Eq. 13 makes on this machine; expected the same bytes; compare the versions of the tools")
+            advice = "compare the versions of the tools" if config.spec.portable else "it is not portable: check it where it was made"
+            yield Finding(place, f"is not what Eq. 13 makes on this machine; expected the same bytes; {advice}")

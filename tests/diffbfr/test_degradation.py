@@ -25,6 +25,7 @@ from diffbfr.images import decode, lq_to_model
 
 ROOT = Path(__file__).parents[2]
 PAPER = PRESETS["paper"]
+PAPER_DIGEST = "9bd2deb434c0744e5d413dfd3d4692d4d7543be07723980a383c603515bd4f43"
 CLEAN = DegradationParams(sigma=0.1, r=1.0, delta=0.0, q=100, gray=False, flip=False, noise_seed=1)
 
 
@@ -66,6 +67,34 @@ def draws() -> list[DegradationParams]:
 def test_paper_preset_is_equation_13() -> None:
     assert (PAPER.sigma, PAPER.r, PAPER.delta, PAPER.q) == ((0.1, 10.0), (0.8, 8.0), (0.0, 20.0), (60, 100))
     assert (PAPER.kernel_px, PAPER.max_working_px, PAPER.gray_probability, PAPER.flip_probability) == (41, 640, 0.01, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sigma", "r", "delta", "q", "gray"),
+    [
+        ("gfpgan", (0.1, 10.0), (0.8, 8.0), (0.0, 20.0), (60, 100), 0.01),
+        ("gpen", (0.1, 10.0), (0.8, 8.0), (0.0, 20.0), (60, 100), 0.2),
+        ("codeformer", (1.0, 15.0), (4.0, 30.0), (0.0, 20.0), (30, 80), 0.0),
+        ("difface", (0.1, 15.0), (0.8, 32.0), (0.0, 20.0), (30, 100), 0.01),
+    ],
+)
+def test_other_presets_have_the_ranges_of_their_publications(
+    name: str, sigma: tuple[float, float], r: tuple[float, float], delta: tuple[float, float], q: tuple[int, int], gray: float
+) -> None:
+    preset = PRESETS[name]
+    assert (preset.sigma, preset.r, preset.delta, preset.q, preset.gray_probability) == (sigma, r, delta, q, gray)
+    assert (preset.kernel_px, preset.max_working_px, preset.hq_px, preset.preset, preset.portable) == (41, 640, 512, name, True)
+    for px in (64, 512):
+        for seed in range(20):
+            params = draw(preset.at(px), seed)
+            low = decode(degrade(picture(px), params, preset.at(px))).pixels
+            assert low.shape[0] == working_px(params.r, preset.at(px)) >= 2
+
+
+def test_the_digests_of_the_presets_never_change() -> None:
+    """Published datasets name them; what a spec has gained since does not count where it is not used."""
+    assert PAPER.digest == PAPER_DIGEST
+    assert len({preset.digest for preset in PRESETS.values()}) == len(PRESETS) - 1  # gfpgan is Eq. 13 under another name
 
 
 @pytest.mark.parametrize("name", ["sigma", "r", "delta"])
@@ -384,7 +413,7 @@ def digest_of_many() -> str:
 
 
 def test_bytes_have_not_changed_without_a_new_recipe_name() -> None:
-    """If this fails, the arithmetic changed: name it anew in `spec.RECIPE`, since data sets written before are no longer reproduced."""
+    """If this fails, the arithmetic changed: name it anew in `spec.RECIPES`, since data sets written before are no longer reproduced."""
     assert digest_of_many() == GOLDEN
 
 

@@ -171,6 +171,7 @@ def test_a_dataset_is_shown_from_its_folder_and_from_its_root(
     assert call(monkeypatch, "data", "show", dataset, "--sheet", str(sheet)) == 0
     told = capsys.readouterr().out
     assert "8 -> 32 px, 2 variants each" in told
+    assert "paper (sigma 0.00625..0.625, r 0.8..8, delta 0..20, q 60..100), eq13-integer-1; the same bytes on every machine" in told
     assert re.search(r"^q +\d+ +[▁▂▃▄▅▆▇█ ]{24} +\d+ .*JPEG quality$", told, re.MULTILINE)
     assert f"pictures: {sheet}" in told
     assert sheet.read_bytes().startswith(b"\x89PNG")

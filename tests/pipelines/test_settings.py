@@ -1,10 +1,12 @@
 """`--set` and configuration files: every path known, every value typed, every mistake one clear line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from diffbfr.degradation import PRESETS
 from diffbfr.errors import UsageError
 from pipelines.recipes import RECIPES, Recipe
 from pipelines.settings import _paths, change, load
@@ -54,6 +56,12 @@ def test_a_value_takes_the_type_of_its_field(override: str, read: object, value:
         ("data.degradation.q=60", r"data\.degradation\.q=.* does not fit"),
         ("data.degradation.q=0,100", r"degradation q"),
         ("irm1.training.num_samples=0", r"num_samples=0"),
+        (
+            "data.degradation.preset=gfgan",
+            r"no degradation preset 'gfgan'; did you mean gfpgan\? expected one of paper, gfpgan, gpen, codeformer, difface",
+        ),
+        ("data.degradation.arithmetic=fixed", r"expected one of integer, float"),
+        ("data.degradation.before=absent.yaml", r"no configuration file at absent\.yaml"),
     ],
 )
 def test_a_mistake_is_one_clear_line(override: str, message: str) -> None:
@@ -138,3 +146,28 @@ def test_every_setting_can_be_set_to_what_it_is() -> None:
     assert len(paths) > 80
     assert change(recipe, {path: value(path) for path in paths}) == recipe
     assert isinstance(recipe, Recipe)
+
+
+def test_a_preset_of_the_degradation_brings_its_ranges_and_what_else_is_set_comes_on_top() -> None:
+    degradation = load("smoke", overrides=("data.degradation.q=50,60", "data.degradation.preset=codeformer")).data.degradation
+    assert degradation == replace(PRESETS["codeformer"], q=(50, 60))
+    assert load("paper", overrides=("data.degradation.preset=difface",)).data.degradation == PRESETS["difface"]
+
+
+@pytest.mark.slow
+def test_a_pipeline_before_eq_13_is_read_from_a_file_or_from_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "before.yaml").write_text(
+        "- MotionBlur: {blur_limit: [5, 9], p: 0.3}\n- OneOf:\n    transforms: [{Blur: {}}, {ISONoise: {}}]\n"
+    )
+    (tmp_path / "run.yaml").write_text(
+        "data:\n  degradation:\n    before:\n      - MotionBlur: {blur_limit: [5, 9], p: 0.3}\n"
+        "      - OneOf: {transforms: [{Blur: {}}, {ISONoise: {}}]}\n"
+    )
+    by_file = load("smoke", overrides=(f"data.degradation.before={tmp_path / 'before.yaml'}",)).data
+    by_settings = load("smoke", str(tmp_path / "run.yaml")).data
+    assert by_file == by_settings
+    assert "MotionBlur" in by_file.degradation.before
+    assert by_file.shard.recipe_digest != load("smoke").data.shard.recipe_digest
+    (tmp_path / "wrong.yaml").write_text("- Rotate: {}\n")
+    with pytest.raises(UsageError, match="Rotate moves pixels"):
+        load("smoke", overrides=(f"data.degradation.before={tmp_path / 'wrong.yaml'}",))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffbfr.degradation import degrade
+from diffbfr.degradation import PRESETS, DegradationSpec, degrade
 from diffbfr.images import decode, encode_png, encode_webp
 from diffbfr.shards import ColumnInfo, ShardDamagedError, ShardedDataset
 from diffbfr.shards.tar import build_tar
@@ -286,3 +286,26 @@ def test_a_face_made_again_from_its_photo_is_the_one_in_the_shard(root: Path, tm
         face = make_face(config, sample.key, sample.source, (photos / sample.source).read_bytes())
         assert face.sample == sample
         assert face.contents[2][0] == dataset.lq_bytes(sample.key, 0)
+
+
+@pytest.mark.parametrize(
+    "degradation",
+    [
+        replace(PRESETS["difface"], arithmetic="float"),
+        pytest.param(
+            replace(
+                PRESETS["gpen"], before='{"__class_fullname__":"Compose","p":1.0,"transforms":[{"__class_fullname__":"ISONoise","p":0.7}]}'
+            ),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["float", "before"],
+)
+def test_a_dataset_of_another_recipe_is_made_again_byte_by_byte_where_it_was_made(tmp_path: Path, degradation: DegradationSpec) -> None:
+    root = make_dataset(tmp_path, degradation=degradation)
+    config = plan_verification(str(root), 4)[0].config
+    assert config.degradation == degradation.at(32)
+    assert findings(root, 4) == []
+    assert open_dataset(root).info.recipe_digest == config.recipe_digest
+    paper = make_dataset(tmp_path / "paper")
+    assert open_dataset(paper).info.content_id != open_dataset(root).info.content_id
