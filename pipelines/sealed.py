@@ -1,6 +1,7 @@
 """Records that carry their own digest: a flipped bit in a record is noticed like one in a shard.
 
-A record is a JSON object; its `seal` is the sha256 of everything else in it, written as JSON with sorted keys and no spaces.
+A record is a JSON object; its `seal` is the sha256 of everything else in it, written as JSON with sorted keys and no spaces. Paths that are
+no UTF-8 stand in it as Python writes them, with surrogates.
 """
 
 import hashlib
@@ -17,14 +18,14 @@ SEAL: Final = "seal"
 def write_sealed(uri: storage.Uri, record: Mapping[str, Any], create_only: bool = False, indent: int | None = 1) -> bool:
     """Write a record with its seal, whole or not at all; False, and nothing touched, if `create_only` and somebody was first."""
     data = json.dumps({**record, SEAL: _seal(record)}, indent=indent, sort_keys=True, ensure_ascii=False) + "\n"
-    return storage.write_atomic(uri, data.encode(), create_only)
+    return storage.write_atomic(uri, data.encode("utf-8", "surrogatepass"), create_only)
 
 
 def read_sealed(uri: storage.Uri) -> dict[str, Any]:
     """Read a record back without its seal; FileNotFoundError if there is none, `ShardDamagedError` if it is not what was written."""
     data = storage.read_bytes(uri)
     try:
-        record: dict[str, Any] = json.loads(data)
+        record: dict[str, Any] = json.loads(data.decode("utf-8", "surrogatepass"))
         if record.pop(SEAL) == _seal(record):
             return record
         found = "its seal does not fit its content"

@@ -105,9 +105,20 @@ def read_json(uri: Uri) -> Any:
     return json.loads(read_bytes(uri))
 
 
-def open_read(uri: Uri) -> BinaryIO:
-    """Open a file for reading, with seek: for archives whose members are read one at a time."""
-    return cast(BinaryIO, _s3().open(str(uri), "rb")) if is_remote(uri) else local_path(uri).open("rb")
+def read_range(uri: Uri, start: int, length: int) -> bytes:
+    """Return `length` bytes of a file from `start` on, fewer at its end; FileNotFoundError if there is none."""
+    if is_remote(uri):
+        return cast(bytes, _s3().cat_file(str(uri), start=start, end=start + length)) if length else b""
+    with local_path(uri).open("rb") as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def open_read(uri: Uri, block_bytes: int | None = None) -> BinaryIO:
+    """Open a file for reading, with seek: for archives whose members are read one at a time. S3 is read `block_bytes` at a time."""
+    if is_remote(uri):
+        return cast(BinaryIO, _s3().open(str(uri), "rb", block_size=block_bytes))
+    return local_path(uri).open("rb")
 
 
 def digest(uri: Uri) -> str:
@@ -135,13 +146,22 @@ def list_dir(uri: Uri) -> list[str]:
 
 
 def walk(uri: Uri) -> Iterator[Entry]:
-    """Every file under a folder, sorted by relative path (always with `/`); files still being written are left out."""
+    """Every file under a folder, sorted by relative path (always with `/`); files still being written are left out.
+
+    S3 is listed a page at a time, in the order of UTF-8, which is Python's.
+    """
     if is_remote(uri):
-        prefix = str(uri).rstrip("/")[len(_S3) :] + "/"
-        for name, facts in sorted(_s3().find(str(uri), detail=True).items()):
-            if name.startswith(prefix) and not name.endswith("/") and not _is_temporary(name):
-                yield Entry(name[len(prefix) :], int(facts["size"]), str(facts["ETag"]).strip('"'))
-        return
+        bucket, _, key = str(uri).rstrip("/")[len(_S3) :].partition("/")
+        prefix = f"{key}/" if key else ""
+        token: dict[str, str] = {}
+        while True:
+            page = _s3().call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
+            for facts in page.get("Contents", ()):
+                if not facts["Key"].endswith("/") and not _is_temporary(facts["Key"]):
+                    yield Entry(facts["Key"][len(prefix) :], int(facts["Size"]), str(facts["ETag"]).strip('"'))
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
     root = local_path(uri)
     for path in sorted((path for path in root.rglob("*") if path.is_file()), key=lambda path: path.relative_to(root).as_posix()):
         if not _is_temporary(path.name):

@@ -8,7 +8,7 @@ Recipe = Annotated[
     str, typer.Option("--recipe", help="smoke (minutes), small (hours), paper (Table 6), or tiny (the cascade in the package).")
 ]
 Faces = Annotated[
-    str | None, typer.Option("--faces", help="Folder, zip or file of photos; synthetic:count=..,seed=..,px=..", metavar="URI")
+    str | None, typer.Option("--faces", help="Folder, zip, tar or file of photos; synthetic:count=..,seed=..,px=..", metavar="URI")
 ]
 Root = Annotated[str, typer.Option("--root", help="Where everything that is made goes: a folder or s3://bucket/prefix.", metavar="URI")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML, TOML or JSON file of settings.", metavar="FILE")]

@@ -1,4 +1,4 @@
-"""Where photos come from: a folder (local or s3://), a zip, one file, or procedural faces; each lists cheaply and reads in any worker.
+"""Where photos come from: a folder, a zip or a tar (local or s3://), one file, or procedural faces; each lists cheaply, any worker reads.
 
 A source is a small frozen value, so a task carries it to a worker and reads there. Names are only names: nothing is ever extracted, and a
 member called `../x.png` is a photo with an odd name. Listings are sorted by name, and a photo that changes after it was listed is noticed.
@@ -11,7 +11,9 @@ from pipelines import storage
 from pipelines.sources.archive import ZipSource, check_zip, looks_like_zip
 from pipelines.sources.faces import SYNTHETIC, SyntheticSource, parse_synthetic
 from pipelines.sources.files import FileSource, FolderSource, RemoteFolderSource
+from pipelines.sources.published import find_index
 from pipelines.sources.source import IMAGE_SUFFIXES, PhotoRef, PhotoSource, PhotoUnreadableError
+from pipelines.sources.tar import TarSource, check_tar, looks_like_tar
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -22,15 +24,17 @@ __all__ = [
     "PhotoUnreadableError",
     "RemoteFolderSource",
     "SyntheticSource",
+    "TarSource",
     "ZipSource",
     "open_source",
 ]
 
 
 def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
-    """Open a folder or zip (local or `s3://`), one local file, or `synthetic:count=640,seed=0,px=128`.
+    """Open a folder, zip or tar (local or `s3://`), one local file, or `synthetic:count=640,seed=0,px=128`.
 
-    Hidden files, `__MACOSX` and what has no image's suffix are left out, unless `every_file` wants a row for each input.
+    Hidden files, `__MACOSX` and what has no image's suffix are left out, unless `every_file` wants a row for each input. A folder of FFHQ
+    with its `ffhq-dataset-v2.json` in it or beside it is checked against that.
     """
     text = str(uri)
     if text.startswith(SYNTHETIC):
@@ -39,15 +43,23 @@ def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
         if text.lower().endswith(".zip") and storage.exists(text):
             check_zip(text)
             return ZipSource(text, every_file)
+        if text.lower().endswith(".tar") and storage.exists(text):
+            check_tar(text)
+            return TarSource(text, every_file)
         if not storage.is_dir(text):
-            raise UsageError(f"{text} is not there or holds no files; expected a folder or a .zip of photos on S3; check bucket and prefix")
+            raise UsageError(
+                f"{text} is not there or holds no files; expected a folder or a .zip or .tar of photos on S3; check bucket and prefix"
+            )
         return RemoteFolderSource(text.rstrip("/"), every_file)
     path = storage.local_path(uri).expanduser().absolute()
     if path.is_dir():
-        return FolderSource(str(path), every_file)
+        return FolderSource(str(path), every_file, find_index(path))
     if not path.exists():
-        raise UsageError(f"{path} is not there; expected a folder, a zip or a photo; check the path")
+        raise UsageError(f"{path} is not there; expected a folder, a zip, a tar or a photo; check the path")
     if looks_like_zip(str(path)):
         check_zip(str(path))
         return ZipSource(str(path), every_file)
+    if looks_like_tar(path):
+        check_tar(str(path))
+        return TarSource(str(path), every_file)
     return FileSource(str(path), every_file)

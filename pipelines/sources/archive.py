@@ -10,7 +10,7 @@ from typing import Final
 
 from diffbfr.errors import UsageError
 from pipelines import storage
-from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
+from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, distinct, is_photo
 
 _UTF8_FLAG: Final = 0x800
 _MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # a member follows; an empty archive
@@ -30,10 +30,7 @@ class ZipSource(PhotoSource):
             name = _name(member)
             if member.is_dir() or not (self.every_file or is_photo(name)):
                 continue
-            shown, use = name, 1
-            while shown in refs:
-                use += 1
-                shown = f"{name}#{use}"
+            shown = distinct(name, refs)
             refs[shown] = PhotoRef(f"{self.uri}#{number}", shown, member.file_size, f"crc32:{member.CRC:08x}")
         yield from (refs[name] for name in sorted(refs))
 

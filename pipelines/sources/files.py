@@ -3,11 +3,12 @@
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from pipelines import storage
+from pipelines.sources.published import check_published, read_published
 from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
 
 _NO_CONTENT: Final = "unreadable"
@@ -15,21 +16,26 @@ _NO_CONTENT: Final = "unreadable"
 
 @dataclass(frozen=True)
 class FolderSource(PhotoSource):
-    """A local folder and all below it; linked folders are entered once."""
+    """A local folder and all below it; linked folders are entered once.
+
+    `index` is the publisher's list of FFHQ ("" if there is none): each photo that it names must be the published one.
+    """
 
     uri: str
     every_file: bool = False
+    index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
-        """Yield the folder's photos, sorted by relative name."""
-        found = [(_utf8(path.relative_to(self.uri).as_posix()), path) for path in _files(Path(self.uri), set())]
-        for name, path in sorted(found):
+        """Yield the folder's photos, sorted by relative name; one folder's names at a time are held."""
+        promised = read_published(self.index) if self.index else {}
+        for name, path in _files(Path(self.uri), "", set()):
             if self.every_file or is_photo(name):
-                yield _file_ref(path, name)
+                file_md5, pixel_md5 = promised.get(name) or promised.get(f"{Path(self.uri).name}/{name}") or ("", "")
+                yield replace(_file_ref(path, name), file_md5=file_md5, pixel_md5=pixel_md5)
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Read a file that has not changed since it was listed."""
-        return _read_file(ref)
+        """Read a file that has not changed since it was listed and is the published one."""
+        return check_published(ref, _read_file(ref))
 
 
 @dataclass(frozen=True)
@@ -73,19 +79,22 @@ class RemoteFolderSource(PhotoSource):
         return checked(ref, data)
 
 
-def _files(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
-    """Yield everything below a folder that is no folder, a broken link too: it is an input that cannot be read."""
+def _files(folder: Path, prefix: str, entered: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
+    """Yield the name and path of all below a folder that is no folder, a broken link too: it is an input that cannot be read.
+
+    Sorted by whole names: a folder stands among its neighbours as if its name ended with `/`, because in whole names it does.
+    """
     facts = folder.stat()
     if (facts.st_dev, facts.st_ino) in entered:
         return
     entered.add((facts.st_dev, facts.st_ino))
     with os.scandir(folder) as entries:
-        children = sorted(entries, key=lambda entry: entry.name)
-    for entry in children:
-        if entry.is_dir():
-            yield from _files(Path(entry.path), entered)
+        children = sorted((f"{prefix}{_utf8(entry.name)}{'/' if entry.is_dir() else ''}", entry.path) for entry in entries)
+    for name, path in children:
+        if name.endswith("/"):
+            yield from _files(Path(path), name, entered)
         else:
-            yield Path(entry.path)
+            yield name, Path(path)
 
 
 def _file_ref(path: Path, name: str) -> PhotoRef:

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -24,13 +24,16 @@ class PhotoUnreadableError(DiffBFRError):
 class PhotoRef:
     """One photo in a listing: `name` is relative to the source and keeps its unicode; `uri` is where `PhotoSource.read` finds it.
 
-    `bytes` is its size as listed (0 for a procedural face); `fingerprint` changes when the content does, without reading it.
+    `bytes` is its size as listed (0 for a procedural face); `fingerprint` changes when the content does, without reading it. `file_md5` and
+    `pixel_md5` are what a publisher's index promises of the file and of its RGB pixels ("" without one).
     """
 
     uri: str
     name: str
     bytes: int
     fingerprint: str
+    file_md5: str = ""
+    pixel_md5: str = ""
 
 
 class PhotoSource(ABC):
@@ -56,10 +59,11 @@ class PhotoSource(ABC):
             raise UsageError(f"{self.uri} holds no images; expected files such as .png, .jpg or .webp; name a folder or zip of photos")
 
     def digest(self) -> str:
-        """Return the sha256 of the listing: names, sizes and fingerprints."""
+        """Return the sha256 of the listing: names, sizes, fingerprints and what is promised of each."""
         summer = hashlib.sha256()
         for ref in self.refs():
-            summer.update(f"{len(ref.name)}\0{ref.name}\0{ref.bytes}\0{ref.fingerprint}\n".encode("utf-8", "surrogatepass"))
+            promised = f"\0{ref.file_md5}\0{ref.pixel_md5}" if ref.file_md5 else ""
+            summer.update(f"{len(ref.name)}\0{ref.name}\0{ref.bytes}\0{ref.fingerprint}{promised}\n".encode("utf-8", "surrogatepass"))
         return summer.hexdigest()
 
 
@@ -68,6 +72,15 @@ def is_photo(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
     hidden = any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
     return not hidden and PurePosixPath(parts[-1]).suffix.lower() in IMAGE_SUFFIXES
+
+
+def distinct(name: str, taken: Container[str]) -> str:
+    """Return a member's name, or with `#2`, `#3` if others of an archive have it already."""
+    shown, use = name, 1
+    while shown in taken:
+        use += 1
+        shown = f"{name}#{use}"
+    return shown
 
 
 def check_size(ref: PhotoRef) -> None:

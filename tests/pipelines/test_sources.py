@@ -1,9 +1,12 @@
 """Every source lists the same photos in the same order, reads them in any process, and says clearly why it cannot."""
 
+import hashlib
 import io
+import json
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from PIL import Image
 
 from diffbfr.errors import UsageError
-from diffbfr.images import decode
+from diffbfr.images import decode, encode_png
 from diffbfr.synthetic import render_face
 from pipelines import storage
 from pipelines.sources import PhotoSource, PhotoUnreadableError, open_source
@@ -267,3 +270,178 @@ def test_a_zip_on_s3_is_read_member_by_member_like_one_on_disk(tmp_path: Path, s
     storage.write_atomic(remote, b"no zip")
     with pytest.raises(UsageError, match="no readable zip"):
         open_source(remote)
+
+
+def test_whole_names_are_sorted_where_a_folder_and_a_file_begin_alike(tmp_path: Path) -> None:
+    names = ["a-b/1.png", "a.png", "a/1.png", "a/b.png", "a/b/1.png", "a0.png", "ab.png"]
+    folder = _folder(tmp_path / "photos", dict.fromkeys(names, b"x"))
+    assert [ref.name for ref in open_source(folder).refs()] == sorted(names)
+
+
+def _tar(path: Path, files: dict[str, bytes], tar_format: int = tarfile.GNU_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=tar_format) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_lists_and_reads_its_photos_sorted_by_name(tmp_path: Path, tar_format: int) -> None:
+    files = {**OTHERS, **PHOTOS, "x" * 90 + "/long.png": b"long" * 200}
+    if tar_format != tarfile.USTAR_FORMAT:
+        files["é" * 150 + ".png"] = b"longer than a header's field"
+    source = open_source(_tar(tmp_path / "photos.tar", files, tar_format))
+    wanted = {name: data for name, data in files.items() if name not in OTHERS}
+    assert [ref.name for ref in source.refs()] == sorted(wanted)
+    assert _contents(pickle.loads(pickle.dumps(source))) == wanted
+    assert _contents(open_source(tmp_path / "photos.tar", every_file=True)) == files
+
+
+def test_a_tar_that_webdataset_wrote_is_a_source(tmp_path: Path) -> None:
+    import webdataset as wds
+
+    faces = {f"{number:05d}": render_face(number, 16).pixels for number in range(3)}
+    with wds.TarWriter(str(tmp_path / "000000.tar")) as writer:
+        for key, pixels in faces.items():
+            writer.write({"__key__": f"faces/{key}", "png": Image.fromarray(pixels), "json": {"key": key}})
+    contents = _contents(open_source(tmp_path / "000000.tar"))
+    assert sorted(contents) == [f"faces/{key}.png" for key in faces]
+    for key, pixels in faces.items():
+        np.testing.assert_array_equal(decode(contents[f"faces/{key}.png"]).pixels, pixels)
+
+
+def test_links_in_a_tar_are_photos_that_cannot_be_read_and_equal_names_stay_apart(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "odd.tar", "w") as archive:
+        for data in (b"first", b"second"):
+            member = tarfile.TarInfo("../a.png")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    source = open_source(tmp_path / "odd.tar")
+    refs = {ref.name: ref for ref in source.refs()}
+    assert [source.read(refs[name]) for name in ("../a.png", "../a.png#2")] == [b"first", b"second"]
+    with pytest.raises(PhotoUnreadableError, match=r"link\.png in .* is a link"):
+        source.read(refs["link.png"])
+
+
+def test_every_cut_of_a_tar_is_noticed_also_between_two_members(tmp_path: Path) -> None:
+    whole = _tar(tmp_path / "whole.tar", {"a.png": b"a" * 600, "b.png": b"b" * 100}).read_bytes()
+    cut = tmp_path / "cut.tar"
+    end = 512 + 1024 + 512 + 512
+    for size in range(0, end + 512, 64):
+        cut.write_bytes(whole[:size])
+        with pytest.raises(UsageError, match=r"expected a (whole|plain, uncompressed) tar"):
+            list(open_source(cut).refs())
+    cut.write_bytes(whole[: end + 512])
+    assert len(list(open_source(cut).refs())) == 2
+
+
+def test_a_tar_that_changes_after_it_was_listed_is_not_read(tmp_path: Path) -> None:
+    path = _tar(tmp_path / "photos.tar", PHOTOS)
+    source = open_source(path)
+    refs = list(source.refs())
+    _tar(path, {name: data + b"!" for name, data in PHOTOS.items()})
+    with pytest.raises(PhotoUnreadableError, match="changed after it was listed"):
+        source.read(refs[0])
+    path.unlink()
+    with pytest.raises(PhotoUnreadableError, match="is gone"):
+        source.read(refs[0])
+
+
+def test_a_compressed_tar_is_refused_in_one_line(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+    with pytest.raises(UsageError, match="expected a plain, uncompressed tar") as caught:
+        open_source(tmp_path / "photos.tar.gz")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tar_on_s3_is_read_member_by_member_like_one_on_disk(tmp_path: Path, s3_bucket: str) -> None:
+    path = _tar(tmp_path / "photos.tar", PHOTOS)
+    remote = f"{s3_bucket}/tars/photos.tar"
+    storage.write_atomic(remote, path.read_bytes())
+    source = open_source(remote)
+    assert _contents(source) == PHOTOS
+    refs = list(source.refs())
+    storage.write_atomic(remote, _tar(path, {**PHOTOS, "z.png": b"more"}).read_bytes())
+    with pytest.raises(PhotoUnreadableError, match="changed after it was listed"):
+        source.read(refs[0])
+
+
+def _ffhq(root: Path, count: int = 3) -> tuple[Path, dict[str, np.ndarray]]:
+    """FFHQ as its download leaves it: pictures, thumbnails, and the index beside them."""
+    pictures = {f"{number:05d}": render_face(number, 32).pixels for number in range(count)}
+    index = {}
+    for key, pixels in pictures.items():
+        entry = {"category": "training", "metadata": {"photo_url": "http://x/{y}"}}
+        for kind, name, px in (("image", "images1024x1024", 32), ("thumbnail", "thumbnails128x128", 16)):
+            small = np.array(Image.fromarray(pixels).resize((px, px)))
+            data = encode_png(small)
+            place = f"{name}/{int(key) // 1000 * 1000:05d}/{key}.png"
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            (root / place).write_bytes(data)
+            entry[kind] = {
+                "file_url": "http://x",
+                "file_path": place,
+                "file_size": len(data),
+                "file_md5": hashlib.md5(data).hexdigest(),
+                "pixel_size": [px, px],
+                "pixel_md5": hashlib.md5(small.tobytes()).hexdigest(),
+            }
+        index[str(int(key))] = entry
+    (root / "ffhq-dataset-v2.json").write_text(json.dumps(index))
+    return root, pictures
+
+
+@pytest.mark.parametrize("layout", ["images1024x1024", "thumbnails128x128", "."])
+def test_ffhq_is_read_by_its_layouts_and_checked_against_its_index(tmp_path: Path, layout: str) -> None:
+    root, pictures = _ffhq(tmp_path / "ffhq")
+    source = open_source(root / layout)
+    refs = list(source.refs())
+    assert len(refs) == 2 * len(pictures) if layout == "." else len(pictures)
+    assert all(ref.file_md5 and ref.pixel_md5 for ref in refs)
+    for ref in refs:
+        source.read(ref)
+    before = source.digest()
+    (root / "ffhq-dataset-v2.json").unlink()
+    assert not any(ref.file_md5 for ref in open_source(root / layout).refs())
+    assert open_source(root / layout).digest() != before
+
+
+def test_a_photo_that_is_not_the_published_one_is_unreadable_but_its_pixels_may_come_in_another_file(tmp_path: Path) -> None:
+    root, pictures = _ffhq(tmp_path / "ffhq")
+    folder = root / "images1024x1024" / "00000"
+    other = io.BytesIO()
+    Image.fromarray(pictures["00000"]).save(other, "PNG", compress_level=1, optimize=False)
+    (folder / "00000.png").write_bytes(other.getvalue())
+    damaged = pictures["00001"].copy()
+    damaged[3, 4, 0] ^= 1
+    (folder / "00001.png").write_bytes(encode_png(damaged))
+    (folder / "00002.png").write_bytes((folder / "00002.png").read_bytes()[:-40])
+    source = open_source(root / "images1024x1024")
+    first, second, third = source.refs()
+    assert source.read(first) == other.getvalue()
+    with pytest.raises(PhotoUnreadableError, match=r"00001\.png is not the published photo \(its pixels are others\); expected MD5"):
+        source.read(second)
+    with pytest.raises(PhotoUnreadableError, match=r"00002\.png is not the published photo \(the PNG file ends early"):
+        source.read(third)
+
+
+def test_a_folder_on_s3_is_listed_page_by_page_in_order(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a-b/1.png", "a.png", "a/1.png", "a/b/1.png", "née.png", "été 人.png", "😀.png"]
+    for name in names:
+        storage.write_atomic(f"{s3_bucket}/pages/{name}", name.encode())
+    client = storage._s3()
+    pages = []
+
+    def two_at_a_time(method: str, **options: object) -> object:
+        pages.append(client.call_s3(method, MaxKeys=2, **options))
+        return pages[-1]
+
+    monkeypatch.setattr(storage, "_s3", lambda: type("Client", (), {"call_s3": staticmethod(two_at_a_time)}))
+    assert [entry.path for entry in storage.walk(f"{s3_bucket}/pages")] == sorted(names)
+    assert len(pages) == 4

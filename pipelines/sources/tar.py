@@ -1,0 +1,85 @@
+"""Photos that are members of a tar, webdataset's too: the headers are read once, then each member by its place."""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from diffbfr.errors import UsageError
+from pipelines import storage
+from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, distinct, is_photo
+
+_HEADER_BYTES: Final = 1 << 16  # what one look at a header fetches from S3
+_LINK: Final = "link"
+_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+@dataclass(frozen=True)
+class TarSource(PhotoSource):
+    """The members of a plain tar, local or on S3; `PhotoRef.uri` ends in the place of the member's content."""
+
+    uri: str
+    every_file: bool = False
+
+    def listing(self) -> Iterator[PhotoRef]:
+        """Yield the members that may be photos, sorted by name; a name used twice gets `#2` at its second use.
+
+        A link is listed and cannot be read. A tar is fingerprinted as a whole: change one photo, and all count as changed.
+        """
+        version = storage.version(self.uri)
+        refs: dict[str, PhotoRef] = {}
+        for member in _members(self.uri):
+            name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            if member.isdir() or not (self.every_file or is_photo(name)):
+                continue
+            shown = distinct(name, refs)
+            place = str(member.offset_data) if member.isreg() and not member.issparse() else _LINK
+            refs[shown] = PhotoRef(f"{self.uri}#{place}", shown, member.size, f"{version}@{place}")
+        yield from (refs[name] for name in sorted(refs))
+
+    def read(self, ref: PhotoRef) -> bytes:
+        """Read one member of a tar that has not changed since it was listed."""
+        check_size(ref)
+        version, _, place = ref.fingerprint.rpartition("@")
+        if place == _LINK:
+            raise PhotoUnreadableError(f"{ref.name} in {self.uri} is a link or a special file; expected a photo")
+        try:
+            now = storage.version(self.uri)
+            data = storage.read_range(self.uri, int(place), ref.bytes)
+        except FileNotFoundError as error:
+            raise PhotoUnreadableError(f"{self.uri} is gone; expected it as listed; run the command again") from error
+        if now != version:
+            raise PhotoUnreadableError(f"{self.uri} changed after it was listed; expected the listed content; run the command again")
+        return checked(ref, data)
+
+
+def looks_like_tar(path: Path) -> bool:
+    """Tell by suffix or by the magic in the first header."""
+    with path.open("rb") as file:
+        return file.read(262)[257:] == b"ustar" or path.name.lower().endswith(_SUFFIXES)
+
+
+def check_tar(uri: str) -> None:
+    """Raise UsageError unless the first header can be read; the others are when the tar is listed."""
+    try:
+        with storage.open_read(uri, _HEADER_BYTES) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            tar.next()
+    except (tarfile.TarError, OSError) as error:
+        raise UsageError(f"{uri} is no readable tar ({error}); expected a plain, uncompressed tar; unpack or copy it again") from error
+
+
+def _members(uri: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers in order. A tar that was cut, even between two members, is refused: readers elsewhere take it for a shorter one."""
+    with storage.open_read(uri, _HEADER_BYTES) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (member := tar.next()) is not None:
+                    yield member
+                    tar.members = []  # type: ignore[attr-defined] # as its documentation advises, or it would keep every header
+                file.seek(tar.offset)
+                end = file.read(tarfile.BLOCKSIZE)
+        except tarfile.TarError as error:
+            raise UsageError(f"{uri} cannot be read ({error}); expected a whole tar; copy or download it again") from error
+    if end != bytes(tarfile.BLOCKSIZE):
+        raise UsageError(f"{uri} ends without its end mark, so it was cut; expected a whole tar; copy or download it again")
