@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diffbfr.shards import DatasetInfo
     from pipelines.summary import Summary
 
-data = typer.Typer(help="Datasets: show, verify.", no_args_is_help=True)
+data = typer.Typer(help="Datasets: show, verify, replay.", no_args_is_help=True)
 
 Dataset = Annotated[str, typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="DATASET")]
 _NUM_SHOWN = 20
@@ -91,6 +91,21 @@ def verify(
         raise ShardDamagedError(f"{len(findings)} findings in {folder} (first: {first.place}: {first.what})")
 
 
+@data.command()
+def replay(dataset: Dataset, as_json: options.Json = False) -> None:
+    """Let the command that made a dataset try its quarantined photos again, and only those."""
+    from pipelines.steps.replay import withdraw
+
+    folder = _find(dataset, unfinished=True)
+    photos, shards = withdraw(folder)
+    if as_json:
+        say_json({"folder": folder, "photos": photos, "shards": shards})
+    elif photos:
+        say(f"{photos} quarantined photos of {shards} shards are free to be tried again: run the command that made {folder}")
+    else:
+        say(f"nothing is quarantined in {folder}")
+
+
 def _facts(folder: str, info: "DatasetInfo", degradation: "DegradationSpec", summary: "Summary") -> list[tuple[str, str]]:
     return [
         ("folder", folder),
@@ -116,12 +131,13 @@ def _rounded(value: float) -> float:
     return round(value, 1) if value < 100 else round(value)
 
 
-def _find(place: str) -> str:
+def _find(place: str, unfinished: bool = False) -> str:
     from pipelines import storage
     from pipelines.artifacts import ArtifactStore
     from pipelines.manifest import DATASET_RECORD
+    from pipelines.steps.plan import MAKING
 
-    if storage.exists(storage.join(place, DATASET_RECORD)):
+    if storage.exists(storage.join(place, MAKING if unfinished else DATASET_RECORD)):
         return storage.absolute(place)
     store = ArtifactStore(place)
     newest = store.latest("shard")

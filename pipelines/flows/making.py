@@ -93,11 +93,12 @@ class Workshop:
 def make_dataset(shop: Workshop, folder: str) -> Made:
     """Photos to shards, a Ray task a shard, with Eq. 13 pre-sampled."""
     from pipelines.sources import open_source
+    from pipelines.steps.earlier import siblings
     from pipelines.steps.shard import finish_dataset, plan_shards, shard
 
     data = shop.recipe.data
-    tasks = plan_shards(open_source(data.faces), data.shard, folder)
-    shop.cluster.map(shard, tasks, label="shard", unit="img", weight=lambda task: len(task.refs))
+    tasks = plan_shards(open_source(data.faces), data.shard, folder, siblings(folder))
+    shop.cluster.map(shard, tasks, label="shard", unit="img", weight=lambda task: task.num_photos)
     info = finish_dataset(folder, tasks, data.max_bad)
     return Made(_committed_files(folder, "commits", len(tasks)), asdict(info))
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from diffbfr.images import ImageRefused, decode
 from pipelines import storage
+from pipelines.apart import Lost, run_apart
 from pipelines.sources.source import PhotoRef, PhotoUnreadableError
 
 INDEX: Final = "ffhq-dataset-v2.json"
@@ -35,14 +36,18 @@ def check_published(ref: PhotoRef, data: bytes) -> bytes:
     if not ref.file_md5 or hashlib.md5(data, usedforsecurity=False).hexdigest() == ref.file_md5:
         return data
     try:
-        pixels = decode(data).pixels
+        pixels = run_apart(_pixel_md5, data)
     except ImageRefused as error:
         found = str(error)
     else:
-        if hashlib.md5(pixels.tobytes(), usedforsecurity=False).hexdigest() == ref.pixel_md5:
+        if pixels == ref.pixel_md5:
             return data
-        found = "its pixels are others"
+        found = pixels.message if isinstance(pixels, Lost) else "its pixels are others"
     raise PhotoUnreadableError(f"{ref.name} is not the published photo ({found}); expected MD5 {ref.file_md5}; download it again")
+
+
+def _pixel_md5(data: bytes) -> str:
+    return hashlib.md5(decode(data).pixels.tobytes(), usedforsecurity=False).hexdigest()
 
 
 @lru_cache(maxsize=2)

@@ -1,25 +1,20 @@
-"""One photo to one sample: what a dataset is made of, the keys and splits of its photos, and the content of every column."""
+"""One photo to one sample: what a dataset is made of, the splits of its photos, and the content of every column."""
 
 import hashlib
 import json
-import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Final
 
 from diffbfr.degradation import DegradationSpec, degrade, draw, sample_seed
 from diffbfr.errors import UsageError
-from diffbfr.images import center_square, decode, encode_png, encode_webp, pixel_digest, resize
+from diffbfr.images import Pixels, center_square, decode, encode_png, encode_webp, pixel_digest, resize
 from diffbfr.shards import ColumnInfo, Sample, Split
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 
 FORMAT: Final = "diffbfr-dataset-1"
 """Changes whenever the same photos and configuration would give other pixels, LQ bytes, keys or splits."""
-
-_STEM_CHARACTERS: Final = 40
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,26 @@ class ShardConfig:
 
 
 @dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """A photo's two ground truths, encoded, with the photo's size (px, upright) and the digests of their pixels."""
+
+    width: int
+    height: int
+    pixel_sha256: str
+    low_pixel_sha256: str
+    hq: bytes
+    low: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is there already of a photo's sample: its ground truths, and the low-quality faces of its first variants."""
+
+    truth: GroundTruth
+    jpegs: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Face:
     """One finished sample: its row, and for each of `ShardConfig.columns` the content of its members in order."""
 
@@ -79,25 +94,49 @@ def make_face(config: ShardConfig, key: str, source: str, data: bytes) -> Face:
 
     A photo smaller than hq_px is refused: enlarging it would teach a model that blur is ground truth.
     """
-    digest = hashlib.sha256(data).hexdigest()
     photo = decode(data, min_px=config.hq_px).pixels
     hq = resize(center_square(photo), config.hq_px, "bicubic")
     low = resize(hq, config.lq_px, "bicubic")
+    height, width = photo.shape[:2]
+    truth = GroundTruth(width, height, pixel_digest(hq), pixel_digest(low), encode_webp(hq), encode_png(low))
+    return _face(config, key, source, len(data), hashlib.sha256(data).hexdigest(), truth, lambda: hq, ())
+
+
+def remake_face(config: ShardConfig, key: str, source: str, source_bytes: int, source_sha256: str, kept: Kept) -> Face:
+    """Make the same sample as `make_face` from what is kept of it; only variants that are missing are degraded."""
+    return _face(config, key, source, source_bytes, source_sha256, kept.truth, lambda: decode(kept.truth.hq).pixels, kept.jpegs)
+
+
+def _face(
+    config: ShardConfig,
+    key: str,
+    source: str,
+    source_bytes: int,
+    source_sha256: str,
+    truth: GroundTruth,
+    hq: Callable[[], Pixels],
+    jpegs: Sequence[bytes],
+) -> Face:
+    """Draw every variant, degrade those that have no JPEG yet, and describe the sample."""
+    seeds = (sample_seed(config.recipe_digest, source_sha256, variant) for variant in range(config.variants))
     sample = Sample(
         key=key,
-        split=split_of(config, digest),
+        split=split_of(config, source_sha256),
         source=source,
-        source_bytes=len(data),
-        source_sha256=digest,
-        width=photo.shape[1],
-        height=photo.shape[0],
-        pixel_sha256=pixel_digest(hq),
-        low_pixel_sha256=pixel_digest(low),
-        variants=tuple(draw(config.spec, sample_seed(config.recipe_digest, digest, variant)) for variant in range(config.variants)),
+        source_bytes=source_bytes,
+        source_sha256=source_sha256,
+        width=truth.width,
+        height=truth.height,
+        pixel_sha256=truth.pixel_sha256,
+        low_pixel_sha256=truth.low_pixel_sha256,
+        variants=tuple(draw(config.spec, seed) for seed in seeds),
     )
-    jpegs = (degrade(hq, params, config.spec) for params in sample.variants)
+    made = list(jpegs[: config.variants])
+    if len(made) < config.variants:
+        pixels = hq()
+        made += [degrade(pixels, params, config.spec) for params in sample.variants[len(made) :]]
     described = json.dumps(sample, default=row_fields, sort_keys=True).encode()  # so that a shard says what it holds without the manifest
-    return Face(sample, ((encode_webp(hq),), (encode_png(low),), (*jpegs, described)))
+    return Face(sample, ((truth.hq,), (truth.low,), (*made, described)))
 
 
 def split_of(config: ShardConfig, source_sha256: str) -> Split:
@@ -107,26 +146,3 @@ def split_of(config: ShardConfig, source_sha256: str) -> Split:
     if share < config.val_fraction:
         return "val"
     return "test" if share < config.val_fraction + config.test_fraction else "train"
-
-
-def photo_keys(names: Sequence[str]) -> list[str]:
-    """Give each photo a key of [a-z0-9_-]: its file's stem (FFHQ's `00000/00000.png` is `00000`).
-
-    Stems that are the same after lower-casing and cleaning all get a hash of their whole name, so that a key never depends on the
-    listing's order; where that hash does not yet tell them apart, a longer one does.
-    """
-    stems = [_clean(PurePosixPath(name.replace("\\", "/")).stem) for name in names]
-    uses = Counter(stems)
-    for digits in (8, 16, 32):
-        keys = [
-            stem if stem and uses[stem] == 1 else f"{stem or 'photo'}-{hashlib.sha256(name.encode()).hexdigest()[:digits]}"
-            for stem, name in zip(stems, names, strict=True)
-        ]
-        if len(set(keys)) == len(keys):
-            return keys
-    twice, uses_of_it = Counter(names).most_common(1)[0]
-    raise UsageError(f"the listing names {twice!r} {uses_of_it} times; expected each photo once; check the source")
-
-
-def _clean(stem: str) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-")[:_STEM_CHARACTERS]

@@ -9,9 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from typing import Any, Final
+from dataclasses import dataclass
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from diffbfr.images import ImageRefused
@@ -19,34 +17,15 @@ from diffbfr.shards import DatasetInfo, Member, Sample, Split
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 from diffbfr.spec import from_dict
 from pipelines import commits, manifest, storage
+from pipelines.apart import Lost, run_apart
 from pipelines.commits import Commit, Quarantined, TarRecord
-from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
-from pipelines.steps.samples import FORMAT, Face, ShardConfig, make_face, photo_keys
+from pipelines.sources import PhotoRef, PhotoUnreadableError
+from pipelines.steps.earlier import open_earlier
+from pipelines.steps.plan import COMMITS, ShardTask, describe_making, plan_shards
+from pipelines.steps.replay import forget_withdrawn, take_back
+from pipelines.steps.samples import Face, ShardConfig, make_face, remake_face
 
 __all__ = ["ShardConfig", "ShardReport", "ShardTask", "finish_dataset", "plan_shards", "read_config", "shard"]
-
-COMMITS: Final = "commits"
-_TOOLS: Final = ("numpy", "pillow", "opencv-python-headless", "pyarrow")
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """One shard to make: which photos, under which keys, into which dataset."""
-
-    index: int
-    source: PhotoSource
-    refs: tuple[PhotoRef, ...]
-    keys: tuple[str, ...]
-    dataset_root: str
-    config: ShardConfig
-
-    @property
-    def digest(self) -> str:
-        """Digest of all that the shard's bytes depend on, but not of where they go."""
-        config = self.config
-        photos = [(key, ref.name, ref.bytes, ref.fingerprint) for key, ref in zip(self.keys, self.refs, strict=True)]
-        parts = [config.recipe_digest, config.variants, config.val_fraction, config.test_fraction, self.index, photos]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -60,25 +39,14 @@ class ShardReport:
     seconds: float
 
 
-def plan_shards(source: PhotoSource, config: ShardConfig, dataset_root: str) -> list[ShardTask]:
-    """List the photos, give each its key, and cut the sorted keys into tasks of `shard_size`; no photo is read."""
-    refs = list(source.refs())
-    ordered = sorted(zip(photo_keys([ref.name for ref in refs]), refs, strict=True), key=lambda pair: pair[0])
-    root = storage.absolute(dataset_root)
-    chunks = [ordered[start : start + config.shard_size] for start in range(0, len(ordered), config.shard_size)]
-    return [
-        ShardTask(index, source, tuple(ref for _, ref in chunk), tuple(key for key, _ in chunk), root, config)
-        for index, chunk in enumerate(chunks)
-    ]
-
-
 def shard(task: ShardTask) -> ShardReport:
     """Make one shard: every photo read, decoded, resized and degraded; tars first, commit record last. A valid record means no work."""
     started = time.monotonic()
     done = commits.find(task.dataset_root, COMMITS, task.index, task.digest)
     if done is not None:
         return ShardReport(task.index, len(done.samples), len(done.quarantined), True, time.monotonic() - started)
-    outcomes = [_try_photo(task, key, ref) for key, ref in zip(task.keys, task.refs, strict=True)]
+    taken_back = take_back(task)
+    outcomes = [taken_back[key] if key in taken_back else _try_photo(task, key, ref) for key, ref in task.photos()]
     faces = [outcome for outcome in outcomes if isinstance(outcome, Face)]
     refused = tuple(outcome for outcome in outcomes if isinstance(outcome, Quarantined))
     drafts = [
@@ -92,6 +60,7 @@ def shard(task: ShardTask) -> ShardReport:
     commit = Commit(task.index, task.digest, tuple(face.sample for face in faces), tuple(draft.record for draft in drafts), refused)
     _assert_all_counted(task, commit)
     commits.publish(task.dataset_root, COMMITS, commit, drafts)
+    forget_withdrawn(task)
     return ShardReport(task.index, len(faces), len(refused), False, time.monotonic() - started)
 
 
@@ -144,20 +113,27 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
         recipe_digest=config.recipe_digest,
         source=tasks[0].source.uri.encode("utf-8", "backslashreplace").decode(),
     )
-    manifest.write_record(root, info, config.columns, _how(config), digests)
+    manifest.write_record(root, info, config.columns, describe_making(config), digests)
     return info
 
 
 def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
-    """Turn one photo into one sample, or say why not."""
+    """Turn one photo into one sample, or say why not. What other datasets hold of it is taken over; what must be decoded is, apart."""
     try:
         data = task.source.read(ref)
     except PhotoUnreadableError as error:
         return Quarantined(ref.name, ref.bytes, "", "read", "unreadable", str(error))
+    digest = hashlib.sha256(data).hexdigest()
+    kept = open_earlier(task.earlier, task.config).find(digest) if task.earlier else None
     try:
-        return make_face(task.config, key, ref.name, data)
+        if kept is not None:
+            return remake_face(task.config, key, ref.name, len(data), digest, kept)
+        outcome: Face | Lost = run_apart(make_face, task.config, key, ref.name, data)
     except ImageRefused as error:
-        return Quarantined(ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error))
+        return Quarantined(ref.name, len(data), digest, "decode", error.reason_code, str(error))
+    if isinstance(outcome, Lost):
+        return Quarantined(ref.name, len(data), digest, "decode", outcome.reason, f"decoding it failed: {outcome.message}")
+    return outcome
 
 
 def visible_content(commit: Commit) -> bytes:
@@ -176,9 +152,9 @@ def archive_line(tar: TarRecord) -> bytes:
 
 
 def _assert_all_counted(task: ShardTask, commit: Commit) -> None:
-    if len(task.refs) != len(commit.samples) + len(commit.quarantined):
+    if task.num_photos != len(commit.samples) + len(commit.quarantined):
         raise AssertionError(
-            f"shard {task.index}: {len(task.refs)} inputs, {len(commit.samples)} committed, {len(commit.quarantined)} quarantined"
+            f"shard {task.index}: {task.num_photos} inputs, {len(commit.samples)} committed, {len(commit.quarantined)} quarantined"
         )
 
 
@@ -197,18 +173,9 @@ def _refuse_too_many(quarantined: Sequence[Quarantined], splits: Counter[Split],
         reason, count = Counter(row.reason for row in quarantined).most_common(1)[0]
         raise QuarantineError(
             f"{bad} of {total} photos were refused, {count} of them as {reason}; expected at most {limit}; "
-            f"see {table}, then mend the photos or raise the limit"
+            f"see {table}, then mend the photos, raise the limit, or `diffbfr data replay` if their reason has passed"
         )
     if not splits["train"]:
         raise UsageError(
             f"none of {total - bad} photos fell into the train split; expected at least one; add photos or lower the fractions"
         )
-
-
-def _how(config: ShardConfig) -> dict[str, Any]:
-    """Say how the dataset was made, so that it can be made or checked again."""
-    return {
-        "format": FORMAT,
-        "recipe": asdict(replace(config, degradation=config.spec)),
-        "tools": {tool: version(tool) for tool in _TOOLS},
-    }

@@ -20,8 +20,9 @@ from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 from pipelines import commits, manifest, storage
 from pipelines.commits import Commit, Quarantined, TarRecord
 from pipelines.manifest import DatasetRecord
+from pipelines.steps.plan import COMMITS
 from pipelines.steps.samples import ShardConfig
-from pipelines.steps.shard import COMMITS, archive_line, read_config, visible_content
+from pipelines.steps.shard import archive_line, read_config, visible_content
 
 LEVELS: Final = ("records", "sizes", "tar digests", "pixels", "low-quality faces")
 RECORDS, SIZES, DIGESTS, PIXELS, LOW_QUALITY = range(len(LEVELS))

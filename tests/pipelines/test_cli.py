@@ -50,6 +50,7 @@ COMMAND_LINE = {
     "models fsck": MODELS,
     "data show": ["DATASET", "--sheet", "--json"],
     "data verify": ["DATASET", "--level", "--workers", "--json"],
+    "data replay": ["DATASET", "--json"],
 }
 
 
@@ -196,6 +197,22 @@ def test_verify_ends_with_0_on_a_whole_dataset_and_names_what_is_damaged(
     Path(dataset, "dataset.json").write_text("{}")
     assert call(monkeypatch, "data", "verify", dataset) == 1
     assert "dataset.json is damaged" in capsys.readouterr().err
+
+
+def test_replay_frees_what_was_quarantined_also_in_an_unfinished_dataset(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "data", "replay", str(tmp_path)) == 0
+    assert "nothing is quarantined" in capsys.readouterr().out
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    unfinished = str(tmp_path / "unfinished")
+    with pytest.raises(QuarantineError):
+        build(tmp_path / "photos", unfinished, max_bad=0)
+    assert call(monkeypatch, "data", "replay", unfinished, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": unfinished, "photos": 1, "shards": 1}
+    assert build(tmp_path / "photos", unfinished, max_bad=1).num_quarantined == 1
+    assert call(monkeypatch, "data", "replay", unfinished) == 0
+    assert "1 quarantined photos of 1 shards are free" in capsys.readouterr().out
 
 
 def test_an_archive_is_restored_with_the_right_exit_code_and_a_rerun_does_nothing(

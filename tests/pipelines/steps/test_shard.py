@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +26,13 @@ from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.commits import CommitConflictError
 from pipelines.manifest import open_dataset, read_quarantine
-from pipelines.sources import open_source
-from pipelines.steps.samples import make_face, photo_keys, split_of
+from pipelines.sources import PhotoRef, open_source
+from pipelines.steps.plan import cut_listing
+from pipelines.steps.samples import make_face, split_of
 from pipelines.steps.shard import ShardConfig, ShardTask, finish_dataset, plan_shards, shard
 
+ROOT = Path(__file__).parents[3]
+FROZEN_CONTENT = "c08640beba433e5693cdc00e1e9b1bc6075063b225fc2e8aabf406004477dc9a"
 CONFIG = ShardConfig(
     hq_px=32, lq_px=8, variants=2, shard_size=5, val_fraction=0.15, test_fraction=0.15, seed=3, degradation=PRESETS["paper"]
 )
@@ -91,7 +96,8 @@ def test_the_dataset_has_the_documented_files_and_nothing_else(photos: Path, tmp
     assert sorted(_files(tmp_path / "data")) == sorted(
         [f"{name}.json" if name.startswith("commits") else f"{name}.tar" for name in shards]
         + [f"manifest/columns/{column}.parquet" for column in ("hq32", "hq8", "lq")]
-        + ["manifest/samples.parquet", "quarantine.parquet", "dataset.json"]
+        + [f"plan/{index:06d}.json" for index in range(3)]
+        + ["manifest/samples.parquet", "quarantine.parquet", "making.json", "dataset.json"]
     )
 
 
@@ -190,6 +196,111 @@ def test_a_build_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> No
     assert published == _files(tmp_path / "whole")
 
 
+def _shard_in_any_order(tasks: list[ShardTask], seed: int) -> None:
+    """What a worker does, without a child of its own: how often it is killed is what counts here."""
+    from pipelines.steps import shard as step
+
+    step.run_apart = lambda function, *arguments: function(*arguments)  # type: ignore[assignment]
+    for task in random.Random(seed).sample(tasks, len(tasks)):
+        step.shard(task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2, 7])
+def test_20_kills_of_any_number_of_workers_in_any_order_leave_the_same_dataset(tmp_path: Path, num_workers: int) -> None:
+    for number in range(120):
+        place = tmp_path / "photos" / f"{number:05d}.png"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(_png(number))
+    config = replace(CONFIG, shard_size=2)
+    expected = _build(tmp_path / "photos", tmp_path / "calm", config)
+    root, rng = tmp_path / "killed", random.Random(num_workers)
+    tasks = _tasks(tmp_path / "photos", root, config)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipelines.steps.shard", "cv2", "pyarrow.parquet"])
+
+    def start() -> multiprocessing.process.BaseProcess:
+        worker = context.Process(target=_shard_in_any_order, args=(tasks, rng.randrange(1 << 30)))
+        worker.start()
+        return worker
+
+    workers, kills, committed = [start() for _ in range(num_workers)], 0, -1
+    while kills < 20:
+        now = len(list(root.glob("commits/*.json")))
+        if now == len(tasks):  # too fast for us: some shards are lost, as if a disk had failed
+            for path in rng.sample(sorted(root.glob("lq/*.tar")), 10):
+                path.unlink()
+        if now > committed or rng.random() < 0.2:
+            committed = now
+            time.sleep(rng.random() * 0.03)
+            victim = rng.randrange(num_workers)
+            if workers[victim].is_alive():
+                os.kill(workers[victim].pid or 0, signal.SIGKILL)
+                kills += 1
+            workers[victim].join()
+            workers[victim] = start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    assert finish_dataset(str(root), tasks) == expected
+    published = {name: data for name, data in _files(root).items() if not name.endswith(".tmp")}
+    assert published == _files(tmp_path / "calm")
+
+
+_IDENTITY_PROGRAM = """
+import sys, tempfile
+from pipelines.steps.shard import shard, finish_dataset, plan_shards
+from pipelines.sources import open_source
+from tests.pipelines.tiny_dataset import CONFIG
+import cv2
+import numpy as np
+with tempfile.TemporaryDirectory() as root:
+    tasks = plan_shards(open_source(sys.argv[1]), CONFIG, root)
+    for task in tasks:
+        shard(task)
+    info = finish_dataset(root, tasks)
+features = [name for name, on in np._core._multiarray_umath.__cpu_features__.items() if on]
+print(cv2.ipp.useIPP(), cv2.getCPUFeaturesLine(), " ".join(features), info.content_id, info.archive_id, sep="|")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("switched_off", ["opencv-ipp", "avx", "numpy-simd", "libjpeg-simd", "everything"])
+def test_other_instruction_sets_give_the_same_dataset(photos: Path, tmp_path: Path, switched_off: str) -> None:
+    import cv2
+
+    core = np._core._multiarray_umath
+    opencv = [name.strip("*") for name in cv2.getCPUFeaturesLine().split() if name.startswith("*") and not name.endswith("?")]
+    switches = {
+        "opencv-ipp": {"OPENCV_IPP": "disabled"},
+        "avx": {"OPENCV_CPU_DISABLE": ",".join(opencv)},
+        "numpy-simd": {"NPY_DISABLE_CPU_FEATURES": " ".join(name for name in core.__cpu_dispatch__ if core.__cpu_features__.get(name))},
+        "libjpeg-simd": {"JSIMD_FORCENONE": "1"},
+    }
+    chosen = switches.get(switched_off) or {name: value for each in switches.values() for name, value in each.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", _IDENTITY_PROGRAM, str(photos)], env={**os.environ, **chosen}, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    ipp, opencv_line, numpy_line, content_id, archive_id = done.stdout.strip().split("|")
+    assert ipp == str("OPENCV_IPP" not in chosen and cv2.ipp.useIPP())
+    assert not {f"*{name}" for name in opencv} & set(opencv_line.split()) or "OPENCV_CPU_DISABLE" not in chosen
+    assert not set(chosen.get("NPY_DISABLE_CPU_FEATURES", "").split()) & set(numpy_line.split())
+    expected = _build(photos, tmp_path / "here")
+    assert (content_id, archive_id) == (expected.content_id, expected.archive_id)
+
+
+def test_the_content_of_a_dataset_with_default_settings_is_frozen(tmp_path: Path) -> None:
+    """Published datasets are compared by this; if it changes, FORMAT or the recipe's name must change with it."""
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        y, x = np.mgrid[0:64, 0:80].astype(np.int64)
+        stack = np.stack([3 * x + 11 * number, 4 * y, (x * y + 50 * number) // 20], axis=2) % 256
+        (tmp_path / "photos" / f"{number}.png").write_bytes(encode_png(stack.astype(np.uint8)))
+    config = ShardConfig(64, 16, 2, 3, 0.05, 0.05, 0, PRESETS["paper"])
+    assert _build(tmp_path / "photos", tmp_path / "data", config).content_id == FROZEN_CONTENT
+
+
 def test_two_drivers_at_once_leave_one_dataset(photos: Path, tmp_path: Path) -> None:
     expected = _build(photos, tmp_path / "one")
     tasks = _tasks(photos, tmp_path / "two")
@@ -237,6 +348,7 @@ def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar(
     _build(photos, tmp_path / "data")
     whole = _files(tmp_path / "data")
     (tmp_path / "data" / "lq" / "000000.tar").unlink()
+    monkeypatch.setattr("pipelines.steps.shard.run_apart", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr("pipelines.steps.samples.degrade", lambda hq, params, spec: degrade(hq, replace(params, q=60), spec))
     with pytest.raises(CommitConflictError, match="committed with other content"):
         shard(_tasks(photos, tmp_path / "data")[0])
@@ -381,9 +493,15 @@ def test_split_fractions_are_kept_on_average() -> None:
     assert {split_of(replace(CONFIG, val_fraction=0.0, test_fraction=0.0), f"{number:064x}") for number in range(100)} == {"train"}
 
 
+def _keys(names: list[str]) -> list[str]:
+    """The key of each name."""
+    key_of = {ref.name: key for part in cut_listing((PhotoRef("", name, 0, "") for name in names), 3) for key, ref in part}
+    return [key_of[name] for name in names]
+
+
 def test_keys_are_stems_and_collisions_get_a_hash_of_the_whole_name() -> None:
     names = ["00000/00000.png", "00000/00001.png", "A b.png", "a-B.jpg", "été/ü.png", "x" * 200 + ".png", "a/..png"]
-    keys = photo_keys(names)
+    keys = _keys(names)
     assert keys[:2] == ["00000", "00001"]
     assert keys[2].startswith("a-b-")
     assert keys[3].startswith("a-b-")
@@ -391,19 +509,19 @@ def test_keys_are_stems_and_collisions_get_a_hash_of_the_whole_name() -> None:
     assert len(set(keys)) == len(keys)
     assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") and 0 < len(key) <= 80 for key in keys)
     shuffled = random.Random(1).sample(names, len(names))
-    assert dict(zip(shuffled, photo_keys(shuffled), strict=True)) == dict(zip(names, keys, strict=True))
+    assert dict(zip(shuffled, _keys(shuffled), strict=True)) == dict(zip(names, keys, strict=True))
 
 
 def test_a_photo_that_is_named_like_another_ones_hashed_key_stays_apart() -> None:
-    hashed = photo_keys(["1/a.png", "2/a.png"])[0]
-    keys = photo_keys(["1/a.png", "2/a.png", f"{hashed}.png"])
+    hashed = _keys(["1/a.png", "2/a.png"])[0]
+    keys = _keys(["1/a.png", "2/a.png", f"{hashed}.png"])
     assert len(set(keys)) == 3
     assert keys[2] == hashed
 
 
 def test_a_name_listed_twice_is_refused() -> None:
     with pytest.raises(UsageError, match=r"names 'a\.png' 2 times"):
-        photo_keys(["a.png", "a.png"])
+        _keys(["a.png", "a.png"])
 
 
 @pytest.mark.parametrize(

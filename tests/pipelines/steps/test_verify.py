@@ -184,6 +184,7 @@ def test_draws_that_the_seed_does_not_give_are_found_at_level_4(made: Path, tmp_
 
     drawn = samples.draw
     with monkeypatch.context() as patch:
+        patch.setattr("pipelines.steps.shard.run_apart", lambda function, *arguments: function(*arguments))
         patch.setattr(samples, "draw", lambda spec, seed: replace(drawn(spec, seed), sigma=1.0))
         root = make_dataset(tmp_path)
     assert findings(root, 3) == []

@@ -1,0 +1,112 @@
+"""What other datasets hold already: a photo with the same content need not be decoded, resized and encoded again, nor degraded.
+
+A sample is taken over by the digest of its photo. Its ground truths are taken over if they were made the same way (sizes, arithmetic,
+versions of the tools), its low-quality faces if the whole recipe is the same. What is taken over is checked by its digests; what is
+damaged is made anew. So changing a recipe, adding photos or mending one makes only what must be made, and no byte depends on it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+
+from diffbfr.errors import DiffBFRError
+from diffbfr.shards import Sample
+from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
+from diffbfr.spec import from_dict
+from pipelines import commits, storage
+from pipelines.commits import Commit
+from pipelines.sealed import read_sealed
+from pipelines.steps.plan import COMMITS, MAKING, describe_making
+from pipelines.steps.samples import GroundTruth, Kept, ShardConfig
+
+
+class Earlier:
+    """The datasets among `folders` that are of use to one of this configuration, indexed by the content of their photos."""
+
+    def __init__(self, folders: tuple[str, ...], config: ShardConfig) -> None:
+        self._config = config
+        self._made_by = {folder: made for folder in folders if (made := _usable(folder, config)) is not None}
+        self._shards: dict[str, tuple[str, int]] = {}
+        for folder in self._made_by:
+            for commit in _commits(folder):
+                for sample in commit.samples:
+                    self._shards.setdefault(sample.source_sha256, (folder, commit.index))
+
+    def find(self, source_sha256: str) -> Kept | None:
+        """Return what is there of a photo with this content; None if nothing is, or if it is damaged."""
+        if source_sha256 not in self._shards:
+            return None
+        folder, index = self._shards[source_sha256]
+        commit = _commit(folder, index)
+        sample = next((sample for sample in commit.samples if sample.source_sha256 == source_sha256), None) if commit else None
+        return take(folder, commit, sample, self._made_by[folder], self._config) if commit and sample else None
+
+
+@lru_cache(maxsize=1)
+def open_earlier(folders: tuple[str, ...], config: ShardConfig) -> Earlier:
+    """Index the datasets once a worker; what they gain afterwards is not seen."""
+    return Earlier(folders, config)
+
+
+def siblings(dataset_root: str) -> tuple[str, ...]:
+    """Name the other datasets beside this one, finished or not."""
+    parent, _, own = storage.absolute(dataset_root).rpartition("/")
+    places = [storage.join(parent, name) for name in storage.list_dir(parent) if name != own]
+    return tuple(place for place in places if storage.exists(storage.join(place, MAKING)))
+
+
+def take(folder: str, commit: Commit, sample: Sample, made_by: ShardConfig, config: ShardConfig) -> Kept | None:
+    """Take a sample out of a committed shard; None if one of its files is not as it was committed."""
+    contents: dict[tuple[str, str], bytes] = {}
+    for record in commit.tars:
+        try:
+            tar = _tar(storage.join(folder, record.tar), record.sha256)
+        except FileNotFoundError:
+            return None
+        for member in record.members:
+            if member.key == sample.key:
+                content = tar[member.offset : member.offset + member.length]
+                if hashlib.sha256(content).hexdigest() != member.sha256:
+                    return None
+                contents[member.column, member.name] = content
+    hq, low, _ = (column.column for column in made_by.columns)
+    sums = sample.width, sample.height, sample.pixel_sha256, sample.low_pixel_sha256
+    truth = GroundTruth(*sums, contents[hq, "webp"], contents[low, "png"])
+    same = made_by.recipe_digest == config.recipe_digest
+    jpegs = [content for (column, name), content in contents.items() if column == LQ_COLUMN and name != LQ_RECORD] if same else []
+    return Kept(truth, tuple(jpegs))
+
+
+def _usable(folder: str, config: ShardConfig) -> ShardConfig | None:
+    """How a dataset was made, if its ground truths are those that this configuration would make."""
+    wanted = describe_making(config)
+    try:
+        made = read_sealed(storage.join(folder, MAKING))
+        made_by = from_dict(ShardConfig, made["recipe"])
+    except (FileNotFoundError, DiffBFRError):
+        return None
+    same_tools = all(made["tools"].get(tool) == its for tool, its in wanted["tools"].items())
+    same_sizes = (made_by.hq_px, made_by.lq_px) == (config.hq_px, config.lq_px)
+    return made_by if same_tools and same_sizes and made["format"] == wanted["format"] else None
+
+
+def _commits(folder: str) -> Iterator[Commit]:
+    for name in storage.list_dir(storage.join(folder, COMMITS)):
+        commit = _commit(folder, int(name.removesuffix(".json")))
+        if commit is not None:
+            yield commit
+
+
+@lru_cache(maxsize=4)
+def _commit(folder: str, index: int) -> Commit | None:
+    """The record of a shard; a damaged one has nothing to offer."""
+    try:
+        return commits.read(folder, COMMITS, index)
+    except DiffBFRError:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _tar(uri: str, sha256: str) -> bytes:
+    """A whole tar: neighbours in one dataset are neighbours in another, so it is read about once. The digest tells its versions apart."""
+    return storage.read_bytes(uri)

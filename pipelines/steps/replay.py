@@ -1,0 +1,56 @@
+"""Try again what was quarantined, and only that: for photos that could not be read or decoded for a reason that has passed.
+
+The records of the shards that hold such photos are withdrawn, so that the same command makes these shards again; what is good in them
+is taken out of their tars, and its photos are not read.
+"""
+
+from typing import Final
+
+from diffbfr.errors import UsageError
+from pipelines import commits, manifest, storage
+from pipelines.sealed import read_sealed, write_sealed
+from pipelines.steps.earlier import take
+from pipelines.steps.plan import COMMITS, ShardTask
+from pipelines.steps.samples import Face, remake_face
+
+WITHDRAWN: Final = "withdrawn"
+
+
+def withdraw(dataset_root: str) -> tuple[int, int]:
+    """Withdraw what holds quarantined photos; returns how many photos of how many shards the same command will try again.
+
+    A dataset with appended columns is refused: a model has learnt from it.
+    """
+    root = storage.absolute(dataset_root)
+    if storage.exists(storage.join(root, manifest.DATASET_RECORD)):
+        appended = [column.column for column in manifest.read_columns(root) if column.model_digest]
+        if appended:
+            raise UsageError(f"{root} has the column {appended[0]} of a model that learnt from it; shard the photos under another --root")
+    photos = shards = 0
+    for name in storage.list_dir(storage.join(root, COMMITS)):
+        commit = commits.read(root, COMMITS, int(name.removesuffix(".json")))
+        if commit is not None and commit.quarantined:
+            storage.remove_tree(storage.join(root, manifest.DATASET_RECORD))  # first: a dataset that is being made anew is not finished
+            record = storage.join(root, COMMITS, name)
+            write_sealed(storage.join(root, WITHDRAWN, name), read_sealed(record), indent=None)
+            storage.remove_tree(record)
+            photos, shards = photos + len(commit.quarantined), shards + 1
+    return photos, shards
+
+
+def take_back(task: ShardTask) -> dict[str, Face]:
+    """Return by key what is good in a withdrawn shard, if it was made of the same photos in the same way."""
+    commit = commits.read(task.dataset_root, WITHDRAWN, task.index)
+    if commit is None or commit.task != task.digest:
+        return {}
+    faces = {}
+    for sample in commit.samples:
+        kept = take(task.dataset_root, commit, sample, task.config, task.config)
+        if kept is not None:
+            faces[sample.key] = remake_face(task.config, sample.key, sample.source, sample.source_bytes, sample.source_sha256, kept)
+    return faces
+
+
+def forget_withdrawn(task: ShardTask) -> None:
+    """Remove the withdrawn record of a shard that is committed again."""
+    storage.remove_tree(storage.join(task.dataset_root, WITHDRAWN, f"{task.index:06d}.json"))

@@ -1,0 +1,134 @@
+"""Work that kills, hangs or starves its process costs itself only, and the next work is done as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from diffbfr.errors import UsageError
+from pipelines import apart
+from pipelines.apart import Lost, run_apart
+from tests.pipelines.poison import misbehave, sleep_and_count
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_work_is_done_in_another_process_that_stays(tmp_path: Path) -> None:
+    first = run_apart(sleep_and_count, str(tmp_path), "a")
+    assert first != os.getpid()
+    assert run_apart(sleep_and_count, str(tmp_path), "a") == first
+    assert run_apart(bytes, 3_000_000) == bytes(3_000_000)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "message"),
+    [
+        ("crash", "crashed", "SIGSEGV"),
+        ("abort", "crashed", "SIGABRT"),
+        ("exit", "crashed", "exit status 3"),
+        ("endless", "timed_out", "not done after 3 s"),
+        ("hog", "out_of_memory", "more than 0.5 GiB"),
+    ],
+)
+def test_what_ends_the_process_is_named_and_the_next_work_is_done(how: str, reason: str, message: str) -> None:
+    run_apart(misbehave, "")  # the child is up
+    lost = run_apart(misbehave, how, seconds=3 if how == "endless" else 60, num_bytes=1 << 29)
+    assert isinstance(lost, Lost)
+    assert lost.reason == reason
+    assert message in lost.message
+    assert run_apart(misbehave, "well") == "well"
+
+
+def test_an_exception_of_the_work_is_raised_here_and_costs_nothing() -> None:
+    before = run_apart(os.getpid)
+    with pytest.raises(UsageError, match="found this"):
+        run_apart(misbehave, "error")
+    assert run_apart(os.getpid) == before
+
+
+def test_a_child_that_somebody_killed_is_replaced_and_its_work_done() -> None:
+    child = run_apart(os.getpid)
+    os.kill(child, signal.SIGKILL)
+    assert run_apart(os.getpid) not in (child, os.getpid())
+
+
+def test_threads_have_children_of_their_own_and_a_fork_does_not_share_one() -> None:
+    mine = run_apart(os.getpid)
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(run_apart(os.getpid)))
+    thread.start()
+    thread.join()
+    assert found[0] != mine
+    forked = os.fork()
+    if forked == 0:
+        os._exit(0 if run_apart(os.getpid) != mine else 1)
+    assert os.waitpid(forked, 0)[1] == 0
+    assert run_apart(os.getpid) == mine
+
+
+def _gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def _wait_until_gone(process: int) -> bool:
+    deadline = time.monotonic() + 20
+    while not _gone(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return _gone(process)
+
+
+@pytest.mark.parametrize("how", ["", "endless"])
+def test_a_killed_worker_leaves_no_child_behind_even_a_busy_one(how: str, tmp_path: Path) -> None:
+    program = (
+        "import os, sys\nfrom pipelines.apart import run_apart\nfrom tests.pipelines.poison import misbehave\n"
+        "print(run_apart(os.getpid), flush=True)\nrun_apart(misbehave, sys.argv[1])\nsys.stdin.read()"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", program, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    assert worker.stdout is not None
+    child = int(worker.stdout.readline())
+    time.sleep(0.2)
+    worker.kill()
+    worker.communicate()
+    assert _wait_until_gone(child)
+
+
+def test_an_idle_child_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried = "import pipelines.apart; pipelines.apart._IDLE_SECONDS = 0.3; from pipelines.apart import serve;"
+    monkeypatch.setattr(apart, "_SERVE", apart._SERVE.replace("from pipelines.apart import serve;", hurried))
+    found: list[int] = []
+
+    def ask_twice() -> None:
+        found.append(run_apart(os.getpid))
+        _wait_until_gone(found[0])
+        found.append(run_apart(os.getpid))
+
+    thread = threading.Thread(target=ask_twice)
+    thread.start()
+    thread.join()
+    assert found[0] != found[1]
+
+
+def test_a_child_that_cannot_start_is_an_error_and_not_the_photos_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_SERVE", "raise SystemExit('no such module {parent}')")
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            run_apart(os.getpid)
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert "cannot start" in str(raised[0])
+    assert "no such module" in str(raised[0])
