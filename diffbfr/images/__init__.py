@@ -4,6 +4,7 @@ Pixels are uint8 HWC RGB in [0, 255]; model tensors are float32 CHW in [-1, 1].
 """
 
 from diffbfr.images.convert import (
+    CODECS,
     Kernel,
     Pixels,
     center_square,
@@ -19,6 +20,7 @@ from diffbfr.images.decode import AlphaPolicy, Decoded, decode
 from diffbfr.images.refused import REASONS, ImageRefused, Reason
 
 __all__ = [
+    "CODECS",
     "REASONS",
     "AlphaPolicy",
     "Decoded",

@@ -5,8 +5,9 @@ Pixels are uint8 h w 3 in [0, 255]; tensors are float32 b 3 h w in [-1, 1].
 
 import hashlib
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -22,18 +23,23 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = NDArray[np.uint8]
 Kernel: TypeAlias = Literal["bilinear", "bicubic"]
 
+CODECS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
+    {"png": MappingProxyType({"compress_level": 6}), "webp": MappingProxyType({"quality": 0, "method": 0})}
+)
+"""How hard the encoders try. It changes bytes and never a pixel."""
+
 
 def encode_png(pixels: Pixels) -> bytes:
     """Encode losslessly as PNG; the same pixels give the same bytes."""
-    return _encode(pixels, format="PNG", compress_level=6)
+    return _encode(pixels, format="PNG", **CODECS["png"])
 
 
 def encode_webp(pixels: Pixels) -> bytes:
     """Encode losslessly as WebP; the same pixels give the same bytes.
 
-    The effort is where size stops paying: a 512 px face takes 90 ms; 3 % fewer bytes would take 60 % longer.
+    At the least effort: 12 ms for a photo of 512 px and 220 kB, where four times as long would save 9 % of the bytes.
     """
-    return _encode(pixels, format="WEBP", lossless=True, exact=True, quality=50, method=1)
+    return _encode(pixels, format="WEBP", lossless=True, exact=True, **CODECS["webp"])
 
 
 def resize(pixels: Pixels, px: int, kernel: Kernel) -> Pixels:

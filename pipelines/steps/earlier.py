@@ -87,7 +87,8 @@ def _usable(folder: str, config: ShardConfig) -> ShardConfig | None:
         return None
     same_tools = all(made["tools"].get(tool) == its for tool, its in wanted["tools"].items())
     same_sizes = (made_by.hq_px, made_by.lq_px) == (config.hq_px, config.lq_px)
-    return made_by if same_tools and same_sizes and made["format"] == wanted["format"] else None
+    same_code = all(made.get(name) == wanted[name] for name in ("format", "codecs"))
+    return made_by if same_tools and same_sizes and same_code else None
 
 
 def _commits(folder: str) -> Iterator[Commit]:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from diffbfr.errors import UsageError
+from diffbfr.images import CODECS
 from diffbfr.spec import to_dict
 from pipelines import storage
 from pipelines.artifacts import flatten
@@ -73,7 +74,8 @@ def describe_making(config: ShardConfig) -> dict[str, Any]:
     """Say how a dataset is made, so that it can be gone on with, taken over or checked."""
     tools = (*_TOOLS, "albumentations") if config.degradation.before else _TOOLS
     recipe = to_dict(replace(config, degradation=config.spec))
-    return {"format": FORMAT, "recipe": recipe, "tools": {tool: version(tool) for tool in tools}}
+    codecs = {codec: dict(effort) for codec, effort in CODECS.items()}
+    return {"format": FORMAT, "recipe": recipe, "codecs": codecs, "tools": {tool: version(tool) for tool in tools}}
 
 
 def shard_digest(config: ShardConfig, index: int, photos: Sequence[tuple[str, PhotoRef]]) -> str:

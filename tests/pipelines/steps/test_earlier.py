@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffbfr.degradation import PRESETS
+from diffbfr.images import CODECS
 from pipelines import storage
 from pipelines.sources import open_source
 from pipelines.steps import earlier, samples
@@ -99,6 +100,14 @@ def test_other_versions_of_the_tools_take_nothing_over(
     build(photos, tmp_path / "datasets" / "first")
     counted.decoded = []
     monkeypatch.setattr("pipelines.steps.plan.version", lambda tool: "99")
+    _make(photos, tmp_path / "datasets" / "second")
+    assert len(counted.decoded) == 12
+
+
+def test_other_codecs_take_nothing_over(photos: Path, tmp_path: Path, counted: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(photos, tmp_path / "datasets" / "first")
+    counted.decoded = []
+    monkeypatch.setattr("pipelines.steps.plan.CODECS", {**CODECS, "webp": {"quality": 75, "method": 4}})
     _make(photos, tmp_path / "datasets" / "second")
     assert len(counted.decoded) == 12
 
