@@ -1,0 +1,102 @@
+"""Forward pass and training step against diffusers' `UNet2DModel` at equal operations, and the memory that each takes.
+
+    python -m tests.benchmarks.networks --shrink 4 --width 2                     # two cores, a minute or two a stage
+    python -m tests.benchmarks.networks --device cuda --batch 16 --layouts nhwc --dtypes bfloat16 --compile
+
+Layouts, data types and numbers of threads are arms of their own: the fastest of ours is set against the fastest of diffusers', and all are
+printed. A training step is forward, L1, backward and Adam; data and weights are random.
+"""
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffbfr.stages import IRM1, IRM2, TEM, UNetSpec
+from diffbfr.unet import UNet
+from tests.benchmarks.harness import Run, environment, measure, peak_bytes, ratio
+from tests.benchmarks.twin import Twin, flops, shrunk
+
+STAGES = {"irm1": IRM1, "irm2": IRM2, "tem": TEM}
+MAKERS = {"ours": UNet, "diffusers": Twin}
+FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+
+
+def arms(spec: UNetSpec, task: str, given: argparse.Namespace) -> Iterator[tuple[str, Run]]:
+    """Every way to run a task, by name; a network for each layout, its weights laid out before any clock runs."""
+    device = torch.device(given.device)
+    for (name, maker), layout in itertools.product(MAKERS.items(), given.layouts):
+        eager = maker(spec).to(device).train(task == "train").to(memory_format=FORMATS[layout])
+        nets = {name: eager} | ({f"{name} compiled": torch.compile(eager, mode="max-autotune")} if given.compile else {})
+        for (kind, net), dtype, threads in itertools.product(nets.items(), given.dtypes, given.threads):
+            yield f"{kind} {layout} {dtype} {threads} threads", _run(net, spec, task, FORMATS[layout], dtype, threads, given.batch, device)
+
+
+def _run(
+    net: nn.Module, spec: UNetSpec, task: str, form: torch.memory_format, dtype: str, threads: int, batch: int, device: torch.device
+) -> Run:
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, spec.in_channels, spec.image_px, spec.image_px)
+    y = torch.randn(shape, generator=generator).to(device, memory_format=form)
+    target = torch.randn(batch, spec.out_channels, *shape[2:], generator=generator).to(device, memory_format=form)
+    time = torch.rand(batch, generator=generator).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-6, foreach=True) if task == "train" else None
+
+    def forward() -> Tensor:
+        with torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32"):
+            output: Tensor = net(y, time)
+        return output
+
+    def run() -> None:
+        torch.set_num_threads(threads)
+        if optimizer is None:
+            with torch.no_grad():
+                forward()
+            return
+        optimizer.zero_grad(set_to_none=True)
+        F.l1_loss(forward().float(), target).backward()
+        optimizer.step()
+
+    return run
+
+
+def compare(stage: str, task: str, given: argparse.Namespace) -> None:
+    """Measure one stage and task, and print its table."""
+    spec, device = shrunk(STAGES[stage].unet, given.shrink, given.width), torch.device(given.device)
+    work = flops(UNet(spec).to("meta"), spec) * given.batch * (3 if task == "train" else 1)
+    runs = dict(arms(spec, task, given))
+    seconds = measure(runs, given.rounds, device)
+    print(f"\n{stage} {task}: {spec.image_px} px, {spec.inner_channels} channels, batch {given.batch}, {work / 1e9:.1f} GFLOP")
+    for name, found in seconds.items():
+        median = statistics.median(found)
+        peak = peak_bytes(runs[name], device) / 2**20
+        print(f"  {name:40} {1000 * median:9.1f} ms  {work / median / 1e12:8.3f} TFLOP/s  peak {peak:8.0f} MiB")
+    ours, theirs = (min((name for name in seconds if name.startswith(who)), key=lambda n: statistics.median(seconds[n])) for who in MAKERS)
+    print(f"  {theirs} over {ours}: {ratio(seconds[theirs], seconds[ours])}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Forward pass and training step against diffusers at equal operations.")
+    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
+    parser.add_argument("--tasks", nargs="+", choices=("forward", "train"), default=("forward", "train"))
+    parser.add_argument("--shrink", type=int, default=1, help="divide the sides of Table 6 by this")
+    parser.add_argument("--width", type=int, default=1, help="divide the channels of Table 6 by this")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--layouts", nargs="+", choices=("nchw", "nhwc"), default=("nchw", "nhwc"))
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=("float32",))
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--compile", action="store_true", help="also torch.compile(mode='max-autotune') of both")
+    given = parser.parse_args()
+    print(environment(torch.device(given.device)))
+    for stage, task in itertools.product(given.stages, given.tasks):
+        compare(stage, task, given)
+
+
+if __name__ == "__main__":
+    main()
