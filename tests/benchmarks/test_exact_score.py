@@ -6,8 +6,10 @@ The figures to reproduce name neither the images nor the start. With the setting
 """
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -114,6 +116,17 @@ def test_the_variance_after_a_solver_is_that_of_drawn_images(solver: Solver) -> 
     images = solve(exact_epsilon(modes.variance, schedule), start, [grid] * count, schedule, sampler, noise, clamp=False)
     ratio = images.square().mean(0) / after_solver(SHORT, modes, sampler)
     assert float((ratio - 1).abs().max()) < 5 * math.sqrt(2 / count)
+
+
+def test_the_table_in_the_readme_is_what_the_study_finds(rows: dict[str, Row]) -> None:
+    page = (Path(__file__).parents[2] / "diffbfr" / "README.md").read_text()
+    lines = [line.strip("|").split(" | ") for line in page.splitlines() if line.startswith(("| IRM-1, from", "| IRM-2, N_1", "| TEM, N_2"))]
+    assert [cells[0].strip() for cells in lines] == list(rows)
+    for cells, row in zip(lines, rows.values(), strict=True):
+        written = [float(re.search(r"[\d.]+$", cell.strip())[0]) for cell in cells[1:]]  # type: ignore[index]
+        found = [row.algorithm_1, row.posterior, row.few[row.sampler.solver], row.few["dpmpp_2m"]]
+        assert written == [round(value, 2) for value in found]
+        assert f", {row.sampler.num_evaluations}: " in cells[3]
 
 
 def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
