@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
 from pipelines import storage
 from pipelines.commits import Quarantined
 from pipelines.sealed import read_sealed, write_sealed
+from pipelines.shard_cache import cache_of
 
 DATASET_RECORD: Final = "dataset.json"
 COLUMN_RECORD: Final = "column.json"
@@ -130,21 +130,25 @@ def members_path(column: str) -> str:
 
 
 def open_dataset(root: str | Path) -> ShardedDataset:
-    """Open a finished dataset with every finished column; one on S3 comes through a cache (`DIFFBFR_CACHE`, else `~/.cache/diffbfr`)."""
+    """Open a finished dataset with every finished column.
+
+    The shards of one on S3 are fetched when they are read, through a cache on this machine (`DIFFBFR_CACHE`, else `~/.cache/diffbfr`) of
+    `DIFFBFR_CACHE_BYTES` (64 GiB).
+    """
     where = storage.absolute(root)
     if not storage.exists(storage.join(where, DATASET_RECORD)):
         raise UsageError(f"{where} holds no {DATASET_RECORD}; expected a finished dataset; run the shard step to its end")
-    cache = Path(os.environ.get("DIFFBFR_CACHE", "~/.cache/diffbfr")).expanduser() / "datasets"
-    local = storage.fetch_tree(where, cache)
-    record = read_record(local)
-    samples = read_rows(str(local / SAMPLES), Sample, record.tables[SAMPLES])
+    record = read_record(where)
+    samples = read_rows(storage.join(where, SAMPLES), Sample, record.tables[SAMPLES])
     if len(samples) != record.info.num_samples:
         raise UsageError(
             f"{where}: {SAMPLES} has {len(samples)} rows, dataset.json says {record.info.num_samples}; run the shard step again"
         )
     keys = [sample.key for sample in samples]
-    columns = {column.column: _read_column(local, column, keys, record.tables[members_path(column.column)]) for column in record.columns}
-    return ShardedDataset(local, record.info, samples, columns)
+    columns = {column.column: _read_column(where, column, keys, record.tables[members_path(column.column)]) for column in record.columns}
+    if storage.is_remote(where):
+        return ShardedDataset(where, record.info, samples, columns, cache_of(where))
+    return ShardedDataset(Path(where), record.info, samples, columns)
 
 
 def write_record(root: str, info: DatasetInfo, columns: Sequence[ColumnInfo], how: Mapping[str, Any], tables: Mapping[str, str]) -> None:
@@ -203,9 +207,9 @@ def _column_info(record: Mapping[str, Any]) -> ColumnInfo:
     return ColumnInfo(record["column"], tuple(record["names"]), record["model_digest"])
 
 
-def _read_column(root: Path, info: ColumnInfo, keys: Sequence[str], sha256: str) -> ColumnIndex:
+def _read_column(root: str, info: ColumnInfo, keys: Sequence[str], sha256: str) -> ColumnIndex:
     """Read a column's index straight into arrays, and check that its keys are the dataset's, in order."""
-    table = _read_table(str(root / members_path(info.column)), Member, sha256)
+    table = _read_table(storage.join(root, members_path(info.column)), Member, sha256)
     n, m = len(keys), len(info.names)
     names = np.array(table["name"].to_pylist()).reshape(-1)
     in_order = len(names) == n * m and table["key"].to_pylist() == [key for key in keys for _ in range(m)]

@@ -3,7 +3,7 @@
 `schema` names the rows, `tar` writes and checks one shard, `dataset` reads, `order` says which sample position p of a run is.
 """
 
-from diffbfr.shards.dataset import ColumnIndex, ShardedDataset
+from diffbfr.shards.dataset import ColumnIndex, ShardedDataset, Tars
 from diffbfr.shards.order import epoch_order, position, positions
 from diffbfr.shards.schema import ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
 from diffbfr.shards.tar import BuiltTar, TarMember, build_tar, check_tar, write_tar
@@ -19,6 +19,7 @@ __all__ = [
     "ShardedDataset",
     "Split",
     "TarMember",
+    "Tars",
     "build_tar",
     "check_tar",
     "epoch_order",

@@ -6,7 +6,8 @@ builds it.
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,12 +56,42 @@ class ColumnIndex:
         )
 
 
-class ShardedDataset:
-    """A committed dataset under `root`: samples by key, and every column that was finished when it was opened."""
+class Tars(ABC):
+    """Where the tars of a dataset can be read; picklable."""
 
-    def __init__(self, root: Path, info: DatasetInfo, samples: Sequence[Sample], columns: Mapping[str, ColumnIndex]) -> None:
+    @abstractmethod
+    def copies(self, tar: str) -> Iterator[Path]:
+        """Yield paths of a tar (named relative to the dataset), another one as often as the reader found the last gone or damaged."""
+
+
+@dataclass(frozen=True)
+class LocalTars(Tars):
+    """Tars in a folder of this machine: there is one copy."""
+
+    root: Path
+
+    def copies(self, tar: str) -> Iterator[Path]:
+        """Yield the one place."""
+        yield self.root / tar
+
+
+class ShardedDataset:
+    """A committed dataset at `root`: samples by key, and every column that was finished when it was opened.
+
+    `tars` says where its shards can be read; without it they lie under `root`.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        info: DatasetInfo,
+        samples: Sequence[Sample],
+        columns: Mapping[str, ColumnIndex],
+        tars: Tars | None = None,
+    ) -> None:
         self.root = root
         self.info = info
+        self._tars = tars if tars is not None else LocalTars(Path(root))
         self._samples = tuple(samples)
         self._columns = dict(columns)
         self._row = {sample.key: row for row, sample in enumerate(self._samples)}
@@ -109,11 +140,18 @@ class ShardedDataset:
         """Return one member's bytes; `ShardDamagedError` if they are not the committed ones."""
         index, place = self._place(column, name)
         row = self._row_of(key)
-        tar = self.root / index.tars[int(index.tar_row[row])]
-        data = _pread(tar, int(index.offset[row, place]), int(index.length[row, place]))
-        if hashlib.sha256(data).digest() != index.digest[row, place].tobytes():
-            raise ShardDamagedError(f"{tar}: {key}.{name} is not what was committed; expected its sha256; make the shard again")
-        return data
+        damage: ShardDamagedError | None = None
+        for tar in self._tars.copies(index.tars[int(index.tar_row[row])]):
+            try:
+                data = _pread(tar, int(index.offset[row, place]), int(index.length[row, place]))
+            except ShardDamagedError as error:
+                damage = error
+                continue
+            if hashlib.sha256(data).digest() == index.digest[row, place].tobytes():
+                return data
+            damage = ShardDamagedError(f"{tar}: {key}.{name} is not what was committed; expected its sha256; make the shard again")
+        assert damage is not None
+        raise damage
 
     def hq(self, key: str, variant: int) -> Pixels:
         """Ground truth of a variant, uint8 hq_px x hq_px x 3, with the variant's flip and gray."""
