@@ -20,7 +20,8 @@ from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 from pipelines import commits, manifest, storage
 from pipelines.commits import Commit, Quarantined, TarRecord
 from pipelines.manifest import DatasetRecord
-from pipelines.steps.plan import COMMITS
+from pipelines.sealed import read_sealed
+from pipelines.steps.plan import COMMITS, MAKING
 from pipelines.steps.samples import ShardConfig
 from pipelines.steps.shard import archive_line, read_config, visible_content
 
@@ -71,7 +72,7 @@ def verify_records(dataset_root: str) -> list[Finding]:
     """Level 0 for the whole: tables as they were sealed, and counts and identities that follow from the shards' records once more."""
     root = storage.absolute(dataset_root)
     record = manifest.read_record(root)
-    return [*_check_tables(root, record), *_check_sums(root, record)]
+    return [*_check_making(root), *_check_tables(root, record), *_check_sums(root, record)]
 
 
 def verify_shard(task: VerifyTask) -> VerifyReport:
@@ -98,6 +99,15 @@ def verify_shard(task: VerifyTask) -> VerifyReport:
             findings += _check_sample(task, sample, contents[sample.key])
     faces = len(samples) * task.config.variants if task.level >= LOW_QUALITY else 0
     return VerifyReport(task.index, len(samples), faces, num_bytes, tuple(findings), time.monotonic() - started)
+
+
+def _check_making(root: str) -> Iterator[Finding]:
+    try:
+        read_sealed(storage.join(root, MAKING))
+    except FileNotFoundError:
+        return  # datasets of before have none
+    except DiffBFRError as error:
+        yield Finding(MAKING, str(error))
 
 
 def _check_tables(root: str, record: DatasetRecord) -> Iterator[Finding]:

@@ -303,7 +303,7 @@ def test_a_tar_that_webdataset_wrote_is_a_source(tmp_path: Path) -> None:
     import webdataset as wds
 
     faces = {f"{number:05d}": render_face(number, 16).pixels for number in range(3)}
-    with wds.TarWriter(str(tmp_path / "000000.tar")) as writer:
+    with (tmp_path / "000000.tar").open("wb") as file, wds.TarWriter(file) as writer:  # by name it may refuse local files
         for key, pixels in faces.items():
             writer.write({"__key__": f"faces/{key}", "png": Image.fromarray(pixels), "json": {"key": key}})
     contents = _contents(open_source(tmp_path / "000000.tar"))
