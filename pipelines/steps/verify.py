@@ -21,7 +21,7 @@ from pipelines import commits, manifest, storage
 from pipelines.commits import Commit, Quarantined, TarRecord
 from pipelines.manifest import DatasetRecord
 from pipelines.sealed import read_sealed
-from pipelines.steps.plan import COMMITS, MAKING
+from pipelines.steps.plan import COMMITS, MAKING, PLAN
 from pipelines.steps.samples import ShardConfig
 from pipelines.steps.shard import archive_line, read_config, visible_content
 
@@ -72,7 +72,7 @@ def verify_records(dataset_root: str) -> list[Finding]:
     """Level 0 for the whole: tables as they were sealed, and counts and identities that follow from the shards' records once more."""
     root = storage.absolute(dataset_root)
     record = manifest.read_record(root)
-    return [*_check_making(root), *_check_tables(root, record), *_check_sums(root, record)]
+    return [*_check_plans(root), *_check_tables(root, record), *_check_sums(root, record)]
 
 
 def verify_shard(task: VerifyTask) -> VerifyReport:
@@ -101,13 +101,15 @@ def verify_shard(task: VerifyTask) -> VerifyReport:
     return VerifyReport(task.index, len(samples), faces, num_bytes, tuple(findings), time.monotonic() - started)
 
 
-def _check_making(root: str) -> Iterator[Finding]:
-    try:
-        read_sealed(storage.join(root, MAKING))
-    except FileNotFoundError:
-        return  # datasets of before have none
-    except DiffBFRError as error:
-        yield Finding(MAKING, str(error))
+def _check_plans(root: str) -> Iterator[Finding]:
+    """Check how the dataset was made and its shards' photos, which the next run of the shard step reads."""
+    for path in (MAKING, *(f"{PLAN}/{name}" for name in storage.list_dir(storage.join(root, PLAN)))):
+        try:
+            read_sealed(storage.join(root, *path.split("/")))
+        except FileNotFoundError:
+            continue
+        except DiffBFRError as error:
+            yield Finding(path, str(error))
 
 
 def _check_tables(root: str, record: DatasetRecord) -> Iterator[Finding]:
