@@ -1,13 +1,11 @@
-"""Decoding a corpus of ordinary, odd and hostile files; lossless encoders; resizing; pixels to tensors and back."""
+"""Decoding and what it tells beside pixels (odd files: `test_image_corpus`); lossless encoders; resizing; pixels and tensors."""
 
-import io
 import os
 import pickle
 import random
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -30,40 +28,9 @@ from diffbfr.images import (
     to_pixels,
     to_tensor,
 )
+from tests.diffbfr.image_corpus import file_of, picture, png_claiming
 
 ROOT = Path(__file__).parents[2]
-
-
-def picture(width: int = 48, height: int = 32) -> np.ndarray:
-    """Draw a picture without any symmetry, so that every wrong turn shows."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
-    return np.stack([255 * x // width, 255 * y // height, 255 * x * y // (width * height)], axis=2).astype(np.uint8)
-
-
-def file_of(image: Image.Image | np.ndarray, image_format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    opened = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    opened.save(buffer, format=image_format, **options)
-    return buffer.getvalue()
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-
-def webp_claiming(kind: bytes, width: int, height: int) -> bytes:
-    if kind == b"VP8X":
-        body = bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    elif kind == b"VP8L":
-        body = b"\x2f" + ((width - 1) | (height - 1) << 14).to_bytes(4, "little") + bytes(20)
-    else:
-        body = bytes(3) + b"\x9d\x01\x2a" + struct.pack("<HH", width, height) + bytes(20)
-    chunk = kind + struct.pack("<I", len(body)) + body
-    return b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
 
 
 def refused(data: bytes, **options: object) -> ImageRefused:
@@ -98,41 +65,11 @@ def test_jpeg_gives_nearly_its_pixels_back() -> None:
     assert decoded.format == "JPEG"
 
 
-def test_the_first_frame_of_an_animation_is_decoded() -> None:
-    first, second = Image.fromarray(picture()), Image.fromarray(255 - picture())
-    for image_format, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})):
-        data = file_of(first, image_format, save_all=True, append_images=[second], **options)
-        assert np.abs(decode(data).pixels.astype(int) - picture()).mean() < 8, image_format
-
-
 def test_a_phones_picture_of_pictures_counts_as_jpeg() -> None:
     data = file_of(Image.fromarray(picture()), "MPO", save_all=True, append_images=[Image.fromarray(picture())], quality=95)
     decoded = decode(data)
     assert decoded.format == "JPEG"
     assert np.abs(decoded.pixels.astype(int) - picture()).mean() < 6
-
-
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(image_format: str, orientation: int) -> None:
-    upright = picture()
-    stored = {  # how a camera stores the upright picture under each orientation: the inverse of what the reader does
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright),
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}}.get(image_format, {})
-    decoded = decode(file_of(np.ascontiguousarray(stored), image_format, exif=exif, **options))
-    assert decoded.pixels.shape == upright.shape
-    assert np.abs(decoded.pixels.astype(int) - upright).mean() < 2
-    assert decoded.pixels.flags.c_contiguous
 
 
 def test_senseless_orientations_leave_the_pixels_as_stored() -> None:
@@ -242,14 +179,6 @@ def test_transparency_named_by_a_colour_or_a_palette_entry_follows_the_policy() 
         assert refused(data, alpha="refuse").reason_code == "has_alpha"
 
 
-def test_cmyk_jpeg_becomes_rgb() -> None:
-    cmyk = Image.fromarray(picture()).convert("CMYK")
-    for image_format, options in (("JPEG", {"quality": 98}), ("TIFF", {})):
-        decoded = decode(file_of(cmyk, image_format, **options))
-        assert decoded.pixels.shape == picture().shape
-        assert np.abs(decoded.pixels.astype(int) - picture()).mean() < 5, image_format
-
-
 def test_a_profile_is_kept_where_it_describes_the_pixels_and_only_there() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert decode(file_of(picture(), "PNG", icc_profile=srgb)).icc == srgb
@@ -257,51 +186,6 @@ def test_a_profile_is_kept_where_it_describes_the_pixels_and_only_there() -> Non
     assert decode(file_of(Image.fromarray(picture()).convert("CMYK"), "JPEG", icc_profile=srgb)).icc is None
     gray_profile = srgb[:16] + b"GRAY" + srgb[20:]
     assert decode(file_of(picture()[..., 0], "PNG", icc_profile=gray_profile)).icc is None
-
-
-def test_a_single_pixel_is_a_picture() -> None:
-    assert decode(file_of(np.full((1, 1, 3), 77, np.uint8), "PNG")).pixels.tolist() == [[[77, 77, 77]]]
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "empty"),
-        (b"hello, this is a text file named face.png\n", "not_an_image"),
-        (b"\0" * 5000, "not_an_image"),
-        (b"RIFF\x10\0\0\0WAVEfmt 0123456789", "not_an_image"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "unsupported_format"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0mif1avif", "unsupported_format"),
-        (b"8BPS\0\1" + bytes(40), "unsupported_format"),
-        (b"%PDF-1.7 ...", "unsupported_format"),
-        (b"\x89PNG\r\n\x1a\n", "truncated"),
-        (b"\xff\xd8\xff\xe0", "truncated"),
-        (b"II*\0\xff\0\0\0", "truncated"),
-        (b"BM we are a text as well", "corrupt"),
-    ],
-)
-def test_what_is_no_readable_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
-    assert refused(data).reason_code == reason
-
-
-@pytest.mark.parametrize(
-    ("image_format", "options"),
-    [
-        ("PNG", {}),
-        ("JPEG", {}),
-        ("JPEG", {"progressive": True}),
-        ("WEBP", {}),
-        ("WEBP", {"lossless": True}),
-        ("GIF", {}),
-        ("BMP", {}),
-        ("TIFF", {"compression": "tiff_lzw"}),
-    ],
-)
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
-def test_a_file_cut_short_is_refused_as_truncated(image_format: str, options: dict[str, object], kept: float) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    data = file_of(Image.fromarray(noise).quantize(200) if image_format == "GIF" else noise, image_format, **options)
-    assert refused(data[: int(len(data) * kept)]).reason_code == "truncated"
 
 
 def test_a_cut_png_is_accepted_only_with_every_pixel() -> None:
@@ -324,28 +208,6 @@ def test_a_damaged_file_is_refused_as_corrupt() -> None:
     header = bytearray(file_of(picture(), "PNG"))
     header[17] ^= 1
     assert refused(bytes(header)).reason_code == "corrupt"
-
-
-@pytest.mark.parametrize(
-    "bomb",
-    [
-        png_claiming(60_000, 60_000),
-        png_claiming(2**31 - 1, 2**31 - 1),
-        png_claiming(10_001, 10_000),
-        webp_claiming(b"VP8X", 1 << 24, 200),
-        webp_claiming(b"VP8X", 1 << 15, 1 << 15),
-        webp_claiming(b"VP8L", 16_384, 16_384),
-        webp_claiming(b"VP8 ", 16_383, 16_383),
-        b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + b"\0\0\0" + b"," + struct.pack("<HHHH", 0, 0, 65_535, 65_535) + b"\0\x08\x01\0\0;",
-        b"BM" + struct.pack("<IHHI", 100, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 50_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(50),
-    ],
-    ids=["png", "png-largest", "png-just-over", "webp-wide", "webp-large", "webp-lossless", "webp-lossy", "gif", "bmp"],
-)
-def test_a_bomb_is_refused_by_its_header_at_once(bomb: bytes) -> None:
-    decode(file_of(picture(), "PNG"))
-    started = time.process_time()
-    assert refused(bomb).reason_code == "too_many_pixels"
-    assert time.process_time() - started < 0.05
 
 
 def test_the_caps_are_the_callers() -> None:
