@@ -123,16 +123,18 @@ def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
         data = task.source.read(ref)
     except PhotoUnreadableError as error:
         return Quarantined(ref.name, ref.bytes, "", "read", "unreadable", str(error))
-    digest = hashlib.sha256(data).hexdigest()
-    kept = open_earlier(task.earlier, task.config).find(digest) if task.earlier else None
     try:
-        if kept is not None:
-            return remake_face(task.config, key, ref.name, len(data), digest, kept)
+        if task.earlier:
+            digest = hashlib.sha256(data).hexdigest()
+            kept = open_earlier(task.earlier, task.config).find(digest)
+            if kept is not None:
+                return remake_face(task.config, key, ref.name, len(data), digest, kept)
         outcome: Face | Lost = run_apart(make_face, task.config, key, ref.name, data)
     except ImageRefused as error:
-        return Quarantined(ref.name, len(data), digest, "decode", error.reason_code, str(error))
+        return Quarantined(ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error))
     if isinstance(outcome, Lost):
-        return Quarantined(ref.name, len(data), digest, "decode", outcome.reason, f"decoding it failed: {outcome.message}")
+        message = f"decoding it failed: {outcome.message}"
+        return Quarantined(ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", outcome.reason, message)
     return outcome
 
 
