@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ _TEMPORARY = ".tmp"
 _READ_BYTES = 1 << 20
 _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
 _PROBE_NAME = ".diffbfr-probe"
+_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class StorageError(DiffBFRError):
@@ -112,6 +114,17 @@ def read_range(uri: Uri, start: int, length: int) -> bytes:
     with local_path(uri).open("rb") as file:
         file.seek(start)
         return file.read(length)
+
+
+def is_content(uri: Uri, etag: str, data: bytes) -> bool:
+    """Tell whether these bytes are the object that has this ETag, as far as it can be told.
+
+    An ETag is the content's MD5, unless the object came in parts (then it has a hyphen) or is encrypted with a key of its own.
+    """
+    if not _MD5.fullmatch(etag) or hashlib.md5(data, usedforsecurity=False).hexdigest() == etag:
+        return True
+    facts = _s3().call_s3("head_object", **dict(zip(("Bucket", "Key"), str(uri)[len(_S3) :].split("/", 1), strict=True)))
+    return "aws:kms" in str(facts.get("ServerSideEncryption")) or "SSECustomerAlgorithm" in facts
 
 
 def open_read(uri: Uri, block_bytes: int | None = None) -> BinaryIO:

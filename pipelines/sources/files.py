@@ -12,6 +12,7 @@ from pipelines.sources.published import check_published, read_published
 from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
 
 _NO_CONTENT: Final = "unreadable"
+_FETCHES: Final = 2
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,22 @@ class RemoteFolderSource(PhotoSource):
                 yield PhotoRef(storage.join(self.uri, entry.path), entry.path, entry.num_bytes, entry.version)
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Fetch one object. A network that fails is not the photo's fault: that error is the task's, and the task is retried."""
+        """Fetch one object and compare it with its ETag; what comes otherwise is fetched once more.
+
+        A network that fails is not the photo's fault: that error is the task's, and the task is retried.
+        """
         check_size(ref)
-        try:
-            data = storage.read_bytes(ref.uri)
-        except FileNotFoundError as error:
-            raise PhotoUnreadableError(f"{ref.name} is gone; expected it as listed; run the command again") from error
-        return checked(ref, data)
+        for _ in range(_FETCHES):
+            try:
+                data = storage.read_bytes(ref.uri)
+            except FileNotFoundError as error:
+                raise PhotoUnreadableError(f"{ref.name} is gone; expected it as listed; run the command again") from error
+            if storage.is_content(ref.uri, ref.fingerprint, data):
+                return checked(ref, data)
+        raise PhotoUnreadableError(
+            f"{ref.name} came {_FETCHES} times with other bytes than its ETag {ref.fingerprint} says; expected the listed content; "
+            "copy it to the bucket again"
+        )
 
 
 def _files(folder: Path, prefix: str, entered: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
