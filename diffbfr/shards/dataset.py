@@ -136,6 +136,11 @@ class ShardedDataset:
         index, place = self._place(column, name)
         return index.length[:, place]
 
+    def digest(self, key: str, column: str, name: str) -> str:
+        """The sha256 that one member was committed with."""
+        index, place = self._place(column, name)
+        return bytes(index.digest[self._row_of(key), place]).hex()
+
     def read(self, key: str, column: str, name: str) -> bytes:
         """Return one member's bytes; `ShardDamagedError` if they are not the committed ones."""
         index, place = self._place(column, name)

@@ -1,11 +1,11 @@
 """`diffbfr data`: what a dataset holds, and whether it is what was committed."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diffbfr.errors import UsageError
+from diffbfr.errors import DiffBFRError, UsageError
 from pipelines.cli import options
 from pipelines.cli.output import say, say_json, table
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diffbfr.shards import DatasetInfo
     from pipelines.summary import Summary
 
-data = typer.Typer(help="Datasets: show, verify, replay.", no_args_is_help=True)
+data = typer.Typer(help="Datasets: show, verify, replay, hashes.", no_args_is_help=True)
 
 Dataset = Annotated[str, typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="DATASET")]
 _NUM_SHOWN = 20
@@ -104,6 +104,39 @@ def replay(dataset: Dataset, as_json: options.Json = False) -> None:
         say(f"{photos} quarantined photos of {shards} shards are free to be tried again: run the command that made {folder}")
     else:
         say(f"nothing is quarantined in {folder}")
+
+
+@data.command()
+def hashes(
+    dataset: Dataset,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="train, val or test.", metavar="SPLIT")] = "test",
+    variants: Annotated[int, typer.Option(help="How many low-quality faces of each.", min=1)] = 1,
+    out: Annotated[str | None, typer.Option(help="Write the list there, to publish it.", metavar="FILE")] = None,
+    check: Annotated[str | None, typer.Option(help="Compare with a published list; exit 1 if it differs.", metavar="FILE")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the hashes of an evaluation set, so that two laboratories can prove that they hold the same low-quality faces."""
+    from pipelines import storage
+    from pipelines.hashes import compare_lists, digest_list, list_hashes
+    from pipelines.manifest import open_dataset
+
+    folder = _find(dataset)
+    ours = list_hashes(open_dataset(folder), split, variants)
+    differences = compare_lists(storage.read_bytes(check).decode(), ours) if check else []
+    if out:
+        storage.write_atomic(out, ours.encode())
+    if as_json:
+        say_json({"folder": folder, "sha256": digest_list(ours), "out": out, "check": check, "differences": differences})
+    elif check or out:
+        say(f"sha256 of the list: {digest_list(ours)}")
+    else:
+        say(ours.rstrip())
+    for difference in () if as_json else differences[:_NUM_SHOWN]:
+        say(difference)
+    if differences:
+        raise DiffBFRError(f"{len(differences)} faces of {folder} are not those of {check} (first: {differences[0]})")
+    if check and not as_json:
+        say(f"the same faces as {check}")
 
 
 def _facts(folder: str, info: "DatasetInfo", degradation: "DegradationSpec", summary: "Summary") -> list[tuple[str, str]]:

@@ -21,7 +21,8 @@ FORMAT: Final = "diffbfr-dataset-1"
 class ShardConfig:
     """What a dataset is made of: faces of `hq_px` and `lq_px`, `variants` draws of Eq. 13 each, `shard_size` inputs a shard.
 
-    `degradation` holds at the size it names and is scaled to `hq_px`. The fractions are of photo contents, by hash.
+    `degradation` holds at the size it names and is scaled to `hq_px`. The fractions are of photo contents, by hash; a `test_fraction` of 1
+    makes an evaluation set, with nothing to train on.
     """
 
     hq_px: int
@@ -38,9 +39,9 @@ class ShardConfig:
             raise UsageError(f"lq_px is {self.lq_px} and hq_px {self.hq_px}; expected 1 <= lq_px < hq_px")
         if self.variants < 1 or self.shard_size < 1:
             raise UsageError(f"variants is {self.variants} and shard_size {self.shard_size}; expected at least 1 of each")
-        if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
+        if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction > 1:
             raise UsageError(
-                f"val_fraction {self.val_fraction} + test_fraction {self.test_fraction} leaves nothing to train on; lower them"
+                f"val_fraction is {self.val_fraction} and test_fraction {self.test_fraction}; expected shares that come to 1 at most"
             )
 
     @cached_property

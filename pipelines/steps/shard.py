@@ -95,6 +95,10 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
         content.update(visible_content(commit))
     digests = {manifest.QUARANTINE: manifest.write_rows(storage.join(root, manifest.QUARANTINE), Quarantined, quarantined)}
     _refuse_too_many(quarantined, splits, max_bad, storage.join(root, manifest.QUARANTINE))
+    if not splits["train"] and config.val_fraction + config.test_fraction < 1:
+        raise UsageError(
+            f"none of {splits.total()} photos fell into the train split; expected at least one; add photos or lower the fractions"
+        )
     digests[manifest.SAMPLES] = samples.close()
     digests |= {manifest.members_path(column): table.close() for column, table in tables.items()}
     info = DatasetInfo(
@@ -176,8 +180,4 @@ def _refuse_too_many(quarantined: Sequence[Quarantined], splits: Counter[Split],
         raise QuarantineError(
             f"{bad} of {total} photos were refused, {count} of them as {reason}; expected at most {limit}; "
             f"see {table}, then mend the photos, raise the limit, or `diffbfr data replay` if their reason has passed"
-        )
-    if not splits["train"]:
-        raise UsageError(
-            f"none of {total - bad} photos fell into the train split; expected at least one; add photos or lower the fractions"
         )

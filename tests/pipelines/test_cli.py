@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from pipelines.cli.output import table
 from pipelines.manifest import read_info
 from pipelines.registry import open_registry
 from tests.pipelines.sample_archive import encode, face
-from tests.pipelines.tiny_dataset import build, make_photos
+from tests.pipelines.tiny_dataset import CONFIG, build, make_photos, picture
 
 SHARED = ["--recipe", "--faces", "--root", "--config", "--set", "--plan", "--json"]
 MODELS = ["--root", "--tracking", "--json"]
@@ -51,6 +52,7 @@ COMMAND_LINE = {
     "data show": ["DATASET", "--sheet", "--json"],
     "data verify": ["DATASET", "--level", "--workers", "--json"],
     "data replay": ["DATASET", "--json"],
+    "data hashes": ["DATASET", "--split", "--variants", "--out", "--check", "--json"],
 }
 
 
@@ -197,6 +199,30 @@ def test_verify_ends_with_0_on_a_whole_dataset_and_names_what_is_damaged(
     Path(dataset, "dataset.json").write_text("{}")
     assert call(monkeypatch, "data", "verify", dataset) == 1
     assert "dataset.json is damaged" in capsys.readouterr().err
+
+
+def test_an_evaluation_set_is_proved_by_its_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = make_photos(tmp_path / "photos", 6)
+    everything = replace(CONFIG, val_fraction=0.0, test_fraction=1.0, variants=1)
+    build(photos, tmp_path / "ours", everything)
+    build(photos, tmp_path / "theirs", replace(everything, shard_size=2, variants=3))
+    published = tmp_path / "hashes.txt"
+    assert call(monkeypatch, "data", "hashes", str(tmp_path / "theirs"), "--out", str(published)) == 0
+    digest = capsys.readouterr().out.split()[-1]
+    assert call(monkeypatch, "data", "hashes", str(tmp_path / "ours"), "--check", str(published)) == 0
+    assert f"sha256 of the list: {digest}\nthe same faces as" in capsys.readouterr().out
+    assert call(monkeypatch, "data", "hashes", str(tmp_path / "ours")) == 0
+    assert capsys.readouterr().out == published.read_text()
+    (photos / "00000" / "00003.png").write_bytes(picture(77))
+    build(photos, tmp_path / "other", everything)
+    assert call(monkeypatch, "data", "hashes", str(tmp_path / "other"), "--check", str(published), "--json") == 1
+    told = capsys.readouterr()
+    assert [line.split(" is ")[0] for line in json.loads(told.out)["differences"]] == ["00003.0: the low-quality face"]
+    assert "1 faces of" in told.err
+    assert call(monkeypatch, "data", "hashes", str(tmp_path / "ours"), "--split", "train") == 2
+    assert call(monkeypatch, "data", "hashes", str(tmp_path / "ours"), "--variants", "2") == 2
 
 
 def test_replay_frees_what_was_quarantined_also_in_an_unfinished_dataset(

@@ -32,7 +32,7 @@ from pipelines.steps.samples import make_face, split_of
 from pipelines.steps.shard import ShardConfig, ShardTask, finish_dataset, plan_shards, shard
 
 ROOT = Path(__file__).parents[3]
-FROZEN_CONTENT = "c08640beba433e5693cdc00e1e9b1bc6075063b225fc2e8aabf406004477dc9a"
+FROZEN_CONTENT = "475879acbc7eb721ee90fa8b62dcdde48354590c2b131e218f9bb26a3c756b53"
 CONFIG = ShardConfig(
     hq_px=32, lq_px=8, variants=2, shard_size=5, val_fraction=0.15, test_fraction=0.15, seed=3, degradation=PRESETS["paper"]
 )
@@ -297,7 +297,7 @@ def test_the_content_of_a_dataset_with_default_settings_is_frozen(tmp_path: Path
     for number in range(4):
         y, x = np.mgrid[0:64, 0:80].astype(np.int64)
         stack = np.stack([3 * x + 11 * number, 4 * y, (x * y + 50 * number) // 20], axis=2) % 256
-        (tmp_path / "photos" / f"{number}.png").write_bytes(encode_png(stack.astype(np.uint8)))
+        Image.fromarray(stack.astype(np.uint8)).save(tmp_path / "photos" / f"{number}.bmp")  # no codec, no versions
     config = ShardConfig(64, 16, 2, 3, 0.05, 0.05, 0, PRESETS["paper"])
     assert _build(tmp_path / "photos", tmp_path / "data", config).content_id == FROZEN_CONTENT
 
@@ -487,6 +487,13 @@ def test_equal_photos_are_never_in_two_splits_and_adding_photos_moves_none(photo
     assert {sample.source: sample.split for sample in after if sample.source in before} == before
 
 
+def test_an_evaluation_set_holds_every_photo_in_its_test_split(photos: Path, tmp_path: Path) -> None:
+    info = _build(photos, tmp_path / "data", replace(CONFIG, val_fraction=0.0, test_fraction=1.0, variants=1))
+    assert (info.num_train, info.num_val, info.num_test) == (0, 0, 12)
+    with pytest.raises(UsageError, match="none of 12 photos fell into the train split"):
+        _build(photos, tmp_path / "unlucky", replace(CONFIG, val_fraction=0.0, test_fraction=0.9999999, variants=1))
+
+
 def test_split_fractions_are_kept_on_average() -> None:
     found = [split_of(CONFIG, f"{number:064x}") for number in range(4000)]
     for split, share in (("val", 0.15), ("test", 0.15), ("train", 0.7)):
@@ -531,8 +538,8 @@ def test_a_name_listed_twice_is_refused() -> None:
         ({"lq_px": 32}, "lq_px < hq_px"),
         ({"variants": 0}, "at least 1"),
         ({"shard_size": 0}, "at least 1"),
-        ({"val_fraction": 0.6, "test_fraction": 0.4}, "leaves nothing to train on"),
-        ({"val_fraction": -0.1}, "leaves nothing to train on"),
+        ({"val_fraction": 0.6, "test_fraction": 0.5}, "come to 1 at most"),
+        ({"val_fraction": -0.1}, "come to 1 at most"),
     ],
 )
 def test_an_impossible_configuration_is_refused(change: dict[str, float], message: str) -> None:
