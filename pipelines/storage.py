@@ -279,7 +279,7 @@ def _write_local(path: Path, data: bytes, create_only: bool) -> bool:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if temporary.read_bytes() != data:
+        if not _holds(temporary, data):
             raise _rotten(path)
         if create_only:
             try:
@@ -296,6 +296,14 @@ def _write_local(path: Path, data: bytes, create_only: bool) -> bool:
     finally:
         os.close(folder)
     return True
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Read a file back and compare, in pieces."""
+    wanted = memoryview(data)
+    with path.open("rb") as file:
+        pieces = (file.read(_READ_BYTES) == wanted[start : start + _READ_BYTES] for start in range(0, len(data), _READ_BYTES))
+        return all(pieces) and not file.read(1)
 
 
 def _write_s3(uri: str, data: bytes, create_only: bool) -> bool:

@@ -181,7 +181,7 @@ def _to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         return _lay_over(np.array(image.convert("RGBA")), alpha)
     if image.mode in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # a conversion to itself would copy
     raise ImageRefused("unsupported_pixels", f"pixels of kind {image.mode!r} have no agreed white; save the picture with 8 or 16 bits")
 
 

@@ -7,7 +7,7 @@ everywhere, so what is published is always checked against a count and a digest 
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,9 +41,9 @@ class BuiltTar:
 
 def build_tar(entries: Iterable[tuple[str, bytes]]) -> BuiltTar:
     """Build a tar in memory from (name, content) and check it with another reader before anybody sees it."""
-    stream = io.BytesIO()
-    members = _write(stream, entries)
-    data = stream.getvalue()
+    pieces: list[bytes] = []
+    members = _write(pieces.append, entries)
+    data = b"".join(pieces)
     check_tar(data, len(members))
     return BuiltTar(data=data, sha256=hashlib.sha256(data).hexdigest(), members=tuple(members))
 
@@ -51,7 +51,7 @@ def build_tar(entries: Iterable[tuple[str, bytes]]) -> BuiltTar:
 def write_tar(path: Path, entries: Iterable[tuple[str, bytes]]) -> list[TarMember]:
     """Write (name, content) entries as a tar at `path`, one at a time; return where each content lies."""
     with path.open("wb") as stream:
-        return _write(stream, entries)
+        return _write(stream.write, entries)
 
 
 def check_tar(data: bytes, count: int) -> None:
@@ -67,18 +67,18 @@ def check_tar(data: bytes, count: int) -> None:
         raise ShardDamagedError(f"a tar of {len(data)} bytes holds {found} members; expected {count}; make the shard again")
 
 
-def _write(stream: io.BytesIO | io.BufferedWriter, entries: Iterable[tuple[str, bytes]]) -> list[TarMember]:
+def _write(write: Callable[[bytes], object], entries: Iterable[tuple[str, bytes]]) -> list[TarMember]:
     members: list[TarMember] = []
     position = 0
     for name, content in entries:
-        stream.write(_header(name, len(content)))
-        stream.write(content)
+        write(_header(name, len(content)))
+        write(content)
         padding = -len(content) % _BLOCK
-        stream.write(bytes(padding))
+        write(bytes(padding))
         members.append(TarMember(name, position + _BLOCK, len(content), hashlib.sha256(content).hexdigest()))
         position += _BLOCK + len(content) + padding
     end = 2 * _BLOCK
-    stream.write(bytes(end + -(position + end) % _RECORD))
+    write(bytes(end + -(position + end) % _RECORD))
     return members
 
 
