@@ -19,12 +19,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import IO, Any, Final, Literal, TypeAlias
 
 Loss: TypeAlias = Literal["crashed", "timed_out", "out_of_memory"]
 
 PHOTO_SECONDS: Final = 60.0
 PHOTO_BYTES: Final = 4 << 30
+ONE_CORE: Final = MappingProxyType({"OPENCV_FOR_THREADS_NUM": "1", "OMP_NUM_THREADS": "1"})
+"""A worker is one core: two threads on one face cost a third more of both than each on its own."""
+
+_PIPE_BYTES: Final = 1 << 20
 _START_SECONDS: Final = 300.0
 _IDLE_SECONDS: Final = 30.0
 _SERVE: Final = "import sys; sys.path[:] = {path!r}; from pipelines.apart import serve; serve({parent}, {limit})"
@@ -80,7 +85,12 @@ class _Child:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child
         program = _SERVE.format(path=sys.path, parent=os.getpid(), limit=num_bytes)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=False
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **ONE_CORE},
+            pipesize=_PIPE_BYTES if sys.platform == "linux" else -1,
         )
         try:
             self._receive(_START_SECONDS)

@@ -24,7 +24,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Kernel: TypeAlias = Literal["bilinear", "bicubic"]
 
 CODECS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
-    {"png": MappingProxyType({"compress_level": 6}), "webp": MappingProxyType({"quality": 0, "method": 0})}
+    {"png": MappingProxyType({"compress_level": 4}), "webp": MappingProxyType({"quality": 0, "method": 0})}
 )
 """How hard the encoders try. It changes bytes and never a pixel."""
 
