@@ -1,1 +1,1 @@
-"""Training: `config` says how, `batches` what a position of a run holds, `loop` is the one loop of all three stages."""
+"""Training: `config` says how, `batches` what a position holds, `objective` the loss, `loop` the steps, `state` what a checkpoint keeps."""

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from diffbfr.checkpoint import TrainingState, load_checkpoint, save_checkpoint, save_stage
+from diffbfr.checkpoint import load_checkpoint, save_checkpoint, save_stage
 from diffbfr.denoiser import Denoiser
-from diffbfr.diffusion import VLB_WEIGHT, noise_loss, variational_loss
 from diffbfr.ema import Ema
 from diffbfr.errors import UsageError
 from diffbfr.shards import ShardedDataset
@@ -26,6 +24,8 @@ from diffbfr.spec import to_dict
 from diffbfr.stages import StageSpec
 from diffbfr.training.batches import Batch, PositionLoader, position_seed
 from diffbfr.training.config import TrainingConfig
+from diffbfr.training.objective import stage_loss
+from diffbfr.training.state import restore, snapshot
 
 AVERAGES = "averages"
 """Folder of the averaged weights that `TrainingConfig.average_samples` keeps, each named by its number of samples."""
@@ -55,31 +55,6 @@ class TrainResult:
     """Of the last stretch; not a number if there was nothing left to train."""
     resumed_from: int
     seconds: float
-
-
-def stage_loss(denoiser: Denoiser, net: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-    """The objective of Eq. 8, 9 or 11, a mean over the batch; `net` is the denoiser, maybe wrapped for distributed training.
-
-    IRM draws its noise level uniformly between the neighbours sqrt(gamma_t) and sqrt(gamma_{t-1}) (SR3); a network that hears
-    steps takes t itself. TEM adds the variational term that trains its variance range. A network that predicts the velocity is
-    measured in it.
-    """
-    schedule, spec = denoiser.schedule, denoiser.spec
-    levels, device = schedule.gamma.sqrt(), batch.y_0.device
-    if spec.unet.time == "noise_level":
-        drawn = torch.lerp(levels[batch.t], levels[batch.t - 1], batch.fraction.double())
-        time = drawn.to(device, torch.float32)
-    else:
-        drawn, time = levels[batch.t], batch.t.to(device, torch.float32)
-    level = drawn.to(device).view(-1, 1, 1, 1)
-    y_t = level.float() * batch.y_0 + (1 - level.square()).sqrt().float() * batch.noise
-    output = net(y_t, time, batch.condition)
-    loss = noise_loss(output[:, :3], denoiser.target(batch.y_0, batch.noise, level, batch.condition), spec.loss)
-    if spec.learns_range:
-        epsilon = denoiser.noise_of(output[:, :3], y_t, level, batch.condition)
-        term = variational_loss(output[:, 3:], batch.y_0, y_t, batch.t, schedule, epsilon)
-        loss = loss + VLB_WEIGHT * schedule.num_steps * term
-    return loss.mean()
 
 
 @dataclass(frozen=True)
@@ -123,7 +98,7 @@ def train(
     ema = Ema(denoiser.net, config.ema_half_life)
     checkpoints, averages = run.folder / "checkpoints", run.folder / AVERAGES
     contract = _contract(run)
-    first = _restore(load_checkpoint(checkpoints, contract), denoiser, optimizer, ema)
+    first = restore(load_checkpoint(checkpoints, contract), denoiser, optimizer, ema)
     _check_same_step(first, checkpoints, device, world)
     net: nn.Module = nn.parallel.DistributedDataParallel(denoiser, gradient_as_bucket_view=True) if world > 1 else denoiser
     loader = PositionLoader(run.dataset, run.stage, config, run.column)
@@ -151,7 +126,7 @@ def train(
         if rank == 0 and _crosses(config.average_samples, samples, config.global_batch):
             sealed(save_stage(averages / f"{samples:09d}", run.stage, ema.weights).parent)
         if rank == 0 and (step + 1) % every == 0 and step + 1 < config.num_steps:
-            sealed(save_checkpoint(checkpoints, _state(step + 1, samples, contract, denoiser, optimizer, ema), keep=2))
+            sealed(save_checkpoint(checkpoints, snapshot(step + 1, samples, contract, denoiser, optimizer, ema), keep=2))
 
     if rank == 0:
         save_stage(run.folder, run.stage, ema.weights)
@@ -231,32 +206,6 @@ def _contract(run: Run) -> dict[str, object]:
         "column": run.column or "",
         "initial": run.initial_digest,
     }
-
-
-def _state(
-    step: int, samples: int, contract: dict[str, object], denoiser: Denoiser, optimizer: torch.optim.Optimizer, ema: Ema
-) -> TrainingState:
-    names = [name for name, _ in denoiser.net.named_parameters()]
-    moments: dict[str, Tensor] = {}
-    for name, p in denoiser.net.named_parameters():
-        for kind, value in optimizer.state[p].items():
-            moments[f"{kind}/{name}"] = value
-    assert len(names) == len(ema.weights)
-    return TrainingState(step, samples, contract, {"model": denoiser.net.state_dict(), "ema": ema.weights, "optimizer": moments})
-
-
-def _restore(state: TrainingState | None, denoiser: Denoiser, optimizer: torch.optim.Optimizer, ema: Ema) -> int:
-    """Put a checkpoint back; returns the number of steps already done."""
-    if state is None:
-        return 0
-    denoiser.net.load_state_dict(state.tensors["model"])
-    for name, average in state.tensors["ema"].items():
-        ema.weights[name].copy_(average)
-    for name, p in denoiser.net.named_parameters():
-        for kind in ("step", "exp_avg", "exp_avg_sq"):
-            value = state.tensors["optimizer"][f"{kind}/{name}"]
-            optimizer.state[p][kind] = value.clone() if kind == "step" else torch.empty_like(p).copy_(value)
-    return state.step
 
 
 def _optimizer(denoiser: Denoiser, config: TrainingConfig) -> torch.optim.Optimizer:

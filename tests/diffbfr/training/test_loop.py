@@ -18,7 +18,8 @@ from diffbfr.shards import ShardedDataset
 from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec
 from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.config import TrainingConfig
-from diffbfr.training.loop import Run, StepMetrics, TrainResult, stage_loss, train
+from diffbfr.training.loop import Run, StepMetrics, TrainResult, train
+from diffbfr.training.objective import stage_loss
 from tests.diffbfr.tiny import COLUMN, TINY_STAGES, wake
 from tests.diffbfr.training.ranks import train_in_processes
 
