@@ -75,6 +75,10 @@ class Denoiser(nn.Module):
         whitened_level, spread = self._whitened(level)
         return noise_of_velocity(output, (y_t - level.to(y_t.dtype) * mean) / spread.to(y_t.dtype), whitened_level)
 
+    def own_level(self, level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b 1 1 1"]:
+        """sqrt(gamma) of the process in which the network speaks: the paper's for the noise, the whitened one for the velocity."""
+        return level if self.spec.predicts == "noise" else self._whitened(level)[0]
+
     def _whitened(self, level: Float[Tensor, "b 1 1 1"]) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
         """Level of the whitened process, and the standard deviation of y_t about its mean.
 

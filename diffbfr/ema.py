@@ -1,11 +1,24 @@
-"""Exponential moving average of weights, with a half-life in samples so that it means the same at any batch size."""
+"""Averages of a training's weights: the exponential one that is used, and two of a kind from which others follow afterwards.
 
+`Ema` has a half-life in samples, so that it means the same at any batch size. `PowerEma` weights the samples tau so far by tau^exponent
+(Karras et al. 2024, section 3.1); snapshots of two of them along a training are a basis, and `combination` tells which sum of them is nearest
+to the average of any other length (section 3.2, post-hoc EMA).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
 class Ema:
     """Averaged weights of a network, in float32."""
+
+    name = "ema"
+    """Under which a checkpoint keeps it."""
 
     def __init__(self, net: nn.Module, half_life: float, ramp: float = 0.1) -> None:
         self.half_life = half_life
@@ -27,3 +40,73 @@ class Ema:
         """Put the averaged weights into a network."""
         for name, p in net.named_parameters():
             p.copy_(self.weights[name])
+
+
+class PowerEma:
+    """The mean of all weights so far, weighted by (number of samples)^exponent, in float32.
+
+    `length` is the standard deviation of these weights over the samples so far, a share of them: 0.05 is a short one and 0.1 a long one.
+    """
+
+    def __init__(self, net: nn.Module, length: float) -> None:
+        self.length = length
+        self.name = f"power-{length:g}"
+        """Under which a checkpoint and a snapshot keep it."""
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in net.named_parameters()}
+        self._exponent = exponent_of(length)
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, batch: int, samples: int) -> None:
+        """Take the weights after a step over `batch` samples, `samples` in all; the first step's replace the start's."""
+        keep = (1 - batch / samples) ** (self._exponent + 1)
+        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for _, p in net.named_parameters()], 1 - keep)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """When a power-function average was kept, and its length."""
+
+    samples: int
+    length: float
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A sum of snapshots that stands for an average of another length."""
+
+    coefficients: NDArray[np.float64]
+    """One a snapshot; they sum to 1."""
+    error: float
+    """Root mean square difference between what the sum and the average weight the samples with, relative to the average's own."""
+
+
+def exponent_of(length: float) -> float:
+    """The exponent whose power function has this relative deviation: length^2 (e + 2)^2 (e + 3) = e + 1 (sigma_rel of Karras et al. 2024)."""
+    inverse = length**-2
+    roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
+    return float(roots[np.isreal(roots)].real.max())
+
+
+def combination(snapshots: Sequence[Snapshot], length: float, samples: int) -> Combination:
+    """Least squares between profiles: how each average weights the samples, in closed form.
+
+    The coefficients sum to 1, so that a weight that never changed stays what it is; the paper leaves their sum free.
+    """
+    wanted = Snapshot(samples, length)
+    gram = np.array([[_inner(a, b) for b in snapshots] for a in snapshots])
+    towards = np.array([_inner(a, wanted) for a in snapshots])
+    scale = np.sqrt(np.diag(gram))
+    sides = np.stack([towards / scale, 1 / scale], axis=1)
+    solved, even = (np.linalg.lstsq(gram / np.outer(scale, scale), sides, rcond=1e-12)[0] / scale[:, None]).T
+    solved = solved + even * (1 - solved.sum()) / even.sum()
+    whole = _inner(wanted, wanted)
+    left = whole - 2 * solved @ towards + solved @ gram @ solved
+    return Combination(solved, float(np.sqrt(max(left, 0.0) / whole)))
+
+
+def _inner(a: Snapshot, b: Snapshot) -> float:
+    """Integral over tau of the product of two profiles (e + 1) tau^e / t^(e + 1), each on 0..t."""
+    e, f = exponent_of(a.length), exponent_of(b.length)
+    end = min(a.samples, b.samples)
+    shared = (end / a.samples) ** e * (end / b.samples) ** f * end / (a.samples * b.samples)
+    return (e + 1) * (f + 1) / (e + f + 1) * shared

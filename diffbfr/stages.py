@@ -62,10 +62,10 @@ class UNetSpec:
         levels = len(self.channel_multipliers)
         if len(self.res_blocks) != levels:
             raise UsageError(f"unet has {len(self.res_blocks)} entries in res_blocks; expected one a level, {levels}")
-        coarsest = self.patch_px * 2 ** (levels - 1)
-        if self.image_px % coarsest:
+        if self.image_px % self.coarsest_px:
             raise UsageError(
-                f"unet has image_px={self.image_px}; expected a multiple of {coarsest} for {levels} levels of patch_px={self.patch_px}"
+                f"unet has image_px={self.image_px}; expected a multiple of {self.coarsest_px} for {levels} levels of "
+                f"patch_px={self.patch_px}"
             )
         for multiplier in self.channel_multipliers:
             channels = self.inner_channels * multiplier
@@ -75,6 +75,11 @@ class UNetSpec:
     def level_px(self, level: int) -> int:
         """Side length of a level's feature maps."""
         return self.image_px // self.patch_px >> level
+
+    @property
+    def coarsest_px(self) -> int:
+        """How many pixels of the image one of the coarsest feature map covers, a side."""
+        return self.patch_px * 2 ** (len(self.channel_multipliers) - 1)
 
     @property
     def time_channels(self) -> int:

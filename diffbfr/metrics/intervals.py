@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffbfr.errors import UsageError
 
@@ -24,10 +25,30 @@ def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> 
     One value an image: average the draws of one image first, or the interval is too narrow. An infinite value
     (the PSNR of equal pictures) makes the mean infinite.
     """
-    if not values:
-        raise UsageError("no values to average; expected one an image; evaluate at least one image")
     data = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(data), size=(resamples, len(data)))
-    means = data[picks].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5], method="nearest")
-    return Interval(mean=float(data.mean()), low=float(low), high=float(high), count=len(data))
+    means = data[_picks(len(data), resamples, seed)].mean(axis=1)
+    return _interval(float(data.mean()), means, len(data))
+
+
+def bootstrap_ratio(values: Sequence[float], others: Sequence[float], resamples: int = 2000, seed: int = 0) -> Interval:
+    """Ratio of two means over the same images, with its 95 % interval: each resample takes both values of an image.
+
+    `mean` is the ratio of the means, the values' over the others'.
+    """
+    if len(values) != len(others):
+        raise UsageError(f"found {len(values)} values against {len(others)}; expected a pair an image; measure the same images")
+    above, below = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    picks = _picks(len(above), resamples, seed)
+    return _interval(float(above.mean() / below.mean()), above[picks].mean(axis=1) / below[picks].mean(axis=1), len(above))
+
+
+def _picks(count: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """Images of each resample."""
+    if not count:
+        raise UsageError("no values to average; expected one an image; evaluate at least one image")
+    return np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+
+
+def _interval(mean: float, resampled: NDArray[np.float64], count: int) -> Interval:
+    low, high = np.percentile(resampled, [2.5, 97.5], method="nearest")
+    return Interval(mean=mean, low=float(low), high=float(high), count=count)

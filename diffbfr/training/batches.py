@@ -12,7 +12,7 @@ from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
 from diffbfr.shards import ShardedDataset, positions
 from diffbfr.stages import StageSpec
-from diffbfr.training.config import TrainingConfig
+from diffbfr.training.config import TrainingConfig, check_patches
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class PositionLoader:
         self.dataset, self.stage, self.config, self.column = dataset, stage, config, column
         self.keys = dataset.keys("train")
         self.t_max = min(config.t_max or stage.schedule.num_steps, stage.schedule.num_steps)
+        check_patches(stage, config)
         if stage.name == "irm2" and column is None:
             raise UsageError("irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first")
         if not self.keys:
@@ -47,26 +48,36 @@ class PositionLoader:
             )
 
     def batch(self, first: int, count: int) -> Batch:
-        """Return positions first..first + count - 1 of the run."""
+        """Return positions first..first + count - 1 of the run; with patches they are of one step, that of the first."""
         rows = positions(self.config.seed, first, count, len(self.keys))
-        targets, conditions, noises, steps, fractions = [], [], [], [], []
+        targets, conditions, noises, steps, fractions, corners = [], [], [], [], [], []
+        side = self._side(first)
         for place, row in enumerate(rows.tolist()):
             generator = torch.Generator().manual_seed(position_seed(self.config.seed, self.stage.name, first + place))
             variant = int(torch.randint(self.dataset.info.variants, (), generator=generator))
             steps.append(1 + int(torch.randint(self.t_max, (), generator=generator)))
             fractions.append(float(torch.rand((), generator=generator)))
             noises.append(torch.randn(3, self.stage.px, self.stage.px, generator=generator))
+            corners.append(torch.randint(self.stage.px - side + 1, (2,), generator=generator).tolist())
             target, condition = self._pair(self.keys[row], variant)
             targets.append(target)
             if condition is not None:
                 conditions.append(condition)
         return Batch(
-            y_0=to_tensor(targets),
-            condition=self._condition(conditions) if conditions else None,
-            noise=torch.stack(noises),
+            y_0=_crop(to_tensor(targets), corners, side),
+            condition=_crop(self._condition(conditions), corners, side) if conditions else None,
+            noise=_crop(torch.stack(noises), corners, side),
             t=torch.tensor(steps),
             fraction=torch.tensor(fractions),
         )
+
+    def _side(self, first: int) -> int:
+        """Side of the images at a position: the stage's, or the patches' in the steps that see patches, keyed by the step."""
+        if self.config.patch_px is None:
+            return self.stage.px
+        step = first // self.config.global_batch
+        generator = torch.Generator().manual_seed(position_seed(self.config.seed, f"{self.stage.name}/patch", step))
+        return self.stage.px if float(torch.rand((), generator=generator)) < self.config.patch_full_share else self.config.patch_px
 
     def _pair(self, key: str, variant: int) -> tuple[Pixels, Pixels | None]:
         """Target and condition of a variant: (x'_0, x_0) of Eq. 8, (y_0, x~'_0) of Eq. 9 or y_0 alone of Eq. 11."""
@@ -80,6 +91,13 @@ class PositionLoader:
     def _condition(self, pixels: list[Pixels]) -> Float[Tensor, "b 3 h w"]:
         condition = to_tensor(pixels)
         return upsample(condition, self.stage.px, self.stage.resize_kernel) if self.stage.name == "irm2" else condition
+
+
+def _crop(images: Float[Tensor, "b 3 h w"], corners: list[list[int]], side: int) -> Float[Tensor, "b 3 side side"]:
+    """The same square of an image's target, condition and noise, by its top and left."""
+    if side == images.shape[-1]:
+        return images
+    return torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in zip(images, corners, strict=True)])
 
 
 def position_seed(seed: int, stage: str, position: int) -> int:

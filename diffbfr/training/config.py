@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffbfr.errors import UsageError
+from diffbfr.stages import StageSpec
+
+LONGEST_EMA = 12**-0.5
+"""The relative deviation of a power function of exponent 0, the plain mean of all weights so far."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,19 @@ class TrainingConfig:
     """In samples. Table 6's EMA of 0.999 a step at batch 64 is 44,339 samples."""
     t_max: int | None = None
     """Largest t that is trained; None is the paper's uniform 1..T, although sampling never visits t above a stage's start."""
+    min_snr_gamma: float | None = None
+    """Weight a level's loss by min(SNR, gamma) in y_0 (Hang et al. 2023 take 5, `diffbfr.training.objective`); None is the paper's 1."""
+    patch_px: int | None = None
+    """Train IRM-2 or TEM on crops of this side (Wang et al. 2023, Patch Diffusion); the sampler still sees whole images. None is the paper."""
+    patch_full_share: float = 0.5
+    """With `patch_px`, the share of the steps that see whole images: attention and borders learn their own scale there (their p = 0.5)."""
     max_gradient_norm: float | None = None
     checkpoint_samples: int = 20_000
     average_samples: int | None = None
     """Keep the averaged weights every so many samples, for a curve over training; None keeps the last alone."""
+    ema_lengths: tuple[float, ...] = ()
+    """Keep power-function averages of these two lengths beside each of those, relative deviations such as 0.05 and 0.10 of the samples so
+    far, from which any other length follows after training (Karras et al. 2024, `diffbfr.ema`)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -36,8 +49,46 @@ class TrainingConfig:
             raise UsageError(f"training has average_samples={self.average_samples}; expected at least 1, or none to keep the last alone")
         if self.t_max is not None and self.t_max < 1:
             raise UsageError(f"training has t_max={self.t_max}; expected at least 1, or none for every step")
+        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
+            raise UsageError(f"training has min_snr_gamma={self.min_snr_gamma}; expected a positive number, or none for equal weights")
+        if not 0 <= self.patch_full_share < 1:
+            raise UsageError(f"training has patch_full_share={self.patch_full_share}; expected a share in [0, 1)")
+        self._check_ema_lengths()
+
+    def _check_ema_lengths(self) -> None:
+        """Two lengths make a basis; without snapshots along the way there is nothing to combine."""
+        if not self.ema_lengths:
+            return
+        if len(set(self.ema_lengths)) != 2 or not all(0 < length < LONGEST_EMA for length in self.ema_lengths):
+            raise UsageError(
+                f"training has ema_lengths={self.ema_lengths}; expected two lengths between 0 and {LONGEST_EMA:.3f}, such as 0.05 and 0.1"
+            )
+        if self.average_samples is None:
+            raise UsageError(f"training has ema_lengths={self.ema_lengths} without average_samples; expected how often to keep them; set it")
+
+    def area_share(self, image_px: int) -> float:
+        """How much of an image of that side a sample shows on the mean, and so what it costs: 1 without patches."""
+        if self.patch_px is None:
+            return 1.0
+        return self.patch_full_share + (1 - self.patch_full_share) * (self.patch_px / image_px) ** 2
 
     @property
     def num_steps(self) -> int:
         """Optimiser steps of the whole run."""
         return -(-self.num_samples // self.global_batch)
+
+
+def check_patches(stage: StageSpec, config: TrainingConfig) -> None:
+    """Refuse patches that a stage cannot be trained on.
+
+    IRM-1 makes the whole face's identity out of a few pixels: no part of it can be restored alone.
+    """
+    if config.patch_px is None:
+        return
+    if stage.name == "irm1":
+        raise UsageError(f"irm1 has patch_px={config.patch_px}; expected none, it restores the face as a whole; unset irm1.training.patch_px")
+    if not 0 < config.patch_px < stage.px or config.patch_px % stage.unet.coarsest_px:
+        raise UsageError(
+            f"{stage.name} has patch_px={config.patch_px}; expected a multiple of {stage.unet.coarsest_px} (its "
+            f"{len(stage.unet.channel_multipliers)} levels halve the side) below {stage.px}; choose another, or none for whole images"
+        )

@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 from diffbfr.checkpoint import load_checkpoint, save_checkpoint, save_stage
 from diffbfr.denoiser import Denoiser
-from diffbfr.ema import Ema
+from diffbfr.ema import Ema, PowerEma
 from diffbfr.errors import UsageError
 from diffbfr.shards import ShardedDataset
 from diffbfr.spec import to_dict
@@ -96,9 +96,10 @@ def train(
     denoiser = denoiser.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = _optimizer(denoiser, config)
     ema = Ema(denoiser.net, config.ema_half_life)
+    powers = [PowerEma(denoiser.net, length) for length in config.ema_lengths]
     checkpoints, averages = run.folder / "checkpoints", run.folder / AVERAGES
     contract = _contract(run)
-    first = restore(load_checkpoint(checkpoints, contract), denoiser, optimizer, ema)
+    first = restore(load_checkpoint(checkpoints, contract), denoiser, optimizer, [ema, *powers])
     _check_same_step(first, checkpoints, device, world)
     net: nn.Module = nn.parallel.DistributedDataParallel(denoiser, gradient_as_bucket_view=True) if world > 1 else denoiser
     loader = PositionLoader(run.dataset, run.stage, config, run.column)
@@ -115,18 +116,21 @@ def train(
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         _drop_out_by_position(config.seed, step, rank)
-        loss = stage_loss(denoiser, net, batch)
+        loss = stage_loss(denoiser, net, batch, config.min_snr_gamma)
         loss.backward()  # type: ignore[no-untyped-call]
         if config.max_gradient_norm is not None:
             nn.utils.clip_grad_norm_(denoiser.parameters(), config.max_gradient_norm)
         optimizer.step()
         samples = (step + 1) * config.global_batch
-        ema.update(denoiser.net, config.global_batch, samples)
+        for average in (ema, *powers):
+            average.update(denoiser.net, config.global_batch, samples)
         stretch.add(step, samples, _mean_over_ranks(loss.detach(), world), waited, rate)
         if rank == 0 and _crosses(config.average_samples, samples, config.global_batch):
+            for power in powers:
+                save_stage(averages / f"{samples:09d}" / power.name, run.stage, power.weights)
             sealed(save_stage(averages / f"{samples:09d}", run.stage, ema.weights).parent)
         if rank == 0 and (step + 1) % every == 0 and step + 1 < config.num_steps:
-            sealed(save_checkpoint(checkpoints, snapshot(step + 1, samples, contract, denoiser, optimizer, ema), keep=2))
+            sealed(save_checkpoint(checkpoints, snapshot(step + 1, samples, contract, denoiser, optimizer, [ema, *powers]), keep=2))
 
     if rank == 0:
         save_stage(run.folder, run.stage, ema.weights)

@@ -266,7 +266,8 @@ def predicted_work(shop: Workshop, name: str) -> str:
 
         config = recipe.stage(name.removeprefix("train-"))  # type: ignore[arg-type]
         network, count = config.stage.unet, config.training.num_samples
-        return f"{count:,} samples, {num_parameters(network) / 1e6:.1f} M parameters, {_scaled(training_flops(network, count))}FLOP"
+        flops = training_flops(network, count) * config.training.area_share(config.stage.px)
+        return f"{count:,} samples, {num_parameters(network) / 1e6:.1f} M parameters, {_scaled(flops)}FLOP"
     if name == "shard":
         return f"faces of {recipe.data.hq_px} px x {recipe.data.variants} variants"
     if name == "condition-irm1":

@@ -1,10 +1,11 @@
-"""The moving average in closed form."""
+"""The averages in closed form, and a length that was chosen afterwards against the same one tracked along the way."""
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from diffbfr.ema import Ema
+from diffbfr.ema import Ema, PowerEma, Snapshot, combination, exponent_of
 
 
 def _net(value: float) -> nn.Module:
@@ -73,3 +74,71 @@ def test_the_average_is_a_copy_and_can_be_put_into_a_network() -> None:
     other = _net(3.0)
     ema.copy_to(other)
     assert all(bool((p == 1).all()) for p in other.parameters())
+
+
+# Averages of power functions
+
+
+def _walk(steps: int, batch: int, *lengths: float) -> tuple[list[PowerEma], list[tuple[Snapshot, Tensor]], list[float]]:
+    """A net that walks at random, its averages at the end, snapshots of them along the way, and where it walked."""
+    net = _net(4.0)
+    averages = [PowerEma(net, length) for length in lengths]
+    generator = torch.Generator().manual_seed(7)
+    kept, path = [], []
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            net.weight.fill_(net.weight[0, 0] + torch.randn((), generator=generator))  # type: ignore[operator, index]
+        path.append(float(net.weight.detach()[0, 0]))  # type: ignore[operator, index]
+        for average in averages:
+            average.update(net, batch, step * batch)
+            if step % (steps // 10) == 0:
+                kept.append((Snapshot(step * batch, average.length), average.weights["weight"][0, 0].double()))
+    return averages, kept, path
+
+
+@pytest.mark.parametrize("length", [0.03, 0.05, 0.1, 0.2])
+def test_the_length_is_the_relative_deviation_of_the_weights_over_samples(length: float) -> None:
+    exponent = exponent_of(length)
+    tau = (np.arange(200_000) + 0.5) / 200_000
+    weight = tau**exponent / (tau**exponent).sum()
+    mean = (weight * tau).sum()
+    assert np.sqrt((weight * (tau - mean) ** 2).sum()) == pytest.approx(length, rel=1e-4)
+
+
+def test_the_published_pair_of_lengths_has_the_published_exponents() -> None:
+    assert exponent_of(0.05) == pytest.approx(16.97, abs=0.01)
+    assert exponent_of(0.10) == pytest.approx(6.94, abs=0.01)
+
+
+def test_a_power_average_weights_each_step_by_the_samples_it_ends_with() -> None:
+    (average,), _, path = _walk(200, 8, 0.1)
+    ends = np.arange(1, 201) / 200
+    exponent = exponent_of(0.1) + 1
+    shares = ends**exponent - (ends - 1 / 200) ** exponent  # the integral of the profile over each step
+    assert float(average.weights["weight"][0, 0]) == pytest.approx(float(shares @ np.array(path)), rel=0.02)
+
+
+def test_the_first_step_replaces_the_start() -> None:
+    average = PowerEma(_net(9.0), 0.1)
+    average.update(_net(2.0), batch=16, samples=16)
+    assert {float(v) for weight in average.weights.values() for v in weight.flatten()} == {2.0}
+
+
+@pytest.mark.parametrize("length", [0.04, 0.07, 0.13, 0.2])
+def test_an_average_put_together_afterwards_is_the_one_tracked_along_the_way(length: float) -> None:
+    averages, kept, path = _walk(1000, 8, 0.05, 0.1, length)
+    basis = [(snapshot, value) for snapshot, value in kept if snapshot.length in (0.05, 0.1)]
+    found = combination([snapshot for snapshot, _ in basis], length, 8000)
+    together = sum(float(c) * float(value) for c, (_, value) in zip(found.coefficients, basis, strict=True))
+    tracked = float(averages[2].weights["weight"][0, 0])
+    assert found.error < 0.07
+    assert float(found.coefficients.sum()) == pytest.approx(1, abs=1e-9)
+    assert abs(together - tracked) < 0.02 * float(np.std(path))
+    assert abs(tracked - float(averages[0].weights["weight"][0, 0])) > 0.02 * float(np.std(path))  # another length is another average
+
+
+def test_a_kept_average_is_its_own_reconstruction() -> None:
+    snapshots = [Snapshot(samples, length) for samples in (500, 1000) for length in (0.05, 0.1)]
+    found = combination(snapshots, 0.1, 1000)
+    assert found.coefficients == pytest.approx([0, 0, 0, 1], abs=1e-6)
+    assert found.error < 1e-6

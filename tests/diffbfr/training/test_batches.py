@@ -121,3 +121,50 @@ def test_a_dataset_without_training_faces_is_refused(tiny_dataset: ShardedDatase
     dataset = ShardedDataset(tiny_dataset.root, tiny_dataset.info, held_out, {})
     with pytest.raises(UsageError, match="has no training faces"):
         PositionLoader(dataset, TINY_STAGES["tem"], CONFIG, None)
+
+
+# Patches
+
+
+def _corner(whole: Tensor, patch: Tensor) -> tuple[int, int]:
+    """Top and left of the only place where an image holds this patch."""
+    side, room = patch.shape[-1], whole.shape[-1] - patch.shape[-1] + 1
+    places = [(y, x) for y in range(room) for x in range(room) if torch.equal(whole[:, y : y + side, x : x + side], patch)]
+    assert len(places) == 1
+    return places[0]
+
+
+@pytest.mark.parametrize("name", ["irm2", "tem"])
+def test_a_patch_is_the_same_crop_of_target_condition_and_noise(tiny_dataset: ShardedDataset, name: StageName) -> None:
+    whole = _loader(tiny_dataset, name).batch(0, 20)
+    patches = _loader(tiny_dataset, name, replace(CONFIG, patch_px=16, patch_full_share=0.0)).batch(0, 20)
+    corners = [_corner(whole.noise[i], patches.noise[i]) for i in range(20)]
+    for i, (y, x) in enumerate(corners):
+        assert torch.equal(patches.y_0[i], whole.y_0[i, :, y : y + 16, x : x + 16])
+        if whole.condition is not None and patches.condition is not None:
+            assert torch.equal(patches.condition[i], whole.condition[i, :, y : y + 16, x : x + 16])
+    assert torch.equal(patches.t, whole.t)
+    assert torch.equal(patches.fraction, whole.fraction)
+    assert len(set(corners)) > 15
+    assert {0 <= y <= 16 and 0 <= x <= 16 for y, x in corners} == {True}
+
+
+def test_patches_do_not_depend_on_how_ranks_slice_the_batch(tiny_dataset: ShardedDataset) -> None:
+    config = replace(CONFIG, patch_px=16)
+    for step in range(6):
+        whole = _fields(_loader(tiny_dataset, "irm2", config).batch(4 * step, 4))
+        parts = [_fields(_loader(tiny_dataset, "irm2", config).batch(4 * step + first, 2)) for first in (0, 2)]
+        for field, value in whole.items():
+            assert torch.equal(torch.cat([part[field] for part in parts]), value), field
+
+
+def test_a_share_of_the_steps_sees_whole_images(tiny_dataset: ShardedDataset) -> None:
+    loader = _loader(tiny_dataset, "tem", replace(CONFIG, patch_px=16, patch_full_share=0.25))
+    sides = [loader.batch(4 * step, 1).y_0.shape[-1] for step in range(200)]
+    assert set(sides) == {16, 32}
+    assert sides.count(32) == pytest.approx(50, abs=4 * (200 * 0.25 * 0.75) ** 0.5)
+
+
+def test_patches_of_irm1_are_refused(tiny_dataset: ShardedDataset) -> None:
+    with pytest.raises(UsageError, match="irm1 has patch_px=4; expected none"):
+        _loader(tiny_dataset, "irm1", replace(CONFIG, patch_px=4))

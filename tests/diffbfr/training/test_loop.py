@@ -164,6 +164,22 @@ def test_an_interrupted_training_ends_bitwise_as_the_undisturbed(tiny_dataset: S
     assert _weights(result, name) == _weights(undisturbed, name)
 
 
+@pytest.mark.parametrize("name", ["irm2", "tem"])
+def test_a_training_with_every_option_ends_bitwise_as_the_undisturbed(tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName) -> None:
+    config = replace(CONFIG, min_snr_gamma=5.0, patch_px=16, ema_lengths=(0.05, 0.1), average_samples=20)
+    undisturbed = train(_run(tiny_dataset, tmp_path / "whole", TINY_STAGES[name], config))
+    run = _run(tiny_dataset, tmp_path / "broken", TINY_STAGES[name], config)
+    with pytest.raises(InterruptedHereError):
+        train(run, report=_fail_at(8), report_every_s=0)  # step 6 is sealed by now
+    result = train(run)
+    assert result.resumed_from == 6
+    files = [f"averages/{samples:09d}/{power}{name}.safetensors" for samples in (20, 40) for power in ("power-0.05/", "power-0.1/", "")]
+    for file in (f"{name}.safetensors", *files):
+        assert (result.folder / file).read_bytes() == (undisturbed.folder / file).read_bytes(), file
+    plain = train(_run(tiny_dataset, tmp_path / "plain", TINY_STAGES[name]))
+    assert _weights(plain, name) != _weights(result, name)
+
+
 def test_a_training_goes_on_from_the_previous_checkpoint_when_the_newest_is_damaged(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
     undisturbed = train(_run(tiny_dataset, tmp_path / "whole"))
     run = _run(tiny_dataset, tmp_path / "broken")
