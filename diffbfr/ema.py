@@ -1,8 +1,8 @@
 """Averages of a training's weights: the exponential one that is used, and two of a kind from which others follow afterwards.
 
-`Ema` has a half-life in samples, so that it means the same at any batch size. `PowerEma` weights the samples tau so far by tau^exponent
-(Karras et al. 2024, section 3.1); snapshots of two of them along a training are a basis, and `combination` tells which sum of them is nearest
-to the average of any other length (section 3.2, post-hoc EMA).
+`Ema` has a half-life in samples, so that it means the same at any batch size. `PowerEma` weights the samples tau so far by
+tau^exponent (Karras et al. 2024, section 3.1); snapshots of two of them along a training are a basis, and `combination` tells which sum
+of them is nearest to the average of any other length (section 3.2, post-hoc EMA).
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Combination:
 
 
 def exponent_of(length: float) -> float:
-    """The exponent whose power function has this relative deviation: length^2 (e + 2)^2 (e + 3) = e + 1 (sigma_rel of Karras et al. 2024)."""
+    """The exponent whose power function has this relative deviation, their sigma_rel: length^2 (e + 2)^2 (e + 3) = e + 1."""
     inverse = length**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
     return float(roots[np.isreal(roots)].real.max())

@@ -39,15 +39,8 @@ def measure(root: str, stage: str) -> dict[str, Any]:
     keys = tuple(open_dataset(data).keys("val"))[:NUM_FACES]
     points = []
     for average in averages:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            for other in STAGE_NAMES:
-                for suffix in ("json", "safetensors"):
-                    shutil.copy((average if other == stage else whole) / f"{other}.{suffix}", folder)
-            write_record(folder, {})
-            task = EvaluateTask(0, data, pin_cascade(folder), keys, squeezenet=squeezenet_weights(None))
-            report = make_evaluator(task)(task)
-        points.append({"samples": int(average.name), **_means(report)})
+        report = evaluate_with(whole, stage, average, data, keys)
+        points.append({"samples": int(average.name), **means(report)})
         sys.stderr.write(f"{points[-1]}\n")
     return {
         "stage": stage,
@@ -58,7 +51,19 @@ def measure(root: str, stage: str) -> dict[str, Any]:
     }
 
 
-def _means(report: EvaluateReport) -> dict[str, dict[str, float]]:
+def evaluate_with(whole: Path, stage: str, weights: Path, data: str, keys: tuple[str, ...]) -> EvaluateReport:
+    """Evaluate a cascade, in mode fast, with one stage's specification and weights from another folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for other in STAGE_NAMES:
+            for suffix in ("json", "safetensors"):
+                shutil.copy((weights if other == stage else whole) / f"{other}.{suffix}", folder)
+        write_record(folder, {})
+        task = EvaluateTask(0, data, pin_cascade(folder), keys, squeezenet=squeezenet_weights(None))
+        return make_evaluator(task)(task)
+
+
+def means(report: EvaluateReport) -> dict[str, dict[str, float]]:
     """Mean over the faces, by subject and metric."""
     table: dict[str, dict[str, float]] = {}
     for subject in SUBJECTS:

@@ -28,7 +28,12 @@ class TrainingConfig:
     min_snr_gamma: float | None = None
     """Weight a level's loss by min(SNR, gamma) in y_0 (Hang et al. 2023 take 5, `diffbfr.training.objective`); None is the paper's 1."""
     patch_px: int | None = None
-    """Train IRM-2 or TEM on crops of this side (Wang et al. 2023, Patch Diffusion); the sampler still sees whole images. None is the paper."""
+    """Train IRM-2 or TEM on crops of this side (Wang et al. 2023, Patch Diffusion); None is the paper's whole images.
+
+    The sampler sees whole images either way: the network is convolutional, and attention takes any size. Their coordinates as input channels
+    are left out, because Table 6 fixes the input and a trained stage would not be one of it; what a coordinate says, the condition says to
+    IRM-2 and the picture under little noise to TEM.
+    """
     patch_full_share: float = 0.5
     """With `patch_px`, the share of the steps that see whole images: attention and borders learn their own scale there (their p = 0.5)."""
     max_gradient_norm: float | None = None
@@ -64,7 +69,9 @@ class TrainingConfig:
                 f"training has ema_lengths={self.ema_lengths}; expected two lengths between 0 and {LONGEST_EMA:.3f}, such as 0.05 and 0.1"
             )
         if self.average_samples is None:
-            raise UsageError(f"training has ema_lengths={self.ema_lengths} without average_samples; expected how often to keep them; set it")
+            raise UsageError(
+                f"training has ema_lengths={self.ema_lengths} without average_samples; expected how often to keep them; set it"
+            )
 
     def area_share(self, image_px: int) -> float:
         """How much of an image of that side a sample shows on the mean, and so what it costs: 1 without patches."""
@@ -86,7 +93,9 @@ def check_patches(stage: StageSpec, config: TrainingConfig) -> None:
     if config.patch_px is None:
         return
     if stage.name == "irm1":
-        raise UsageError(f"irm1 has patch_px={config.patch_px}; expected none, it restores the face as a whole; unset irm1.training.patch_px")
+        raise UsageError(
+            f"irm1 has patch_px={config.patch_px}; expected none, it restores the face as a whole; unset irm1.training.patch_px"
+        )
     if not 0 < config.patch_px < stage.px or config.patch_px % stage.unet.coarsest_px:
         raise UsageError(
             f"{stage.name} has patch_px={config.patch_px}; expected a multiple of {stage.unet.coarsest_px} (its "

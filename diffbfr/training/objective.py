@@ -40,16 +40,13 @@ def stage_loss(denoiser: Denoiser, net: nn.Module, batch: Batch, min_snr_gamma: 
 def min_snr_weight(level: Float64[Tensor, " b"], gamma: float, spec: StageSpec) -> Float64[Tensor, " b"]:
     """Weight that makes a loss of the network's output count min(SNR, gamma) in y_0 (Hang et al. 2023, Min-SNR).
 
-    `level` is sqrt(gamma_t) of the process in which the network speaks (`Denoiser.own_level`), and SNR = level^2 / (1 - level^2). There the
-    squared error of the noise is SNR times that of the image, and that of the velocity SNR + 1 times (the image is sqrt(gamma) y - sigma v).
+    `level` is sqrt(gamma_t) of the process in which the network speaks (`Denoiser.own_level`), and SNR = level^2 / (1 - level^2). There
+    the squared error of the noise is SNR times that of the image, and that of the velocity SNR + 1 times: the image is level y - sigma v.
     The weights of the squared error are therefore min(SNR, gamma) / SNR for the noise and min(SNR, gamma) / (SNR + 1) for the velocity,
     their Eq. 7 to 9; written in the level neither is infinite at its ends. An absolute error is of the first degree in the error where the
     squared one is of the second: it takes the square root. For a velocity of the whitened residual the process is the whitened one, whose
     signal has unit variance as the derivation asks.
     """
     signal, noise = level.square(), 1 - level.square()
-    if spec.predicts == "noise":
-        weight = torch.clamp_max(gamma * noise / signal, 1.0)
-    else:
-        weight = torch.minimum(signal, gamma * noise)
+    weight = torch.clamp_max(gamma * noise / signal, 1.0) if spec.predicts == "noise" else torch.minimum(signal, gamma * noise)
     return weight.sqrt() if spec.loss == "l1" else weight

@@ -17,7 +17,9 @@ def reconstruct(averages: Path, name: StageName, length: float) -> tuple[dict[st
     `averages` is the folder that `TrainingConfig.average_samples` fills. Each snapshot is read, added and forgotten in float64. UsageError
     if it holds fewer than two.
     """
-    found = {Snapshot(int(path.parent.parent.name), float(path.parent.name.removeprefix("power-"))): path for path in _files(averages, name)}
+    found = {
+        Snapshot(int(path.parent.parent.name), float(path.parent.name.removeprefix("power-"))): path for path in _files(averages, name)
+    }
     if len(found) < 2:
         raise UsageError(
             f"found {len(found)} power-function averages of {name} in {averages}; expected at least two; train with "

@@ -27,9 +27,7 @@ def snapshot(
     return TrainingState(step, samples, contract, {"model": denoiser.net.state_dict(), "optimizer": moments, **kept})
 
 
-def restore(
-    state: TrainingState | None, denoiser: Denoiser, optimizer: torch.optim.Optimizer, averages: Sequence[Ema | PowerEma]
-) -> int:
+def restore(state: TrainingState | None, denoiser: Denoiser, optimizer: torch.optim.Optimizer, averages: Sequence[Ema | PowerEma]) -> int:
     """Put a checkpoint back; returns the number of steps already done."""
     if state is None:
         return 0

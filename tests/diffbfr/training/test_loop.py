@@ -165,7 +165,9 @@ def test_an_interrupted_training_ends_bitwise_as_the_undisturbed(tiny_dataset: S
 
 
 @pytest.mark.parametrize("name", ["irm2", "tem"])
-def test_a_training_with_every_option_ends_bitwise_as_the_undisturbed(tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName) -> None:
+def test_a_training_with_every_option_ends_bitwise_as_the_undisturbed(
+    tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName
+) -> None:
     config = replace(CONFIG, min_snr_gamma=5.0, patch_px=16, ema_lengths=(0.05, 0.1), average_samples=20)
     undisturbed = train(_run(tiny_dataset, tmp_path / "whole", TINY_STAGES[name], config))
     run = _run(tiny_dataset, tmp_path / "broken", TINY_STAGES[name], config)

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from diffbfr.errors import UsageError
@@ -17,7 +16,9 @@ from tests.diffbfr.tiny import TINY_STAGES
 CONFIG = TrainingConfig(num_samples=800, global_batch=4, learning_rate=1e-2, checkpoint_samples=10**6, average_samples=100)
 
 
-def test_a_length_chosen_afterwards_is_the_average_that_a_training_of_that_length_keeps(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+def test_a_length_chosen_afterwards_is_the_average_that_a_training_of_that_length_keeps(
+    tiny_dataset: ShardedDataset, tmp_path: Path
+) -> None:
     stage = TINY_STAGES["irm1"]
     train(Run(stage, replace(CONFIG, ema_lengths=(0.05, 0.1)), tiny_dataset, tmp_path / "basis"))
     train(Run(stage, replace(CONFIG, ema_lengths=(0.08, 0.16)), tiny_dataset, tmp_path / "tracked"))
@@ -34,5 +35,5 @@ def test_a_length_chosen_afterwards_is_the_average_that_a_training_of_that_lengt
 
 def test_a_training_that_kept_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "000000100").mkdir()
-    with pytest.raises(UsageError, match="found 0 power-function averages of tem .* --set tem.training.ema_lengths=0.05,0.1"):
+    with pytest.raises(UsageError, match=r"found 0 power-function averages of tem .* --set tem.training.ema_lengths=0.05,0.1"):
         reconstruct(tmp_path, "tem", 0.07)
