@@ -29,14 +29,3 @@ def epoch_order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
 def position(seed: int, p: int, n: int) -> int:
     """Return the index (0..n-1) of the sample at position p of the run: epoch_order(seed, p // n, n)[p % n]."""
     return int(epoch_order(seed, p // n, n)[p % n])
-
-
-def positions(seed: int, start: int, count: int, n: int) -> NDArray[np.int64]:
-    """Return the sample indices at positions start..start+count-1, across the ends of epochs."""
-    pieces = []
-    p, end = start, start + count
-    while p < end:
-        last = min(end, (p // n + 1) * n)
-        pieces.append(epoch_order(seed, p // n, n)[p % n : p % n + last - p])
-        p = last
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)

@@ -1,6 +1,8 @@
 """What a global position of a run holds: sample, variant, t and noise, keyed by (seed, position) and by nothing else."""
 
 import hashlib
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from diffbfr.denoiser import upsample
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
-from diffbfr.shards import ShardedDataset, positions
+from diffbfr.shards import SampleLoader, ShardedDataset
 from diffbfr.stages import StageSpec
 from diffbfr.training.config import TrainingConfig, check_patches
 
@@ -28,16 +30,15 @@ class Batch:
 
 
 class PositionLoader:
-    """Reads the samples of global positions; its whole state is the position."""
+    """What the positions of a training hold, read by the `SampleLoader` in batches; the whole state is the position."""
 
     def __init__(self, dataset: ShardedDataset, stage: StageSpec, config: TrainingConfig, column: str | None) -> None:
         self.dataset, self.stage, self.config, self.column = dataset, stage, config, column
-        self.keys = dataset.keys("train")
         self.t_max = min(config.t_max or stage.schedule.num_steps, stage.schedule.num_steps)
         check_patches(stage, config)
         if stage.name == "irm2" and column is None:
             raise UsageError("irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first")
-        if not self.keys:
+        if not dataset.keys("train"):
             raise UsageError(
                 f"the dataset in {dataset.root} has no training faces; shard more of them or lower val_fraction and test_fraction"
             )
@@ -47,35 +48,39 @@ class PositionLoader:
                 f"{stage.name} works at {stage.px} px, the dataset in {dataset.root} offers {expected} px; shard it with this recipe"
             )
 
-    def batch(self, first: int, count: int) -> Batch:
-        """Return positions first..first + count - 1 of the run; with patches they are of one step, that of the first."""
-        rows = positions(self.config.seed, first, count, len(self.keys))
-        targets, conditions, noises, steps, fractions, corners = [], [], [], [], [], []
-        side = self._side(first)
-        for place, row in enumerate(rows.tolist()):
-            generator = torch.Generator().manual_seed(position_seed(self.config.seed, self.stage.name, first + place))
-            variant = int(torch.randint(self.dataset.info.variants, (), generator=generator))
-            steps.append(1 + int(torch.randint(self.t_max, (), generator=generator)))
-            fractions.append(float(torch.rand((), generator=generator)))
-            noises.append(torch.randn(3, self.stage.px, self.stage.px, generator=generator))
-            corners.append(torch.randint(self.stage.px - side + 1, (2,), generator=generator).tolist())
-            target, condition = self._pair(self.keys[row], variant)
-            targets.append(target)
-            if condition is not None:
-                conditions.append(condition)
-        return Batch(
-            y_0=_crop(to_tensor(targets), corners, side),
-            condition=_crop(self._condition(conditions), corners, side) if conditions else None,
-            noise=_crop(torch.stack(noises), corners, side),
-            t=torch.tensor(steps),
-            fraction=torch.tensor(fractions),
+    def batches(self, position: int = 0, rank: int = 0, ranks: int = 1, readers: int = 0) -> Generator[Batch, None, None]:
+        """Yield a rank's shares of the global batches from a position on, without end, read ahead by threads; close it after use."""
+        loader = SampleLoader(
+            self.dataset,
+            "train",
+            self._at,
+            seed=self.config.seed,
+            batch=self.config.global_batch,
+            position=position,
+            rank=rank,
+            ranks=ranks,
+            readers=readers,
         )
+        with closing(iter(loader)) as shares:
+            for share in shares:
+                yield self._join([loaded.value for loaded in share])
 
-    def _side(self, first: int) -> int:
+    def _at(self, key: str, position: int) -> "_Sample":
+        generator = torch.Generator().manual_seed(position_seed(self.config.seed, self.stage.name, position))
+        variant = int(torch.randint(self.dataset.info.variants, (), generator=generator))
+        t = 1 + int(torch.randint(self.t_max, (), generator=generator))
+        fraction = float(torch.rand((), generator=generator))
+        noise = torch.randn(3, self.stage.px, self.stage.px, generator=generator)
+        side = self._side(position)
+        top, left = torch.randint(self.stage.px - side + 1, (2,), generator=generator).tolist()
+        target, condition = self._pair(key, variant)
+        return _Sample(target, condition, noise, t, fraction, (top, left), side)
+
+    def _side(self, position: int) -> int:
         """Side of the images at a position: the stage's, or the patches' in the steps that see patches, keyed by the step."""
         if self.config.patch_px is None:
             return self.stage.px
-        step = first // self.config.global_batch
+        step = position // self.config.global_batch
         generator = torch.Generator().manual_seed(position_seed(self.config.seed, f"{self.stage.name}/patch", step))
         return self.stage.px if float(torch.rand((), generator=generator)) < self.config.patch_full_share else self.config.patch_px
 
@@ -88,16 +93,41 @@ class PositionLoader:
             return self.dataset.hq(key, variant), self.dataset.conditioning(self.column, key, variant)
         return self.dataset.hq(key, variant), None
 
+    def _join(self, samples: Sequence["_Sample"]) -> Batch:
+        conditions = [sample.condition for sample in samples if sample.condition is not None]
+        corners, side = [sample.corner for sample in samples], samples[0].side
+        return Batch(
+            y_0=_crop(to_tensor([sample.target for sample in samples]), corners, side),
+            condition=_crop(self._condition(conditions), corners, side) if conditions else None,
+            noise=_crop(torch.stack([sample.noise for sample in samples]), corners, side),
+            t=torch.tensor([sample.t for sample in samples]),
+            fraction=torch.tensor([sample.fraction for sample in samples]),
+        )
+
     def _condition(self, pixels: list[Pixels]) -> Float[Tensor, "b 3 h w"]:
         condition = to_tensor(pixels)
         return upsample(condition, self.stage.px, self.stage.resize_kernel) if self.stage.name == "irm2" else condition
 
 
-def _crop(images: Float[Tensor, "b 3 h w"], corners: list[list[int]], side: int) -> Float[Tensor, "b 3 side side"]:
+def _crop(images: Float[Tensor, "b 3 h w"], corners: Sequence[tuple[int, int]], side: int) -> Float[Tensor, "b 3 side side"]:
     """The same square of an image's target, condition and noise, by its top and left."""
     if side == images.shape[-1]:
         return images
     return torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in zip(images, corners, strict=True)])
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What a position holds, as a reader leaves it: the arithmetic of a whole batch is one call of torch's, in the training's thread."""
+
+    target: Pixels
+    condition: Pixels | None
+    noise: Float[Tensor, "3 h w"]
+    t: int
+    fraction: float
+    corner: tuple[int, int]
+    """Top and left of the patch that is trained; its side is that of all positions of a step."""
+    side: int
 
 
 def position_seed(seed: int, stage: str, position: int) -> int:

@@ -71,6 +71,8 @@ class Run:
     """Weights to start from; None starts from nothing."""
     initial_digest: str = ""
     device: str = "cpu"
+    readers: int = 2
+    """Threads of each rank that read ahead; with any number the result is the same."""
 
 
 def train(
@@ -103,13 +105,13 @@ def train(
     _check_same_step(first, checkpoints, device, world)
     net: nn.Module = nn.parallel.DistributedDataParallel(denoiser, gradient_as_bucket_view=True) if world > 1 else denoiser
     loader = PositionLoader(run.dataset, run.stage, config, run.column)
-    share = config.global_batch // world
+    batches = loader.batches(first * config.global_batch, rank, world, run.readers)
     stretch = _Stretch(config, report, report_every_s, rank)
     every = max(1, config.checkpoint_samples // config.global_batch)
 
     for step in range(first, config.num_steps):
         waited = time.monotonic()
-        batch = _to(loader.batch(step * config.global_batch + rank * share, share), device)
+        batch = _to(next(batches), device)
         waited = time.monotonic() - waited
         rate = _learning_rate(config, step)
         for group in optimizer.param_groups:
@@ -137,6 +139,7 @@ def train(
     if world > 1:
         dist.barrier()
     stretch.close()
+    batches.close()
     steps = config.num_steps
     return TrainResult(run.folder, steps, steps * config.global_batch, stretch.loss, first, time.monotonic() - started)
 

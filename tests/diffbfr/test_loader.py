@@ -1,11 +1,12 @@
-"""Every key once an epoch for any ranks and workers, in one order; the state is a position; a killed loader leaves nothing behind."""
+"""Whatever the ranks and readers, the same samples in the same order, once an epoch; a position resumes at once, and nothing is shared."""
 
-import json
+import hashlib
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -13,17 +14,17 @@ import numpy as np
 import pytest
 
 from diffbfr.errors import UsageError
-from diffbfr.shards import Loaded, SampleLoader, ShardDamagedError, ShardedDataset, digest_keys, order_digest
+from diffbfr.shards import Loaded, SampleLoader, ShardDamagedError, ShardedDataset, epoch_order
 from pipelines.manifest import open_dataset
 from tests.pipelines.tiny_dataset import CONFIG, build, make_photos
 
 ROOT = Path(__file__).parents[2]
-WORLDS = [(1, 0), (2, 1), (4, 2), (7, 0), (3, 1)]
+WORLDS = [(1, 0), (2, 1), (4, 2), (7, 0), (7, 2), (3, 1)]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty faces, 25 of them for training."""
+    """Thirty faces, most of them for training."""
     folder = tmp_path_factory.mktemp("loader")
     build(make_photos(folder / "photos", 30), folder / "data", CONFIG)
     return folder / "data"
@@ -34,113 +35,147 @@ def dataset(root: Path) -> ShardedDataset:
     return open_dataset(root)
 
 
-def _load(dataset: ShardedDataset, ranks: int, workers: int, state: dict[str, int | str] | None = None) -> list[list[Loaded[str]]]:
-    """The rest of an epoch of every rank."""
+def _load(dataset: ShardedDataset, ranks: int, readers: int, batches: int, batch: int, position: int = 0) -> list[list[list[Loaded[str]]]]:
+    """The first batches of every rank from a position on."""
     return [
-        list(SampleLoader(dataset, "train", lambda key, _: key, seed=5, rank=rank, ranks=ranks, workers=workers, state=state))
+        list(islice(_loader(dataset, batch=batch, rank=rank, ranks=ranks, readers=readers, position=position), batches))
         for rank in range(ranks)
     ]
 
 
-def _in_order(shares: list[list[Loaded[str]]]) -> list[Loaded[str]]:
-    return sorted((item for share in shares for item in share if not item.padding), key=lambda item: item.position)
+def _loader(
+    dataset: ShardedDataset, *, batch: int, rank: int = 0, ranks: int = 1, readers: int = 0, position: int = 0
+) -> SampleLoader[str]:
+    return SampleLoader(
+        dataset, "train", lambda key, _: key, seed=5, batch=batch, position=position, rank=rank, ranks=ranks, readers=readers
+    )
 
 
-@pytest.mark.parametrize(("ranks", "workers"), WORLDS)
-def test_the_orders_digest_is_the_same_for_any_ranks_and_workers(dataset: ShardedDataset, ranks: int, workers: int) -> None:
+def _in_order(shares: Iterable[Iterable[Iterable[Loaded[str]]]]) -> list[Loaded[str]]:
+    """All samples but the padding, by position."""
+    samples = [loaded for share in shares for batch in share for loaded in batch if not loaded.padding]
+    return sorted(samples, key=lambda loaded: loaded.position)
+
+
+def _digest(keys: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
+def _order(dataset: ShardedDataset, epochs: int) -> str:
+    """The digest of the order that the permutations give."""
     keys = dataset.keys("train")
-    assert len(keys) == 25
-    for epoch in (0, 3):
-        state = {"seed": 5, "split": "train", "content_id": dataset.info.content_id, "position": epoch * len(keys)}
-        shares = _load(dataset, ranks, workers, state)
-        items = _in_order(shares)
-        assert [item.position for item in items] == list(range(epoch * 25, epoch * 25 + 25))
-        assert sorted(item.key for item in items) == keys
-        assert digest_keys(item.key for item in items) == order_digest(dataset, "train", 5, epoch)
-        assert {len(share) for share in shares} == {-(-25 // ranks)}
-        padding = sorted((item for share in shares for item in share if item.padding), key=lambda item: item.position)
-        assert [item.key for item in padding] == [item.key for item in items[: len(padding)]]
-        assert len(padding) == -25 % ranks
+    return _digest(keys[row] for epoch in range(epochs) for row in epoch_order(5, epoch, len(keys)).tolist())
 
 
-def test_epochs_and_seeds_have_orders_of_their_own(dataset: ShardedDataset) -> None:
-    assert len({order_digest(dataset, "train", seed, epoch) for seed in range(3) for epoch in range(3)}) == 9
+@pytest.mark.parametrize(("ranks", "readers"), WORLDS)
+@pytest.mark.parametrize("batch", [8, 13])
+def test_the_orders_digest_is_the_same_for_any_ranks_and_readers(dataset: ShardedDataset, ranks: int, readers: int, batch: int) -> None:
+    n = len(dataset.keys("train"))
+    samples = _in_order(_load(dataset, ranks, readers, n, batch))  # n batches are `batch` epochs
+    assert [loaded.position for loaded in samples] == list(range(n * batch))
+    assert _digest(loaded.key for loaded in samples) == _order(dataset, batch)
+    for epoch in range(batch):
+        assert sorted(loaded.key for loaded in samples[epoch * n : epoch * n + n]) == dataset.keys("train")
+
+
+@pytest.mark.parametrize(("ranks", "readers"), WORLDS)
+def test_ranks_have_equal_contiguous_shares_and_padding_repeats_the_first_of_the_batch(
+    dataset: ShardedDataset, ranks: int, readers: int
+) -> None:
+    batches = list(zip(*_load(dataset, ranks, readers, 5, batch=8), strict=True))
+    for number, shares in enumerate(batches):
+        assert {len(share) for share in shares} == {-(-8 // ranks)}
+        together = [loaded for share in shares for loaded in share]
+        assert [loaded.position for loaded in together[:8]] == list(range(8 * number, 8 * number + 8))
+        assert [loaded.padding for loaded in together] == [False] * 8 + [True] * (len(together) - 8)
+        assert [(x.position, x.key) for x in together[8:]] == [(x.position, x.key) for x in together[: len(together) - 8]]
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 3), (2, 7)])
-def test_a_state_resumes_at_another_world_size_without_a_key_twice_or_lost(dataset: ShardedDataset, before: int, after: int) -> None:
-    loaders = [SampleLoader(dataset, "train", lambda key, _: key, seed=5, rank=rank, ranks=before, workers=1) for rank in range(before)]
-    seen = [item for loader in loaders for item in islice(loader, 3)]
-    states = [loader.state for loader in loaders]
-    assert all(state == states[0] for state in states)
-    assert states[0]["position"] == 3 * before
-    rest = _in_order(_load(dataset, after, 1, json.loads(json.dumps(states[0]))))
-    both = sorted(seen, key=lambda item: item.position) + rest
-    assert [item.position for item in both] == list(range(25))
-    assert digest_keys(item.key for item in both) == order_digest(dataset, "train", 5, 0)
+def test_a_position_resumes_at_another_world_size_without_a_key_twice_or_lost(dataset: ShardedDataset, before: int, after: int) -> None:
+    loaders = [_loader(dataset, batch=8, rank=rank, ranks=before, readers=1) for rank in range(before)]
+    seen = [list(islice(loader, 3)) for loader in loaders]
+    assert {loader.position for loader in loaders} == {24}
+    n = len(dataset.keys("train"))
+    both = _in_order([*seen, *_load(dataset, after, 1, n - 3, 8, position=24)])
+    assert [loaded.position for loaded in both] == list(range(n * 8))
+    assert _digest(loaded.key for loaded in both) == _order(dataset, 8)
 
 
-def test_the_state_is_small_and_an_epoch_ends_where_the_next_begins(dataset: ShardedDataset) -> None:
-    loader = SampleLoader(dataset, "train", lambda key, _: key, seed=5, ranks=4, rank=2)
-    for epoch in range(3):
-        assert (loader.epoch, loader.state["position"]) == (epoch, epoch * 25)
-        list(loader)
-    assert len(json.dumps(loader.state)) < 1000
+def test_a_loader_that_starts_at_a_far_position_reads_nothing_before_it(dataset: ShardedDataset) -> None:
+    read: list[int] = []
+    loader = SampleLoader(dataset, "train", lambda _, position: read.append(position), seed=5, batch=4, position=10**12)
+    next(iter(loader))
+    assert read == [10**12 + place for place in range(4)]
 
 
-def test_a_state_of_another_order_is_refused(dataset: ShardedDataset) -> None:
-    state = SampleLoader(dataset, "train", lambda key, _: key, seed=5).state
-    for wrong in ({"seed": 6}, {"split": "val"}, {"content_id": "f" * 64}):
-        with pytest.raises(UsageError, match=next(iter(wrong))):
-            SampleLoader(dataset, "train", lambda key, _: key, seed=5, state=state | wrong)
-
-
-@pytest.mark.parametrize(("rank", "ranks", "workers"), [(2, 2, 0), (-1, 1, 0), (0, 0, 0), (0, 1, -1)])
-def test_an_impossible_world_is_refused(dataset: ShardedDataset, rank: int, ranks: int, workers: int) -> None:
+@pytest.mark.parametrize(("rank", "ranks", "readers"), [(2, 2, 0), (-1, 1, 0), (0, 0, 0), (0, 1, -1)])
+def test_an_impossible_world_is_refused(dataset: ShardedDataset, rank: int, ranks: int, readers: int) -> None:
     with pytest.raises(UsageError, match="expected 0 <= rank < ranks"):
-        SampleLoader(dataset, "train", lambda key, _: key, rank=rank, ranks=ranks, workers=workers)
+        _loader(dataset, batch=8, rank=rank, ranks=ranks, readers=readers)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_pictures_come_as_they_are_read_one_by_one(dataset: ShardedDataset, workers: int) -> None:
+@pytest.mark.parametrize(("batch", "position"), [(0, 0), (-1, 0), (8, -1)])
+def test_an_impossible_batch_or_position_is_refused(dataset: ShardedDataset, batch: int, position: int) -> None:
+    with pytest.raises(UsageError, match="expected at least one sample, and no negative position"):
+        _loader(dataset, batch=batch, position=position)
+
+
+def test_a_split_without_samples_is_refused(dataset: ShardedDataset) -> None:
+    empty = ShardedDataset(dataset.root, dataset.info, [], {})
+    with pytest.raises(UsageError, match="has no train samples"):
+        _loader(empty, batch=1)
+
+
+@pytest.mark.parametrize("readers", [0, 1, 3])
+def test_pictures_come_as_they_are_read_one_by_one(dataset: ShardedDataset, readers: int) -> None:
     def read(key: str, position: int) -> tuple[np.ndarray, np.ndarray]:
         return dataset.lq(key, position % 2), dataset.hq_low(key, position % 2)
 
-    for item in SampleLoader(dataset, "train", read, workers=workers):
-        lq, target = item.value
-        np.testing.assert_array_equal(lq, dataset.lq(item.key, item.position % 2))
-        np.testing.assert_array_equal(target, dataset.hq_low(item.key, item.position % 2))
+    for batch in islice(SampleLoader(dataset, "train", read, seed=0, batch=5, readers=readers), 5):
+        for loaded in batch:
+            lq, target = loaded.value
+            np.testing.assert_array_equal(lq, dataset.lq(loaded.key, loaded.position % 2))
+            np.testing.assert_array_equal(target, dataset.hq_low(loaded.key, loaded.position % 2))
 
 
-def test_workers_read_ahead_at_once_and_end_with_the_iteration(dataset: ShardedDataset) -> None:
-    meeting = threading.Barrier(3, timeout=20)
+def _reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("diffbfr-loader")]
 
-    def read(key: str, position: int) -> str:
+
+def test_readers_work_at_once_ahead_of_who_waits_and_end_with_the_iteration(dataset: ShardedDataset) -> None:
+    meeting, read = threading.Barrier(3, timeout=20), threading.Event()
+
+    def read_together(key: str, position: int) -> str:
         if position < 3:
             meeting.wait()  # passes only if three read at the same time
+        if position == 11:
+            read.set()
         return key
 
-    items = iter(SampleLoader(dataset, "train", read, workers=3))
-    next(items)
-    items.close()  # type: ignore[attr-defined]
+    batches = iter(SampleLoader(dataset, "train", read_together, seed=0, batch=4, readers=3))
+    next(batches)
+    assert read.wait(20)  # two batches further, although nobody asked
+    batches.close()
     deadline = time.monotonic() + 20
-    while any(thread.name.startswith("diffbfr-loader") for thread in threading.enumerate()) and time.monotonic() < deadline:
+    while _reading_threads() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not any(thread.name.startswith("diffbfr-loader") for thread in threading.enumerate())
+    assert _reading_threads() == []
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_sample_is_an_error_at_its_place(dataset: ShardedDataset, workers: int) -> None:
+@pytest.mark.parametrize("readers", [0, 2])
+def test_a_damaged_sample_is_an_error_at_its_batch(dataset: ShardedDataset, readers: int) -> None:
     def read(key: str, position: int) -> str:
         if position == 9:
             raise ShardDamagedError(f"{key} is damaged")
         return key
 
-    loader = SampleLoader(dataset, "train", read, workers=workers)
+    loader = SampleLoader(dataset, "train", read, seed=0, batch=4, readers=readers)
     seen = []
     with pytest.raises(ShardDamagedError):
-        seen.extend(item.position for item in loader)
-    assert loader.state["position"] == 9
+        seen.extend(loaded.position for batch in loader for loaded in batch)
+    assert seen == list(range(8))
+    assert loader.position == 8
 
 
 _PROGRAM = """
@@ -148,18 +183,18 @@ import sys
 from diffbfr.shards import SampleLoader
 from pipelines.manifest import open_dataset
 dataset = open_dataset(sys.argv[1])
-while True:
-    for item in SampleLoader(dataset, "train", lambda key, position: dataset.hq(key, 0), workers=3):
-        print(item.position, flush=True)
+for batch in SampleLoader(dataset, "train", lambda key, position: dataset.hq(key, 0), seed=0, batch=4, readers=3):
+    print(batch[0].position, flush=True)
 """
 
 
-def test_a_killed_loader_leaves_no_shared_memory(root: Path) -> None:
+def test_a_killed_loader_leaves_no_shared_memory_and_no_process(root: Path) -> None:
     before = set(Path("/dev/shm").iterdir())
     loader = subprocess.Popen([sys.executable, "-c", _PROGRAM, str(root)], stdout=subprocess.PIPE, cwd=ROOT)
     assert loader.stdout is not None
-    for _ in range(30):
+    for _ in range(20):
         assert loader.stdout.readline()
+    assert Path(f"/proc/{loader.pid}/task/{loader.pid}/children").read_text() == ""
     loader.send_signal(signal.SIGKILL)
     loader.communicate()
     mine = [path for path in set(Path("/dev/shm").iterdir()) - before if str(loader.pid) in path.name or "torch" in path.name]

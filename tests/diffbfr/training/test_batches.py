@@ -1,6 +1,7 @@
 """A position of a run holds the same sample, variant, t and noise whoever asks for it and with whatever else."""
 
 import dataclasses
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -20,8 +21,10 @@ CONFIG = TrainingConfig(num_samples=100, global_batch=4, learning_rate=1e-3, see
 EVERY_STAGE = pytest.mark.parametrize("name", STAGE_NAMES)
 
 
-def _loader(dataset: ShardedDataset, name: StageName, config: TrainingConfig = CONFIG) -> PositionLoader:
-    return PositionLoader(dataset, TINY_STAGES[name], config, COLUMN if name == "irm2" else None)
+def _batch(dataset: ShardedDataset, name: StageName, first: int, count: int, config: TrainingConfig = CONFIG) -> Batch:
+    """Positions first..first + count - 1, as one rank reads them."""
+    loader = PositionLoader(dataset, TINY_STAGES[name], replace(config, global_batch=count), COLUMN if name == "irm2" else None)
+    return next(loader.batches(first))
 
 
 def _fields(batch: Batch) -> dict[str, Tensor]:
@@ -29,20 +32,22 @@ def _fields(batch: Batch) -> dict[str, Tensor]:
 
 
 @EVERY_STAGE
-def test_a_position_does_not_depend_on_how_ranks_slice_the_batch(tiny_dataset: ShardedDataset, name: StageName) -> None:
-    whole = _fields(_loader(tiny_dataset, name).batch(16, 8))  # across the end of an epoch of 20
-    for sizes in ([1] * 8, [4, 4], [3, 5]):
-        parts, first = [], 16
-        for size in sizes:
-            parts.append(_fields(_loader(tiny_dataset, name).batch(first, size)))
-            first += size
+@pytest.mark.parametrize(("ranks", "readers"), [(1, 1), (2, 0), (2, 2), (4, 1), (8, 3)])
+def test_a_position_does_not_depend_on_ranks_and_readers(tiny_dataset: ShardedDataset, name: StageName, ranks: int, readers: int) -> None:
+    loader = PositionLoader(tiny_dataset, TINY_STAGES[name], replace(CONFIG, global_batch=8), COLUMN if name == "irm2" else None)
+    shares = [loader.batches(8, rank, ranks, readers) for rank in range(ranks)]
+    for first in (8, 16):  # the second crosses the end of an epoch of 20
+        whole = _fields(_batch(tiny_dataset, name, first, 8))
+        parts = [_fields(next(share)) for share in shares]
         for field, value in whole.items():
             assert torch.equal(torch.cat([part[field] for part in parts]), value), field
+    for share in shares:
+        share.close()
 
 
 @EVERY_STAGE
 def test_a_batch_holds_the_pairs_of_eq_8_9_and_11(tiny_dataset: ShardedDataset, name: StageName) -> None:
-    batch = _loader(tiny_dataset, name).batch(0, 20)
+    batch = _batch(tiny_dataset, name, 0, 20)
     keys = tiny_dataset.keys("train")
     for place in range(20):
         key = keys[position(CONFIG.seed, place, len(keys))]
@@ -62,7 +67,7 @@ def test_a_batch_holds_the_pairs_of_eq_8_9_and_11(tiny_dataset: ShardedDataset, 
 
 
 def test_an_epoch_holds_every_face_once(tiny_dataset: ShardedDataset) -> None:
-    faces = _loader(tiny_dataset, "tem").batch(20, 20).y_0
+    faces = _batch(tiny_dataset, "tem", 20, 20).y_0
     flips = torch.minimum(faces.flatten(1).sum(1), faces.flip(-1).flatten(1).sum(1))  # the sum does not see a flip
     assert len({round(float(value), 2) for value in flips}) == 20
 
@@ -70,7 +75,7 @@ def test_an_epoch_holds_every_face_once(tiny_dataset: ShardedDataset) -> None:
 @pytest.fixture(scope="module")
 def many(tiny_dataset: ShardedDataset) -> Batch:
     """The first 200 positions of IRM-1."""
-    return _loader(tiny_dataset, "irm1").batch(0, 200)
+    return _batch(tiny_dataset, "irm1", 0, 200)
 
 
 def test_steps_are_uniform_over_1_to_t(many: Batch) -> None:
@@ -81,9 +86,9 @@ def test_steps_are_uniform_over_1_to_t(many: Batch) -> None:
 
 
 def test_steps_end_at_t_max(tiny_dataset: ShardedDataset, many: Batch) -> None:
-    restricted = _loader(tiny_dataset, "irm1", replace(CONFIG, t_max=3)).batch(0, 40).t
+    restricted = _batch(tiny_dataset, "irm1", 0, 40, replace(CONFIG, t_max=3)).t
     assert set(restricted.tolist()) == {1, 2, 3}
-    beyond = _loader(tiny_dataset, "irm1", replace(CONFIG, t_max=10**6)).batch(0, 20).t
+    beyond = _batch(tiny_dataset, "irm1", 0, 20, replace(CONFIG, t_max=10**6)).t
     assert torch.equal(beyond, many.t[:20])
 
 
@@ -98,8 +103,8 @@ def test_fractions_are_uniform_and_noise_is_standard_normal(many: Batch) -> None
 
 def test_another_seed_or_stage_draws_otherwise(tiny_dataset: ShardedDataset) -> None:
     assert len({position_seed(seed, name, place) for seed in (0, 1) for name in STAGE_NAMES for place in range(100)}) == 600
-    first = _loader(tiny_dataset, "irm1").batch(0, 8)
-    other = _loader(tiny_dataset, "irm1", replace(CONFIG, seed=12)).batch(0, 8)
+    first = _batch(tiny_dataset, "irm1", 0, 8)
+    other = _batch(tiny_dataset, "irm1", 0, 8, replace(CONFIG, seed=12))
     assert not torch.equal(first.t, other.t)
     assert not torch.equal(first.noise, other.noise)
 
@@ -136,8 +141,8 @@ def _corner(whole: Tensor, patch: Tensor) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", ["irm2", "tem"])
 def test_a_patch_is_the_same_crop_of_target_condition_and_noise(tiny_dataset: ShardedDataset, name: StageName) -> None:
-    whole = _loader(tiny_dataset, name).batch(0, 20)
-    patches = _loader(tiny_dataset, name, replace(CONFIG, patch_px=16, patch_full_share=0.0)).batch(0, 20)
+    whole = _batch(tiny_dataset, name, 0, 20)
+    patches = _batch(tiny_dataset, name, 0, 20, replace(CONFIG, patch_px=16, patch_full_share=0.0))
     corners = [_corner(whole.noise[i], patches.noise[i]) for i in range(20)]
     for i, (y, x) in enumerate(corners):
         assert torch.equal(patches.y_0[i], whole.y_0[i, :, y : y + 16, x : x + 16])
@@ -150,21 +155,22 @@ def test_a_patch_is_the_same_crop_of_target_condition_and_noise(tiny_dataset: Sh
 
 
 def test_patches_do_not_depend_on_how_ranks_slice_the_batch(tiny_dataset: ShardedDataset) -> None:
-    config = replace(CONFIG, patch_px=16)
-    for step in range(6):
-        whole = _fields(_loader(tiny_dataset, "irm2", config).batch(4 * step, 4))
-        parts = [_fields(_loader(tiny_dataset, "irm2", config).batch(4 * step + first, 2)) for first in (0, 2)]
-        for field, value in whole.items():
-            assert torch.equal(torch.cat([part[field] for part in parts]), value), field
+    loader = PositionLoader(tiny_dataset, TINY_STAGES["irm2"], replace(CONFIG, patch_px=16), COLUMN)
+    with closing(loader.batches()) as wholes, closing(loader.batches(0, 0, 2)) as left, closing(loader.batches(0, 1, 2)) as right:
+        for _ in range(6):
+            parts = [_fields(next(left)), _fields(next(right))]
+            for field, value in _fields(next(wholes)).items():
+                assert torch.equal(torch.cat([part[field] for part in parts]), value), field
 
 
 def test_a_share_of_the_steps_sees_whole_images(tiny_dataset: ShardedDataset) -> None:
-    loader = _loader(tiny_dataset, "tem", replace(CONFIG, patch_px=16, patch_full_share=0.25))
-    sides = [loader.batch(4 * step, 1).y_0.shape[-1] for step in range(200)]
+    loader = PositionLoader(tiny_dataset, TINY_STAGES["tem"], replace(CONFIG, global_batch=1, patch_px=16, patch_full_share=0.25), None)
+    with closing(loader.batches()) as batches:
+        sides = [next(batches).y_0.shape[-1] for _ in range(200)]
     assert set(sides) == {16, 32}
     assert sides.count(32) == pytest.approx(50, abs=4 * (200 * 0.25 * 0.75) ** 0.5)
 
 
 def test_patches_of_irm1_are_refused(tiny_dataset: ShardedDataset) -> None:
     with pytest.raises(UsageError, match="irm1 has patch_px=4; expected none"):
-        _loader(tiny_dataset, "irm1", replace(CONFIG, patch_px=4))
+        _batch(tiny_dataset, "irm1", 0, 4, replace(CONFIG, patch_px=4))

@@ -43,7 +43,8 @@ def _weights(result: TrainResult, name: str = "irm1") -> bytes:
 
 
 def _batch(dataset: ShardedDataset, stage: StageSpec, count: int = 6) -> Batch:
-    return PositionLoader(dataset, stage, CONFIG, COLUMN if stage.name == "irm2" else None).batch(0, count)
+    config = replace(CONFIG, global_batch=count)
+    return next(PositionLoader(dataset, stage, config, COLUMN if stage.name == "irm2" else None).batches())
 
 
 @pytest.mark.parametrize("kind", ["l1", "l2"])
