@@ -29,9 +29,9 @@ CODECS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
 """How hard the encoders try. It changes bytes and never a pixel."""
 
 
-def encode_png(pixels: Pixels) -> bytes:
+def encode_png(pixels: Pixels, compress_level: int = CODECS["png"]["compress_level"]) -> bytes:
     """Encode losslessly as PNG; the same pixels give the same bytes."""
-    return _encode(pixels, format="PNG", **CODECS["png"])
+    return _encode(pixels, format="PNG", compress_level=compress_level)
 
 
 def encode_webp(pixels: Pixels) -> bytes:

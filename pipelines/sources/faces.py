@@ -13,6 +13,7 @@ SYNTHETIC: Final = "synthetic:"
 _FACES_PER_SEED: Final = 1_000_000
 _DEFAULTS: Final = MappingProxyType({"count": 640, "seed": 0, "px": 128})
 _LIMITS: Final = MappingProxyType({"count": (1, _FACES_PER_SEED), "seed": (0, 1_000_000_000), "px": (16, 512)})
+_COMPRESS_LEVEL: Final = 6  # for ever: a photo's bytes decide its split and its draws, and the cascade in the package keeps its hold-out
 _EXAMPLE: Final = SYNTHETIC + ",".join(f"{name}={value}" for name, value in _DEFAULTS.items())
 
 
@@ -36,7 +37,7 @@ class SyntheticSource(PhotoSource):
         from diffbfr.images import encode_png
         from diffbfr.synthetic import render_face
 
-        return encode_png(render_face(int(ref.uri.removeprefix(SYNTHETIC)), self.px).pixels)
+        return encode_png(render_face(int(ref.uri.removeprefix(SYNTHETIC)), self.px).pixels, _COMPRESS_LEVEL)
 
 
 def parse_synthetic(text: str) -> SyntheticSource:

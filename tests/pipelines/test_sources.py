@@ -207,6 +207,12 @@ def test_a_procedural_face_is_the_one_that_its_number_names() -> None:
     np.testing.assert_array_equal(decode(source.read(refs[1])).pixels, render_face(2_000_001, 32).pixels)
 
 
+def test_the_bytes_of_procedural_faces_are_frozen() -> None:
+    """They decide the splits: other bytes, and faces that the packaged cascade has learnt from would be among its held-out ones."""
+    digests = {name: hashlib.sha256(data).hexdigest()[:16] for name, data in _contents(open_source("synthetic:count=2,px=128")).items()}
+    assert digests == {"synthetic-0-000000.png": "b4bb0fe0131cd3b8", "synthetic-0-000001.png": "55154cd3a5834d03"}
+
+
 def test_procedural_options_have_defaults_and_any_order() -> None:
     assert open_source("synthetic:") == open_source("synthetic:px=128, count=640,seed=0")
     assert open_source("synthetic:count=5").uri == "synthetic:count=5,seed=0,px=128"
