@@ -38,6 +38,8 @@ class TrainingState:
     contract: Mapping[str, Any]
     """The stage's specification and the training's settings; a checkpoint is refused by any other."""
     tensors: Mapping[str, Mapping[str, Tensor]]
+    skipped: tuple[int, ...] = ()
+    """The steps so far that changed nothing, because their loss was not finite."""
 
 
 def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Path:
@@ -46,26 +48,35 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Path:
     if target.exists() and _is_sealed(target):
         return target
     shutil.rmtree(target, ignore_errors=True)
-    draft = folder / f".draft-{uuid.uuid4().hex}"
-    draft.mkdir(parents=True)
     for group, tensors in state.tensors.items():
         if not_finite := _first_not_finite(tensors):
-            shutil.rmtree(draft)
             raise DivergedError(f"{group} holds NaN or infinity in {not_finite} at step {state.step}; the checkpoint was not sealed")
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, draft / f"{group}.safetensors")
-    values = {"step": state.step, "samples": state.samples, "contract": state.contract}
-    (draft / _STATE).write_text(json.dumps(values, indent=1))
-    digests = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
-    (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
-    for path in draft.iterdir():
-        _sync(path)
-    draft.rename(target)
+    draft = folder / f".draft-{uuid.uuid4().hex}"
+    draft.mkdir(parents=True)
+    try:
+        _write_checkpoint(draft, state)
+        draft.rename(target)
+    except BaseException:  # a full disk: give back what the draft took
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     _sync(folder)
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
     for left in folder.glob(".draft-*"):
         shutil.rmtree(left, ignore_errors=True)
     return target
+
+
+def _write_checkpoint(draft: Path, state: TrainingState) -> None:
+    """Fill a folder with a checkpoint, its manifest last, and have it on disk."""
+    for group, tensors in state.tensors.items():
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, draft / f"{group}.safetensors")
+    values = {"step": state.step, "samples": state.samples, "contract": state.contract, "skipped": state.skipped}
+    (draft / _STATE).write_text(json.dumps(values, indent=1))
+    digests = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
+    (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
+    for path in draft.iterdir():
+        _sync(path)
 
 
 def load_checkpoint(folder: Path, contract: Mapping[str, Any]) -> TrainingState | None:
@@ -77,7 +88,7 @@ def load_checkpoint(folder: Path, contract: Mapping[str, Any]) -> TrainingState 
         if difference := _differs(contract, values["contract"]):
             raise UsageError(f"{path} was made by another training ({difference}); expected this one's; use another --root")
         tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-        return TrainingState(values["step"], values["samples"], values["contract"], tensors)
+        return TrainingState(values["step"], values["samples"], values["contract"], tensors, tuple(values.get("skipped", ())))
     return None
 
 

@@ -21,10 +21,14 @@ class Denoiser(nn.Module):
         self.schedule: NoiseSchedule = noise_schedule(spec.schedule)
 
     def forward(
-        self, y_t: Float[Tensor, "b 3 h w"], time: Float[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
+        self,
+        y_t: Float[Tensor, "b 3 h w"],
+        time: Float[Tensor, " b"],
+        condition: Float[Tensor, "b 3 h w"] | None,
+        dropout_seeds: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Run the network at a time: the noise level sqrt(gamma) for IRM, the step t for TEM (`UNetSpec.time`)."""
-        return self.net(y_t if condition is None else torch.cat([condition, y_t], 1), time)  # type: ignore[no-any-return]
+        return self.net(y_t if condition is None else torch.cat([condition, y_t], 1), time, dropout_seeds)  # type: ignore[no-any-return]
 
     def time_of(self, t: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What the network hears at step t."""

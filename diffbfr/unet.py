@@ -9,9 +9,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from diffbfr.dropout import KeyedDropout
 from diffbfr.errors import UsageError
 from diffbfr.stages import UNetSpec
 
@@ -61,24 +62,28 @@ class UNet(nn.Module):
 
         self.norm = nn.GroupNorm(spec.norm_groups, channels)
         self.head = _zeroed(nn.Conv2d(channels, spec.out_channels * spec.patch_px**2, 3, padding=1))
+        for layer, dropout in enumerate(module for module in self.modules() if isinstance(module, KeyedDropout)):
+            dropout.layer = layer
 
-    def forward(self, y: Float[Tensor, "b c_in h w"], time: Float[Tensor, " b"]) -> Float[Tensor, "b c_out h w"]:
-        """Run the network."""
+    def forward(
+        self, y: Float[Tensor, "b c_in h w"], time: Float[Tensor, " b"], dropout_seeds: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b c_out h w"]:
+        """Run the network; the seeds, one an image, say what dropout drops while training."""
         embedding = self.time_embedding(_sinusoidal(time, self.spec).to(y.dtype))
         h = self.stem(F.pixel_unshuffle(y, self.spec.patch_px))
         skips = [h]
         for level, stage in enumerate(self.encoder):
             for block in stage["blocks"]:  # type: ignore[index]
-                h = block(h, embedding)
+                h = block(h, embedding, dropout_seeds)
                 skips.append(h)
             if level < len(self.encoder) - 1:
                 h = stage["down"](h)  # type: ignore[index]
                 skips.append(h)
         for block in self.middle:
-            h = block(h, embedding)
+            h = block(h, embedding, dropout_seeds)
         for level, stage in enumerate(self.decoder):
             for block in stage["blocks"]:  # type: ignore[index]
-                h = block(torch.cat([h, skips.pop()], 1), embedding)
+                h = block(torch.cat([h, skips.pop()], 1), embedding, dropout_seeds)
             if level < len(self.decoder) - 1:
                 h = stage["up"](F.interpolate(h, scale_factor=2.0, mode="nearest"))  # type: ignore[index]
         return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.spec.patch_px)
@@ -94,12 +99,14 @@ class Block(nn.Module):
         self.conv_1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.time = nn.Linear(spec.time_channels, channels_out * (2 if spec.scale_shift else 1))
         self.norm_2 = nn.GroupNorm(spec.norm_groups, channels_out)
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = KeyedDropout(spec.dropout)
         self.conv_2 = _zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
         self.attention = Attention(channels_out, spec) if attends else nn.Identity()
 
-    def forward(self, h: Float[Tensor, "b c_in h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b c_out h w"]:
+    def forward(
+        self, h: Float[Tensor, "b c_in h w"], embedding: Float[Tensor, "b e"], dropout_seeds: Int[Tensor, " b"] | None
+    ) -> Float[Tensor, "b c_out h w"]:
         """Add the block's correction to its input."""
         inner = self.conv_1(F.silu(self.norm_1(h)))
         if self.scale_shift:
@@ -107,7 +114,7 @@ class Block(nn.Module):
             inner = F.silu(self.norm_2(inner) * (1 + scale) + shift)
         else:
             inner = F.silu(self.norm_2(inner + self.time(embedding)[:, :, None, None]))
-        inner = self.conv_2(self.dropout(inner))
+        inner = self.conv_2(self.dropout(inner, dropout_seeds))
         return self.attention(inner + self.skip(h))  # type: ignore[no-any-return]
 
 

@@ -1,1 +1,1 @@
-"""Training: `config` says how, `batches` what a position holds, `objective` the loss, `loop` the steps, `state` what a checkpoint keeps."""
+"""Training: `config` says how, `batches` what a position holds, `objective` its loss, `engine` a step, `loop` all, `writer` the files."""

@@ -13,6 +13,7 @@ from diffbfr.denoiser import upsample
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
 from diffbfr.shards import SampleLoader, ShardedDataset
+from diffbfr.shards import position as row_at
 from diffbfr.stages import StageSpec
 from diffbfr.training.config import TrainingConfig, check_patches
 
@@ -27,6 +28,8 @@ class Batch:
     t: Int[Tensor, " b"]
     fraction: Float[Tensor, " b"]
     """Where between t - 1 and t the noise level of an IRM lies, uniform in [0, 1)."""
+    dropout_seeds: Int[Tensor, " b"]
+    """What dropout drops (`diffbfr.dropout`)."""
 
 
 class PositionLoader:
@@ -74,7 +77,13 @@ class PositionLoader:
         side = self._side(position)
         top, left = torch.randint(self.stage.px - side + 1, (2,), generator=generator).tolist()
         target, condition = self._pair(key, variant)
-        return _Sample(target, condition, noise, t, fraction, (top, left), side)
+        dropout_seed = position_seed(self.config.seed, f"{self.stage.name}/dropout", position)
+        return _Sample(target, condition, noise, t, fraction, (top, left), side, dropout_seed)
+
+    def keys_at(self, position: int, count: int) -> list[str]:
+        """Keys of the faces at positions of the run."""
+        keys = self.dataset.keys("train")
+        return [keys[row_at(self.config.seed, at, len(keys))] for at in range(position, position + count)]
 
     def _side(self, position: int) -> int:
         """Side of the images at a position: the stage's, or the patches' in the steps that see patches, keyed by the step."""
@@ -102,6 +111,7 @@ class PositionLoader:
             noise=_crop(torch.stack([sample.noise for sample in samples]), corners, side),
             t=torch.tensor([sample.t for sample in samples]),
             fraction=torch.tensor([sample.fraction for sample in samples]),
+            dropout_seeds=torch.tensor([sample.dropout_seed for sample in samples]),
         )
 
     def _condition(self, pixels: list[Pixels]) -> Float[Tensor, "b 3 h w"]:
@@ -128,6 +138,7 @@ class _Sample:
     corner: tuple[int, int]
     """Top and left of the patch that is trained; its side is that of all positions of a step."""
     side: int
+    dropout_seed: int
 
 
 def position_seed(seed: int, stage: str, position: int) -> int:

@@ -37,6 +37,10 @@ class TrainingConfig:
     patch_full_share: float = 0.5
     """With `patch_px`, the share of the steps that see whole images: attention and borders learn their own scale there (their p = 0.5)."""
     max_gradient_norm: float | None = None
+    max_skipped: int = 10
+    """A step whose loss or gradient is NaN or infinite changes nothing, and is logged; more of them than this end the run."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """In which the network computes; weights, moments and averages stay in float32 (torch.autocast)."""
     checkpoint_samples: int = 20_000
     average_samples: int | None = None
     """Keep the averaged weights every so many samples, for a curve over training; None keeps the last alone."""

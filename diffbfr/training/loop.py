@@ -6,42 +6,51 @@ number of ranks sees the same numbers, and a resumed run continues as if nothing
 the caller's; here only `torch.distributed` is asked who we are.
 """
 
+import json
+import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 
-from diffbfr.checkpoint import load_checkpoint, save_checkpoint, save_stage
+from diffbfr.checkpoint import load_checkpoint, save_stage
 from diffbfr.denoiser import Denoiser
-from diffbfr.ema import Ema, PowerEma
-from diffbfr.errors import UsageError
+from diffbfr.errors import DivergedError, UsageError
 from diffbfr.shards import ShardedDataset
 from diffbfr.spec import to_dict
 from diffbfr.stages import StageSpec
-from diffbfr.training.batches import Batch, PositionLoader, position_seed
+from diffbfr.training.batches import PositionLoader
 from diffbfr.training.config import TrainingConfig
-from diffbfr.training.objective import stage_loss
-from diffbfr.training.state import restore, snapshot
+from diffbfr.training.engine import Engine, copied
+from diffbfr.training.writer import Writer
 
 AVERAGES = "averages"
 """Folder of the averaged weights that `TrainingConfig.average_samples` keeps, each named by its number of samples."""
+SKIPPED = "skipped.json"
+"""The steps whose loss was not finite, with the keys of their faces; absent if there was none."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What rank 0 tells about a stretch of steps: mean loss, speed and the share of time spent waiting for data."""
+    """What rank 0 tells about a stretch of steps: mean loss, speed, and the shares of time spent waiting for data and for the writer."""
 
     step: int
     samples: int
     loss: float
-    """A mean over the stretch and over all ranks."""
+    """A mean over the stretch and over all ranks; steps that were skipped do not count."""
     images_per_s: float
     data_share: float
+    write_share: float
     learning_rate: float
+    skipped: int
+    """Steps since the run began whose loss or gradient was not finite."""
 
 
 @dataclass(frozen=True)
@@ -73,75 +82,77 @@ class Run:
     device: str = "cpu"
     readers: int = 2
     """Threads of each rank that read ahead; with any number the result is the same."""
+    micro_batch: int | None = None
+    """Images of a rank that are on the device at once; None is its whole share."""
+    compiled: bool = False
+    """Whether torch.compile makes the network's code."""
 
 
 def train(
     run: Run,
     report: Callable[[StepMetrics], None] = lambda metrics: None,
     sealed: Callable[[Path], None] = lambda path: None,
+    alive: Callable[[int], None] = lambda step: None,
     report_every_s: float = 2.0,
 ) -> TrainResult:
     """Train a stage to `num_samples`, going on from the newest sealed checkpoint in the run's folder; every rank calls this.
 
-    `report` hears from rank 0 every few seconds and at the end, `sealed` the path of each checkpoint and of each average that is kept.
-    The averaged weights are written to `folder/STAGE.safetensors` when the run ends.
+    `report` hears from rank 0 every few seconds and at the end, `alive` on every rank after each step. `sealed` is told the path of each
+    checkpoint and of each average that is kept, on a thread that writes them while the training goes on. The averaged weights are
+    written to `folder/STAGE.safetensors` when the run ends. DivergedError if more than `max_skipped` steps had a loss that is not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    config, device = run.config, torch.device(run.device)
+    config = run.config
     if config.global_batch % world:
         raise UsageError(f"{run.stage.name} has global_batch={config.global_batch}; expected a multiple of the {world} workers")
     started = time.monotonic()
-    torch.manual_seed(config.seed)
-    denoiser = Denoiser(run.stage)
-    if run.initial is not None:
-        denoiser.net.load_state_dict(run.initial.net.state_dict())
-    denoiser = denoiser.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = _optimizer(denoiser, config)
-    ema = Ema(denoiser.net, config.ema_half_life)
-    powers = [PowerEma(denoiser.net, length) for length in config.ema_lengths]
-    checkpoints, averages = run.folder / "checkpoints", run.folder / AVERAGES
+    engine = Engine(run.stage, config, initial=run.initial, device=run.device, micro_batch=run.micro_batch, compiled=run.compiled)
     contract = _contract(run)
-    first = restore(load_checkpoint(checkpoints, contract), denoiser, optimizer, [ema, *powers])
-    _check_same_step(first, checkpoints, device, world)
-    net: nn.Module = nn.parallel.DistributedDataParallel(denoiser, gradient_as_bucket_view=True) if world > 1 else denoiser
+    state = load_checkpoint(run.folder / "checkpoints", contract)
+    first = 0 if state is None else state.step
+    skipped = [] if state is None else list(state.skipped)
+    _check_same_step(first, run.folder / "checkpoints", engine.device, world)
+    if state is not None:
+        engine.restore(state)
     loader = PositionLoader(run.dataset, run.stage, config, run.column)
-    batches = loader.batches(first * config.global_batch, rank, world, run.readers)
     stretch = _Stretch(config, report, report_every_s, rank)
-    every = max(1, config.checkpoint_samples // config.global_batch)
 
-    for step in range(first, config.num_steps):
-        waited = time.monotonic()
-        batch = _to(next(batches), device)
-        waited = time.monotonic() - waited
-        rate = _learning_rate(config, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        _drop_out_by_position(config.seed, step, rank)
-        loss = stage_loss(denoiser, net, batch, config.min_snr_gamma)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.max_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(denoiser.parameters(), config.max_gradient_norm)
-        optimizer.step()
-        samples = (step + 1) * config.global_batch
-        for average in (ema, *powers):
-            average.update(denoiser.net, config.global_batch, samples)
-        stretch.add(step, samples, _mean_over_ranks(loss.detach(), world), waited, rate)
-        if rank == 0 and _crosses(config.average_samples, samples, config.global_batch):
-            for power in powers:
-                save_stage(averages / f"{samples:09d}" / power.name, run.stage, power.weights)
-            sealed(save_stage(averages / f"{samples:09d}", run.stage, ema.weights).parent)
-        if rank == 0 and (step + 1) % every == 0 and step + 1 < config.num_steps:
-            sealed(save_checkpoint(checkpoints, snapshot(step + 1, samples, contract, denoiser, optimizer, [ema, *powers]), keep=2))
+    batches = loader.batches(first * config.global_batch, rank, world, run.readers)
+    with closing(batches), Writer(sealed) as writer:
+        for step in range(first, config.num_steps):
+            with stretch.waiting("data"):
+                share = next(batches)
+            stepped = engine.step(share, step)
+            if not stepped.applied:
+                skipped.append(step)
+                _tell_skipped(run, loader, skipped, float(stepped.loss), rank)
+            stretch.add(step, stepped.loss if stepped.applied else None, engine.learning_rate(step), len(skipped))
+            if rank == 0:
+                with stretch.waiting("writer"):
+                    _keep(run, engine, writer, step + 1, contract, skipped)
+            alive(step)
 
     if rank == 0:
-        save_stage(run.folder, run.stage, ema.weights)
+        save_stage(run.folder, run.stage, engine.ema.weights)
     if world > 1:
         dist.barrier()
     stretch.close()
-    batches.close()
     steps = config.num_steps
     return TrainResult(run.folder, steps, steps * config.global_batch, stretch.loss, first, time.monotonic() - started)
+
+
+def _keep(run: Run, engine: Engine, writer: Writer, done: int, contract: dict[str, object], skipped: Sequence[int]) -> None:
+    """After `done` steps, on rank 0: hand the writer the average and the checkpoint that are due."""
+    config = run.config
+    writer.check()
+    samples = done * config.global_batch
+    if _crosses(config.average_samples, samples, config.global_batch):
+        folder = run.folder / AVERAGES / f"{samples:09d}"
+        kept = {folder / power.name: copied(power.weights) for power in engine.powers} | {folder: copied(engine.ema.weights)}
+        writer.write(lambda: [save_stage(place, run.stage, weights).parent for place, weights in kept.items()][-1])
+    every = max(1, config.checkpoint_samples // config.global_batch)
+    if done % every == 0 and done < config.num_steps:
+        writer.checkpoint(run.folder / "checkpoints", engine.snapshot(done, contract, skipped), keep=2)
 
 
 def _crosses(every: int | None, samples: int, batch: int) -> bool:
@@ -149,46 +160,72 @@ def _crosses(every: int | None, samples: int, batch: int) -> bool:
     return every is not None and samples // every > (samples - batch) // every
 
 
+def _tell_skipped(run: Run, loader: PositionLoader, skipped: Sequence[int], loss: float, rank: int) -> None:
+    """Log a step that was skipped with the keys of its faces, and end a run that has had too many."""
+    config = run.config
+    if rank == 0:
+        keys = [loader.keys_at(step * config.global_batch, config.global_batch) for step in skipped]
+        rows = [{"step": step, "keys": faces} for step, faces in zip(skipped, keys, strict=True)]
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / SKIPPED).write_text(json.dumps(rows, indent=1) + "\n")
+        logging.getLogger(__name__).warning(
+            "%s step %d: loss %s, skipped; its faces: %s", run.stage.name, skipped[-1], loss, " ".join(keys[-1])
+        )
+    if len(skipped) > config.max_skipped:
+        raise DivergedError(
+            f"{run.stage.name}: the loss or gradient was NaN or infinity in steps {', '.join(map(str, skipped))}; expected at most "
+            f"training.max_skipped={config.max_skipped}; see {run.folder / SKIPPED} for the faces, or lower training.learning_rate"
+        )
+
+
 class _Stretch:
     """Collects the steps between two reports; every rank knows its last loss, rank 0 tells it."""
 
     def __init__(self, config: TrainingConfig, report: Callable[[StepMetrics], None], every_s: float, rank: int) -> None:
         self.config, self.report, self.every_s, self.rank = config, report, every_s, rank
-        self.loss = float("nan")
-        self._last: tuple[int, int, float] | None = None
+        self.loss = math.nan
+        self._last: tuple[int, float, int] | None = None
         self._clear()
 
     def _clear(self) -> None:
         self._losses: list[Tensor] = []
-        self._waited = 0.0
+        self._steps = 0
+        self._waited: dict[str, float] = {"data": 0.0, "writer": 0.0}
         self._since = time.monotonic()
 
-    def add(self, step: int, samples: int, loss: Tensor, waited: float, rate: float) -> None:
-        self._losses.append(loss)
-        self._waited += waited
-        self._last = (step, samples, rate)
+    @contextmanager
+    def waiting(self, account: Literal["data", "writer"]) -> Iterator[None]:
+        """Whatever happens inside is time that the networks wait."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited[account] += time.monotonic() - started
+
+    def add(self, step: int, loss: Tensor | None, rate: float, skipped: int) -> None:
+        """Take a step; its loss is None if it was skipped."""
+        if loss is not None:
+            self._losses.append(loss)
+        self._steps += 1
+        self._last = (step, rate, skipped)
         if time.monotonic() - self._since >= self.every_s:
             self._tell()
 
     def close(self) -> None:
-        if self._losses:
+        if self._steps:
             self._tell()
 
     def _tell(self) -> None:
         assert self._last is not None
-        step, samples, rate = self._last
+        step, rate, skipped = self._last
         elapsed = max(time.monotonic() - self._since, 1e-9)
-        self.loss = float(torch.stack(self._losses).mean())
-        speed = len(self._losses) * self.config.global_batch / elapsed
+        self.loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
+        speed = self._steps * self.config.global_batch / elapsed
+        data, writer = self._waited["data"] / elapsed, self._waited["writer"] / elapsed
         if self.rank == 0:
-            self.report(StepMetrics(step + 1, samples, self.loss, speed, self._waited / elapsed, rate))
+            samples = (step + 1) * self.config.global_batch
+            self.report(StepMetrics(step + 1, samples, self.loss, speed, data, writer, rate, skipped))
         self._clear()
-
-
-def _mean_over_ranks(loss: Tensor, world: int) -> Tensor:
-    if world > 1:
-        dist.all_reduce(loss)
-    return loss / world
 
 
 def _check_same_step(first: int, checkpoints: Path, device: torch.device, world: int) -> None:
@@ -213,29 +250,3 @@ def _contract(run: Run) -> dict[str, object]:
         "column": run.column or "",
         "initial": run.initial_digest,
     }
-
-
-def _optimizer(denoiser: Denoiser, config: TrainingConfig) -> torch.optim.Optimizer:
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(denoiser.net.parameters(), lr=config.learning_rate, foreach=True)
-
-
-def _learning_rate(config: TrainingConfig, step: int) -> float:
-    """Linear warm-up, constant, and a linear fall to zero at the end."""
-    samples = (step + 0.5) * config.global_batch
-    up = min(1.0, samples / config.warmup_samples) if config.warmup_samples else 1.0
-    down = min(1.0, (config.num_samples - samples) / config.decay_samples) if config.decay_samples else 1.0
-    return config.learning_rate * min(up, max(down, 0.0))
-
-
-def _drop_out_by_position(seed: int, step: int, rank: int) -> None:
-    """Seed dropout by the step, so that a resumed run draws what the undisturbed one drew."""
-    torch.manual_seed(position_seed(seed, f"dropout{rank}", step))
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    def move(x: Tensor) -> Tensor:
-        return x.to(device, memory_format=torch.channels_last)
-
-    condition = None if batch.condition is None else move(batch.condition)
-    return Batch(move(batch.y_0), condition, move(batch.noise), batch.t, batch.fraction)

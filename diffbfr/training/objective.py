@@ -26,7 +26,7 @@ def stage_loss(denoiser: Denoiser, net: nn.Module, batch: Batch, min_snr_gamma: 
         drawn, time = levels[batch.t], batch.t.to(device, torch.float32)
     level = drawn.to(device).view(-1, 1, 1, 1)
     y_t = level.float() * batch.y_0 + (1 - level.square()).sqrt().float() * batch.noise
-    output = net(y_t, time, batch.condition)
+    output = net(y_t, time, batch.condition, batch.dropout_seeds)
     loss = noise_loss(output[:, :3], denoiser.target(batch.y_0, batch.noise, level, batch.condition), spec.loss)
     if min_snr_gamma is not None:
         loss = loss * min_snr_weight(denoiser.own_level(level).flatten(), min_snr_gamma, spec).float()

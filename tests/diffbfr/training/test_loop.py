@@ -1,7 +1,10 @@
-"""A training falls, resumes bitwise wherever it was interrupted, and says the same in one process and in two."""
+"""A training falls, resumes bitwise wherever it was interrupted, and skips what is not finite."""
 
+import errno
 import json
 import math
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffbfr import checkpoint
 from diffbfr.checkpoint import load_checkpoint, load_stage
 from diffbfr.denoiser import Denoiser
 from diffbfr.diffusion import noise_loss, q_sample, variational_loss
-from diffbfr.errors import UsageError
-from diffbfr.shards import ShardedDataset
+from diffbfr.errors import DivergedError, UsageError
+from diffbfr.shards import ShardedDataset, position
 from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec
 from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.config import TrainingConfig
-from diffbfr.training.loop import Run, StepMetrics, TrainResult, train
+from diffbfr.training.engine import Engine, Stepped
+from diffbfr.training.loop import SKIPPED, Run, StepMetrics, TrainResult, train
 from diffbfr.training.objective import stage_loss
 from tests.diffbfr.tiny import COLUMN, TINY_STAGES, wake
-from tests.diffbfr.training.ranks import train_in_processes
 
 CONFIG = TrainingConfig(num_samples=40, global_batch=4, learning_rate=2e-3, checkpoint_samples=12, ema_half_life=20.0, seed=1)
 DROPPING_OUT = replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, dropout=0.3))
@@ -217,8 +221,8 @@ def test_a_training_can_start_from_given_weights(tiny_dataset: ShardedDataset, t
         assert torch.allclose(p, initial.net.get_parameter(name), atol=1e-6)
 
 
-def test_weights_that_became_nan_are_not_saved(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
-    config = replace(CONFIG, learning_rate=1e30)
+def test_a_training_that_diverges_saves_nothing(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=1e30, max_skipped=3)
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
         train(_run(tiny_dataset, tmp_path, config=config))
     assert not (tmp_path / "irm1.safetensors").exists()
@@ -229,29 +233,100 @@ def test_irm2_without_a_column_is_refused(tiny_dataset: ShardedDataset, tmp_path
         train(replace(_run(tiny_dataset, tmp_path, TINY_STAGES["irm2"]), column=None))
 
 
-# Two processes
+# A step whose loss is not finite
 
 
-@pytest.mark.slow
-def test_two_processes_say_what_one_says_and_refuse_different_checkpoints(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
-    stage = TINY_STAGES["irm1"]  # without dropout, whose draws belong to a rank
-    alone: list[StepMetrics] = []
-    one = train(_run(tiny_dataset, tmp_path / "one", stage), report=alone.append, report_every_s=0)
-    run = _run(tiny_dataset, tmp_path / "two", stage)
-    behind = _run(tiny_dataset, tmp_path / "elsewhere", stage)
-    together, apart = train_in_processes([(run, run), (replace(run, folder=one.folder), behind)], tmp_path / "meeting")
+def _poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Make the images of some steps NaN."""
+    undisturbed = Engine.step
 
-    (first, _), (second, _) = together
-    assert second == []  # only rank 0 reports
-    assert [report.loss for report in first] == pytest.approx([report.loss for report in alone], abs=1e-6)
-    assert [report.samples for report in first] == [report.samples for report in alone]
-    found, expected = load_file(tmp_path / "two" / "irm1.safetensors"), load_file(one.folder / "irm1.safetensors")
-    for name, weight in expected.items():
-        assert torch.allclose(found[name], weight, atol=1e-5), name
+    def step(engine: Engine, share: Batch, number: int) -> Stepped:
+        if number in steps:
+            share = replace(share, y_0=torch.full_like(share.y_0, torch.nan))
+        return undisturbed(engine, share, number)
 
-    for reports, refusal in apart:
-        assert reports == []
-        assert "ranks found checkpoints of steps [9, 0]" in refusal
+    monkeypatch.setattr(Engine, "step", step)
+
+
+def test_a_step_with_a_nan_loss_changes_nothing_and_is_skipped_again_on_every_replay(
+    tiny_dataset: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _poison(monkeypatch, {4, 7})
+    reports: list[StepMetrics] = []
+    undisturbed = train(_run(tiny_dataset, tmp_path / "whole"), report=reports.append, report_every_s=0)
+    assert [report.skipped for report in reports] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [math.isnan(report.loss) for report in reports] == [step in (4, 7) for step in range(10)]
+    run = _run(tiny_dataset, tmp_path / "broken")
+    with pytest.raises(InterruptedHereError):
+        train(run, report=_fail_at(6), report_every_s=0)  # after step 5 of 0..9; step 3 is sealed
+    result = train(run)
+    assert result.resumed_from == 3
+    assert _weights(result) == _weights(undisturbed)
+    rows = json.loads((result.folder / SKIPPED).read_text())
+    keys = tiny_dataset.keys("train")
+    assert rows == [{"step": step, "keys": [keys[position(CONFIG.seed, 4 * step + i, 20)] for i in range(4)]} for step in (4, 7)]
+    assert " ".join(rows[0]["keys"]) in caplog.text
+    monkeypatch.undo()
+    assert _weights(train(_run(tiny_dataset, tmp_path / "clean"))) != _weights(undisturbed)
+
+
+def test_a_training_ends_with_one_line_after_too_many_of_them(
+    tiny_dataset: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _poison(monkeypatch, {1, 2, 5, 8})
+    run = _run(tiny_dataset, tmp_path, config=replace(CONFIG, max_skipped=2))
+    line = r"irm1: the loss or gradient was NaN or infinity in steps 1, 2, 5; expected at most training\.max_skipped=2; see .*skipped\.json"
+    for _ in range(2):  # and again, from the checkpoint of step 3, which remembers two of them
+        with pytest.raises(DivergedError, match=line):
+            train(run)
+
+
+# Checkpoints are written on a thread
+
+
+def test_a_full_disk_ends_the_training_and_what_was_sealed_is_gone_on_from(
+    tiny_dataset: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = train(_run(tiny_dataset, tmp_path / "whole"))
+    run, save, calls = _run(tiny_dataset, tmp_path / "broken"), checkpoint.save_file, []
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 5:  # the second group of the second checkpoint
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        save(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(run)
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-00000003"]
+    result = train(run)
+    assert result.resumed_from == 3
+    assert _weights(result) == _weights(undisturbed)
+
+
+def test_a_checkpoint_holds_the_moment_when_it_was_asked_for(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    held = threading.Event()
+
+    def wait(path: Path) -> None:
+        if path.name == "step-00000003":
+            held.wait(60)
+
+    def release(metrics: StepMetrics) -> None:
+        if metrics.step == 5:  # two steps later
+            held.set()
+
+    run = _run(tiny_dataset, tmp_path, config=replace(CONFIG, num_samples=32))
+    train(run, sealed=wait, report=release, report_every_s=0)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
+    shorter = train(_run(tiny_dataset, tmp_path / "three", config=replace(CONFIG, num_samples=12, ema_half_life=1e-6)))
+    model = load_file(tmp_path / "checkpoints" / "step-00000003" / "model.safetensors")
+    for name, weight in load_file(shorter.folder / "irm1.safetensors").items():
+        assert torch.equal(model[name], weight)
+
+
+# Ranks
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused(

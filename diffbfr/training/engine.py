@@ -1,0 +1,156 @@
+"""A stage under training: network, optimiser and averages, one step over a share of a global batch at a time.
+
+The process group, if there is one, is the caller's; here only `torch.distributed` is asked how many we are.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from diffbfr.checkpoint import TrainingState
+from diffbfr.denoiser import Denoiser
+from diffbfr.ema import Ema, PowerEma
+from diffbfr.stages import StageSpec
+from diffbfr.training.batches import Batch
+from diffbfr.training.config import TrainingConfig
+from diffbfr.training.objective import stage_loss
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What came of a step: its loss, a mean over the global batch, and whether the weights moved."""
+
+    loss: Tensor
+    applied: bool
+    """False where the loss or the gradient was NaN or infinite: then nothing was changed, on no rank."""
+
+
+class Engine:
+    """The same on every rank; a step ends with the same weights on all of them.
+
+    `micro_batch` bounds how many images are held at once: the gradients of a larger share are added up. `compiled` hands the network to
+    torch.compile. Neither changes what is computed, but for the order of sums.
+    """
+
+    def __init__(
+        self,
+        stage: StageSpec,
+        config: TrainingConfig,
+        *,
+        initial: Denoiser | None = None,
+        device: str = "cpu",
+        micro_batch: int | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.config, self.device, self.micro_batch = config, torch.device(device), micro_batch
+        torch.manual_seed(config.seed)
+        denoiser = Denoiser(stage)
+        if initial is not None:
+            denoiser.net.load_state_dict(initial.net.state_dict())
+        self.denoiser: Denoiser = denoiser.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        self.optimizer: torch.optim.Optimizer = kind(self.denoiser.net.parameters(), lr=config.learning_rate, fused=True)
+        self.ema = Ema(self.denoiser.net, config.ema_half_life)
+        self.powers = [PowerEma(self.denoiser.net, length) for length in config.ema_lengths]
+        self._averages: list[Ema | PowerEma] = [self.ema, *self.powers]
+        if compiled:
+            self.denoiser.net.compile()
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self._net: nn.Module = self.denoiser
+        if self.world > 1:
+            self._net = nn.parallel.DistributedDataParallel(self.denoiser, gradient_as_bucket_view=True)
+
+    def step(self, share: Batch, step: int) -> Stepped:
+        """Take step number `step` on this rank's share of its batch."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(_to(share, self.device))
+        if self.world > 1:
+            dist.all_reduce(loss)
+            loss /= self.world
+        if not bool(torch.isfinite(loss + self._gradient_norm())):
+            return Stepped(loss, applied=False)
+        self.optimizer.step()
+        for average in self._averages:
+            average.update(self.denoiser.net, self.config.global_batch, (step + 1) * self.config.global_batch)
+        return Stepped(loss, applied=True)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, constant, and a linear fall to zero at the end."""
+        config = self.config
+        samples = (step + 0.5) * config.global_batch
+        up = min(1.0, samples / config.warmup_samples) if config.warmup_samples else 1.0
+        down = min(1.0, (config.num_samples - samples) / config.decay_samples) if config.decay_samples else 1.0
+        return config.learning_rate * min(up, max(down, 0.0))
+
+    def snapshot(self, step: int, contract: dict[str, object], skipped: Sequence[int]) -> TrainingState:
+        """Copy all that a run needs to go on after `step` steps, by name, to the CPU."""
+        net = self.denoiser.net
+        moments = {f"{kind}/{name}": value for name, p in net.named_parameters() for kind, value in self.optimizer.state[p].items()}
+        groups = {
+            "model": net.state_dict(),
+            "optimizer": moments,
+            **{average.name: average.weights for average in self._averages},
+        }
+        copies = {group: copied(tensors) for group, tensors in groups.items()}
+        return TrainingState(step, step * self.config.global_batch, contract, copies, tuple(skipped))
+
+    def restore(self, state: TrainingState) -> None:
+        """Put a snapshot back."""
+        self.denoiser.net.load_state_dict(state.tensors["model"])
+        for average in self._averages:
+            for name, value in state.tensors[average.name].items():
+                average.weights[name].copy_(value)
+        for name, p in self.denoiser.net.named_parameters():
+            for kind in ("step", "exp_avg", "exp_avg_sq"):
+                moment = state.tensors["optimizer"].get(f"{kind}/{name}")
+                if moment is not None:
+                    kept = torch.zeros((), device=p.device) if kind == "step" else torch.empty_like(p)
+                    self.optimizer.state[p][kind] = kept.copy_(moment)
+
+    def _backward(self, share: Batch) -> Tensor:
+        """Leave the gradients of the share's mean loss, which is returned; they become the global batch's in the last part."""
+        count = len(share.t)
+        at_once = self.micro_batch or count
+        parts = [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+        total = torch.zeros((), device=self.device)
+        for part in parts:
+            alone = self.world > 1 and part is not parts[-1]
+            with self._net.no_sync() if alone else nullcontext():  # type: ignore[operator]
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+                    loss = stage_loss(self.denoiser, self._net, _cut(share, part), self.config.min_snr_gamma)
+                loss = loss * ((part.stop - part.start) / count)
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _gradient_norm(self) -> Tensor:
+        """The norm of all gradients, which are clipped if that is wanted."""
+        parameters = list(self.denoiser.net.parameters())
+        if self.config.max_gradient_norm is not None:
+            return nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that later steps leave alone."""
+    return {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
+
+
+def _cut(batch: Batch, part: slice) -> Batch:
+    """Some images of a batch."""
+    condition = None if batch.condition is None else batch.condition[part]
+    return Batch(batch.y_0[part], condition, batch.noise[part], batch.t[part], batch.fraction[part], batch.dropout_seeds[part])
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    def move(x: Tensor) -> Tensor:
+        return x.to(device, memory_format=torch.channels_last)
+
+    condition = None if batch.condition is None else move(batch.condition)
+    return Batch(move(batch.y_0), condition, move(batch.noise), batch.t, batch.fraction, batch.dropout_seeds)

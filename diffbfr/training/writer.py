@@ -1,0 +1,48 @@
+"""Writes what a training keeps while the training goes on: one piece at a time, in order, on a thread; failures come back."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from diffbfr.checkpoint import TrainingState, save_checkpoint
+
+
+class Writer:
+    """A thread for checkpoints and averages; a context manager, at whose end everything is written.
+
+    A piece must hold copies of its own: the training changes its tensors meanwhile. At most one piece is under way: who is faster waits
+    for it. What a piece raises (a full disk, a refused upload, NaN) is raised by the next call of `check` or `write`, or at the end.
+    """
+
+    def __init__(self, sealed: Callable[[Path], None]) -> None:
+        self._sealed = sealed
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffbfr-writer")
+        self._under_way: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        self._thread.shutdown(wait=True)
+        if kind is None:
+            self._wait()
+
+    def checkpoint(self, folder: Path, state: TrainingState, keep: int) -> None:
+        """Seal a checkpoint, drop all but the newest `keep`, and tell its path."""
+        self.write(lambda: save_checkpoint(folder, state, keep))
+
+    def write(self, piece: Callable[[], Path]) -> None:
+        """Make a piece on the thread, and tell the path that it returns."""
+        self._wait()
+        self._under_way = self._thread.submit(lambda: self._sealed(piece()))
+
+    def check(self) -> None:
+        """Raise what the piece under way has raised already; costs nothing."""
+        if self._under_way is not None and self._under_way.done():
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._under_way is not None:
+            done, self._under_way = self._under_way, None
+            done.result()

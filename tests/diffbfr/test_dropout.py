@@ -1,0 +1,47 @@
+"""Dropout keyed by image: unbiased, repeatable, and indifferent to the batch around."""
+
+import pytest
+import torch
+
+from diffbfr.dropout import KeyedDropout
+
+SEEDS = torch.tensor([3, 2**62 + 5, 17])
+
+
+def test_it_drops_a_share_p_and_keeps_the_mean() -> None:
+    dropped = KeyedDropout(0.2).train()(torch.ones(3, 16, 32, 32), SEEDS)
+    assert set(dropped.unique().tolist()) == {0.0, 1.25}
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.2, abs=4 * (0.16 / dropped.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_image_drops_the_same_values_alone_in_any_batch_and_again(layout: torch.memory_format) -> None:
+    dropout, h = KeyedDropout(0.5).train(), torch.randn(3, 4, 6, 5).to(memory_format=layout)
+    together = dropout(h, SEEDS)
+    torch.rand(7)
+    for i in (2, 0, 1):
+        assert torch.equal(dropout(h[i : i + 1], SEEDS[i : i + 1]), together[i : i + 1])
+    assert together.is_contiguous(memory_format=layout)
+
+
+def test_images_and_layers_differ() -> None:
+    ones = torch.ones(3, 8, 8, 8)
+    first, second = (KeyedDropout(0.5, layer).train()(ones, SEEDS) for layer in (0, 1))
+    masks = [*first, *second]
+    for i, one in enumerate(masks):
+        for other in masks[:i]:
+            assert float((one == other).float().mean()) == pytest.approx(0.5, abs=4 * (0.25 / one.numel()) ** 0.5)
+
+
+def test_the_gradient_flows_through_what_was_kept() -> None:
+    h = torch.randn(3, 2, 4, 4, requires_grad=True)
+    dropped = KeyedDropout(0.5).train()(h, SEEDS)
+    dropped.sum().backward()
+    assert h.grad is not None
+    assert torch.equal(h.grad, torch.where(dropped == 0, 0.0, 2.0))
+
+
+def test_it_leaves_evaluation_and_p_of_zero_alone() -> None:
+    h = torch.randn(3, 2, 4, 4)
+    assert KeyedDropout(0.5).eval()(h, SEEDS) is h
+    assert KeyedDropout(0.0).train()(h, SEEDS) is h

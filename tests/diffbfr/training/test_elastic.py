@@ -1,0 +1,92 @@
+"""Elastic invariance: sample, variant, t, noise and dropout belong to a position, so that any number of workers says the same."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffbfr.shards import ShardedDataset
+from diffbfr.stages import STAGE_NAMES, StageName, StageSpec
+from diffbfr.training.config import TrainingConfig
+from diffbfr.training.loop import Run, StepMetrics, train
+from tests.diffbfr.tiny import COLUMN, TINY_STAGES
+from tests.diffbfr.training.ranks import StoppedError, train_in_processes
+
+CONFIG = TrainingConfig(num_samples=40, global_batch=4, learning_rate=2e-3, checkpoint_samples=12, ema_half_life=20.0, seed=1)
+DROPPING_OUT = replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, dropout=0.3))
+
+
+def _run(dataset: ShardedDataset, folder: Path, stage: StageSpec = DROPPING_OUT, config: TrainingConfig = CONFIG) -> Run:
+    return Run(stage, config, dataset, folder, column=COLUMN if stage.name == "irm2" else None)
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_gradients_of_parts_add_up_to_those_of_the_share(tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName) -> None:
+    stage = DROPPING_OUT if name == "irm1" else TINY_STAGES[name]
+    curves = []
+    for micro_batch in (None, 3, 1):
+        reports: list[StepMetrics] = []
+        run = replace(_run(tiny_dataset, tmp_path / str(micro_batch), stage), micro_batch=micro_batch)
+        train(run, report=reports.append, report_every_s=0)
+        curves.append([report.loss for report in reports])
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+    assert curves[2] == pytest.approx(curves[0], rel=1e-5)
+
+
+def test_bfloat16_is_near_float32_and_not_it(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    losses = [
+        train(_run(tiny_dataset, tmp_path / kind, config=replace(CONFIG, precision=kind)), report_every_s=10**6).loss
+        for kind in ("float32", "bfloat16")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_sees_the_same_numbers(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    """With dropout: sample, variant, t, noise and mask belong to the position. Losses agree to 1e-6, on 1, 2 and 4 and through 2, 1, 2."""
+    config = replace(CONFIG, num_samples=96, global_batch=8, checkpoint_samples=32, max_gradient_norm=1.0)
+    curves: dict[str, list[float]] = {}
+    alone: list[StepMetrics] = []
+    train(_run(tiny_dataset, tmp_path / "w1", DROPPING_OUT, config), report=alone.append, report_every_s=0)
+    curves["w1"] = [report.loss for report in alone]
+    for ranks in (2, 4):
+        run = _run(tiny_dataset, tmp_path / f"w{ranks}", DROPPING_OUT, config)
+        ((told, _), *_others), *_ = train_in_processes([[run] * ranks], tmp_path / f"meeting{ranks}")
+        curves[f"w{ranks}"] = [report.loss for report in told]
+
+    changing = _run(tiny_dataset, tmp_path / "changing", DROPPING_OUT, config)
+    losses: list[float] = []
+    ((told, _), _), *_ = train_in_processes([[changing] * 2], tmp_path / "first", stop_after=5)  # step 4 is sealed
+    losses += [report.loss for report in told][:4]
+    one: list[StepMetrics] = []
+    with pytest.raises(StoppedError):
+        train(changing, report=lambda metrics: _stop_after(one, metrics, 5), report_every_s=0)  # steps 5 to 9, 8 is sealed
+    losses += [report.loss for report in one][:4]
+    ((told, _), _), *_ = train_in_processes([[changing] * 2], tmp_path / "second")
+    curves["2, 1, 2"] = losses + [report.loss for report in told]
+
+    for name, curve in curves.items():
+        assert len(curve) == 12, name
+        assert curve == pytest.approx(curves["w1"], rel=1e-6), name
+    different = train(_run(tiny_dataset, tmp_path / "seed", DROPPING_OUT, replace(config, seed=5)))
+    assert different.loss != pytest.approx(curves["w1"][-1], rel=1e-3)
+
+
+def _stop_after(reports: list[StepMetrics], metrics: StepMetrics, count: int) -> None:
+    reports.append(metrics)
+    if len(reports) == count:
+        raise StoppedError
+
+
+@pytest.mark.slow
+def test_two_processes_refuse_different_checkpoints(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    one = train(_run(tiny_dataset, tmp_path / "one"))
+    behind = _run(tiny_dataset, tmp_path / "elsewhere")
+    (apart,) = train_in_processes([(replace(behind, folder=one.folder), behind)], tmp_path / "meeting")
+    for reports, refusal in apart:
+        assert reports == []
+        assert "ranks found checkpoints of steps [9, 0]" in refusal
