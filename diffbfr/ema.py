@@ -109,4 +109,4 @@ def _inner(a: Snapshot, b: Snapshot) -> float:
     e, f = exponent_of(a.length), exponent_of(b.length)
     end = min(a.samples, b.samples)
     shared = (end / a.samples) ** e * (end / b.samples) ** f * end / (a.samples * b.samples)
-    return (e + 1) * (f + 1) / (e + f + 1) * shared
+    return float((e + 1) * (f + 1) / (e + f + 1) * shared)

@@ -79,7 +79,7 @@ class UNetSpec:
     @property
     def coarsest_px(self) -> int:
         """How many pixels of the image one of the coarsest feature map covers, a side."""
-        return self.patch_px * 2 ** (len(self.channel_multipliers) - 1)
+        return self.patch_px << len(self.channel_multipliers) - 1
 
     @property
     def time_channels(self) -> int:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffbfr.dropout import KeyedDropout
 from diffbfr.errors import UsageError
@@ -26,6 +27,8 @@ class UNet(nn.Module):
     def __init__(self, spec: UNetSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.recompute_px: int | None = None
+        """Blocks whose maps are at least this wide are run again in the backward pass instead of being kept; None keeps all."""
         widths = [spec.inner_channels * m for m in spec.channel_multipliers]
         self.time_embedding = nn.Sequential(
             nn.Linear(spec.inner_channels, 4 * spec.inner_channels), nn.SiLU(), nn.Linear(4 * spec.inner_channels, spec.time_channels)
@@ -74,7 +77,7 @@ class UNet(nn.Module):
         skips = [h]
         for level, stage in enumerate(self.encoder):
             for block in stage["blocks"]:  # type: ignore[index]
-                h = block(h, embedding, dropout_seeds)
+                h = run_block(block, (h,), embedding, dropout_seeds, self.recompute_px)
                 skips.append(h)
             if level < len(self.encoder) - 1:
                 h = stage["down"](h)  # type: ignore[index]
@@ -83,10 +86,26 @@ class UNet(nn.Module):
             h = block(h, embedding, dropout_seeds)
         for level, stage in enumerate(self.decoder):
             for block in stage["blocks"]:  # type: ignore[index]
-                h = block(torch.cat([h, skips.pop()], 1), embedding, dropout_seeds)
+                h = run_block(block, (h, skips.pop()), embedding, dropout_seeds, self.recompute_px)
             if level < len(self.decoder) - 1:
                 h = stage["up"](F.interpolate(h, scale_factor=2.0, mode="nearest"))  # type: ignore[index]
         return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.spec.patch_px)
+
+
+def run_block(
+    block: nn.Module, parts: tuple[Tensor, ...], embedding: Tensor, dropout_seeds: Tensor | None, recompute_px: int | None
+) -> Tensor:
+    """Run a block on its input and skip side by side; wide ones keep only these for the backward pass (Chen et al. 2016).
+
+    The second run draws the same dropout and gives bitwise the same gradients.
+    """
+
+    def forward(*parts: Tensor) -> Tensor:
+        return block(torch.cat(parts, 1) if len(parts) > 1 else parts[0], embedding, dropout_seeds)  # type: ignore[no-any-return]
+
+    if recompute_px is None or parts[0].shape[-1] < recompute_px or not torch.is_grad_enabled():
+        return forward(*parts)
+    return checkpoint(forward, *parts, use_reentrant=False)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):

@@ -4,7 +4,8 @@
     python -m infra.ema_length build/tiny irm2 0.03 0.05 0.1 0.15 0.2
 
 Each length is put together from the power-function averages that the training kept (`diffbfr.training.post_hoc`) and takes the stage's
-place in the cascade. Prints a line a length: scores of the whole cascade, and how far the sum of snapshots is from the average that it stands for.
+place in the cascade. Prints a line a length: scores of the whole cascade, and how far the sum of snapshots is from the average that it
+stands for.
 """
 
 import sys

@@ -3,8 +3,9 @@
     DIFFBFR_SQUEEZENET=weights.npz python -m infra.fast_faithful ROOT OUT [--faces 96] [--split test] [--cascade FOLDER] [ARM ...]
 
 An arm says how each stage is sampled, `IRM1/IRM2/TEM`: `faithful`, `fast` (the stage's own `StageSpec.fast`) or
-SOLVER:EVALUATIONS[:END], END being `end_half_log_snr`. Every arm restores the same held-out faces of the root's dataset with the same keys of
-noise. Outputs are kept under OUT by stage, so that arms with the same beginning share it, and the same command goes on where it was stopped.
+SOLVER:EVALUATIONS[:END], END being `end_half_log_snr`. Every arm restores the same held-out faces of the root's dataset with the same
+keys of noise. Outputs are kept under OUT by stage, so that arms with the same beginning share it, and the same command goes on where it
+was stopped.
 
 The table has a row for each output: of a whole arm, and of its first one or two stages. The differences are against Algorithm 1 up to the
 same stage, means of paired differences (of the distance: the ratio of the means) with their 95 % bootstrap intervals over faces.

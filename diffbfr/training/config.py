@@ -30,9 +30,9 @@ class TrainingConfig:
     patch_px: int | None = None
     """Train IRM-2 or TEM on crops of this side (Wang et al. 2023, Patch Diffusion); None is the paper's whole images.
 
-    The sampler sees whole images either way: the network is convolutional, and attention takes any size. Their coordinates as input channels
-    are left out, because Table 6 fixes the input and a trained stage would not be one of it; what a coordinate says, the condition says to
-    IRM-2 and the picture under little noise to TEM.
+    The sampler sees whole images either way: the network is convolutional, and attention takes any size. Coordinates as input channels,
+    which they add, are left out: Table 6 fixes the input, and a stage with more would not be one of it; what a coordinate says, the
+    condition says to IRM-2 and the picture under little noise to TEM.
     """
     patch_full_share: float = 0.5
     """With `patch_px`, the share of the steps that see whole images: attention and borders learn their own scale there (their p = 0.5)."""
@@ -76,6 +76,10 @@ class TrainingConfig:
             raise UsageError(
                 f"training has ema_lengths={self.ema_lengths} without average_samples; expected how often to keep them; set it"
             )
+
+    def largest_px(self, image_px: int) -> int:
+        """Side of the largest images that a step sees, of images of that side."""
+        return self.patch_px if self.patch_px is not None and not self.patch_full_share else image_px
 
     def area_share(self, image_px: int) -> float:
         """How much of an image of that side a sample shows on the mean, and so what it costs: 1 without patches."""

@@ -32,8 +32,8 @@ class Stepped:
 class Engine:
     """The same on every rank; a step ends with the same weights on all of them.
 
-    `micro_batch` bounds how many images are held at once: the gradients of a larger share are added up. `compiled` hands the network to
-    torch.compile. Neither changes what is computed, but for the order of sums.
+    `micro_batch` bounds how many images are held at once: the gradients of a larger share are added up. Blocks of at least `recompute_px` are
+    run again in the backward pass. `compiled` hands the network to torch.compile. None changes what is computed, but for the order of sums.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Engine:
         initial: Denoiser | None = None,
         device: str = "cpu",
         micro_batch: int | None = None,
+        recompute_px: int | None = None,
         compiled: bool = False,
     ) -> None:
         self.config, self.device, self.micro_batch = config, torch.device(device), micro_batch
@@ -52,6 +53,7 @@ class Engine:
         if initial is not None:
             denoiser.net.load_state_dict(initial.net.state_dict())
         self.denoiser: Denoiser = denoiser.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.denoiser.net.recompute_px = recompute_px
         kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
         self.optimizer: torch.optim.Optimizer = kind(self.denoiser.net.parameters(), lr=config.learning_rate, fused=True)
         self.ema = Ema(self.denoiser.net, config.ema_half_life)

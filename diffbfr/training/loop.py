@@ -86,6 +86,8 @@ class Run:
     """Images of a rank that are on the device at once; None is its whole share."""
     compiled: bool = False
     """Whether torch.compile makes the network's code."""
+    recompute_px: int | None = None
+    """Blocks at least this wide are run again in the backward pass (`UNet.recompute_px`): less memory, the same result."""
 
 
 def train(
@@ -106,7 +108,15 @@ def train(
     if config.global_batch % world:
         raise UsageError(f"{run.stage.name} has global_batch={config.global_batch}; expected a multiple of the {world} workers")
     started = time.monotonic()
-    engine = Engine(run.stage, config, initial=run.initial, device=run.device, micro_batch=run.micro_batch, compiled=run.compiled)
+    engine = Engine(
+        run.stage,
+        config,
+        initial=run.initial,
+        device=run.device,
+        micro_batch=run.micro_batch,
+        recompute_px=run.recompute_px,
+        compiled=run.compiled,
+    )
     contract = _contract(run)
     state = load_checkpoint(run.folder / "checkpoints", contract)
     first = 0 if state is None else state.step

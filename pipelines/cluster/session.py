@@ -32,12 +32,14 @@ class ClusterConfig:
     """Where work runs; never part of an identity.
 
     `num_workers=0` runs everything in this process. `address=None` starts a Ray of its own on this machine, otherwise that
-    cluster is joined. `cpus_per_worker=0` shares this machine's cores equally (1 on a joined cluster).
+    cluster is joined. `cpus_per_worker=0` shares this machine's cores equally (1 on a joined cluster). A training keeps nothing of the
+    blocks whose maps are `recompute_px` or wider and runs them again in the backward pass: less memory, more time, the same result.
     """
 
     num_workers: int = 2
     address: str | None = None
     cpus_per_worker: int = 0
+    recompute_px: int | None = None
 
 
 class Cluster:
@@ -49,7 +51,7 @@ class Cluster:
     """
 
     def __init__(self, config: ClusterConfig) -> None:
-        if config.num_workers < 0 or config.cpus_per_worker < 0:
+        if min(config.num_workers, config.cpus_per_worker, config.recompute_px or 0) < 0:
             raise UsageError(f"{config} has a negative number; expected cluster.num_workers=0 (in this process) or more")
         self.config = config
         self._owns_ray = False

@@ -120,6 +120,7 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
             column_model=shop.facts("train-irm1")["digest"] if column else "",
             initial=shop.initial_folder(),
             initial_digest=shop.initial_digest(),
+            recompute_px=shop.recipe.cluster.recompute_px,
         )
         journal = Journal(storage.join(folder, "journal.json"))
         total = config.training.num_steps * config.training.global_batch
@@ -263,11 +264,22 @@ def predicted_work(shop: Workshop, name: str) -> str:
     recipe = shop.recipe
     if name.startswith("train-"):
         from diffbfr.cost import num_parameters, training_flops
+        from diffbfr.memory import training_memory
 
         config = recipe.stage(name.removeprefix("train-"))  # type: ignore[arg-type]
         network, count = config.stage.unet, config.training.num_samples
         flops = training_flops(network, count) * config.training.area_share(config.stage.px)
-        return f"{count:,} samples, {num_parameters(network) / 1e6:.1f} M parameters, {_scaled(flops)}FLOP"
+        memory = training_memory(
+            network,
+            num_parameters(network),
+            -(-config.training.global_batch // max(1, recipe.cluster.num_workers)),
+            averages=1 + len(config.training.ema_lengths),
+            recompute_px=recipe.cluster.recompute_px,
+            image_px=config.training.largest_px(config.stage.px),
+        )
+        return (
+            f"{count:,} samples, {num_parameters(network) / 1e6:.1f} M parameters, {_scaled(flops)}FLOP, {_scaled(memory.total)}B a worker"
+        )
     if name == "shard":
         return f"faces of {recipe.data.hq_px} px x {recipe.data.variants} variants"
     if name == "condition-irm1":

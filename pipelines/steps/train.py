@@ -25,7 +25,7 @@ class TrainTask:
     """One training: a stage on a dataset, with its checkpoints and weights in `folder`.
 
     IRM-2 trains on `column`, which the model of digest `column_model` must have made. `initial` is the folder of a cascade whose weights
-    are the start; empty starts from nothing.
+    are the start; empty starts from nothing. `recompute_px` saves memory and changes no result.
     """
 
     stage: StageSpec
@@ -36,6 +36,7 @@ class TrainTask:
     column_model: str = ""
     initial: str = ""
     initial_digest: str = ""
+    recompute_px: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,17 @@ def train_stage(task: TrainTask, post: Callable[[Metrics], None]) -> TrainReport
         post(Metrics(metrics.step, metrics.samples, values))
 
     with _workspace(task.folder) as (folder, publish):
-        run = Run(task.stage, task.config, dataset, folder, task.column or None, initial, task.initial_digest, device)
+        run = Run(
+            task.stage,
+            task.config,
+            dataset,
+            folder,
+            column=task.column or None,
+            initial=initial,
+            initial_digest=task.initial_digest,
+            device=device,
+            recompute_px=task.recompute_px,
+        )
         result = train(run, report, sealed=publish)
         publish(folder / f"{task.stage.name}.json")
         publish(folder / f"{task.stage.name}.safetensors")

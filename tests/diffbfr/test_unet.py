@@ -117,3 +117,42 @@ def test_the_memory_layout_does_not_matter() -> None:
     expected = net(y, time)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert torch.allclose(net(y.contiguous(memory_format=torch.channels_last), time), expected, atol=1e-5)
+
+
+# Recomputing
+
+
+def _gradients(net: UNet, spec: UNetSpec, recompute_px: int | None) -> list[Tensor]:
+    net.recompute_px = recompute_px
+    net.zero_grad()
+    y, time = _inputs(spec)
+    torch.manual_seed(5)
+    net(y, time).square().sum().backward()
+    return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+
+@SPECS
+@pytest.mark.parametrize("narrowest", [1, 2])
+def test_blocks_that_are_run_again_give_bitwise_the_same_gradients_with_the_same_dropout(spec: UNetSpec, narrowest: int) -> None:
+    spec = replace(spec, dropout=0.3)
+    net = wake(UNet(spec)).train()
+    kept = _gradients(net, spec, None)
+    again = _gradients(net, spec, spec.image_px // spec.patch_px // narrowest)
+    assert len(kept) == len(list(net.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+    torch.manual_seed(6)
+    net.zero_grad()
+    net(*_inputs(spec)).square().sum().backward()
+    assert any(not torch.equal(a, p.grad) for a, p in zip(kept, net.parameters(), strict=True) if p.grad is not None)
+
+
+def test_only_wide_blocks_are_run_again_and_none_without_gradients() -> None:
+    net, calls = wake(UNet(IRM)).train(), dict.fromkeys(range(2), 0)
+    for level, stage in enumerate(net.encoder):
+        for block in stage["blocks"]:  # type: ignore[index]
+            block.register_forward_pre_hook(lambda *_, level=level: calls.update({level: calls[level] + 1}))
+    _gradients(net, IRM, 8)
+    assert calls == {0: 2, 1: 1}
+    with torch.no_grad():
+        net(*_inputs(IRM))
+    assert calls == {0: 3, 1: 2}

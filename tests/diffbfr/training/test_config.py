@@ -59,4 +59,6 @@ def test_patches_that_fit_cost_their_share_of_the_area() -> None:
     config = replace(WHOLE, patch_px=128, patch_full_share=0.25)
     check_patches(IRM2, config)
     assert config.area_share(512) == 0.25 + 0.75 / 16
-    assert WHOLE.area_share(512) == 1
+    assert config.largest_px(512) == 512
+    assert replace(config, patch_full_share=0.0).largest_px(512) == 128
+    assert (WHOLE.area_share(512), WHOLE.largest_px(512)) == (1, 512)

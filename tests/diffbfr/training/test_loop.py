@@ -169,6 +169,16 @@ def test_an_interrupted_training_ends_bitwise_as_the_undisturbed(tiny_dataset: S
     assert _weights(result, name) == _weights(undisturbed, name)
 
 
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_a_training_that_runs_wide_blocks_again_ends_bitwise_as_one_that_keeps_all(
+    tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName
+) -> None:
+    stage = DROPPING_OUT if name == "irm1" else TINY_STAGES[name]
+    kept = train(_run(tiny_dataset, tmp_path / "kept", stage))
+    again = train(replace(_run(tiny_dataset, tmp_path / "again", stage), recompute_px=stage.px // stage.unet.patch_px))
+    assert _weights(kept, name) == _weights(again, name)
+
+
 @pytest.mark.parametrize("name", ["irm2", "tem"])
 def test_a_training_with_every_option_ends_bitwise_as_the_undisturbed(
     tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName
