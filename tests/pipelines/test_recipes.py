@@ -10,6 +10,7 @@ from diffbfr.errors import UsageError
 from diffbfr.spec import to_dict
 from diffbfr.stages import IRM1, IRM2, STAGE_NAMES, TEM
 from pipelines.recipes import RECIPES, Recipe
+from pipelines.settings import load
 from pipelines.sources import open_source
 
 
@@ -57,9 +58,17 @@ def test_paper_is_table_6() -> None:
     assert [paper.stage(name).training.learning_rate for name in STAGE_NAMES] == [1e-4, 3e-6, 1e-4]
     assert [paper.stage(name).training.global_batch for name in STAGE_NAMES] == [4, 4, 64]
     assert [paper.stage(name).training.t_max for name in STAGE_NAMES] == [None, None, None]
+    for training in (paper.stage(name).training for name in STAGE_NAMES):
+        assert (training.min_snr_gamma, training.patch_px, training.ema_lengths) == (None, None, ())
     assert paper.sampling.mode == "faithful"
     per_step = 0.5 ** (paper.tem.training.global_batch / paper.tem.training.ema_half_life)
     assert math.isclose(per_step, 0.999, abs_tol=1e-6)
+
+
+def test_patches_that_a_stage_cannot_take_are_refused_before_anything_runs() -> None:
+    with pytest.raises(UsageError, match="irm2 has patch_px=100; expected a multiple of 64"):
+        load("paper", overrides=["irm2.training.patch_px=100"])
+    assert load("paper", overrides=["irm2.training.patch_px=256"]).irm2.training.patch_px == 256
 
 
 def test_paper_degrades_as_equation_13() -> None:

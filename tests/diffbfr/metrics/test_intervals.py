@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffbfr.errors import UsageError
-from diffbfr.metrics.intervals import bootstrap
+from diffbfr.metrics.intervals import bootstrap, bootstrap_ratio
 
 
 def test_interval_of_many_normal_values_is_the_textbook_one() -> None:
@@ -38,3 +38,19 @@ def test_one_infinite_value_makes_the_mean_infinite_and_no_nan() -> None:
 def test_nothing_to_average_is_refused() -> None:
     with pytest.raises(UsageError, match="at least one image"):
         bootstrap([])
+
+
+def test_the_ratio_of_two_means_is_paired() -> None:
+    """Faces differ by far more than their two restorations; only pairs of the same face show how little."""
+    draw = np.random.default_rng(5)
+    faces = draw.uniform(0.2, 2.0, size=200)
+    ratio = bootstrap_ratio((faces * draw.normal(1.02, 0.01, size=200)).tolist(), faces.tolist())
+    assert ratio.mean == pytest.approx(1.02, abs=0.003)
+    assert 1.017 < ratio.low < ratio.mean < ratio.high < 1.023
+    assert bootstrap_ratio([1.0, 3.0], [2.0, 2.0]).mean == 1
+    assert ratio.count == 200
+
+
+def test_values_without_a_partner_are_refused() -> None:
+    with pytest.raises(UsageError, match="found 2 values against 1; expected a pair an image"):
+        bootstrap_ratio([1.0, 2.0], [1.0])

@@ -13,7 +13,7 @@ from pipelines import registry as models
 from pipelines.artifacts import ArtifactStore
 from pipelines.flows import train_cascade
 from pipelines.manifest import open_dataset, read_ledger
-from pipelines.recipes import Recipe
+from pipelines.recipes import RECIPES, Recipe
 from tests.pipelines.flows.pocket import pocket
 
 pytestmark = pytest.mark.slow
@@ -60,8 +60,19 @@ def test_a_second_run_makes_nothing(finished: tuple[Recipe, str, train_cascade.R
 
 def test_where_it_runs_is_not_what_it_is(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
     recipe, root, _ = finished
-    elsewhere = replace(recipe, cluster=replace(recipe.cluster, num_workers=7))
+    elsewhere = replace(recipe, cluster=replace(recipe.cluster, num_workers=7, recompute_px=16))
     assert actions(train_cascade.run(elsewhere, root, plan=True)) == dict.fromkeys(STEPS, "HIT")
+
+
+def test_a_plan_says_what_a_training_takes_of_memory(tmp_path: Path) -> None:
+    recipe = RECIPES["paper"]()
+    work = {}
+    for px in (None, 256):
+        changed = replace(recipe, cluster=replace(recipe.cluster, recompute_px=px))
+        work[px] = {step.name: step.work for step in train_cascade.run(changed, str(tmp_path), plan=True).steps}
+    assert work[None]["train-irm2"].endswith("20.2 GB a worker")  # two workers share a batch of 4
+    assert work[256]["train-irm2"].endswith("14.8 GB a worker")
+    assert work[None]["train-irm1"] == work[256]["train-irm1"]
 
 
 def test_a_changed_setting_runs_only_what_it_reaches_and_is_named(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
