@@ -125,11 +125,12 @@ def load_stage(folder: Path, name: str, expected: StageSpec | None = None) -> De
     """Load a stage for use: its network in float32, in evaluation mode.
 
     Another stage, schedule or shape than `expected` is refused before the weights are read, naming the field; NaN weights are refused.
+    It is sampled as `expected` says (`StageSpec.trained`), else as its own specification does.
     """
     spec = read_stage_spec(folder, name)
-    if expected is not None and (difference := first_difference(expected, spec)):
+    if expected is not None and (difference := first_difference(expected.trained, spec.trained)):
         raise UsageError(f"{folder} holds another {name}: {difference}; choose weights of this recipe or `--set init=scratch`")
-    denoiser = Denoiser(spec)
+    denoiser = Denoiser(expected or spec)
     path = folder / f"{name}.safetensors"
     wanted = {key: list(p.shape) for key, p in denoiser.net.named_parameters()}
     try:

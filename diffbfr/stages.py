@@ -18,6 +18,8 @@ LossKind = Literal["l1", "l2"]
 Solver = Literal["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"]
 ReverseVariance = Literal["beta", "posterior"]
 ResizeKernel = Literal["bicubic", "bilinear"]
+SAMPLING = ("start", "fast", "reverse_variance", "reverse_clamp")
+"""Fields of a stage that only sampling asks: the same weights serve any of them."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,11 @@ class StageSpec:
     def conditional(self) -> bool:
         """The network sees an image beside y_t (Table 6): IRM-1 x_0, IRM-2 the enlarged x'_0, TEM none."""
         return self.name != "tem"
+
+    @property
+    def trained(self) -> "StageSpec":
+        """What a training depends on: this stage with one way of sampling (`SAMPLING`) for all, a step of DDIM from the top."""
+        return replace(self, start=self.schedule.num_steps, fast=SamplerSpec("ddim", 1), reverse_variance="beta", reverse_clamp=False)
 
     @property
     def learns_range(self) -> bool:

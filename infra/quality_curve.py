@@ -52,12 +52,12 @@ def measure(root: str, stage: str) -> dict[str, Any]:
 
 
 def evaluate_with(whole: Path, stage: str, weights: Path, data: str, keys: tuple[str, ...]) -> EvaluateReport:
-    """Evaluate a cascade, in mode fast, with one stage's specification and weights from another folder."""
+    """Evaluate a cascade, in mode fast, with one stage's weights from another folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for other in STAGE_NAMES:
-            for suffix in ("json", "safetensors"):
-                shutil.copy((weights if other == stage else whole) / f"{other}.{suffix}", folder)
+            shutil.copy(whole / f"{other}.json", folder)
+            shutil.copy((weights if other == stage else whole) / f"{other}.safetensors", folder)
         write_record(folder, {})
         task = EvaluateTask(0, data, pin_cascade(folder), keys, squeezenet=squeezenet_weights(None))
         return make_evaluator(task)(task)

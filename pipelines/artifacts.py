@@ -3,8 +3,12 @@
 An artifact is `ROOT/artifacts/<step>/<id>/` with its files and `record.json`, written last. The id is a digest of the step's name, the
 configuration that changes its result, the ids of its inputs and the code that it reaches. Where it ran is not in it. Inputs
 are ids, so that a whole plan is computed without running anything.
+
+An id says what a step should hold, a record what it does: the digest of every output, and of every input as it was when it was read. A file
+is read again for its digest when its time or ETag is another than when it was last found whole (`seen.json`, which anyone may delete).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,6 +27,7 @@ __all__ = ["ArtifactStore", "Decision", "Identity", "Lineage", "OutputRef", "Rec
 
 JSON = Any
 RECORD = "record.json"
+SEEN = "seen.json"
 _ID_DIGITS = 20
 _SHOWN_DIGITS = 12
 _NUM_REASONS = 3
@@ -66,13 +71,19 @@ class OutputRef:
 
 @dataclass(frozen=True)
 class Record:
-    """What was made, from what, when (UTC, ISO), how long it took, and facts worth telling (counts, losses)."""
+    """What was made, from what, when (UTC, ISO), how long it took, and facts worth telling (counts, losses).
+
+    `content` is a digest of what later steps see of it, without times and places; `sources` that of each input which a step made,
+    when it was read. Older records have neither.
+    """
 
     identity: Identity
     outputs: Mapping[str, OutputRef]
     facts: Mapping[str, JSON]
     seconds: float
     created: str
+    content: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,20 +124,26 @@ class ArtifactStore:
 
     def __init__(self, root: str) -> None:
         self.root = storage.absolute(root)
+        self._step_of: dict[str, str] = {}
 
     def folder(self, identity: Identity) -> str:
         """Where the artifact lies, or will."""
         return storage.join(self.root, "artifacts", identity.step, identity.id)
 
     def find(self, identity: Identity) -> Record | None:
-        """The finished artifact; None if it was not finished, or if one of its files is gone or has another size."""
+        """The finished artifact; None if it was not finished, if a file is gone or another, or if an input was made again otherwise."""
         record = self._read(identity.step, identity.id)
-        return record if record is not None and self.damage(record) is None else None
+        return record if record is not None and self.fault(record) is None else None
 
     def by_id(self, artifact_id: str) -> Record | None:
         """The record with this id, whatever the step."""
-        found = (self._read(step, artifact_id) for step in storage.list_dir(storage.join(self.root, "artifacts")))
-        return next((record for record in found if record is not None), None)
+        known = self._step_of.get(artifact_id)
+        for step in [known] if known else storage.list_dir(storage.join(self.root, "artifacts")):
+            record = self._read(step, artifact_id)
+            if record is not None:
+                self._step_of[artifact_id] = step
+                return record
+        return None
 
     def latest(self, step: str) -> Record | None:
         """The step's newest record."""
@@ -134,33 +151,91 @@ class ArtifactStore:
         records = [record for name in names if (record := self._read(step, name)) is not None]
         return max(records, key=lambda record: record.created, default=None)
 
-    def damage(self, record: Record) -> str | None:
-        """What is wrong with the files of a finished artifact: `output weights is missing`; None if nothing is."""
-        folder = self.folder(record.identity)
-        there = {entry.path: entry.num_bytes for entry in storage.walk(folder)} if storage.is_remote(folder) else None
-        for name, output in sorted(record.outputs.items()):
-            inside = there is not None and not output.path.startswith("../")
-            num_bytes = there.get(output.path) if there is not None and inside else _size(_place(folder, output.path))
-            if num_bytes is None:
-                return f"output {name} is missing"
-            if num_bytes != output.num_bytes:
-                return f"output {name} has {num_bytes} bytes, recorded {output.num_bytes}"
+    def fault(self, record: Record) -> str | None:
+        """Why a finished artifact does not count, in words for a plan: an input that was made again otherwise, or a damaged file."""
+        return self.moved(record) or next((f"output {name} {words}" for name, words in self.damage(record).items()), None)
+
+    def moved(self, record: Record) -> str | None:
+        """The first input that a step has made again since, with another content; None if there is none."""
+        for name, content in sorted(record.sources.items()):
+            source = self.by_id(record.identity.inputs[name])
+            if source is not None and source.content not in ("", content):
+                return f"input {name} was made again otherwise: {content[:_SHOWN_DIGITS]} -> {source.content[:_SHOWN_DIGITS]}"
         return None
 
-    def commit(self, identity: Identity, outputs: Mapping[str, str | OutputRef], facts: Mapping[str, JSON], seconds: float) -> Record:
-        """Seal an artifact whose files are in its folder: digests, then `record.json`, last. Outputs given as a path are read for it."""
+    def damage(self, record: Record, thorough: bool = False) -> dict[str, str]:
+        """What is wrong with the files of a finished artifact, by output: `is missing`.
+
+        `thorough` reads every byte, else only those of files that changed since they were last found whole.
+        """
+        folder = self.folder(record.identity)
+        seen, now, found = self._seen(folder), _versions(folder, record.outputs), {}
+        whole: dict[str, str] = {}
+        for name, output in sorted(record.outputs.items()):
+            if name not in now:
+                found[name] = "is missing"
+                continue
+            num_bytes, version = now[name]
+            if num_bytes != output.num_bytes:
+                found[name] = f"has {num_bytes} bytes, recorded {output.num_bytes}"
+            elif (thorough or seen.get(name) != version) and (digest := storage.digest(_place(folder, output.path))) != output.sha256:
+                found[name] = f"has the digest {digest[:_SHOWN_DIGITS]}, recorded {output.sha256[:_SHOWN_DIGITS]}"
+            else:
+                whole[name] = version
+        if not found and whole != seen:
+            with contextlib.suppress(OSError):  # a plan may look at a root that it cannot write
+                storage.write_json(storage.join(folder, SEEN), whole)
+        return found
+
+    def clear(self, identity: Identity) -> None:
+        """Remove what must not be gone on with: damaged files, which their step would take for whole, or all that a moved input made."""
+        record = self._read(identity.step, identity.id)
+        if record is None:
+            return
+        folder = self.folder(identity)
+        if self.moved(record):
+            storage.remove_tree(folder)
+            return
+        for name in self.damage(record):
+            storage.remove_tree(_place(folder, record.outputs[name].path))
+
+    def commit(
+        self,
+        identity: Identity,
+        outputs: Mapping[str, str | OutputRef],
+        facts: Mapping[str, JSON],
+        seconds: float,
+        content: str | None = None,
+    ) -> Record:
+        """Seal an artifact whose files are in its folder: digests, then `record.json`, last. Outputs given as a path are read for it.
+
+        `content` is the step's own digest of what later steps see; without it, that of all outputs.
+        """
         folder = self.folder(identity)
         sealed = {name: output if isinstance(output, OutputRef) else _seal(folder, output) for name, output in outputs.items()}
-        record = Record(identity, sealed, dict(facts), seconds, datetime.now(UTC).isoformat(timespec="microseconds"))
+        sources = {name: made.content for name, source in identity.inputs.items() if (made := self.by_id(source)) and made.content}
+        created = datetime.now(UTC).isoformat(timespec="microseconds")
+        record = Record(identity, sealed, dict(facts), seconds, created, content or _content(sealed), sources)
+        versions = {name: version for name, (_, version) in _versions(folder, sealed).items()}
+        storage.write_json(storage.join(folder, SEEN), versions)
         storage.write_json(storage.join(folder, RECORD), {"id": identity.id, **dataclasses.asdict(record)})
         return record
+
+    def _seen(self, folder: str) -> Mapping[str, str]:
+        """Output -> the version in which it was found whole; nothing if nobody looked yet."""
+        try:
+            seen = storage.read_json(storage.join(folder, SEEN))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return seen if isinstance(seen, dict) else {}
 
     def _read(self, step: str, name: str) -> Record | None:
         place = storage.join(self.root, "artifacts", step, name, RECORD)
         try:
             values = storage.read_json(place)
             outputs = {key: OutputRef(**output) for key, output in values["outputs"].items()}
-            return Record(Identity(**values["identity"]), outputs, values["facts"], values["seconds"], values["created"])
+            made = values["facts"], values["seconds"], values["created"], values.get("content", ""), values.get("sources", {})
+            return Record(Identity(**values["identity"]), outputs, *made)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError) as error:
@@ -171,8 +246,8 @@ def decide(store: ArtifactStore, identity: Identity) -> Decision:
     """HIT if the artifact is there and whole; else RUN, with what differs from the step's newest record, to the field."""
     record = store._read(identity.step, identity.id)
     if record is not None:
-        damage = store.damage(record)
-        return Decision(identity.step, "RUN" if damage else "HIT", damage or "nothing changed", identity)
+        fault = store.fault(record)
+        return Decision(identity.step, "RUN" if fault else "HIT", fault or "nothing changed", identity)
     newest = store.latest(identity.step)
     if newest is None:
         return Decision(identity.step, "RUN", "first run", identity)
@@ -229,6 +304,11 @@ def _seal(folder: str, path: str) -> OutputRef:
     return OutputRef(path, storage.size(uri), storage.digest(uri))
 
 
+def _content(outputs: Mapping[str, OutputRef]) -> str:
+    lines = sorted(f"{name}\0{output.sha256}\n" for name, output in outputs.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _place(folder: str, path: str) -> str:
     """Where an output lies; on S3 a key has no `..`, so they are walked here."""
     while path.startswith("../"):
@@ -236,8 +316,15 @@ def _place(folder: str, path: str) -> str:
     return storage.join(folder, path)
 
 
-def _size(place: str) -> int | None:
-    try:
-        return storage.size(place)
-    except FileNotFoundError:
-        return None
+def _versions(folder: str, outputs: Mapping[str, OutputRef]) -> dict[str, tuple[int, str]]:
+    """Size and version of the outputs that are there; on S3 from listings, for a question a file would take minutes."""
+    places = {name: _place(folder, output.path) for name, output in outputs.items()}
+    found: dict[str, tuple[int, str]] = {}
+    if storage.is_remote(folder):
+        parents = {folder if place.startswith(f"{folder}/") else place.rpartition("/")[0] for place in places.values()}
+        there = {storage.join(parent, entry.path): entry for parent in parents for entry in storage.walk(parent)}
+        return {name: (there[place].num_bytes, there[place].version) for name, place in places.items() if place in there}
+    for name, place in places.items():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found[name] = storage.size(place), storage.version(place)
+    return found

@@ -6,18 +6,20 @@ The modules are parsed, never imported. Docstrings, comments and layout are not 
 import ast
 import functools
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diffbfr.errors import UsageError
 
 PACKAGES = ("diffbfr", "pipelines")
-_COUNTED = ("diffbfr.", "pipelines.steps.")
+_COUNTED = re.compile(r"(diffbfr\.|pipelines\.(steps\.|(apart|mirror|outcomes|sources)\b|flows\.restore_(archive|plan)\b)).*")
+"""Where content is decided: the paper, the steps, what a photo or an archive is and what its pictures are called."""
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 def code_digests(entry_modules: Sequence[str], root: Path = _ROOT) -> Mapping[str, str]:
-    """Module name -> 20 hex digits, for every module of `diffbfr/` and `pipelines/steps/` that the entries import, directly or not.
+    """Module name -> 20 hex digits, for every module that decides content (`_COUNTED`) and that the entries import, directly or not.
 
     Other rooms of `pipelines/` are followed but not counted: they carry data and do not make it. `root` is the folder of the packages. The
     digests hold within one minor version of Python, whose syntax trees they are made of.
@@ -35,7 +37,7 @@ def code_digests(entry_modules: Sequence[str], root: Path = _ROOT) -> Mapping[st
         file = _file(name, root)
         if file is not None:
             waiting += [imported for imported in _parse(file)[1] if _file(imported, root) is not None]
-    counted = sorted(name for name in reached if name.startswith(_COUNTED))
+    counted = sorted(name for name in reached if _COUNTED.fullmatch(name))
     return {name: _parse(file)[0] for name in counted if (file := _file(name, root)) is not None}
 
 
@@ -75,7 +77,8 @@ def _imports(node: ast.AST, file: Path) -> Iterator[str]:
     The packages on the way to a module are loaded with it, so they count too; the outermost hold no code.
     """
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            yield from _imports(ast.Module(child.orelse, []), file)
             continue
         if isinstance(child, ast.Import):
             for alias in child.names:

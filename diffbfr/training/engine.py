@@ -32,8 +32,8 @@ class Stepped:
 class Engine:
     """The same on every rank; a step ends with the same weights on all of them.
 
-    `micro_batch` bounds how many images are held at once: the gradients of a larger share are added up. Blocks of at least `recompute_px` are
-    run again in the backward pass. `compiled` hands the network to torch.compile. None changes what is computed, but for the order of sums.
+    `micro_batch` bounds how many images are held at once: the gradients of a larger share are added up. Blocks of at least `recompute_px`
+    are run again in the backward pass. `compiled` hands the network to torch.compile. All of them only change the order of sums.
     """
 
     def __init__(

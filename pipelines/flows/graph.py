@@ -15,10 +15,14 @@ from pipelines.artifacts import ArtifactStore, Decision, Identity, OutputRef, Re
 
 @dataclass(frozen=True)
 class Made:
-    """What a step made in its folder: files by name (paths relative to it), and facts worth telling."""
+    """What a step made in its folder: files by name (paths relative to it), and facts worth telling.
+
+    `content` is the digest of what later steps see; None stands for all files, where no time and no place is in them.
+    """
 
     outputs: Mapping[str, str | OutputRef]
     facts: Mapping[str, Any]
+    content: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,19 @@ def until(steps: Sequence[Step], name: str | None) -> list[Step]:
 
 
 def plan(steps: Sequence[Step], store: ArtifactStore) -> list[Decision]:
-    """HIT or RUN for each step, with the reason."""
-    return [decide(store, step.identity) for step in steps]
+    """HIT or RUN for each step, with the reason; a step after one whose inputs came out otherwise will not find what it was made from."""
+    decisions: list[Decision] = []
+    renewed: set[str] = set()
+    for step in steps:
+        decision = decide(store, step.identity)
+        source = next((name for name, made in step.identity.inputs.items() if made in renewed), None)
+        record = store.by_id(step.id) if decision.action == "RUN" or source else None
+        if record is not None and (source or store.moved(record)):
+            renewed.add(step.id)
+            if decision.action == "HIT":
+                decision = Decision(step.name, "RUN", f"input {source} is made again from other inputs", step.identity)
+        decisions.append(decision)
+    return decisions
 
 
 def execute(
@@ -89,5 +104,6 @@ def execute(
 
 def _make(step: Step, store: ArtifactStore) -> Record:
     started = time.monotonic()
+    store.clear(step.identity)
     made = step.make(store.folder(step.identity))
-    return store.commit(step.identity, made.outputs, made.facts, time.monotonic() - started)
+    return store.commit(step.identity, made.outputs, made.facts, time.monotonic() - started, made.content)

@@ -11,7 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffbfr.stages import STAGE_NAMES, StageName
+from diffbfr.errors import UsageError
+from diffbfr.spec import to_dict
+from diffbfr.stages import STAGE_NAMES, StageName, StageSpec
 from pipelines import commits, storage
 from pipelines.artifacts import ArtifactStore, Identity, OutputRef, code_digests
 from pipelines.cluster import Cluster
@@ -29,11 +31,12 @@ _CODE: Mapping[str, tuple[str, ...]] = {
     "train-tem": ("pipelines.steps.train",),
     "condition-irm1": ("pipelines.steps.condition",),
     "train-irm2": ("pipelines.steps.train",),
-    "cascade": ("diffbfr.cascade",),
-    "evaluate": ("pipelines.steps.evaluate", "pipelines.steps.scores"),
+    "cascade": ("diffbfr.spec",),
+    "evaluate": ("diffbfr.cascade", "pipelines.steps.evaluate", "pipelines.steps.pinned_cascade", "pipelines.steps.scores"),
     "register": (),
-    "restore": ("pipelines.steps.restore",),
+    "restore": ("diffbfr.cascade", "pipelines.steps.pinned_cascade", "pipelines.flows.restore_archive"),
 }
+"""Where the code of each step begins; what only a worker loads (the cascade, which its tasks carry) is named too."""
 ARCHIVE, MIRROR = "archive.zip", "restored"
 
 
@@ -100,7 +103,7 @@ def make_dataset(shop: Workshop, folder: str) -> Made:
     tasks = plan_shards(open_source(data.faces), data.shard, folder, siblings(folder))
     shop.cluster.map(shard, tasks, label="shard", unit="img", weight=lambda task: task.num_photos)
     info = finish_dataset(folder, tasks, data.max_bad)
-    return Made(_committed_files(folder, "commits", len(tasks)), asdict(info))
+    return Made(_committed_files(folder, "commits", len(tasks)), asdict(info), info.content_id)
 
 
 def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
@@ -110,14 +113,14 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
         from pipelines.steps.train import TrainTask, train_stage
 
         config = shop.recipe.stage(name)
-        column = column_name(shop) if name == "irm2" else ""
+        column = shop.facts("condition-irm1")["column"] if name == "irm2" else ""
         task = TrainTask(
-            stage=config.stage,
+            stage=config.stage.trained,
             config=config.training,
             dataset=shop.folder("shard"),
             folder=folder,
             column=column,
-            column_model=shop.facts("train-irm1")["digest"] if column else "",
+            column_model=shop.facts("condition-irm1")["irm1"] if column else "",
             initial=shop.initial_folder(),
             initial_digest=shop.initial_digest(),
             recompute_px=shop.recipe.cluster.recompute_px,
@@ -130,7 +133,7 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
         facts = asdict(report) | {"digest": model_digest(local(folder), (name,)), "content_id": shop.facts("shard")["content_id"]}
         if column:
             facts |= {"column": column, "irm1": task.column_model}
-        return Made(outputs, facts)
+        return Made(outputs, facts, facts["digest"])
 
     return make
 
@@ -141,13 +144,14 @@ def make_column(shop: Workshop, folder: str) -> Made:
 
     from pipelines.steps.condition import ConditionTask, finish_condition, make_conditioner, plan_condition
 
-    dataset, digest = shop.folder("shard"), shop.facts("train-irm1")["digest"]
+    dataset, digest = shop.folder("shard"), stage_digest(shop, "irm1")
     template = ConditionTask(
         index=0,
         dataset=dataset,
-        column=column_name(shop),
+        column=_column_name(shop, digest),
         keys=(),
         variants=shop.recipe.data.variants,
+        stage=shop.recipe.irm1.stage,
         model=shop.folder("train-irm1"),
         model_digest=digest,
         mode=shop.recipe.sampling.mode,
@@ -170,11 +174,11 @@ def make_cascade(shop: Workshop, folder: str) -> Made:
 
     outputs, stages = {}, {}
     for name in STAGE_NAMES:
-        for suffix in ("json", "safetensors"):
-            data = storage.read_bytes(storage.join(shop.folder(f"train-{name}"), f"{name}.{suffix}"))
-            storage.write_atomic(storage.join(folder, f"{name}.{suffix}"), data)
-            outputs[f"{name}.{suffix}"] = f"{name}.{suffix}"
-        stages[name] = {"artifact": shop.steps[f"train-{name}"].id, "digest": shop.facts(f"train-{name}")["digest"]}
+        weights = storage.read_bytes(storage.join(shop.folder(f"train-{name}"), f"{name}.safetensors"))
+        for file, data in ((f"{name}.json", spec_text(shop.recipe.stage(name).stage)), (f"{name}.safetensors", weights)):
+            storage.write_atomic(storage.join(folder, file), data)
+            outputs[file] = file
+        stages[name] = {"artifact": shop.steps[f"train-{name}"].id, "digest": stage_digest(shop, name)}
     dataset = shop.facts("shard")
     record = {
         "recipe": shop.recipe.name,
@@ -188,7 +192,7 @@ def make_cascade(shop: Workshop, folder: str) -> Made:
     else:
         storage.write_json(storage.join(folder, "cascade.json"), record)
     digest = cascade_digest(local(folder))
-    return Made({**outputs, "record": "cascade.json"}, {"digest": digest, **record})
+    return Made({**outputs, "record": "cascade.json"}, {"digest": digest, **record}, digest)
 
 
 def make_evaluation(shop: Workshop, folder: str) -> Made:
@@ -221,7 +225,7 @@ def make_evaluation(shop: Workshop, folder: str) -> Made:
     evaluation = summarise(tasks, reports, facts["content_id"], config.split, facts["hq_px"])
     files = write_evaluation(evaluation, folder)
     finite = {name: value for name, value in means(evaluation).items() if abs(value) != float("inf")}
-    return Made({name: name for name in files}, {"faces": len(keys), **finite})
+    return Made({name: name for name in files}, {"faces": len(keys), **finite}, storage.digest(storage.join(folder, "rows.csv")))
 
 
 def make_versions(shop: Workshop, folder: str) -> Made:
@@ -289,9 +293,25 @@ def predicted_work(shop: Workshop, name: str) -> str:
     return ""
 
 
-def column_name(shop: Workshop) -> str:
-    """The column that this run's IRM-1 makes."""
-    return f"irm1-{shop.steps['condition-irm1'].id[:12]}"
+def stage_digest(shop: Workshop, name: StageName) -> str:
+    """Identity of a trained stage as this recipe samples it: `model_digest` of its weights beside the recipe's specification."""
+    record = shop.store.find(shop.steps[f"train-{name}"].identity)
+    if record is None:
+        raise UsageError(f"train-{name} is not finished, or was changed meanwhile; expected its weights; run the same command again")
+    spec = hashlib.sha256(spec_text(shop.recipe.stage(name).stage)).hexdigest()
+    lines = f"{name}.json\0{spec}\n{name}.safetensors\0{record.outputs['weights'].sha256}\n"
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def spec_text(spec: StageSpec) -> bytes:
+    """A stage's specification as the file that lies beside its weights."""
+    return (json.dumps(to_dict(spec), indent=1) + "\n").encode()
+
+
+def _column_name(shop: Workshop, digest: str) -> str:
+    """The column that this run's IRM-1 makes; an IRM-1 that came out otherwise makes another."""
+    made = hashlib.sha256(f"{shop.steps['condition-irm1'].id}\0{digest}".encode()).hexdigest()
+    return f"irm1-{made[:12]}"
 
 
 def local(folder: str) -> Path:

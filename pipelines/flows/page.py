@@ -75,8 +75,7 @@ def _lineage(shop: Workshop) -> tuple[tuple[LineageLink, ...], ...]:
     dataset, column, cascade = shop.facts("shard"), shop.facts("condition-irm1"), shop.facts("cascade")
 
     def stage(name: str) -> LineageLink:
-        facts = shop.facts(f"train-{name}")
-        return LineageLink(f"diffbfr-{name}", facts["digest"], f"{facts['samples']:,} samples")
+        return LineageLink(f"diffbfr-{name}", cascade["stages"][name]["digest"], f"{shop.facts(f'train-{name}')['samples']:,} samples")
 
     return (
         (LineageLink("photos", shop.photos_digest(), shop.recipe.data.faces),),

@@ -20,14 +20,14 @@ def register_all(shop: "Workshop") -> dict[str, str]:
     tracking = shop.recipe.tracking
     registry = models.open_registry(shop.store.root, tracking.uri, tracking.experiment)
     evaluation = read_evaluation(shop.folder("evaluate"))
-    plan_id = shop.steps["cascade"].id
+    plan_id, folder = shop.steps["cascade"].id, local(shop.folder("cascade"))
     with models.pipeline_run(registry, f"register {shop.recipe.name}", f"register-{plan_id}") as parent:
         stages: dict[StageName, models.ModelVersion] = {}
         for name in STAGE_NAMES:
             with models.step_run(parent, f"register-{name}", shop.steps[f"train-{name}"].id) as run:
-                stages[name] = models.register_stage(run, name, local(shop.folder(f"train-{name}")), _lineage(shop, name))
+                stages[name] = models.register_stage(run, name, folder, _lineage(shop, name))
         with models.step_run(parent, "register-cascade", plan_id) as run:
-            cascade = models.register_cascade(run, local(shop.folder("cascade")), stages, _lineage(shop, "cascade"))
+            cascade = models.register_cascade(run, folder, stages, _lineage(shop, "cascade"))
     models.record_evaluation(registry, cascade, evaluation)
     return {version.name: version.ref for version in (*stages.values(), cascade)}
 
@@ -39,7 +39,7 @@ def _lineage(shop: "Workshop", name: str) -> models.Lineage:
     if start := shop.initial_digest():
         parents["init"] = start
     if name == "irm2":
-        parents |= {"irm1": shop.facts("train-irm1")["digest"], "column": shop.steps["condition-irm1"].id}
+        parents |= {"irm1": shop.facts("condition-irm1")["irm1"], "column": shop.steps["condition-irm1"].id}
     return models.Lineage(
         content_id=shop.facts("shard")["content_id"],
         recipe=shop.recipe.name,

@@ -6,11 +6,11 @@ how each step is spread over the cluster.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from diffbfr.stages import StageName
+from diffbfr.stages import SAMPLING, STAGE_NAMES, StageName
 from pipelines import storage
 from pipelines.artifacts import ArtifactStore, Decision, Record, flatten
 from pipelines.cluster import Cluster
@@ -32,14 +32,17 @@ def story(shop: Workshop) -> list[Step]:
 
     irm1 = train(shop, "irm1", {"dataset": dataset.id, "init": start})
     tem = train(shop, "tem", {"dataset": dataset.id, "init": start})
-    column = shop.step("condition-irm1", {"mode": recipe.sampling.mode}, {"dataset": dataset.id, "irm1": irm1.id}, making.make_column)
+    sampled = sampling(recipe, "irm1") | {"mode": recipe.sampling.mode}
+    column = shop.step("condition-irm1", sampled, {"dataset": dataset.id, "irm1": irm1.id}, making.make_column)
     irm2 = train(shop, "irm2", {"dataset": dataset.id, "column": column.id, "init": start})
 
-    cascade = shop.step("cascade", {}, {"irm1": irm1.id, "irm2": irm2.id, "tem": tem.id}, making.make_cascade)
+    ways = {path: value for name in STAGE_NAMES for path, value in sampling(recipe, name).items()}
+    cascade = shop.step("cascade", ways, {"irm1": irm1.id, "irm2": irm2.id, "tem": tem.id}, making.make_cascade)
     evaluation = evaluate(shop, dataset, cascade.id)
     tracking = {"uri": recipe.tracking.uri, "experiment": recipe.tracking.experiment}
     registered = shop.step("register", tracking, {"cascade": cascade.id, "evaluation": evaluation.id}, making.make_versions)
-    shown = flatten(recipe.restore) | {"mode": recipe.sampling.mode}
+    shown = _but(flatten(recipe.restore), "unit_size") | {"mode": recipe.sampling.mode}
+    shown |= {"split": recipe.evaluate.split, "variant": recipe.evaluate.variant}
     restored = shop.step("restore", shown, {"cascade": cascade.id, "dataset": dataset.id}, making.make_restored_archive)
 
     return [dataset, irm1, tem, column, irm2, cascade, evaluation, registered, restored]
@@ -52,20 +55,37 @@ def measuring(shop: Workshop, cascade: "PinnedCascade") -> list[Step]:
 
 
 def shard(shop: Workshop) -> Step:
-    """Photos to shards, with Eq. 13 pre-sampled."""
-    return shop.step("shard", flatten(shop.recipe.data.shard), {"photos": shop.photos_digest()}, making.make_dataset)
+    """Photos to shards, with Eq. 13 pre-sampled; another version of a codec may make other pixels, or other files of the same."""
+    from pipelines.steps.plan import describe_making
+
+    config = shop.recipe.data.shard
+    made_by = flatten({"tools": describe_making(config)["tools"]})
+    return shop.step("shard", flatten(config) | made_by, {"photos": shop.photos_digest()}, making.make_dataset)
 
 
 def evaluate(shop: Workshop, dataset: Step, cascade: str) -> Step:
     """Every output of Algorithm 1 against the ground truth of the hold-out."""
     recipe = shop.recipe
-    config = flatten(recipe.evaluate) | {"mode": recipe.sampling.mode, "squeezenet": shop.squeezenet_digest()}
+    config = _but(flatten(recipe.evaluate), "batch") | {"mode": recipe.sampling.mode, "squeezenet": shop.squeezenet_digest()}
     return shop.step("evaluate", config, {"cascade": cascade, "dataset": dataset.id}, making.make_evaluation)
 
 
 def train(shop: Workshop, name: StageName, inputs: dict[str, str]) -> Step:
-    """Train one stage (Eq. 8, 9, 11)."""
-    return shop.step(f"train-{name}", flatten(shop.recipe.stage(name)), inputs, making.make_stage(name))
+    """Train one stage (Eq. 8, 9, 11); how it is sampled is no matter of its weights."""
+    config = shop.recipe.stage(name)
+    settings = _but(flatten(config.stage, "stage"), *(f"stage.{field}" for field in SAMPLING)) | flatten(config.training, "training")
+    return shop.step(f"train-{name}", _but(settings, "training.checkpoint_samples"), inputs, making.make_stage(name))
+
+
+def sampling(recipe: Recipe, name: StageName) -> dict[str, Any]:
+    """How a stage is sampled, by `irm1.stage.start` and the like."""
+    spec = recipe.stage(name).stage
+    return flatten({field: getattr(spec, field) for field in SAMPLING}, f"{name}.stage")
+
+
+def _but(settings: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
+    """The settings without some, and without all in them if they are groups: how the work is done, and not what comes of it."""
+    return {path: value for path, value in settings.items() if not any(f"{path}.".startswith(f"{out}.") for out in left_out)}
 
 
 @dataclass(frozen=True)

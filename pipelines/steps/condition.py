@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from diffbfr.images import encode_png, lq_to_model, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.shards import ColumnInfo
+from diffbfr.stages import StageSpec
 from pipelines import columns, storage
 
 if TYPE_CHECKING:
@@ -25,13 +26,17 @@ Mode = Literal["fast", "faithful"]
 
 @dataclass(frozen=True)
 class ConditionTask:
-    """One shard of a column: `keys` of `dataset` through the stage in the folder `model`, whose digest is `model_digest`."""
+    """One shard of a column: `keys` of `dataset` through the weights in the folder `model`, sampled as `stage` says.
+
+    `model_digest` is the identity of both.
+    """
 
     index: int
     dataset: str
     column: str
     keys: tuple[str, ...]
     variants: int
+    stage: StageSpec
     model: str
     model_digest: str
     mode: Mode = "fast"
@@ -112,7 +117,7 @@ class Conditioner:
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
             folder = storage.fetch_tree(self._first.model, storage.cache_folder("artifacts"))
-            stage = load_stage(folder, "irm1").to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            stage = load_stage(folder, "irm1", self._first.stage).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._opened = stage, open_dataset(self._first.dataset)
         return self._opened
 

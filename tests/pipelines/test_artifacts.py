@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,10 +186,54 @@ def test_planning_a_finished_run_of_many_outputs_is_quick(store: ArtifactStore) 
     assert time.perf_counter() - started < 1.0
 
 
+def test_a_changed_byte_is_found_by_its_time_and_a_touched_file_is_read_once(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(store, BASE)
+    file = Path(store.folder(BASE), "deep", "weights.bin")
+    file.write_bytes(b"wEights")
+    assert decide(store, BASE).reason.startswith("output weights has the digest ")
+    file.write_bytes(b"weights")
+    assert decide(store, BASE).action == "HIT"
+    monkeypatch.setattr(storage, "digest", lambda uri: pytest.fail(f"{uri} was read again"))
+    assert decide(store, BASE).action == "HIT"
+
+
+def test_a_byte_that_changed_in_silence_is_found_by_a_thorough_look(store: ArtifactStore) -> None:
+    record = make(store, BASE)
+    file = Path(store.folder(BASE), "deep", "weights.bin")
+    times = file.stat()
+    file.write_bytes(b"wEights")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert store.damage(record) == {}
+    assert list(store.damage(record, thorough=True)) == ["weights"]
+
+
+def test_an_input_that_was_made_again_otherwise_is_a_reason_to_run(store: ArtifactStore) -> None:
+    later = Identity("condition-irm1", {}, {"irm1": BASE.id, "photos": "c0ffee"}, {})
+    first = make(store, BASE)
+    assert make(store, later).sources == {"irm1": first.content}
+    make(store, BASE)
+    assert decide(store, later).action == "HIT"
+    make(store, BASE, b"other")
+    assert decide(store, later).reason.startswith("input irm1 was made again otherwise: ")
+    store.clear(later)
+    assert store.by_id(later.id) is None
+
+
+def test_a_damaged_file_is_cleared_and_what_is_whole_stays(store: ArtifactStore) -> None:
+    record = make(store, BASE)
+    Path(store.folder(BASE), "deep", "weights.bin").write_bytes(b"wEights")
+    Path(store.folder(BASE), "checkpoint").write_bytes(b"kept")
+    store.clear(record.identity)
+    assert decide(store, BASE).reason == "output weights is missing"
+    assert Path(store.folder(BASE), "checkpoint").exists()
+
+
 def test_a_bucket_holds_artifacts_as_a_disk_does(s3_bucket: str) -> None:
     store = ArtifactStore(f"{s3_bucket}/runs")
     record = make(store, BASE)
     assert store.find(BASE) == record
     assert decide(store, BASE).action == "HIT"
+    storage.write_atomic(storage.join(store.folder(BASE), "deep/weights.bin"), b"wEights")
+    assert decide(store, BASE).reason.startswith("output weights has the digest ")
     storage.remove_tree(storage.join(store.folder(BASE), "deep"))
     assert decide(store, BASE).reason == "output weights is missing"

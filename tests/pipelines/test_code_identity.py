@@ -84,6 +84,17 @@ def test_what_the_step_does_not_reach_does_not_count(tree: Path) -> None:
     assert changed(tree, "diffbfr/__init__.py", "1", "2") == []
 
 
+@pytest.mark.parametrize(
+    ("test", "reached"),
+    [("TYPE_CHECKING", False), ("typing.TYPE_CHECKING", False), ("not TYPE_CHECKING", True), ("TYPE_CHECKING or True", True)],
+)
+def test_only_what_no_run_imports_is_left_out(tree: Path, test: str, reached: bool) -> None:
+    edit(tree, "diffbfr/lazy.py", "LIMIT", f"if {test}:\n    import diffbfr.other\nLIMIT")
+    assert ("diffbfr.other" in code_digests([STEP], tree)) == reached
+    edit(tree, "diffbfr/lazy.py", "\nLIMIT", "\nelse:\n    import diffbfr.for_types\nLIMIT")
+    assert "diffbfr.for_types" in code_digests([STEP], tree)
+
+
 def test_a_new_import_adds_its_module(tree: Path) -> None:
     edit(tree, "diffbfr/lazy.py", "LIMIT", "import diffbfr.other\nLIMIT")
     assert list(code_digests([STEP], tree)) == sorted([*REACHED, "diffbfr.other"])

@@ -128,7 +128,7 @@ def test_the_column_is_what_this_irm1_makes_of_every_variant(finished: tuple[Rec
     noise_key = f"{hashlib.sha256(dataset.lq_bytes(key, 0)).hexdigest()}/0/0"
     alone = to_pixels(cascade.identity(to_tensor(lq_to_model(dataset.lq(key, 0), 8)), [noise_key]))[0]
     assert abs(dataset.conditioning(info.column, key, 0).astype(int) - alone.astype(int)).max() <= 1
-    assert info.model_digest == models.model_digest(folder(root, "train-irm1"), ("irm1",))
+    assert info.model_digest == models.model_digest(folder(root, "cascade"), ("irm1",))
 
 
 def test_the_registry_leads_from_the_cascade_back_to_the_data(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:

@@ -1,0 +1,265 @@
+"""What must run again after an edit: exactly the steps that it reaches, each with a reason that names the field, file or input."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from pipelines import code_identity, storage
+from pipelines.artifacts import ArtifactStore
+from pipelines.flows import making, train_cascade
+from pipelines.recipes import Recipe
+from pipelines.settings import change
+from tests.pipelines.flows.pocket import pocket
+from tests.pipelines.tiny_dataset import make_photos
+
+pytestmark = pytest.mark.slow
+
+PROJECT = Path(__file__).parents[3]
+ALL = ("shard", "train-irm1", "train-tem", "condition-irm1", "train-irm2", "cascade", "evaluate", "register", "restore")
+TRAINED = ALL[1:]
+FROM_CASCADE = ALL[5:]
+FROM_IRM2 = ALL[4:]
+FROM_COLUMN = ALL[3:]
+FROM_IRM1 = ("train-irm1", *FROM_COLUMN)
+FROM_TEM = ("train-tem", *FROM_CASCADE)
+SCORES = ("evaluate", "register")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A finished run to edit: its root, its photos, the code that it runs, and the recipe."""
+
+    root: Path
+    photos: Path
+    code: Path
+    recipe: Recipe
+
+    def output(self, step: str, pattern: str) -> Path:
+        """One file of a step's artifact."""
+        return next(iter(sorted(self.root.glob(f"artifacts/{step}/*/{pattern}"))))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One row of the table: what is done, which steps must run again, and what the plan says of the first of them."""
+
+    name: str
+    runs: tuple[str, ...]
+    reason: str = ""
+    settings: tuple[tuple[str, object], ...] = ()
+    code: tuple[str, str, str] | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    disk: Callable[[Place], None] | None = None
+    tool: str = ""
+
+
+def setting(path: str, value: object, runs: tuple[str, ...], reason: str = "") -> Edit:
+    return Edit(f"{path}={value}", runs, reason, settings=((path, value),))
+
+
+def code(file: str, old: str, new: str, runs: tuple[str, ...], reason: str = "", name: str = "") -> Edit:
+    return Edit(name or f"code of {file}", runs, reason, code=(file, old, new))
+
+
+def disk(name: str, act: Callable[[Place], None], runs: tuple[str, ...], reason: str = "") -> Edit:
+    return Edit(name, runs, reason, disk=act)
+
+
+def flip(file: Path) -> None:
+    """Change one byte in the middle; the size stays."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def train_otherwise(place: Place) -> None:
+    """Make the weights of IRM-1 again with another result, as another machine may."""
+    store = ArtifactStore(str(place.root))
+    record = store.latest("train-irm1")
+    assert record is not None
+    file = place.output("train-irm1", "irm1.safetensors")
+    save_file({name: tensor + 1e-6 for name, tensor in load_file(file).items()}, file)
+    outputs = {name: output.path for name, output in record.outputs.items()}
+    store.commit(record.identity, outputs, record.facts, 1.0, content=storage.digest(file))
+
+
+def rename(place: Place) -> None:
+    photo = min(place.photos.rglob("*.png"))
+    photo.rename(photo.with_name("another.png"))
+
+
+EDITS = (
+    # settings, one of each kind
+    setting("data.variants", 2, ALL, "config variants: 1 -> 2"),
+    setting("data.seed", 1, ALL, "config seed: 0 -> 1"),
+    setting("data.shard_size", 5, ALL, "config shard_size: 6 -> 5"),
+    setting("data.test_fraction", 0.5, ALL, "config test_fraction: 0.25 -> 0.5"),
+    setting("data.degradation.sigma", (0.0, 8.0), ALL, "config degradation.sigma"),
+    setting("data.max_bad", 3, ()),
+    setting("irm1.training.seed", 1, FROM_IRM1, "config training.seed: 0 -> 1"),
+    setting("irm1.stage.loss", "l2", FROM_IRM1, "config stage.loss: l1 -> l2"),
+    setting("tem.training.learning_rate", 2e-3, FROM_TEM, "config training.learning_rate: 0.001 -> 0.002"),
+    setting("irm2.training.num_samples", 36, FROM_IRM2, "config training.num_samples: 32 -> 36"),
+    setting("irm2.stage.resize_kernel", "bilinear", FROM_IRM2, "config stage.resize_kernel: bicubic -> bilinear"),
+    setting("tem.training.checkpoint_samples", 16, ()),
+    setting("irm1.stage.fast.num_evaluations", 5, FROM_COLUMN, "config irm1.stage.fast.num_evaluations: 4 -> 5"),
+    setting("irm2.stage.fast.num_evaluations", 4, FROM_CASCADE, "config irm2.stage.fast.num_evaluations: 3 -> 4"),
+    setting("irm2.stage.start", 600, FROM_CASCADE, "config irm2.stage.start: 1000 -> 600"),
+    setting("tem.stage.reverse_variance", "posterior", FROM_CASCADE, "config tem.stage.reverse_variance: beta -> posterior"),
+    setting("sampling.mode", "faithful", ("condition-irm1", *FROM_IRM2), "config mode: fast -> faithful"),
+    setting("evaluate.seeds", (0, 1), SCORES, "config seeds: [0] -> [0, 1]"),
+    setting("evaluate.num_panels", 1, SCORES, "config num_panels: 2 -> 1"),
+    setting("evaluate.max_faces", 2, SCORES, "config max_faces: null -> 2"),
+    setting("evaluate.batch", 2, ()),
+    setting("evaluate.split", "val", (*SCORES, "restore"), "config split: test -> val"),
+    setting("restore.seed", 1, ("restore",), "config seed: 0 -> 1"),
+    setting("restore.num_photos", 2, ("restore",), "config num_photos: 3 -> 2"),
+    setting("restore.unit_size", 2, ()),
+    setting("tracking.uri", "http://127.0.0.1:9", ("register",), "config uri: null -> http://127.0.0.1:9"),
+    setting("tracking.experiment", "other", ("register",), "config experiment: diffbfr -> other"),
+    setting("init", str(PROJECT / "diffbfr" / "weights" / "tiny"), TRAINED, "input init: absent"),
+    # where and how it runs
+    setting("cluster.num_workers", 7, ()),
+    setting("cluster.cpus_per_worker", 3, ()),
+    setting("cluster.address", "auto", ()),
+    Edit("no GPU", (), environment=(("CUDA_VISIBLE_DEVICES", ""),)),
+    Edit("number of threads", (), environment=(("OMP_NUM_THREADS", "7"),)),
+    Edit("log level", (), environment=(("MLFLOW_LOGGING_LEVEL", "DEBUG"), ("RAY_BACKEND_LOG_LEVEL", "debug"))),
+    Edit("place of the cache", (), environment=(("DIFFBFR_CACHE", "/nowhere"),)),
+    Edit("weights of the perceptual distance", SCORES, "config squeezenet", environment=(("DIFFBFR_SQUEEZENET", __file__),)),
+    Edit("version of a codec", ALL, "config tools.pillow", tool="pillow"),
+    # code
+    code("diffbfr/degradation/noise.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ALL, "code diffbfr.degradation.noise changed"),
+    code("diffbfr/ema.py", "\n\nclass ", "\n\nNEW = 1\n\n\nclass ", TRAINED, "code diffbfr.ema changed"),
+    code("diffbfr/samplers.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", FROM_COLUMN, "code diffbfr.samplers changed"),
+    code("diffbfr/keys.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", FROM_COLUMN, "code diffbfr.keys changed"),
+    code("diffbfr/metrics/psnr.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", SCORES, "code diffbfr.metrics.psnr changed"),
+    code("pipelines/steps/condition.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", FROM_COLUMN, "code pipelines.steps.condition changed"),
+    code("pipelines/steps/panels.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", SCORES, "code pipelines.steps.panels changed"),
+    code("pipelines/steps/provenance.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ("restore",), "code pipelines.steps.provenance changed"),
+    code("pipelines/mirror.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ("restore",), "code pipelines.mirror changed"),
+    code("pipelines/registry/gate.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ()),
+    code("pipelines/cli/run.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ()),
+    code("diffbfr/unet.py", "\n\nclass ", "\n\n# a comment\nclass ", (), name="a comment"),
+    code("diffbfr/diffusion.py", '"""', '"""Another word. ', (), name="a docstring"),
+    code("pipelines/steps/train.py", "\n\n\ndef ", "\n\n\n\n\n\ndef ", (), name="layout"),
+    # files
+    disk("a flipped byte in a tar", lambda p: flip(p.output("shard", "lq/000001.tar")), ("shard",), "output lq/000001.tar has the digest"),
+    disk("a flipped byte in the column", lambda p: flip(p.output("shard", "irm1-*/000000.tar")), ("condition-irm1",), "has the digest"),
+    disk("a flipped byte in weights", lambda p: flip(p.output("train-tem", "tem.safetensors")), ("train-tem",), "output weights has the"),
+    disk("a cut tar", lambda p: os.truncate(p.output("shard", "hq32/000000.tar"), 512), ("shard",), "has 512 bytes, recorded"),
+    disk("a deleted output", lambda p: p.output("evaluate", "panels.png").unlink(), ("evaluate",), "output panels.png is missing"),
+    disk("a deleted picture", lambda p: p.output("restore", "restored/photos/*.png").unlink(), ("restore",), "is missing"),
+    disk("a deleted record", lambda p: p.output("cascade", "record.json").unlink(), ("cascade",), "first run"),
+    disk("a deleted checkpoint", lambda p: shutil.rmtree(p.output("train-irm2", "checkpoints")), ()),
+    disk("a touched output", lambda p: p.output("shard", "lq/000000.tar").touch(), ()),
+    disk("no memory of what was whole", lambda p: p.output("shard", "seen.json").unlink(), ()),
+    disk("weights that came out otherwise", train_otherwise, FROM_COLUMN, "input irm1 was made again otherwise"),
+    disk("a photo more", lambda p: shutil.copy(min(p.photos.rglob("*.png")), p.photos / "new.png"), ALL, "input photos"),
+    disk("a photo less", lambda p: min(p.photos.rglob("*.png")).unlink(), ALL, "input photos"),
+    disk("a changed photo", lambda p: flip(min(p.photos.rglob("*.png"))), ALL, "input photos"),
+    disk("a renamed photo", rename, ALL, "input photos"),
+    disk("a file that is no photo", lambda p: (p.photos / "notes.txt").write_text("words"), ()),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """One real run from photos in a folder, in this process."""
+    place = tmp_path_factory.mktemp("sound")
+    for package in ("diffbfr", "pipelines"):
+        shutil.copytree(
+            PROJECT / package,
+            place / "code" / package,
+            ignore=lambda folder, names: [n for n in names if "." in n[1:] and not n.endswith(".py")],
+        )
+    photos = make_photos(place / "photos", count=24)
+    recipe = pocket()
+    recipe = replace(recipe, data=replace(recipe.data, faces=str(photos)))
+    train_cascade.run(recipe, str(place / "root"))
+    return Place(place / "root", photos, place / "code", recipe)
+
+
+@pytest.fixture
+def place(finished: Place, tmp_path: Path) -> Place:
+    """A copy to edit, times and all."""
+    shutil.copytree(finished.root, tmp_path / "root")
+    shutil.copytree(finished.photos, tmp_path / "photos")
+    recipe = replace(finished.recipe, data=replace(finished.recipe.data, faces=str(tmp_path / "photos")))
+    return Place(tmp_path / "root", tmp_path / "photos", finished.code, recipe)
+
+
+def planned(place: Place) -> dict[str, str]:
+    """The steps that would run, with the reasons."""
+    report = train_cascade.run(place.recipe, str(place.root), plan=True)
+    return {step.name: step.reason for step in report.steps if step.action == "RUN"}
+
+
+def test_the_table_is_long_enough_and_names_each_edit_once() -> None:
+    assert len({edit.name for edit in EDITS}) == len(EDITS) >= 30
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.name)
+def test_an_edit_runs_what_it_reaches_and_nothing_else(edit: Edit, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert planned(place) == {}
+    if edit.settings:
+        place = replace(place, recipe=change(place.recipe, dict(edit.settings)))
+    for name, value in edit.environment:
+        monkeypatch.setenv(name, value)
+    if edit.tool:
+        monkeypatch.setattr("pipelines.steps.plan.version", lambda tool: "99" if tool == edit.tool else version(tool))
+    if edit.code:
+        file, old, new = edit.code
+        shutil.copytree(place.code, tmp_path / "code")
+        text = (tmp_path / "code" / file).read_text()
+        assert old in text
+        (tmp_path / "code" / file).write_text(text.replace(old, new, 1))
+        monkeypatch.setattr(making, "code_digests", partial(code_identity.code_digests, root=tmp_path / "code"))
+    if edit.disk:
+        edit.disk(place)
+    found = planned(place)
+    assert tuple(found) == edit.runs
+    if found:
+        assert edit.reason
+        assert edit.reason in next(iter(found.values()))
+
+
+def test_damage_in_every_step_is_mended_with_the_same_bytes(finished: Place) -> None:
+    store = ArtifactStore(str(finished.root))
+    before = {step: store.latest(step) for step in ALL}
+    for step in ALL:
+        record = before[step]
+        assert record is not None
+        outputs = sorted(output.path for name, output in record.outputs.items() if name not in ("journal", "archive"))
+        file = Path(store.folder(record.identity), outputs[len(outputs) // 2])
+        flip(file)
+    assert tuple(planned(finished)) == ALL
+    train_cascade.run(finished.recipe, str(finished.root))
+    assert planned(finished) == {}
+    for step, record in before.items():
+        now = store.latest(step)
+        assert record is not None
+        assert now is not None
+        assert store.damage(now, thorough=True) == {}
+        assert now.content == record.content or step == "restore"
+        told = {"dataset.json", "evaluation.json", "journal", "ledger", "record"}  # these hold durations, or where the photos were
+        assert [name for name in record.outputs if name not in told and now.outputs[name] != record.outputs[name]] == []
+
+
+def test_weights_that_came_out_otherwise_are_followed_to_the_end(place: Place) -> None:
+    train_otherwise(place)
+    train_cascade.run(place.recipe, str(place.root))
+    assert planned(place) == {}
+    store = ArtifactStore(str(place.root))
+    column, irm2, cascade = (store.latest(step) for step in ("condition-irm1", "train-irm2", "cascade"))
+    assert column is not None
+    assert irm2 is not None
+    assert cascade is not None
+    assert column.facts["irm1"] == irm2.facts["irm1"] == cascade.facts["stages"]["irm1"]["digest"]
