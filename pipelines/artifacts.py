@@ -147,9 +147,19 @@ class ArtifactStore:
 
     def latest(self, step: str) -> Record | None:
         """The step's newest record."""
+        return max(self.records(step), key=lambda record: record.created, default=None)
+
+    def records(self, step: str) -> list[Record]:
+        """Every record of a step."""
         names = storage.list_dir(storage.join(self.root, "artifacts", step))
-        records = [record for name in names if (record := self._read(step, name)) is not None]
-        return max(records, key=lambda record: record.created, default=None)
+        return [record for name in names if (record := self._read(step, name)) is not None]
+
+    def named(self) -> set[str]:
+        """Every id, digest and reference that a record names as an input or a fact: what must not be taken for garbage."""
+        records = [record for step in storage.list_dir(storage.join(self.root, "artifacts")) for record in self.records(step)]
+        return {
+            value for record in records for value in (*record.identity.inputs.values(), *record.facts.values()) if isinstance(value, str)
+        }
 
     def fault(self, record: Record) -> str | None:
         """Why a finished artifact does not count, in words for a plan: an input that was made again otherwise, or a damaged file."""

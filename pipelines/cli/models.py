@@ -11,7 +11,7 @@ from pipelines.cli.output import say, say_json, table
 if TYPE_CHECKING:
     from pipelines.registry import Registry
 
-models = typer.Typer(help="The model registry: list, show, lineage, promote, rollback, log, fsck.", no_args_is_help=True)
+models = typer.Typer(help="The model registry: list, show, lineage, promote, rollback, log, fsck, gc.", no_args_is_help=True)
 
 Ref = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION, e.g. diffbfr-cascade@candidate.", metavar="NAME@VERSION")]
 
@@ -120,7 +120,7 @@ def show_log(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracki
 
 @models.command()
 def fsck(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
-    """Check every version: files and digests, a cascade's stages, aliases."""
+    """Check every version: files, digests and signatures, a cascade's stages, aliases, and files that no version names."""
     from pipelines.registry import fsck as find
     from pipelines.registry import list_versions
 
@@ -135,6 +135,25 @@ def fsck(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking =
         )
     if findings:
         raise QuarantineError(f"{len(findings)} findings in the registry of {root}; expected none; do what each line says")
+
+
+@models.command()
+def gc(
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be removed.")] = False,
+    root: options.Root = options.DEFAULT_ROOT,
+    tracking: options.Tracking = None,
+    as_json: options.Json = False,
+) -> None:
+    """Remove versions registered from this root that no alias, cascade or record names, and files that no version names."""
+    from pipelines.artifacts import ArtifactStore
+    from pipelines.registry import collect_garbage
+
+    store = ArtifactStore(root)
+    removed = collect_garbage(open_existing(root, tracking), store.root, store.named(), plan)
+    if as_json:
+        say_json(removed)
+    else:
+        say("\n".join(f"{it.name}: {it.why}" for it in removed) or "nothing to remove")
 
 
 def open_existing(root: str, tracking: str | None) -> "Registry":

@@ -46,6 +46,7 @@ def _lineage(shop: "Workshop", name: str) -> models.Lineage:
         artifact_id=step.id,
         code_digest=_code_digest(step.identity),
         parents=parents,
+        root=shop.store.root,
     )
 
 

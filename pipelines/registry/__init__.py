@@ -1,8 +1,8 @@
 """The model registry: what was trained, from what, and which cascade is in charge. The one door to MLflow.
 
 `connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models, `gate` moves the aliases
-(`turns`: one at a time; `actions`: who and why), `audit` prints lineage and looks for damage, `digests` says when two models are one,
-`served_cascade` is the code inside a cascade version.
+(`turns`: one at a time; `actions`: who and why), `audit` prints lineage and looks for damage, `garbage` removes what nobody names,
+`digests` says when two models are one, `served_cascade` is the code inside a cascade version.
 MLflow is imported on first use: this package alone costs nothing.
 """
 
@@ -10,6 +10,7 @@ from pipelines.registry.actions import Action, list_actions
 from pipelines.registry.audit import Finding, LineageNode, format_lineage, fsck, lineage
 from pipelines.registry.connection import Registry, open_registry
 from pipelines.registry.digests import model_digest
+from pipelines.registry.garbage import Removal, collect_garbage
 from pipelines.registry.gate import Comparison, Promotion, RegressionError, format_comparisons, promote, record_evaluation, rollback
 from pipelines.registry.runs import Curve, Run, pipeline_run, step_run
 from pipelines.registry.versions import (
@@ -40,8 +41,10 @@ __all__ = [
     "Promotion",
     "Registry",
     "RegressionError",
+    "Removal",
     "Resolved",
     "Run",
+    "collect_garbage",
     "format_comparisons",
     "format_lineage",
     "fsck",

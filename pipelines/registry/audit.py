@@ -6,7 +6,8 @@ from pathlib import Path
 
 from diffbfr.errors import DiffBFRError
 from pipelines.registry.connection import Registry
-from pipelines.registry.versions import CASCADE, MODELS, STAGES, ModelVersion, fetch, get_version, list_versions
+from pipelines.registry.garbage import orphans
+from pipelines.registry.versions import CASCADE, MODELS, SERVED, STAGES, ModelVersion, fetch, get_version, list_versions, served_tags
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ def format_lineage(node: LineageNode, depth: int = 0) -> str:
 
 
 def fsck(registry: Registry) -> tuple[Finding, ...]:
-    """Look for dangling sources, digests that do not match, cascades without their stages, and aliases to nothing."""
+    """Look for dangling sources, digests and signatures that do not match, cascades without a stage, aliases to nothing, and orphans."""
     every = list_versions(registry)
     known = {version.ref: version for version in every}
     findings = [finding for version in every for finding in _check(registry, version, known)]
-    return tuple(findings + _dangling_aliases(registry, every))
+    return tuple(findings + _dangling_aliases(registry, every) + _orphans(registry, every))
 
 
 def _node(version: ModelVersion, every: tuple[ModelVersion, ...]) -> LineageNode:
@@ -87,7 +88,35 @@ def _check(registry: Registry, version: ModelVersion, known: dict[str, ModelVers
         ref = version.tags.get(f"stage.{stage}", "")
         if ref not in known or known[ref].digest != version.tags.get(f"stage.{stage}.digest"):
             findings.append(Finding(version.ref, f"its {stage} {ref or '?'} is gone or another one", "run the pipeline again"))
-    return findings
+    return findings + (_check_served(registry, version) if version.name == CASCADE and not findings else [])
+
+
+def _check_served(registry: Registry, version: ModelVersion) -> list[Finding]:
+    """Whether a cascade still has the signature and the code that were registered."""
+    from mlflow.artifacts import download_artifacts
+
+    advice = "restore its files from a backup, or delete the version and register it again"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for name in ("MLmodel", SERVED):
+                download_artifacts(f"{version.source}/{name}", dst_path=folder, tracking_uri=registry.uri)
+            found = served_tags(Path(folder))
+        except Exception as error:  # every artifact store, and every damage of a YAML file, has errors of its own
+            return [Finding(version.ref, f"it cannot be served ({' '.join(str(error).split())})", advice)]
+    return [
+        Finding(
+            version.ref, f"its {name.removeprefix('served.')} changed: {found[name][:80]}, registered {version.tags[name][:80]}", advice
+        )
+        for name in sorted(found)
+        if name in version.tags and version.tags[name] != found[name]
+    ]
+
+
+def _orphans(registry: Registry, every: tuple[ModelVersion, ...]) -> list[Finding]:
+    return [
+        Finding(f"run {upload.run_id}", f"it holds {upload.path}, which no version names", "remove it with `diffbfr models gc`")
+        for upload in orphans(registry, every)
+    ]
 
 
 def _dangling_aliases(registry: Registry, every: tuple[ModelVersion, ...]) -> list[Finding]:

@@ -1,6 +1,8 @@
 """Registered models: three stages and the cascade that names them. A version is an immutable copy, known by the digest of its content."""
 
 import contextlib
+import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -8,12 +10,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
+from uuid import uuid4
 
 import diffbfr
 from diffbfr.errors import DiffBFRError, UsageError
 from pipelines.registry.connection import Registry
 from pipelines.registry.digests import model_digest, model_files
 from pipelines.registry.runs import Run
+from pipelines.registry.turns import turn
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
@@ -25,6 +29,9 @@ MODELS: Final = (*(f"diffbfr-{stage}" for stage in STAGES), CASCADE)
 ALIASES: Final = ("candidate", "champion", "previous")
 PACKAGED: Final = "packaged"
 CASCADE_RECORD: Final = "cascade.json"
+SERVED: Final = "served_cascade.py"
+UPLOADS: Final = "diffbfr.uploads"
+"""Tag of a run that holds files of versions; `diffbfr.uploads.<attempt>` says where, from before the first byte came."""
 _CASCADE_PATH: Final = "artifacts/cascade"
 _PAGE: Final = 100
 
@@ -38,6 +45,8 @@ class Lineage:
     artifact_id: str
     code_digest: str
     parents: Mapping[str, str]
+    root: str = ""
+    """The root whose records name the version: garbage is collected from there."""
 
     def tags(self) -> dict[str, str]:
         """The lineage as tags of a version."""
@@ -47,6 +56,8 @@ class Lineage:
             "artifact": self.artifact_id,
             "code": self.code_digest,
         }
+        if self.root:
+            own["root"] = self.root
         return own | {f"parent.{role}": digest for role, digest in self.parents.items()}
 
 
@@ -101,7 +112,8 @@ def register_cascade(run: Run, folder: Path, stages: Mapping[Stage, ModelVersion
     with tempfile.TemporaryDirectory() as temporary:
         # the last name of a folder is what MLflow keeps of it
         files = _copy([folder / CASCADE_RECORD, *model_files(folder, STAGES)], Path(temporary) / "cascade")
-        return _register(run, CASCADE, digest, _save_served(files, Path(temporary) / "model", digest), tags)
+        model = _save_served(files, Path(temporary) / "model", digest)
+        return _register(run, CASCADE, digest, model, tags | served_tags(model))
 
 
 def list_versions(registry: Registry, name: str | None = None) -> tuple[ModelVersion, ...]:
@@ -173,23 +185,37 @@ def fetch(registry: Registry, version: ModelVersion, cache: Path) -> Path:
 
 
 def _register(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, str]) -> ModelVersion:
-    """Upload, read back, then create the version and move the alias: a version never points at something incomplete."""
+    """Upload, read back, then create the version and move the alias: a version never points at something incomplete.
+
+    Of several who register the same content at once, one makes the version; the files of the others are left to `collect_garbage`.
+    """
     registry = run.registry
     _ensure_model(registry, name)
-    known = [version for version in list_versions(registry, name) if version.digest == digest]
-    if known:
-        version = known[-1]
-    else:
-        path = f"models/{digest[:12]}"
-        registry.client.log_artifacts(run.run_id, str(upload), path)
-        draft = ModelVersion(name, 0, digest, (), "", f"{run.artifact_uri}/{path}", run.run_id, tags)
-        with tempfile.TemporaryDirectory() as temporary:
-            fetch(registry, draft, Path(temporary))
-        made = registry.client.create_model_version(name, draft.source, run.run_id, tags={**tags, "digest": digest})
-        version = _message(made, {})
-    if "champion" not in version.aliases:
-        registry.client.set_registered_model_alias(name, "candidate", str(version.version))
+    version = _known(registry, name, digest)
+    source = "" if version else _upload(run, name, digest, upload, tags)
+    with turn(registry, name):
+        version = version or _known(registry, name, digest)
+        if version is None:
+            version = _message(registry.client.create_model_version(name, source, run.run_id, tags={**tags, "digest": digest}), {})
+        if "champion" not in version.aliases:
+            registry.client.set_registered_model_alias(name, "candidate", str(version.version))
     return get_version(registry, version.ref)
+
+
+def _known(registry: Registry, name: str, digest: str) -> ModelVersion | None:
+    return next((version for version in reversed(list_versions(registry, name)) if version.digest == digest), None)
+
+
+def _upload(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, str]) -> str:
+    """Copy the files to a new place in the run and read them back; returns where. What a crash leaves is found by the run's tag."""
+    attempt = f"{digest[:12]}-{uuid4().hex[:8]}"
+    path = f"models/{attempt}"
+    run.log_tags({UPLOADS: "yes", f"{UPLOADS}.{attempt}": path})
+    run.registry.client.log_artifacts(run.run_id, str(upload), path)
+    draft = ModelVersion(name, 0, digest, (), "", f"{run.artifact_uri}/{path}", run.run_id, tags)
+    with tempfile.TemporaryDirectory() as temporary:
+        fetch(run.registry, draft, Path(temporary))
+    return draft.source
 
 
 def _copy(files: Sequence[Path], target: Path) -> Path:
@@ -208,14 +234,14 @@ def _save_served(cascade: Path, target: Path, digest: str) -> Path:
 
     mlflow.pyfunc.save_model(
         str(target),
-        python_model=str(Path(__file__).with_name("served_cascade.py")),
+        python_model=str(Path(__file__).with_name(SERVED)),
         artifacts={"cascade": str(cascade)},
         pip_requirements=[f"diffbfr=={diffbfr.__version__}"],
         metadata={"digest": digest},
     )
     model = Model.load(str(target))
     flavor = model.flavors["python_function"]
-    flavor["model_code_path"] = "served_cascade.py"
+    flavor["model_code_path"] = SERVED
     flavor["artifacts"]["cascade"]["uri"] = _CASCADE_PATH
     model.save(str(target / "MLmodel"))
     return target
@@ -227,12 +253,25 @@ def _check_triple(folder: Path, stages: Mapping[Stage, ModelVersion]) -> None:
         if stage not in stages or model_digest(folder, (stage,)) != stages[stage].digest:
             named = stages[stage].ref if stage in stages else "missing"
             raise UsageError(f"the {stage} in {folder} is not {named}; expected exactly the registered stages; build the cascade again")
+    from diffbfr.cascade import check_triple
+    from diffbfr.checkpoint import read_stage_spec
+
+    check_triple(*(read_stage_spec(folder, stage) for stage in STAGES))
     parent = stages["irm2"].tags.get("parent.irm1")
     if parent is not None and parent != stages["irm1"].digest:
         raise UsageError(
             f"{stages['irm2'].ref} learnt from irm1 {parent[:12]}, the cascade holds {stages['irm1'].ref} ({stages['irm1'].digest[:12]}); "
             "expected the same irm1; rerun condition and train irm2"
         )
+
+
+def served_tags(model: Path) -> dict[str, str]:
+    """What a cascade version promises its callers, as tags: its signature, and the digest of the code that answers them."""
+    from mlflow.models import Model
+
+    signature = Model.load(str(model)).signature
+    promised = json.dumps(signature.to_dict() if signature is not None else None, sort_keys=True)
+    return {"served.signature": promised, "served.code": hashlib.sha256((model / SERVED).read_bytes()).hexdigest()}
 
 
 def _ensure_model(registry: Registry, name: str) -> None:

@@ -49,6 +49,7 @@ COMMAND_LINE = {
     "models rollback": ["NAME", "--why", *MODELS],
     "models log": MODELS,
     "models fsck": MODELS,
+    "models gc": ["--plan", *MODELS],
     "data show": ["DATASET", "--sheet", "--json"],
     "data verify": ["DATASET", "--level", "--workers", "--json"],
     "data replay": ["DATASET", "--json"],

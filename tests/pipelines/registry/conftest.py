@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,7 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffbfr.spec import to_dict
+from diffbfr.stages import IRM1_TINY, IRM2_TINY, TEM_TINY
 from pipelines.registry import Lineage, ModelVersion, Registry, Run, open_registry, pipeline_run, register_cascade, register_stage, step_run
+
+ROOT = "/root-of-the-test"
+SPECS = {"irm1": IRM1_TINY, "irm2": IRM2_TINY, "tem": TEM_TINY}
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +40,7 @@ def run(registry: Registry) -> Iterator[Run]:
 
 
 def lineage(**parents: str) -> Lineage:
-    return Lineage(content_id="d" * 64, recipe="smoke", artifact_id="a" * 20, code_digest="c" * 64, parents=parents)
+    return Lineage(content_id="d" * 64, recipe="smoke", artifact_id="a" * 20, code_digest="c" * 64, parents=parents, root=ROOT)
 
 
 StageMaker = Callable[[str, int], Path]
@@ -48,7 +54,7 @@ def stage_folder(tmp_path: Path) -> StageMaker:
         folder = tmp_path / "made" / f"{stage}-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"w": np.full((2, 3), number, np.float32)}, folder / f"{stage}.safetensors", metadata={"stage": stage})
-        (folder / f"{stage}.json").write_text(f'{{"stage": "{stage}"}}')
+        (folder / f"{stage}.json").write_text(json.dumps(to_dict(SPECS[stage])))
         return folder
 
     return make

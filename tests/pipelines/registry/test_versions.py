@@ -1,9 +1,14 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from diffbfr.errors import DiffBFRError, UsageError
-from pipelines.registry import Registry, Run, get_version, list_versions, model_digest, register_cascade, register_stage, resolve
+from diffbfr.spec import to_dict
+from diffbfr.stages import TEM_TINY
+from pipelines.registry import Registry, Run, fsck, get_version, list_versions, model_digest, register_cascade, register_stage, resolve
 from tests.pipelines.registry.conftest import CascadeMaker, StageMaker, cascade_folder, lineage
 
 
@@ -65,6 +70,48 @@ def test_an_irm2_that_learnt_from_another_irm1_makes_no_cascade(run: Run, stage_
     tem = register_stage(run, "tem", folders["tem"], lineage())
     with pytest.raises(UsageError, match=r"diffbfr-irm2@1 learnt from irm1 ffffffffffff"):
         register_cascade(run, cascade_folder(tmp_path, folders), {"irm1": irm1, "irm2": irm2, "tem": tem}, lineage())
+
+
+def test_an_incompatible_triple_makes_no_cascade_and_the_field_is_named(run: Run, stage_folder: StageMaker, tmp_path: Path) -> None:
+    folders = {stage: stage_folder(stage, 1) for stage in ("irm1", "irm2", "tem")}
+    (folders["tem"] / "tem.json").write_text(json.dumps(to_dict(replace(TEM_TINY, unet=replace(TEM_TINY.unet, image_px=256)))))
+    versions = {stage: register_stage(run, stage, folder, lineage()) for stage, folder in folders.items()}  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="irm2 makes 128 px and tem works at 256 px; expected the same px"):
+        register_cascade(run, cascade_folder(tmp_path, folders), versions, lineage())  # type: ignore[arg-type]
+    assert list_versions(run.registry, "diffbfr-cascade") == ()
+
+
+def test_a_half_uploaded_version_is_never_visible_and_the_next_attempt_makes_one(
+    run: Run, stage_folder: StageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = run.registry.client
+    whole = client.log_artifacts
+
+    def half(run_id: str, folder: str, path: str) -> None:
+        (Path(folder) / "irm1.safetensors").unlink()
+        whole(run_id, folder, path)
+
+    def lost(run_id: str, folder: str, path: str) -> None:
+        half(run_id, folder, path)
+        raise ConnectionError("killed")
+
+    for fault, error in ((half, DiffBFRError), (lost, ConnectionError)):
+        monkeypatch.setattr(client, "log_artifacts", fault)
+        with pytest.raises(error):
+            register_stage(run, "irm1", stage_folder("irm1", 1), lineage())
+        assert list_versions(run.registry) == ()
+    monkeypatch.setattr(client, "log_artifacts", whole)
+    version = register_stage(run, "irm1", stage_folder("irm1", 1), lineage())
+    assert (version.version, version.aliases) == (1, ("candidate",))
+    assert fsck(run.registry) == ()
+
+
+def test_many_who_register_the_same_content_at_once_make_one_version(run: Run, stage_folder: StageMaker) -> None:
+    folder = stage_folder("irm1", 1)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: register_stage(run, "irm1", folder, lineage()), range(8)))
+    assert {version.ref for version in made} == {"diffbfr-irm1@1"}
+    assert len(list_versions(run.registry)) == 1
 
 
 def test_a_cascade_version_keeps_no_path_of_the_machine_that_made_it(make_cascade: CascadeMaker, tmp_path: Path) -> None:
