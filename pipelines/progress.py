@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -28,6 +28,19 @@ class Metrics:
     step: int
     samples: int
     values: Mapping[str, float] = field(default_factory=dict)
+
+
+class Link(Protocol):
+    """A worker's side: tells numbers now and then, and after each step that it goes on."""
+
+    def post(self, metrics: Metrics) -> None:
+        """Tell a few numbers; only rank 0's are heard."""
+
+    def alive(self, step: int) -> None:
+        """Say that a step is done, or that a known wait after it goes on."""
+
+    def rest(self) -> None:
+        """Say that no more steps follow, and that silence is no sign of trouble."""
 
 
 class Progress:

@@ -192,9 +192,9 @@ def write_json(uri: Uri, value: Any, create_only: bool = False) -> bool:
     return write_atomic(uri, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), create_only)
 
 
-def put_tree(local: Path, uri: Uri) -> None:
-    """Copy a local folder to a place, each file whole and verified; the files' order is sorted, none is removed there."""
-    for entry in walk(local):
+def put_tree(local: Path, uri: Uri, last: str = "") -> None:
+    """Copy a local folder to a place, each file whole and read back, in sorted order; a file named `last` at the end, as a seal."""
+    for entry in sorted(walk(local), key=lambda entry: (entry.path == last, entry.path)):
         source, target = local / entry.path, join(uri, entry.path)
         if is_remote(uri):
             _s3().put_file(str(source), target)

@@ -99,9 +99,10 @@ def train(
 ) -> TrainResult:
     """Train a stage to `num_samples`, going on from the newest sealed checkpoint in the run's folder; every rank calls this.
 
-    `report` hears from rank 0 every few seconds and at the end, `alive` on every rank after each step. `sealed` is told the path of each
-    checkpoint and of each average that is kept, on a thread that writes them while the training goes on. The averaged weights are
-    written to `folder/STAGE.safetensors` when the run ends. DivergedError if more than `max_skipped` steps had a loss that is not finite.
+    `report` hears from rank 0 every few seconds and at the end, `alive` on every rank the number of steps done, after each. `sealed` is
+    told the path of each checkpoint and of each average that is kept, on a thread that writes them while the training goes on. The
+    averaged weights are written to `folder/STAGE.safetensors` when the run ends. DivergedError if more than `max_skipped` steps had a loss
+    that is not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     config = run.config
@@ -128,19 +129,21 @@ def train(
     stretch = _Stretch(config, report, report_every_s, rank)
 
     batches = loader.batches(first * config.global_batch, rank, world, run.readers)
-    with closing(batches), Writer(sealed) as writer:
+    done = first
+    with closing(batches), Writer(sealed, while_waiting=lambda: alive(done)) as writer:
         for step in range(first, config.num_steps):
             with stretch.waiting("data"):
                 share = next(batches)
             stepped = engine.step(share, step)
             if not stepped.applied:
                 skipped.append(step)
-                _tell_skipped(run, loader, skipped, float(stepped.loss), rank)
+                _tell_skipped(run, loader, skipped, float(stepped.loss), sealed if rank == 0 else None)
             stretch.add(step, stepped.loss if stepped.applied else None, engine.learning_rate(step), len(skipped))
             if rank == 0:
                 with stretch.waiting("writer"):
                     _keep(run, engine, writer, step + 1, contract, skipped)
-            alive(step)
+            done = step + 1
+            alive(done)
 
     if rank == 0:
         save_stage(run.folder, run.stage, engine.ema.weights)
@@ -170,14 +173,15 @@ def _crosses(every: int | None, samples: int, batch: int) -> bool:
     return every is not None and samples // every > (samples - batch) // every
 
 
-def _tell_skipped(run: Run, loader: PositionLoader, skipped: Sequence[int], loss: float, rank: int) -> None:
-    """Log a step that was skipped with the keys of its faces, and end a run that has had too many."""
+def _tell_skipped(run: Run, loader: PositionLoader, skipped: Sequence[int], loss: float, sealed: Callable[[Path], None] | None) -> None:
+    """Log a step that was skipped with the keys of its faces, on the rank that has `sealed`; end a run that has had too many."""
     config = run.config
-    if rank == 0:
+    if sealed is not None:
         keys = [loader.keys_at(step * config.global_batch, config.global_batch) for step in skipped]
         rows = [{"step": step, "keys": faces} for step, faces in zip(skipped, keys, strict=True)]
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / SKIPPED).write_text(json.dumps(rows, indent=1) + "\n")
+        sealed(run.folder / SKIPPED)
         logging.getLogger(__name__).warning(
             "%s step %d: loss %s, skipped; its faces: %s", run.stage.name, skipped[-1], loss, " ".join(keys[-1])
         )

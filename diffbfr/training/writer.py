@@ -1,22 +1,25 @@
 """Writes what a training keeps while the training goes on: one piece at a time, in order, on a thread; failures come back."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from diffbfr.checkpoint import TrainingState, save_checkpoint
+
+_PATIENCE_S: Final = 1.0
 
 
 class Writer:
     """A thread for checkpoints and averages; a context manager, at whose end everything is written.
 
     A piece must hold copies of its own: the training changes its tensors meanwhile. At most one piece is under way: who is faster waits
-    for it. What a piece raises (a full disk, a refused upload, NaN) is raised by the next call of `check` or `write`, or at the end.
+    for it, and calls `while_waiting` every second. What a piece raises (a full disk, a refused upload, NaN) is raised by the next call of
+    `check` or `write`, or at the end.
     """
 
-    def __init__(self, sealed: Callable[[Path], None]) -> None:
-        self._sealed = sealed
+    def __init__(self, sealed: Callable[[Path], None], while_waiting: Callable[[], None] = lambda: None) -> None:
+        self._sealed, self._while_waiting = sealed, while_waiting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffbfr-writer")
         self._under_way: Future[None] | None = None
 
@@ -24,9 +27,9 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        self._thread.shutdown(wait=True)
         if kind is None:
             self._wait()
+        self._thread.shutdown(wait=True)
 
     def checkpoint(self, folder: Path, state: TrainingState, keep: int) -> None:
         """Seal a checkpoint, drop all but the newest `keep`, and tell its path."""
@@ -44,5 +47,7 @@ class Writer:
 
     def _wait(self) -> None:
         if self._under_way is not None:
+            while wait([self._under_way], _PATIENCE_S).not_done:
+                self._while_waiting()
             done, self._under_way = self._under_way, None
             done.result()

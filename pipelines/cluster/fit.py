@@ -10,16 +10,20 @@ from typing import Any, Generic, TypeVar, cast
 
 from diffbfr.errors import DiffBFRError, IncompleteError
 from pipelines import storage
-from pipelines.progress import Metrics, Progress
+from pipelines.cluster.link import Board, Pulse
+from pipelines.cluster.watchdog import GRACE_S, RankLink, end_hung, kill_worker
+from pipelines.progress import Link, Metrics, Progress
 
 Report = TypeVar("Report")
 Config = TypeVar("Config")
 
 NUM_RETRIES = 3
+"""Attempts that may follow one another without coming further than those before; any number may that do."""
 _POLL_S = 0.5
 _SHOWN = ("loss",)  # of the posted values; the line itself tells the rate
 _COLLECTIVE_TIMEOUT_S = 600
 _OTHERS_REFUSE_S = 10.0
+_END_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,20 @@ class Group:
     num_ranks: int
     cpus_per_rank: int
     use_gpu: bool
+    hang_s: float = 30.0
+    """How long no rank may finish a step before the group is taken for hung."""
 
 
 @dataclass(frozen=True)
 class _Loop(Generic[Config, Report]):
     """What each rank is sent."""
 
-    worker: Callable[[Config, Callable[[Metrics], None]], Report]
+    worker: Callable[[Config, Link], Report]
     config: Config
     board: Any
+    label: str
+    hang_s: float
+    retries: int
 
 
 class _Refused:
@@ -60,37 +69,8 @@ class Journal:
                 self._on_metrics(metrics)
 
 
-class Board:
-    """A tiny actor between the ranks, which post, and the driver, which drains."""
-
-    def __init__(self) -> None:
-        self._posts: list[Metrics] = []
-        self._refusals: dict[int, DiffBFRError] = {}
-
-    def refuse(self, rank: int, error: DiffBFRError) -> None:
-        """Keep a rank's reason why the training cannot be run."""
-        self._refusals[rank] = error
-
-    def num_refusals(self) -> int:
-        """How many ranks gave one."""
-        return len(self._refusals)
-
-    def refusal(self) -> DiffBFRError | None:
-        """That of the first rank which gave one."""
-        return self._refusals[min(self._refusals)] if self._refusals else None
-
-    def post(self, metrics: Metrics) -> None:
-        """Keep one post until the driver asks."""
-        self._posts.append(metrics)
-
-    def drain(self) -> list[Metrics]:
-        """Hand over what came since the last time."""
-        posts, self._posts = self._posts, []
-        return posts
-
-
 def fit(
-    worker: Callable[[Config, Callable[[Metrics], None]], Report],
+    worker: Callable[[Config, Link], Report],
     config: Config,
     *,
     label: str,
@@ -99,6 +79,8 @@ def fit(
     journal: Journal,
 ) -> Report:
     """Run the ranks to the end and return rank 0's result; a run that fails for good is an IncompleteError.
+
+    Ranks that die or hang begin again, as often as it takes, until attempts make no progress any more.
 
     Ray's fit runs in a thread: from the main thread it would replace the handler of Ctrl-C by one that exits with 0.
     """
@@ -110,15 +92,17 @@ def fit(
     name = f"{label}-{uuid.uuid4().hex[:8]}"  # Ray Train silently does nothing for a name that has succeeded before
     state = storage.join(root, "ray")
     outcome: list[Any] = []
-    thread = threading.Thread(
-        target=lambda: outcome.append(_run(_Loop(worker, config, board), name, state, group)), name="ray-train", daemon=True
-    )
+    loop = _Loop(worker, config, board, label, group.hang_s, NUM_RETRIES)
+    thread = threading.Thread(target=lambda: outcome.append(_run(loop, name, state, group)), name="ray-train", daemon=True)
     thread.start()
     try:
         while thread.is_alive():
             thread.join(_POLL_S)
             for metrics in ray.get(board.drain.remote()):
                 journal.add(metrics)
+            if hung := ray.get(board.hung.remote(GRACE_S)):
+                end_hung(hung, label, root, _end)
+                ray.get(board.forget.remote())
         refusal = ray.get(board.refusal.remote())
     finally:
         ray.kill(board)
@@ -148,7 +132,7 @@ def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
             scaling_config=ScalingConfig(
                 num_workers=group.num_ranks, use_gpu=group.use_gpu, resources_per_worker={"CPU": group.cpus_per_rank}
             ),
-            run_config=RunConfig(name=name, storage_path=state, failure_config=FailureConfig(max_failures=NUM_RETRIES)),
+            run_config=RunConfig(name=name, storage_path=state, failure_config=FailureConfig(max_failures=-1)),
         )
         result: Any = trainer.fit()  # typed as V1's Result, which has no return value
         return result.return_value
@@ -157,7 +141,7 @@ def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
 
 
 def _rank(settings: dict[str, Any]) -> Any:
-    """On every rank: the worker itself, with a post that only rank 0 sends."""
+    """On every rank: the worker itself, with a link to the driver."""
     import ray
     import ray.train
     import ray.train.torch
@@ -170,21 +154,41 @@ def _rank(settings: dict[str, Any]) -> Any:
         torch.cuda.set_device(device)
     if ray.get(loop.board.num_refusals.remote()):
         return _Refused()
-    sent: list[Any] = []
-
-    def post(metrics: Metrics) -> None:
-        if rank == 0:
-            sent[:] = [loop.board.post.remote(metrics)]
-
+    world = ray.train.get_context().get_world_size()
+    if ray.get(loop.board.begin.remote(rank)) > loop.retries:
+        reason = ray.get(loop.board.failure.remote())
+        ray.get(loop.board.refuse.remote(rank, _exhausted(loop, reason)))
+        if _all_refuse(loop.board, world):
+            return _Refused()
+        raise RuntimeError(reason)
+    link = RankLink(loop.board, rank, ray.get_runtime_context().get_node_id(), loop.hang_s)
     try:
-        result = loop.worker(loop.config, post)
+        result = loop.worker(loop.config, link)
     except DiffBFRError as error:
         ray.get(loop.board.refuse.remote(rank, error))
-        if _all_refuse(loop.board, ray.train.get_context().get_world_size()):
+        if _all_refuse(loop.board, world):
             return _Refused()
         raise  # ranks without a complaint wait for this one in a collective: Ray ends them, and the next attempt sees the refusal
-    ray.get(sent)
+    except Exception as error:
+        ray.get(loop.board.fail.remote(_words(error)))
+        raise
+    finally:
+        link.rest()
+    link.flush()
     return result if rank == 0 else None
+
+
+def _end(pulse: Pulse) -> str:
+    """Kill a rank from a task on its own machine."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(pulse.node, soft=False)
+    task = ray.remote(num_cpus=0)(kill_worker).options(scheduling_strategy=there, max_retries=0)
+    try:
+        return str(ray.get(task.remote(pulse.pid), timeout=_END_S))
+    except ray.exceptions.RayError as error:  # its machine is gone or as silent as itself
+        return f"out of reach ({type(error).__name__})"
 
 
 def _all_refuse(board: Any, num_ranks: int) -> bool:
@@ -199,13 +203,23 @@ def _all_refuse(board: Any, num_ranks: int) -> bool:
     return False
 
 
+def _exhausted(loop: _Loop[Any, Any], reason: str) -> IncompleteError:
+    return IncompleteError(
+        f"{loop.label}: {loop.retries + 1} attempts to train came no further, the last with {reason}; "
+        "run the same command again to go on from the newest checkpoint"
+    )
+
+
 def _incomplete(label: str, error: BaseException) -> IncompleteError:
     """One line about the first rank's failure."""
     failures = [getattr(failure, "_base_exc", failure) for _, failure in sorted(getattr(error, "worker_failures", {}).items())]
-    first = failures[0] if failures else error
-    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
-    reason = f"{type(first).__name__}: {lines[0] if lines else 'no message'}"
     return IncompleteError(
-        f"{label}: {NUM_RETRIES + 1} attempts to train failed, the last with {reason}; "
+        f"{label}: the training failed with {_words(failures[0] if failures else error)}; "
         "run the same command again to go on from the newest checkpoint"
     )
+
+
+def _words(error: BaseException) -> str:
+    """An exception in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

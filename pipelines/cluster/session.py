@@ -9,7 +9,8 @@ from typing import Self, TypeVar
 
 from diffbfr.errors import UsageError
 from pipelines.cluster import fit, pool
-from pipelines.progress import Metrics, Progress
+from pipelines.cluster.link import SerialLink
+from pipelines.progress import Link, Metrics, Progress
 
 Task = TypeVar("Task")
 Report = TypeVar("Report")
@@ -32,14 +33,28 @@ class ClusterConfig:
     """Where work runs; never part of an identity.
 
     `num_workers=0` runs everything in this process. `address=None` starts a Ray of its own on this machine, otherwise that
-    cluster is joined. `cpus_per_worker=0` shares this machine's cores equally (1 on a joined cluster). A training keeps nothing of the
-    blocks whose maps are `recompute_px` or wider and runs them again in the backward pass: less memory, more time, the same result.
+    cluster is joined. `cpus_per_worker=0` shares this machine's cores equally (1 on a joined cluster).
+
+    Of a training: blocks whose maps are `recompute_px` or wider are run again in the backward pass, and a worker holds at most
+    `micro_batch` images at once, adding up their gradients: less memory, more time, the same result. `compile` hands the networks to
+    torch.compile. Workers that finish no step for `hang_s` seconds (or ten times their slowest) are replaced.
     """
 
     num_workers: int = 2
     address: str | None = None
     cpus_per_worker: int = 0
     recompute_px: int | None = None
+    micro_batch: int | None = None
+    compile: bool = False
+    hang_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if min(self.num_workers, self.cpus_per_worker, self.recompute_px or 0) < 0:
+            raise UsageError(f"{self} has a negative number; expected cluster.num_workers=0 (in this process) or more")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UsageError(f"cluster.micro_batch is {self.micro_batch}; expected at least 1, or none for all at once")
+        if self.hang_s <= 0:
+            raise UsageError(f"cluster.hang_s is {self.hang_s}; expected a positive number of seconds")
 
 
 class Cluster:
@@ -51,8 +66,6 @@ class Cluster:
     """
 
     def __init__(self, config: ClusterConfig) -> None:
-        if min(config.num_workers, config.cpus_per_worker, config.recompute_px or 0) < 0:
-            raise UsageError(f"{config} has a negative number; expected cluster.num_workers=0 (in this process) or more")
         self.config = config
         self._owns_ray = False
 
@@ -116,7 +129,7 @@ class Cluster:
 
     def train(
         self,
-        worker: Callable[[Config, Callable[[Metrics], None]], Report],
+        worker: Callable[[Config, Link], Report],
         config: Config,
         *,
         label: str,
@@ -125,7 +138,7 @@ class Cluster:
         unit: str = "img",
         on_metrics: Callable[[Metrics], None] | None = None,
     ) -> Report:
-        """Run `worker(config, post)` on `num_workers` ranks of one torch.distributed group and return rank 0's result.
+        """Run `worker(config, link)` on `num_workers` ranks of one torch.distributed group and return rank 0's result.
 
         Rank 0's posts move the progress line (`total` and `Metrics.samples` in the same unit) and reach `on_metrics` here, each step
         once, also when a retried attempt repeats steps. When a rank dies all start again, and the worker is expected to go on from the
@@ -135,11 +148,11 @@ class Cluster:
         with Progress(label, total, unit) as progress:
             journal = fit.Journal(progress, on_metrics)
             if self.config.num_workers == 0:
-                return worker(config, journal.add)
+                return worker(config, SerialLink(journal.add))
             self._start()
             gpus = int(self._resource("GPU"))
             num_ranks = min(self.config.num_workers, gpus) if gpus else self.config.num_workers
-            group = fit.Group(num_ranks, self._cpus_per_worker(num_ranks), use_gpu=gpus > 0)
+            group = fit.Group(num_ranks, self._cpus_per_worker(num_ranks), use_gpu=gpus > 0, hang_s=self.config.hang_s)
             return fit.fit(worker, config, label=label, root=root, group=group, journal=journal)
 
     def _start(self) -> None:

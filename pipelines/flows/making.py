@@ -124,6 +124,8 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
             initial=shop.initial_folder(),
             initial_digest=shop.initial_digest(),
             recompute_px=shop.recipe.cluster.recompute_px,
+            micro_batch=shop.recipe.cluster.micro_batch,
+            compiled=shop.recipe.cluster.compile,
         )
         journal = Journal(storage.join(folder, "journal.json"))
         total = config.training.num_steps * config.training.global_batch
@@ -273,10 +275,11 @@ def predicted_work(shop: Workshop, name: str) -> str:
         config = recipe.stage(name.removeprefix("train-"))  # type: ignore[arg-type]
         network, count = config.stage.unet, config.training.num_samples
         flops = training_flops(network, count) * config.training.area_share(config.stage.px)
+        share = -(-config.training.global_batch // max(1, recipe.cluster.num_workers))
         memory = training_memory(
             network,
             num_parameters(network),
-            -(-config.training.global_batch // max(1, recipe.cluster.num_workers)),
+            min(recipe.cluster.micro_batch or share, share),
             averages=1 + len(config.training.ema_lengths),
             recompute_px=recipe.cluster.recompute_px,
             image_px=config.training.largest_px(config.stage.px),

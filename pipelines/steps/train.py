@@ -15,7 +15,7 @@ from diffbfr.shards import ShardedDataset
 from diffbfr.stages import StageSpec
 from diffbfr.training.config import TrainingConfig
 from pipelines import storage
-from pipelines.progress import Metrics
+from pipelines.progress import Link, Metrics
 
 _CHECKPOINTS = "checkpoints"
 
@@ -25,7 +25,7 @@ class TrainTask:
     """One training: a stage on a dataset, with its checkpoints and weights in `folder`.
 
     IRM-2 trains on `column`, which the model of digest `column_model` must have made. `initial` is the folder of a cascade whose weights
-    are the start; empty starts from nothing. `recompute_px` saves memory and changes no result.
+    are the start; empty starts from nothing. The last three save memory or time and change no result.
     """
 
     stage: StageSpec
@@ -37,6 +37,8 @@ class TrainTask:
     initial: str = ""
     initial_digest: str = ""
     recompute_px: int | None = None
+    micro_batch: int | None = None
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class TrainReport:
     seconds: float
 
 
-def train_stage(task: TrainTask, post: Callable[[Metrics], None]) -> TrainReport:
+def train_stage(task: TrainTask, link: Link) -> TrainReport:
     """Train to the end, or go on from where an earlier attempt stopped; every rank of a group calls this."""
     import torch
 
@@ -65,7 +67,13 @@ def train_stage(task: TrainTask, post: Callable[[Metrics], None]) -> TrainReport
 
     def report(metrics: StepMetrics) -> None:
         values = {name: float(value) for name, value in asdict(metrics).items() if name not in ("step", "samples")}
-        post(Metrics(metrics.step, metrics.samples, values))
+        link.post(Metrics(metrics.step, metrics.samples, values))
+
+    def alive(done: int) -> None:
+        if done < task.config.num_steps:
+            link.alive(done)
+        else:
+            link.rest()  # the last checkpoint may take its time to arrive
 
     with _workspace(task.folder) as (folder, publish):
         run = Run(
@@ -78,8 +86,10 @@ def train_stage(task: TrainTask, post: Callable[[Metrics], None]) -> TrainReport
             initial_digest=task.initial_digest,
             device=device,
             recompute_px=task.recompute_px,
+            micro_batch=task.micro_batch,
+            compiled=task.compiled,
         )
-        result = train(run, report, sealed=publish)
+        result = train(run, report, sealed=publish, alive=alive)
         publish(folder / f"{task.stage.name}.json")
         publish(folder / f"{task.stage.name}.safetensors")
     return TrainReport(result.steps, result.samples, result.loss, result.resumed_from, result.seconds)
@@ -114,15 +124,26 @@ def _workspace(folder: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
             fetched.rename(local / _CHECKPOINTS / step)
 
         def publish(path: Path) -> None:
+            from diffbfr.checkpoint import MANIFEST
+
             if not is_first:
                 return
             target = storage.join(folder, path.relative_to(local).as_posix())
             if path.is_dir():
-                storage.put_tree(path, target)
+                storage.put_tree(path, target, last=MANIFEST)
+                if path.parent == local / _CHECKPOINTS:
+                    _drop_all_but(path.parent, storage.join(folder, _CHECKPOINTS))
             else:
                 storage.write_atomic(target, path.read_bytes())
 
         yield local, publish
+
+
+def _drop_all_but(kept: Path, place: str) -> None:
+    """Remove checkpoints that are no longer kept here from where they were put."""
+    for step in storage.list_dir(place):
+        if not (kept / step).exists():
+            storage.remove_tree(storage.join(place, step))
 
 
 def _local(folder: str) -> Path:

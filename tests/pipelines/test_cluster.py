@@ -1,5 +1,6 @@
 """A cluster gives what the serial twin gives: the same reports, the same failures, the same user errors."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines.cluster import Cluster, ClusterConfig, fit
-from pipelines.progress import Metrics
+from pipelines.progress import Link, Metrics
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,15 @@ class SumConfig:
     steps: int
     fails_at: int = -1
     dies_at: int = -1
+    stops_at: int = -1
     refusing_ranks: tuple[int, ...] = ()
 
 
-def sum_over_ranks(config: SumConfig, post: object) -> tuple[float, int]:
+def sum_over_ranks(config: SumConfig, link: Link) -> tuple[float, int]:
     """A training in small: an all-reduce a step, a sealed counter to resume from, posts. Returns (total, steps run by this attempt)."""
     import torch
     import torch.distributed as dist
 
-    assert callable(post)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if rank in config.refusing_ranks:
         raise UsageError("found no column; expected irm1; condition first")
@@ -77,11 +78,14 @@ def sum_over_ranks(config: SumConfig, post: object) -> tuple[float, int]:
         if step == config.fails_at and rank == 0:
             raise RuntimeError("the loss is not finite")
         if rank == 0:
-            post(Metrics(step + 1, (step + 1) * 4, {"loss": total}))
+            link.post(Metrics(step + 1, (step + 1) * 4, {"loss": total}))
             sealed.with_suffix(".new").write_text(f"{step + 1} {total}")
             sealed.with_suffix(".new").replace(sealed)
         if world > 1:
             dist.barrier()
+        link.alive(step + 1)
+        if step == config.stops_at and rank == world - 1 and first == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if step == config.dies_at and rank == world - 1 and first == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     return total, config.steps - first
@@ -210,6 +214,23 @@ def test_a_training_whose_rank_is_killed_goes_on_from_its_own_checkpoint(cluster
 
 @pytest.mark.cluster
 @pytest.mark.slow
+def test_a_rank_that_stands_still_is_noticed_and_replaced(cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watched = Cluster(dataclasses.replace(cluster.config, hang_s=2.0))
+    total, steps = watched.train(
+        sum_over_ranks, SumConfig(str(tmp_path), 4, stops_at=1), label="sum", total=16, root=str(tmp_path / "root")
+    )
+    assert (total, steps) == (30.0, 2)
+    assert "sum: no rank has finished a step for" in caplog.text
+    assert "ending rank 1 (T (stopped)" in caplog.text
+    (stacks,) = (tmp_path / "root" / "hangs").iterdir()
+    told = stacks.read_text()
+    assert "rank 1, process" in told
+    assert "(no answer)" in told
+    assert "in sum_over_ranks" in told.partition("rank 1,")[0]  # rank 0 waits in the next collective
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_users_error_of_a_single_rank_surfaces_too(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "NUM_RETRIES", 1)
     with pytest.raises(UsageError, match="condition first"):
@@ -221,7 +242,7 @@ def test_a_users_error_of_a_single_rank_surfaces_too(cluster: Cluster, tmp_path:
 def test_a_training_that_always_fails_ends_with_one_line(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "NUM_RETRIES", 1)
     with pytest.raises(
-        IncompleteError, match="sum: 2 attempts to train failed, the last with RuntimeError: the loss is not finite"
+        IncompleteError, match="sum: 2 attempts to train came no further, the last with RuntimeError: the loss is not finite"
     ) as caught:
         cluster.train(sum_over_ranks, SumConfig(str(tmp_path), 3, fails_at=1), label="sum", total=12, root=str(tmp_path / "root"))
     assert "\n" not in str(caught.value)
