@@ -32,7 +32,7 @@ import numpy as np
 
 from diffbfr.checkpoint import read_stage_spec, save_stage
 from diffbfr.errors import UsageError
-from diffbfr.metrics.intervals import Interval, bootstrap, bootstrap_ratio
+from diffbfr.metrics.intervals import bootstrap, bootstrap_ratio
 from diffbfr.stages import StageName, StageSpec
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.loop import AVERAGES, Run, train
@@ -138,8 +138,7 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
 def _cell(metric: str, ours: Sequence[float], theirs: Sequence[float]) -> str:
     """Mean, and the paired difference with its interval; of a distance the ratio of the means, in percent."""
     if metric == "squeezenet distance":
-        ratio = bootstrap_ratio(ours, theirs)
-        percent = Interval(*(100 * (value - 1) for value in (ratio.mean, ratio.low, ratio.high)), ratio.count)
+        percent = bootstrap_ratio(ours, theirs).percent
         return f"{np.mean(ours):.4f} ({percent.mean:+.1f} [{percent.low:+.1f}, {percent.high:+.1f}] %)"
     gain = bootstrap([a - b for a, b in zip(ours, theirs, strict=True)])
     digits = 2 if metric == "PSNR" else 4

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffbfr.cascade import Cascade, sample
+from diffbfr.cascade import Cascade, Mode, sample
 from diffbfr.denoiser import Denoiser, upsample
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, resize, to_pixels, to_tensor
@@ -65,10 +65,10 @@ class Comparison:
     """Mean distance over that of Algorithm 1; None without SqueezeNet's weights."""
 
 
-def walked(stage: Denoiser, walk: str) -> tuple[Denoiser, str]:
+def walked(stage: Denoiser, walk: str) -> tuple[Denoiser, Mode]:
     """The stage and the mode in which `sample` takes this walk; UsageError if it is none."""
-    if walk in (FAITHFUL, "fast"):
-        return stage, walk
+    if walk in get_args(Mode):
+        return stage, walk  # type: ignore[return-value]
     solver, *numbers = walk.split(":")
     if solver not in get_args(Solver) or len(numbers) not in (1, 2) or not numbers[0].isdigit():
         raise UsageError(f"found the walk {walk!r}; expected faithful, fast or SOLVER:EVALUATIONS[:END], such as sde_dpmpp_2m:20:4.0")
@@ -156,8 +156,7 @@ def format_table(rows: Sequence[Comparison], faces: int) -> str:
         name = f"{TITLES[STAGE_NAMES[len(row.walks) - 1]]} {'/'.join(row.walks)}"
         line = f"{name:<52}{row.psnr:>8.3f}{_interval(row.d_psnr, '+.3f'):>26}{row.ssim:>8.4f}{_interval(row.d_ssim, '+.4f'):>26}"
         if row.distance is not None and row.ratio is not None:
-            percent = Interval(*(100 * (value - 1) for value in (row.ratio.mean, row.ratio.low, row.ratio.high)), row.ratio.count)
-            line += f"{row.distance:>8.4f}{_interval(percent, '+.1f') + ' %':>26}"
+            line += f"{row.distance:>8.4f}{_interval(row.ratio.percent, '+.1f') + ' %':>26}"
         lines.append(line)
     return "\n".join(lines)
 

@@ -18,6 +18,11 @@ class Interval:
     high: float
     count: int
 
+    @property
+    def percent(self) -> "Interval":
+        """A ratio as a change in percent: 1.02 is +2."""
+        return Interval(100 * (self.mean - 1), 100 * (self.low - 1), 100 * (self.high - 1), self.count)
+
 
 def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean over images with its 95 % interval (percentile bootstrap, Efron 1979); same values, same interval.

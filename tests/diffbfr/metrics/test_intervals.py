@@ -49,6 +49,8 @@ def test_the_ratio_of_two_means_is_paired() -> None:
     assert 1.017 < ratio.low < ratio.mean < ratio.high < 1.023
     assert bootstrap_ratio([1.0, 3.0], [2.0, 2.0]).mean == 1
     assert ratio.count == 200
+    assert ratio.percent.mean == pytest.approx(2, abs=0.3)
+    assert ratio.percent.low < ratio.percent.mean < ratio.percent.high
 
 
 def test_values_without_a_partner_are_refused() -> None:
