@@ -83,10 +83,15 @@ def _stop_after(reports: list[StepMetrics], metrics: StepMetrics, count: int) ->
 
 
 @pytest.mark.slow
-def test_two_processes_refuse_different_checkpoints(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+def test_two_processes_run_blocks_again_alike_and_refuse_different_checkpoints(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
     one = train(_run(tiny_dataset, tmp_path / "one"))
-    behind = _run(tiny_dataset, tmp_path / "elsewhere")
-    (apart,) = train_in_processes([(replace(behind, folder=one.folder), behind)], tmp_path / "meeting")
+    run, behind = _run(tiny_dataset, tmp_path / "two"), _run(tiny_dataset, tmp_path / "elsewhere")
+    again = replace(_run(tiny_dataset, tmp_path / "again"), recompute_px=8)
+    together, recomputed, apart = train_in_processes(
+        [(run, run), (again, again), (replace(behind, folder=one.folder), behind)], tmp_path / "meeting"
+    )
+    assert [[report.loss for report in reports] for reports, _ in recomputed] == [[report.loss for report in told] for told, _ in together]
+    assert (tmp_path / "again" / "irm1.safetensors").read_bytes() == (tmp_path / "two" / "irm1.safetensors").read_bytes()
     for reports, refusal in apart:
         assert reports == []
         assert "ranks found checkpoints of steps [9, 0]" in refusal

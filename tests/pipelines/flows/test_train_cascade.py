@@ -5,8 +5,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.utils.checkpoint import checkpoint
 
 from diffbfr.errors import UsageError
 from pipelines import registry as models
@@ -62,6 +64,23 @@ def test_where_it_runs_is_not_what_it_is(finished: tuple[Recipe, str, train_casc
     recipe, root, _ = finished
     elsewhere = replace(recipe, cluster=replace(recipe.cluster, num_workers=7, recompute_px=16))
     assert actions(train_cascade.run(elsewhere, root, plan=True)) == dict.fromkeys(STEPS, "HIT")
+
+
+def test_running_wide_blocks_again_leaves_the_same_weights(
+    finished: tuple[Recipe, str, train_cascade.RunReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, root, _ = finished
+    again: list[int] = []
+
+    def count(*args: Any, **options: Any) -> Any:
+        again.append(args[1].shape[-1])
+        return checkpoint(*args, **options)
+
+    monkeypatch.setattr("diffbfr.unet.checkpoint", count)
+    train_cascade.run(replace(recipe, cluster=replace(recipe.cluster, recompute_px=8)), str(tmp_path), until="train-irm1")
+    assert set(again) == {8}
+    weights = [(folder(place, "train-irm1") / "irm1.safetensors").read_bytes() for place in (root, str(tmp_path))]
+    assert weights[0] == weights[1]
 
 
 def test_a_plan_says_what_a_training_takes_of_memory(tmp_path: Path) -> None:
