@@ -16,7 +16,7 @@ from diffbfr.unet import UNet
 
 SPECS = {
     "irm1 of Table 6 at 32 px": replace(IRM1.unet, image_px=32),
-    "irm2 of Table 6 at 64 px": replace(IRM2.unet, image_px=64),
+    "irm2 of Table 6 at 64 px and a quarter of its width": replace(IRM2.unet, image_px=64, inner_channels=16),
     "tem of Table 6 at 64 px": replace(TEM.unet, image_px=64),
     "irm1 small": IRM1_TINY.unet,
     "irm2 small": IRM2_TINY.unet,
