@@ -22,7 +22,7 @@ AlphaPolicy: TypeAlias = Literal["white", "black", "drop", "refuse"]
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A decoded file: upright RGB pixels (uint8 h w 3) and what the file said about itself.
+    """A decoded file: upright RGB pixels (uint8 h w 3, maybe read-only) and what the file said about itself.
 
     `was_gray`: all three channels are equal everywhere, however the file stored them. `icc`: the embedded profile where it describes RGB.
     """
@@ -181,7 +181,7 @@ def _to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         return _lay_over(np.array(image.convert("RGBA")), alpha)
     if image.mode in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # a conversion to itself would copy
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))  # a conversion to itself would copy
     raise ImageRefused("unsupported_pixels", f"pixels of kind {image.mode!r} have no agreed white; save the picture with 8 or 16 bits")
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from diffbfr.degradation import DegradationSpec, degrade, draw, sample_seed
 from diffbfr.errors import UsageError
-from diffbfr.images import Pixels, center_square, decode, encode_png, encode_webp, pixel_digest, resize
+from diffbfr.images import Pixels, center_square, decode, encode_stored_png, encode_webp, pixel_digest, resize
 from diffbfr.shards import ColumnInfo, Sample, Split
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 
@@ -99,7 +99,7 @@ def make_face(config: ShardConfig, key: str, source: str, data: bytes) -> Face:
     hq = resize(center_square(photo), config.hq_px, "bicubic")
     low = resize(hq, config.lq_px, "bicubic")
     height, width = photo.shape[:2]
-    truth = GroundTruth(width, height, pixel_digest(hq), pixel_digest(low), encode_webp(hq), encode_png(low))
+    truth = GroundTruth(width, height, pixel_digest(hq), pixel_digest(low), encode_webp(hq), encode_stored_png(low))
     return _face(config, key, source, len(data), hashlib.sha256(data).hexdigest(), truth, lambda: hq, ())
 
 

@@ -1,8 +1,11 @@
 """The commands that measure run through and print their tables; how long anything takes is asserted nowhere."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.benchmarks import networks, sampling
+from tests.benchmarks import loading, networks, resizing, sampling, sharding
+from tests.benchmarks.photos import make_photos
 
 
 def _printed(module: object, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -24,3 +27,37 @@ def test_sampling_sets_fast_against_faithful_and_diffusers(capsys: pytest.Captur
     lines = _printed(sampling, words, capsys, monkeypatch)
     assert [line.split()[0] for line in lines if "s a face" in line] == ["fast", "faithful", "diffusers"]
     assert [line.split(":")[0].strip() for line in lines if " over fast" in line] == ["faithful over fast", "diffusers over fast"]
+
+
+@pytest.mark.slow
+def test_sharding_prints_the_same_content_id_for_this_process_and_makes_nothing_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharding, "_WARM_UP_S", 0.0)
+    photos = make_photos(tmp_path / "photos", 5, px=64)
+    (photos / "broken.png").write_bytes(b"no picture")
+    words = [str(photos), "--workers", "0", "0", "--hq-px", "32", "--lq-px", "8", "--shard-size", "2"]
+    lines = _printed(sharding, words, capsys, monkeypatch)
+    values = {line[:28].strip(): line[28:].split("  ") for line in lines if line}
+    table = {name: [cell.strip() for cell in cells if cell.strip()] for name, cells in values.items()}
+    assert table["committed + quarantined"] == ["5 + 1", "5 + 1"]
+    assert table["shards made again"] == ["0", "0"]
+    assert len(set(table["content_id"])) == 1
+
+
+@pytest.mark.slow
+def test_loading_sets_ours_against_webdataset(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = _printed(loading, ["--count", "8", "--rounds", "1"], capsys, monkeypatch)
+    assert [line.split("  ")[0] for line in lines] == [
+        *("LQ + hq128, IRM-1", "loader", "loader, 2 readers", "training", "webdataset"),
+        *("hq512, TEM", "loader", "loader, 2 readers", "training", "webdataset"),
+    ]
+
+
+def test_a_photos_time_is_the_difference_between_many_and_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resizing, "make_photos", lambda folder, count: make_photos(folder, count, px=16))
+    arms = {"ours": lambda photos, folder: 5 + 0.05 * len(list(photos.iterdir()))}
+    arms["other"] = lambda photos, folder: 9 + 0.1 * len(list(photos.iterdir()))
+    times = resizing.measure(arms, tmp_path, few=2, count=6, rounds=2)
+    assert {name: [round(value, 6) for value in each] for name, each in times.items()} == {"ours": [50, 50], "other": [100, 100]}
+    assert resizing.rows(times) == [("ours", "50.0", "1.00"), ("other", "100.0", "2.00")]

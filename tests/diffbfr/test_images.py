@@ -21,6 +21,7 @@ from diffbfr.images import (
     center_square,
     decode,
     encode_png,
+    encode_stored_png,
     encode_webp,
     lq_to_model,
     pixel_digest,
@@ -249,7 +250,7 @@ def test_a_refusal_travels_between_processes() -> None:
     assert (refusal.reason_code, str(refusal), refusal.exit_code) == ("truncated", "the file ends early", 1)
 
 
-@pytest.mark.parametrize(("encode", "magic"), [(encode_png, b"\x89PNG"), (encode_webp, b"RIFF")])
+@pytest.mark.parametrize(("encode", "magic"), [(encode_png, b"\x89PNG"), (encode_stored_png, b"\x89PNG"), (encode_webp, b"RIFF")])
 def test_encoders_are_lossless_and_repeat_themselves(encode: object, magic: bytes) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     for pixels in (picture(), noise, noise[::-1, ::2], np.zeros((1, 1, 3), np.uint8)):

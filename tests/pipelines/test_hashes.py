@@ -11,9 +11,11 @@ from diffbfr.degradation import PRESETS
 from diffbfr.errors import UsageError
 from pipelines.hashes import compare_lists, digest_list, list_hashes
 from pipelines.manifest import open_dataset
+from pipelines.recipes import paper
 from pipelines.steps.samples import ShardConfig
 from tests.pipelines.tiny_dataset import build
 
+ROOT = Path(__file__).parents[2]
 PUBLISHED = "dccfbd5f2ed2d23f9dea3c67f328aaf1c5707e1b7281bb673b2278311cdc012a"
 CONFIG = ShardConfig(64, 16, 1, 250, 0.0, 1.0, 0, PRESETS["paper"])
 
@@ -37,6 +39,18 @@ def _list(photos: Path, root: Path, config: ShardConfig = CONFIG, variants: int 
 def test_the_published_list_is_reproduced(photos: Path, tmp_path: Path) -> None:
     """Frozen: whoever changes Eq. 13's bytes, the resize or the split sees it here."""
     assert digest_list(_list(photos, tmp_path / "data")) == PUBLISHED
+
+
+@pytest.mark.slow
+def test_the_list_that_the_repository_publishes_is_reproduced(tmp_path: Path) -> None:
+    """By the command that the README names, in one process."""
+    published = (ROOT / "infra" / "evaluation" / "procedural-512.txt").read_text()
+    config = replace(paper().data.shard, val_fraction=0.0, test_fraction=1.0, variants=1)
+    build("synthetic:count=50,seed=20,px=512", tmp_path / "data", config)
+    assert compare_lists(published, list_hashes(open_dataset(tmp_path / "data"), "test", 1)) == []
+    readme = (ROOT / "README.md").read_text()
+    assert digest_list(published) in readme
+    assert "--recipe paper --faces synthetic:count=50,seed=20,px=512 --set data.val_fraction=0 --set data.test_fraction=1" in readme
 
 
 def test_shards_and_more_variants_do_not_change_the_list(photos: Path, tmp_path: Path) -> None:
