@@ -23,7 +23,7 @@ from diffbfr.errors import UsageError
 from pipelines import storage
 from pipelines.code_identity import code_digests
 
-__all__ = ["ArtifactStore", "Decision", "Identity", "Lineage", "OutputRef", "Record", "code_digests", "decide", "flatten", "lineage"]
+__all__ = ["ArtifactStore", "Decision", "Identity", "OutputRef", "Record", "code_digests", "decide", "flatten"]
 
 JSON = Any
 RECORD = "record.json"
@@ -94,29 +94,6 @@ class Decision:
     action: Literal["HIT", "RUN"]
     reason: str
     identity: Identity
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """An artifact and what it came from. `record` is None for what lies outside of the store, such as the photos."""
-
-    name: str
-    id: str
-    record: Record | None = None
-    inputs: tuple["Lineage", ...] = field(default=())
-
-    def to_json(self) -> JSON:
-        """Nested plain values."""
-        made: dict[str, JSON] = {"name": self.name, "id": self.id}
-        if self.record is not None:
-            made |= {
-                "step": self.record.identity.step,
-                "created": self.record.created,
-                "seconds": self.record.seconds,
-                "facts": dict(self.record.facts),
-                "inputs": [source.to_json() for source in self.inputs],
-            }
-        return made
 
 
 class ArtifactStore:
@@ -264,15 +241,6 @@ def decide(store: ArtifactStore, identity: Identity) -> Decision:
     reasons = list(_differences(newest.identity, identity))
     more = f"; and {len(reasons) - _NUM_REASONS} more" if len(reasons) > _NUM_REASONS else ""
     return Decision(identity.step, "RUN", "; ".join(reasons[:_NUM_REASONS]) + more, identity)
-
-
-def lineage(store: ArtifactStore, record: Record, name: str = "") -> Lineage:
-    """An artifact with all that it came from, back to what no step made."""
-    inputs = []
-    for input_name, input_id in record.identity.inputs.items():
-        found = store.by_id(input_id)
-        inputs.append(lineage(store, found, input_name) if found is not None else Lineage(input_name, input_id))
-    return Lineage(name or record.identity.step, record.identity.id, record, tuple(inputs))
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, JSON]:

@@ -50,15 +50,18 @@ def show(ref: Ref, root: options.Root = options.DEFAULT_ROOT, tracking: options.
 
 @models.command()
 def lineage(ref: Ref, root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
-    """Print the chain from a version down to the photos it was trained on."""
-    from pipelines.registry import format_lineage
-    from pipelines.registry import lineage as find
+    """Print the chain from a version back to the photos, and each link that is not what was recorded; reads every file on the way."""
+    from pipelines.artifacts import ArtifactStore
+    from pipelines.flows.lineage import format_chain, trace
 
-    node = find(open_existing(root, tracking), ref)
+    chain = trace(open_existing(root, tracking), ArtifactStore(root), ref)
     if as_json:
-        say_json(node)
+        say_json(chain)
     else:
-        say(format_lineage(node))
+        say(format_chain(chain))
+    broken = [link.title for link in chain.all() if link.problems]
+    if broken:
+        raise QuarantineError(f"{len(broken)} links of {ref} are not what was recorded (first: {broken[0]}); see the lines with an !")
 
 
 @models.command()

@@ -1,13 +1,13 @@
 """The model registry: what was trained, from what, and which cascade is in charge. The one door to MLflow.
 
 `connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models, `gate` moves the aliases
-(`turns`: one at a time; `actions`: who and why), `audit` prints lineage and looks for damage, `garbage` removes what nobody names,
+(`turns`: one at a time; `actions`: who and why), `audit` looks for damage, `garbage` removes what nobody names,
 `digests` says when two models are one, `served_cascade` is the code inside a cascade version.
 MLflow is imported on first use: this package alone costs nothing.
 """
 
 from pipelines.registry.actions import Action, list_actions
-from pipelines.registry.audit import Finding, LineageNode, format_lineage, fsck, lineage
+from pipelines.registry.audit import Finding, fsck
 from pipelines.registry.connection import Registry, open_registry
 from pipelines.registry.digests import model_digest
 from pipelines.registry.garbage import Removal, collect_garbage
@@ -20,6 +20,7 @@ from pipelines.registry.versions import (
     Lineage,
     ModelVersion,
     Resolved,
+    fetch,
     get_version,
     list_versions,
     register_cascade,
@@ -36,7 +37,6 @@ __all__ = [
     "Curve",
     "Finding",
     "Lineage",
-    "LineageNode",
     "ModelVersion",
     "Promotion",
     "Registry",
@@ -45,11 +45,10 @@ __all__ = [
     "Resolved",
     "Run",
     "collect_garbage",
+    "fetch",
     "format_comparisons",
-    "format_lineage",
     "fsck",
     "get_version",
-    "lineage",
     "list_actions",
     "list_versions",
     "model_digest",

@@ -1,4 +1,4 @@
-"""Questions to the registry: where does this model come from, and is everything that it claims still there?"""
+"""Is everything that the registry claims still there?"""
 
 import tempfile
 from dataclasses import dataclass
@@ -7,17 +7,7 @@ from pathlib import Path
 from diffbfr.errors import DiffBFRError
 from pipelines.registry.connection import Registry
 from pipelines.registry.garbage import orphans
-from pipelines.registry.versions import CASCADE, MODELS, SERVED, STAGES, ModelVersion, fetch, get_version, list_versions, served_tags
-
-
-@dataclass(frozen=True)
-class LineageNode:
-    """One link of the chain from a cascade down to its photos."""
-
-    title: str
-    digest: str
-    detail: str
-    parents: tuple["LineageNode", ...] = ()
+from pipelines.registry.versions import CASCADE, MODELS, SERVED, STAGES, ModelVersion, fetch, list_versions, served_tags
 
 
 @dataclass(frozen=True)
@@ -29,50 +19,12 @@ class Finding:
     advice: str
 
 
-def lineage(registry: Registry, ref: str) -> LineageNode:
-    """The chain from a version to the data it was trained on, as far as the tags tell."""
-    every = list_versions(registry)
-    return _node(get_version(registry, ref), every)
-
-
-def format_lineage(node: LineageNode, depth: int = 0) -> str:
-    """The chain as an indented text, one link a line."""
-    line = f"{'  ' * depth}{'└ ' if depth else ''}{node.title}  {node.digest[:12]}  {node.detail}".rstrip()
-    return "\n".join([line, *(format_lineage(parent, depth + 1) for parent in node.parents)])
-
-
 def fsck(registry: Registry) -> tuple[Finding, ...]:
     """Look for dangling sources, digests and signatures that do not match, cascades without a stage, aliases to nothing, and orphans."""
     every = list_versions(registry)
     known = {version.ref: version for version in every}
     findings = [finding for version in every for finding in _check(registry, version, known)]
     return tuple(findings + _dangling_aliases(registry, every) + _orphans(registry, every))
-
-
-def _node(version: ModelVersion, every: tuple[ModelVersion, ...]) -> LineageNode:
-    tags = version.tags
-    parents: list[LineageNode] = []
-    if version.name == CASCADE:
-        for stage in STAGES:
-            ref = tags.get(f"stage.{stage}", f"diffbfr-{stage}@?")
-            parents.append(_parent(ref, tags.get(f"stage.{stage}.digest", ""), every))
-    for role in sorted(tag.removeprefix("parent.") for tag in tags if tag.startswith("parent.")):
-        digest = tags[f"parent.{role}"]
-        match = next((other.ref for other in every if other.digest == digest), role)
-        parents.append(_parent(match, digest, every))
-    if version.name != CASCADE:
-        parents.append(LineageNode("data", tags.get("data.content_id", "unknown"), "decoded pixels and degraded inputs"))
-    aliases = f"[{', '.join(version.aliases)}] " if version.aliases else ""
-    facts = (f"{word} {tags.get(tag, '?')[:20]}" for word, tag in (("recipe", "recipe"), ("artifact", "artifact"), ("code", "code")))
-    detail = f"{aliases}{', '.join(facts)}, {version.created}"
-    return LineageNode(version.ref, version.digest, detail, tuple(parents))
-
-
-def _parent(ref: str, digest: str, every: tuple[ModelVersion, ...]) -> LineageNode:
-    match = next((other for other in every if other.ref == ref and other.digest == digest), None)
-    if match:
-        return _node(match, every)
-    return LineageNode(ref, digest, "" if ref in ("dataset", "column") else "not in this registry")
 
 
 def _check(registry: Registry, version: ModelVersion, known: dict[str, ModelVersion]) -> list[Finding]:

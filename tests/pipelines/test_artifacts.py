@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from diffbfr.errors import UsageError
 from pipelines import storage
-from pipelines.artifacts import ArtifactStore, Identity, OutputRef, Record, decide, flatten, lineage
+from pipelines.artifacts import ArtifactStore, Identity, OutputRef, Record, decide, flatten
 
 BASE = Identity(
     "train-irm1", {"training.learning_rate": 0.0001, "px": [128, 32]}, {"dataset": "3f" * 10}, {"diffbfr.unet": "aa", "diffbfr.ema": "bb"}
@@ -140,20 +140,6 @@ def test_a_record_that_is_no_record_is_named(store: ArtifactStore) -> None:
     storage.write_atomic(storage.join(store.folder(BASE), "record.json"), b"{")
     with pytest.raises(UsageError, match="cannot be read as a record"):
         store.find(BASE)
-
-
-def test_lineage_goes_back_to_what_no_step_made(store: ArtifactStore) -> None:
-    dataset = Identity("shard", {}, {"photos": "c0ffee"}, {})
-    stage = Identity("train-irm1", {}, {"dataset": dataset.id}, {})
-    cascade = Identity("cascade", {}, {"irm1": stage.id, "dataset": dataset.id}, {})
-    for identity in (dataset, stage, cascade):
-        make(store, identity)
-    tree = lineage(store, make(store, cascade))
-    assert [child.name for child in tree.inputs] == ["irm1", "dataset"]
-    assert tree.inputs[0].inputs[0].inputs[0].id == "c0ffee"
-    plain = json.loads(json.dumps(tree.to_json()))
-    assert plain["inputs"][0]["inputs"][0]["inputs"] == [{"name": "photos", "id": "c0ffee"}]
-    assert plain["inputs"][1]["facts"] == {"samples": 640}
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,11 @@ from safetensors.numpy import load_file, save_file
 from pipelines import code_identity, storage
 from pipelines.artifacts import ArtifactStore
 from pipelines.flows import making, train_cascade
-from pipelines.recipes import Recipe
 from pipelines.settings import change
-from tests.pipelines.flows.pocket import pocket
-from tests.pipelines.tiny_dataset import make_photos
+from tests.pipelines.flows.conftest import PROJECT, Place, flip
 
 pytestmark = pytest.mark.slow
 
-PROJECT = Path(__file__).parents[3]
 ALL = ("shard", "train-irm1", "train-tem", "condition-irm1", "train-irm2", "cascade", "evaluate", "register", "restore")
 TRAINED = ALL[1:]
 FROM_CASCADE = ALL[5:]
@@ -30,20 +27,6 @@ FROM_COLUMN = ALL[3:]
 FROM_IRM1 = ("train-irm1", *FROM_COLUMN)
 FROM_TEM = ("train-tem", *FROM_CASCADE)
 SCORES = ("evaluate", "register")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A finished run to edit: its root, its photos, the code that it runs, and the recipe."""
-
-    root: Path
-    photos: Path
-    code: Path
-    recipe: Recipe
-
-    def output(self, step: str, pattern: str) -> Path:
-        """One file of a step's artifact."""
-        return next(iter(sorted(self.root.glob(f"artifacts/{step}/*/{pattern}"))))
 
 
 @dataclass(frozen=True)
@@ -70,13 +53,6 @@ def code(file: str, old: str, new: str, runs: tuple[str, ...], reason: str = "",
 
 def disk(name: str, act: Callable[[Place], None], runs: tuple[str, ...], reason: str = "") -> Edit:
     return Edit(name, runs, reason, disk=act)
-
-
-def flip(file: Path) -> None:
-    """Change one byte in the middle; the size stays."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
 
 
 def train_otherwise(place: Place) -> None:
@@ -168,32 +144,6 @@ EDITS = (
     disk("a renamed photo", rename, ALL, "input photos"),
     disk("a file that is no photo", lambda p: (p.photos / "notes.txt").write_text("words"), ()),
 )
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """One real run from photos in a folder, in this process."""
-    place = tmp_path_factory.mktemp("sound")
-    for package in ("diffbfr", "pipelines"):
-        shutil.copytree(
-            PROJECT / package,
-            place / "code" / package,
-            ignore=lambda folder, names: [n for n in names if "." in n[1:] and not n.endswith(".py")],
-        )
-    photos = make_photos(place / "photos", count=24)
-    recipe = pocket()
-    recipe = replace(recipe, data=replace(recipe.data, faces=str(photos)))
-    train_cascade.run(recipe, str(place / "root"))
-    return Place(place / "root", photos, place / "code", recipe)
-
-
-@pytest.fixture
-def place(finished: Place, tmp_path: Path) -> Place:
-    """A copy to edit, times and all."""
-    shutil.copytree(finished.root, tmp_path / "root")
-    shutil.copytree(finished.photos, tmp_path / "photos")
-    recipe = replace(finished.recipe, data=replace(finished.recipe.data, faces=str(tmp_path / "photos")))
-    return Place(tmp_path / "root", tmp_path / "photos", finished.code, recipe)
 
 
 def planned(place: Place) -> dict[str, str]:

@@ -8,21 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.registry import Registry, format_lineage, fsck, get_version, lineage, pipeline_run
+from pipelines.registry import Registry, fsck, get_version, pipeline_run
 from tests.pipelines.registry.conftest import CascadeMaker
-
-
-def test_lineage_goes_from_the_cascade_down_to_the_data(make_cascade: CascadeMaker, registry: Registry) -> None:
-    make_cascade(1)
-    root = lineage(registry, "diffbfr-cascade@candidate")
-    assert [node.title for node in root.parents] == ["diffbfr-irm1@1", "diffbfr-irm2@1", "diffbfr-tem@1"]
-    irm2 = root.parents[1]
-    assert [node.title for node in irm2.parents] == ["diffbfr-irm1@1", "data"]
-    assert irm2.parents[1].digest == "d" * 64
-    text = format_lineage(root)
-    assert text.splitlines()[0].startswith("diffbfr-cascade@1  ")
-    assert "    └ data  dddddddddddd" in text
-    assert "recipe smoke" in text
 
 
 def test_a_sound_registry_has_no_findings(make_cascade: CascadeMaker, registry: Registry) -> None:
@@ -108,14 +95,6 @@ def test_fsck_finds_each_fault_and_nothing_else(
     assert len(findings) == 1
     assert findings[0].ref.startswith(ref)
     assert problem in findings[0].problem
-
-
-def test_a_parent_that_is_not_registered_is_named_by_its_digest(make_cascade: CascadeMaker, registry: Registry) -> None:
-    make_cascade(1)
-    registry.client.delete_model_version("diffbfr-irm1", "1")
-    irm1 = lineage(registry, "diffbfr-cascade@1").parents[0]
-    assert irm1.detail == "not in this registry"
-    assert irm1.digest
 
 
 def test_the_command_prints_a_line_a_finding_and_fails(

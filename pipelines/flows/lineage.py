@@ -1,0 +1,162 @@
+"""From a registered version back to the photos: every artifact with its digest, and each link compared with what is there now.
+
+The registry says which artifact a version was made from, an artifact's record from which others, and the first of them from which photos.
+Every file is read for its digest, in the registry and under the root; the photos are listed again.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from diffbfr.errors import DiffBFRError
+from diffbfr.stages import STAGE_NAMES
+from pipelines import storage
+from pipelines.artifacts import ArtifactStore, Record
+from pipelines.registry import CASCADE, ModelVersion, Registry, fetch, get_version, list_versions, model_digest
+from pipelines.sources import open_source
+
+_SHOWN: Final = 12
+_COUNTED: Final = ("num_samples", "samples", "pictures", "faces")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One thing in the chain. `problems` says how it differs from what was recorded; `sources` is what it was made from."""
+
+    title: str
+    digest: str
+    detail: str
+    problems: tuple[str, ...] = ()
+    sources: tuple["Link", ...] = ()
+
+    def all(self) -> Iterator["Link"]:
+        """This link and every one behind it; one that several need comes once."""
+        yield from {link.title: link for link in self._walk()}.values()
+
+    def _walk(self) -> Iterator["Link"]:
+        yield self
+        for source in self.sources:
+            yield from source._walk()
+
+
+def trace(registry: Registry, store: ArtifactStore, ref: str) -> Link:
+    """Follow a version back to the photos, reading every byte on the way."""
+    return _Tracer(registry, store).version(get_version(registry, ref))
+
+
+def format_chain(link: Link) -> str:
+    """The chain as an indented text, a line a link; what was shown before is named only, and what is wrong starts with `!`."""
+    shown: set[str] = set()
+
+    def lines(it: Link, depth: int) -> Iterator[str]:
+        lead = f"{'  ' * depth}{'└ ' if depth else ''}"
+        again = it.title in shown
+        yield f"{lead}{it.title}  {it.digest[:_SHOWN]}  {'(see above)' if again else it.detail}".rstrip()
+        if again:
+            return
+        shown.add(it.title)
+        yield from (f"{'  ' * (depth + 1)}! {problem}" for problem in it.problems)
+        for source in it.sources:
+            yield from lines(source, depth + 1)
+
+    return "\n".join(lines(link, 0))
+
+
+class _Tracer:
+    """Looks at each version and artifact once."""
+
+    def __init__(self, registry: Registry, store: ArtifactStore) -> None:
+        self._registry, self._store = registry, store
+        self._versions = {version.ref: version for version in list_versions(registry)}
+        self._artifacts: dict[str, Link] = {}
+        self._weights: dict[str, Mapping[str, str]] = {}
+
+    def version(self, version: ModelVersion) -> Link:
+        """A registered version: its files, its stages, and the artifact that it is a copy of."""
+        tags, problems = version.tags, list(self._file_problems(version))
+        sources = [link for stage in STAGE_NAMES if version.name == CASCADE for link in self._stage(version, stage, problems)]
+        artifact = tags.get("artifact", "")
+        record = self._store.by_id(artifact)
+        if record is not None:
+            problems += self._differences(version, record)
+            sources.append(self.artifact(record))
+        elif tags.get("root") in (None, self._store.root):
+            sources.append(Link(f"artifact {artifact}", "", "", ("its record is gone",)))
+        else:
+            sources.append(Link(f"artifact {artifact}", "", f"under {tags['root']}"))
+        aliases = f"[{', '.join(version.aliases)}] " if version.aliases else ""
+        return Link(version.ref, version.digest, f"{aliases}{tags.get('recipe', '?')}, {version.created}", tuple(problems), tuple(sources))
+
+    def artifact(self, record: Record) -> Link:
+        """An artifact under the root, and all behind it."""
+        identity = record.identity
+        if identity.id not in self._artifacts:
+            problems = [f"output {name} {words}" for name, words in self._store.damage(record, thorough=True).items()]
+            if moved := self._store.moved(record):
+                problems.append(moved)
+            sources = tuple(self._source(record, name, made) for name, made in identity.inputs.items())
+            told = [f"{record.facts[fact]:,} {fact.removeprefix('num_')}" for fact in _COUNTED if fact in record.facts]
+            detail = ", ".join([*told, f"{len(record.outputs)} files", record.created[:19]])
+            title = f"{identity.step} {identity.id}"
+            self._artifacts[identity.id] = Link(title, record.content, detail, tuple(problems), sources)
+        return self._artifacts[identity.id]
+
+    def _source(self, record: Record, name: str, made: str) -> Link:
+        """What an artifact was made from: another artifact, the photos, or the weights that a training started from."""
+        source = self._store.by_id(made)
+        if source is not None:
+            return self.artifact(source)
+        if name == "photos":
+            uri = str(record.facts["source"])
+            return Link(f"photos {uri}", made, "names, sizes and times", _photo_problems(uri, made))
+        if name == "init":
+            return self._start(made)
+        return Link(f"{name} {made}", "", "", ("its record is gone",))
+
+    def _start(self, digest: str) -> Link:
+        from diffbfr.cascade import packaged_cascade
+
+        known = {version.digest: version.ref for version in self._versions.values()}
+        if digest == model_digest(packaged_cascade(), STAGE_NAMES):
+            return Link("init", digest, "the cascade in the package")
+        return Link("init", digest, known.get(digest, "a cascade that is not in this registry"))
+
+    def _stage(self, version: ModelVersion, stage: str, problems: list[str]) -> Iterator[Link]:
+        """The version of one stage of a cascade; one that is gone or another is the cascade's problem."""
+        ref, digest = version.tags.get(f"stage.{stage}", "?"), version.tags.get(f"stage.{stage}.digest", "")
+        if ref in self._versions and self._versions[ref].digest == digest:
+            yield self.version(self._versions[ref])
+        else:
+            problems.append(f"its {stage} {ref} is gone or another one")
+
+    def _file_problems(self, version: ModelVersion) -> Iterator[str]:
+        """Read the version's files for its digest, and for those of its weights."""
+        with tempfile.TemporaryDirectory() as cache:
+            try:
+                folder = fetch(self._registry, version, Path(cache))
+            except DiffBFRError as error:
+                yield str(error)
+                return
+            self._weights[version.ref] = {path.name: storage.digest(path) for path in folder.glob("*.safetensors")}
+
+    def _differences(self, version: ModelVersion, record: Record) -> list[str]:
+        """How a version differs from the record of the artifact that it is a copy of."""
+        made = {Path(output.path).name: output.sha256 for output in record.outputs.values()}
+        weights = self._weights.get(version.ref, {})
+        found = [
+            f"its {name} is not that of {record.identity.step} {record.identity.id}" for name in weights if made.get(name) != weights[name]
+        ]
+        if version.tags.get("data.content_id") != record.facts.get("content_id"):
+            found.append(f"it names the data {version.tags.get('data.content_id', '?')[:_SHOWN]}, {record.identity.step} another")
+        return found
+
+
+def _photo_problems(uri: str, recorded: str) -> tuple[str, ...]:
+    """Whether the photos are still those that were listed."""
+    try:
+        now = open_source(uri).digest()
+    except (DiffBFRError, OSError) as error:
+        return (f"they cannot be listed ({error})",)
+    return () if now == recorded else (f"their listing has the digest {now[:_SHOWN]}, recorded {recorded[:_SHOWN]}",)
