@@ -5,7 +5,7 @@ Every function here takes the workshop and the artifact's folder and returns wha
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipelines import commits, storage
 from pipelines.artifacts import ArtifactStore, Identity, OutputRef, code_digests
 from pipelines.cluster import Cluster
 from pipelines.flows.graph import Made, Step
-from pipelines.flows.journal import Journal
+from pipelines.flows.journal import Journal, Post
 from pipelines.recipes import PACKAGED, SCRATCH, Recipe
 from pipelines.registry import model_digest
 
@@ -46,6 +46,8 @@ class Workshop:
     def __init__(self, recipe: Recipe, store: ArtifactStore, cluster: Cluster, given: "PinnedCascade | None" = None) -> None:
         self.recipe, self.store, self.cluster, self.given = recipe, store, cluster, given
         self.steps: dict[str, Step] = {}
+        self.on_posts: Callable[[Sequence[Post]], None] = lambda posts: None
+        """Hears what a training posts; the diary's, while one is kept."""
 
     def step(self, name: str, config: Mapping[str, Any], inputs: Mapping[str, str], make: Callable[["Workshop", str], Made]) -> Step:
         """Add a step; its identity is known at once."""
@@ -127,10 +129,9 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
             micro_batch=shop.recipe.cluster.micro_batch,
             compiled=shop.recipe.cluster.compile,
         )
-        journal = Journal(storage.join(folder, "journal.json"))
         total = config.training.num_steps * config.training.global_batch
-        report = shop.cluster.train(train_stage, task, label=name, total=total, root=shop.store.root, on_metrics=journal.add)
-        journal.close()
+        with Journal(storage.join(folder, "journal.json"), shop.on_posts) as journal:
+            report = shop.cluster.train(train_stage, task, label=name, total=total, root=shop.store.root, on_metrics=journal.add)
         outputs = {"weights": f"{name}.safetensors", "spec": f"{name}.json", "journal": "journal.json"}
         facts = asdict(report) | {"digest": model_digest(local(folder), (name,)), "content_id": shop.facts("shard")["content_id"]}
         if column:

@@ -15,6 +15,7 @@ from pipelines import storage
 from pipelines.artifacts import ArtifactStore, Decision, Record, flatten
 from pipelines.cluster import Cluster
 from pipelines.flows import graph, making
+from pipelines.flows.diary import Diary, is_untold
 from pipelines.flows.graph import Step
 from pipelines.flows.making import Workshop
 from pipelines.recipes import Recipe
@@ -122,16 +123,15 @@ def run(recipe: Recipe, root: str, *, plan: bool = False, until: str | None = No
         decisions = graph.plan(steps, store)
         if plan:
             return RunReport(recipe.name, store.root, tuple(map(_planned, steps, decisions)), time.monotonic() - started)
-        finished = all(decision.action == "HIT" for decision in decisions)
+        finished = all(decision.action == "HIT" for decision in decisions) and not is_untold(store.root)
         done = graph.execute(steps, store) if finished else _execute(steps, shop)
     return _report(shop, done, decisions, time.monotonic() - started)
 
 
 def _execute(steps: list[Step], shop: Workshop) -> list[graph.Done]:
     """Run the steps with the diary open."""
-    from pipelines.flows.diary import Diary
-
-    with Diary(shop.recipe, shop.store.root, making.plan_digest(steps)) as diary:
+    with Diary(shop.recipe, shop.store, steps, making.plan_digest(steps)) as diary:
+        shop.on_posts = diary.hear
 
         def around(step: Step, make: Callable[[], Record]) -> Record:
             return diary.around(step, make, shop.store.folder(step.identity))

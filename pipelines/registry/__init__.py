@@ -12,7 +12,20 @@ from pipelines.registry.connection import Registry, open_registry
 from pipelines.registry.digests import model_digest
 from pipelines.registry.garbage import Removal, collect_garbage
 from pipelines.registry.gate import Comparison, Promotion, RegressionError, format_comparisons, promote, record_evaluation, rollback
-from pipelines.registry.runs import Curve, Run, pipeline_run, step_run
+from pipelines.registry.runs import (
+    Point,
+    Run,
+    Status,
+    begin_pipeline,
+    begin_step,
+    end_run,
+    find_step,
+    is_refused,
+    pipeline_run,
+    run_status,
+    step_run,
+    unfinished_runs,
+)
 from pipelines.registry.versions import (
     ALIASES,
     CASCADE,
@@ -34,21 +47,27 @@ __all__ = [
     "MODELS",
     "Action",
     "Comparison",
-    "Curve",
     "Finding",
     "Lineage",
     "ModelVersion",
+    "Point",
     "Promotion",
     "Registry",
     "RegressionError",
     "Removal",
     "Resolved",
     "Run",
+    "Status",
+    "begin_pipeline",
+    "begin_step",
     "collect_garbage",
+    "end_run",
     "fetch",
+    "find_step",
     "format_comparisons",
     "fsck",
     "get_version",
+    "is_refused",
     "list_actions",
     "list_versions",
     "model_digest",
@@ -60,5 +79,7 @@ __all__ = [
     "register_stage",
     "resolve",
     "rollback",
+    "run_status",
     "step_run",
+    "unfinished_runs",
 ]

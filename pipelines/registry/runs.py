@@ -1,15 +1,16 @@
 """Mirror a pipeline run in MLflow: one parent run, a child a step. Nothing here is needed to resume the pipeline itself.
 
-A run is found again by its identity (plan, step, artifact), so a command that was killed and started again continues its runs
-and logs no point of a curve twice.
+A run is found again by its identity (the plan of a parent; step, artifact and root of a child), so a command that was killed and started
+again continues its runs and logs no point of a curve twice.
 """
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from diffbfr.errors import DiffBFRError
 from pipelines.registry.connection import Registry
@@ -20,14 +21,21 @@ _PARAM_CHARACTERS = 6000
 _PLAN = "diffbfr.plan"
 _STEP = "diffbfr.step"
 _PARENT = "mlflow.parentRunId"
+_ARTIFACT = "diffbfr.artifact"
+_ROOT = "diffbfr.root"
+
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A metric over time: (step, value) with rising steps; a training's step is the number of samples seen."""
+class Point:
+    """One value of a metric: a training's step is the number of samples seen; `time_ms` since 1970 is when it was told first."""
 
     name: str
-    points: tuple[tuple[int, float], ...]
+    step: int
+    value: float
+    time_ms: int
 
 
 @dataclass(frozen=True)
@@ -51,20 +59,21 @@ class Run:
             self.registry.client.log_batch(self.run_id, params=entities[i : i + _PARAM_BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log final numbers."""
-        self.log_curves([Curve(name, ((0, value),)) for name, value in metrics.items()])
+        """Log final numbers, once: a number that is there already stays."""
+        now = int(time.time() * 1000)
+        self.log_points([Point(name, 0, value, now) for name, value in metrics.items() if 0 not in self.steps_of(name)])
 
-    def log_curves(self, curves: Iterable[Curve]) -> None:
-        """Log curves in batches; points that are there already are left alone."""
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Log points in batches; one that comes again with the same time is kept once."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        entities = []
-        for curve in curves:
-            known = {metric.step for metric in self.registry.client.get_metric_history(self.run_id, curve.name)}
-            entities += [Metric(curve.name, value, now, step) for step, value in curve.points if step not in known]
+        entities = [Metric(point.name, point.value, point.time_ms, point.step) for point in points]
         for i in range(0, len(entities), _BATCH):
             self.registry.client.log_batch(self.run_id, metrics=entities[i : i + _BATCH])
+
+    def steps_of(self, name: str) -> set[int]:
+        """The steps at which a metric has a point."""
+        return {metric.step for metric in self.registry.client.get_metric_history(self.run_id, name)}
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
@@ -93,40 +102,89 @@ class Run:
                 raise DiffBFRError(f"run {self.run_id} has no file {name} ({reason}); expected one; run the step again") from error
 
 
+def begin_pipeline(registry: Registry, name: str, plan_id: str, tags: Mapping[str, str] | None = None) -> Run:
+    """Open the parent run of a pipeline run: the unfinished one of the same plan, if a killed command left one, else a new one."""
+    wanted = f"tags.`{_PLAN}` = '{plan_id}' and attributes.status != 'FINISHED'"
+    return _begin(registry, name, {**(tags or {}), _PLAN: plan_id}, wanted)
+
+
+def begin_step(parent: Run, step: str, artifact_id: str, tags: Mapping[str, str] | None = None) -> Run:
+    """Open the child run of a step: one for each artifact of a root, however often and under whichever plan it is gone on with."""
+    own = {**(tags or {}), _PARENT: parent.run_id, _STEP: step, _ARTIFACT: artifact_id}
+    return _begin(parent.registry, step, own, _of_step(own.get(_ROOT, ""), step, artifact_id))
+
+
+def find_step(registry: Registry, root: str, step: str, artifact_id: str) -> Run | None:
+    """The run of a step, whatever became of it."""
+    found = registry.client.search_runs([registry.experiment_id], filter_string=_of_step(root, step, artifact_id), max_results=1)
+    return Run(registry, found[0].info.run_id) if found else None
+
+
+def unfinished_runs(registry: Registry, root: str) -> list[tuple[Run, Mapping[str, str]]]:
+    """Runs of a root that say they are still running, with their tags."""
+    wanted = f"tags.`{_ROOT}` = '{root}' and attributes.status = 'RUNNING'"
+    found = registry.client.search_runs([registry.experiment_id], filter_string=wanted)
+    return [(Run(registry, run.info.run_id), run.data.tags) for run in found]
+
+
+def run_status(run: Run) -> str:
+    """What MLflow says of a run."""
+    return str(run.registry.client.get_run(run.run_id).info.status)
+
+
+def end_run(run: Run, status: Status) -> None:
+    """Say how a run ended."""
+    run.registry.client.set_terminated(run.run_id, status)
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether a server understood and said no, so that asking again helps nobody."""
+    if isinstance(error, DiffBFRError | OSError):
+        return False
+    from mlflow.exceptions import MlflowException
+
+    passing = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+    return isinstance(error, MlflowException) and error.error_code not in passing
+
+
 @contextmanager
 def pipeline_run(registry: Registry, name: str, plan_id: str, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
-    """Enter the parent run of a pipeline run: the unfinished one of the same plan, if a killed command left one, else a new one."""
-    with _running(registry, name, {**(tags or {}), _PLAN: plan_id}, identity=(_PLAN,)) as run:
+    """Enter the parent run of a pipeline run, and say how it ended."""
+    with _ending(begin_pipeline(registry, name, plan_id, tags)) as run:
         yield run
 
 
 @contextmanager
 def step_run(parent: Run, step: str, artifact_id: str) -> Iterator[Run]:
-    """Enter the child run of a step; the same step of the same parent is one run, however often it is entered."""
-    tags = {_PARENT: parent.run_id, _STEP: step, "diffbfr.artifact": artifact_id}
-    with _running(parent.registry, step, tags, identity=(_PARENT, _STEP)) as run:
+    """Enter the child run of a step, and say how it ended."""
+    with _ending(begin_step(parent, step, artifact_id)) as run:
         yield run
+
+
+def _of_step(root: str, step: str, artifact_id: str) -> str:
+    of_root = f" and tags.`{_ROOT}` = '{root}'" if root else ""
+    return f"tags.`{_STEP}` = '{step}' and tags.`{_ARTIFACT}` = '{artifact_id}'{of_root}"
+
+
+def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) -> Run:
+    client = registry.client
+    found = client.search_runs([registry.experiment_id], filter_string=wanted, max_results=1)
+    if not found:
+        return Run(registry, client.create_run(registry.experiment_id, run_name=name, tags=dict(tags)).info.run_id)
+    run = Run(registry, found[0].info.run_id)
+    client.update_run(run.run_id, status="RUNNING")
+    run.log_tags(tags)
+    return run
 
 
 @contextmanager
-def _running(registry: Registry, name: str, tags: Mapping[str, str], identity: tuple[str, ...]) -> Iterator[Run]:
-    client = registry.client
-    wanted = " and ".join(f"tags.`{tag}` = '{tags[tag]}'" for tag in identity)
-    if _PARENT not in identity:
-        wanted += " and attributes.status != 'FINISHED'"
-    found = client.search_runs([registry.experiment_id], filter_string=wanted, max_results=1)
-    if found:
-        run = Run(registry, found[0].info.run_id)
-        client.update_run(run.run_id, status="RUNNING")
-        run.log_tags(tags)
-    else:
-        run = Run(registry, client.create_run(registry.experiment_id, run_name=name, tags=dict(tags)).info.run_id)
+def _ending(run: Run) -> Iterator[Run]:
     try:
         yield run
     except KeyboardInterrupt:
-        client.set_terminated(run.run_id, "KILLED")
+        end_run(run, "KILLED")
         raise
     except BaseException:
-        client.set_terminated(run.run_id, "FAILED")
+        end_run(run, "FAILED")
         raise
-    client.set_terminated(run.run_id, "FINISHED")
+    end_run(run, "FINISHED")

@@ -14,7 +14,7 @@ FILES = sorted(path for package in ("diffbfr", "pipelines") for path in (ROOT / 
 LAYERS = (
     {"diffbfr"},
     {"apart", "artifacts", "code_identity", "columns", "commits", "contact_sheet", "hashes", "manifest", "mirror", "outcomes"}
-    | {"progress", "sealed", "shard_cache", "sources", "storage", "summary"},
+    | {"progress", "sealed", "shard_cache", "sources", "storage", "summary", "system"},
     {"steps"},
     {"cluster", "recipes", "registry", "report", "settings"},
     {"flows"},

@@ -1,6 +1,10 @@
 import math
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -202,6 +206,72 @@ def test_of_many_who_promote_the_candidate_at_once_one_does(make_cascade: Cascad
     assert aliases(registry) == {"champion": 2, "previous": 1}
     assert dangling == []
     assert len(list_actions(registry)) == 2
+
+
+_PROMOTE = """
+import sys, time
+from diffbfr.errors import DiffBFRError
+from pipelines.registry import open_registry, promote
+registry = open_registry(sys.argv[1], experiment=sys.argv[2])
+registry.client
+for _ in range(int(sys.argv[3])):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        promote(registry)
+        print("won", flush=True)
+    except DiffBFRError as error:
+        print(f"lost: {error}", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_of_fifty_promotions_by_processes_one_wins_a_turn(make_cascade: CascadeMaker, registry: Registry, tmp_path: Path) -> None:
+    """Five processes, ten turns: in each a new candidate, which all promote at once; a reader looks on."""
+    num_processes, num_turns = 5, 10
+    measured(registry, make_cascade(0), 22.0, 0.6, 0.3)
+    promote(registry)
+    command = [sys.executable, "-c", _PROMOTE, str(tmp_path / "root"), registry.experiment, str(num_turns)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    rivals = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[3])
+        for _ in range(num_processes)
+    ]
+    reading, seen = threading.Event(), []
+
+    def read() -> None:
+        while not reading.is_set():
+            seen.append(get_version(registry, "diffbfr-cascade@champion").version)
+
+    reader = threading.Thread(target=read)
+    try:
+        for rival in rivals:
+            assert rival.stdout is not None
+            assert rival.stdout.readline() == "ready\n"
+        reader.start()
+        for number in range(1, num_turns + 1):
+            measured(registry, make_cascade(number), 22.0 + number, 0.6 + number / 100, 0.3 - number / 100)
+            for rival in rivals:
+                assert rival.stdin is not None
+                rival.stdin.write("go\n")
+                rival.stdin.flush()
+            answers = []
+            for rival in rivals:
+                assert rival.stdout is not None
+                answers.append(rival.stdout.readline().strip())
+                if number < num_turns:
+                    assert rival.stdout.readline() == "ready\n"
+            assert answers.count("won") == 1, answers
+            assert all(answer == "won" or "no 'candidate'" in answer for answer in answers), answers
+            assert aliases(registry) == {"champion": number + 1, "previous": number}
+    finally:
+        reading.set()
+        for rival in rivals:
+            rival.kill()
+            rival.wait()
+        reader.join()
+    assert seen == sorted(seen)
+    assert len(list_actions(registry)) == 1 + num_turns
 
 
 def test_a_turn_whose_holder_died_is_taken_over(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,74 @@
+"""Tells things to a server that may be away: in order, each once, on a thread of its own, so that nobody waits for it."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+_PAUSE_S: Final = 1.0
+_PULSE_S: Final = 10.0
+_PATIENCE_S: Final = 30.0
+
+
+class Teller:
+    """A queue of calls. One that fails is repeated until it succeeds, or until `is_refused` says that it never will.
+
+    `pulse` is called every few seconds on the same thread, `on_away` with the error whenever a call failed after one that did not.
+    """
+
+    def __init__(
+        self,
+        is_refused: Callable[[Exception], bool] = lambda error: False,
+        on_away: Callable[[Exception], None] = lambda error: None,
+        pulse: Callable[[], None] = lambda: None,
+        pulse_s: float = _PULSE_S,
+        pause_s: float = _PAUSE_S,
+    ) -> None:
+        self._is_refused, self._on_away, self._pulse = is_refused, on_away, pulse
+        self._pulse_s, self._pause_s = pulse_s, pause_s
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._deadline: float | None = None
+        self._thread = threading.Thread(target=self._run, name="teller", daemon=True)
+        self._thread.start()
+
+    def tell(self, call: Callable[[], None]) -> None:
+        """Add a call; returns at once."""
+        with self._changed:
+            self._waiting.append(call)
+            self._changed.notify()
+
+    def close(self, patience_s: float = _PATIENCE_S) -> bool:
+        """Wait until everything is told, or give up on a server that stays away; returns which."""
+        with self._changed:
+            self._deadline = time.monotonic() + patience_s
+            self._changed.notify()
+        self._thread.join()
+        return not self._waiting
+
+    def _run(self) -> None:
+        well = True
+        while True:
+            with self._changed:
+                if not self._waiting and self._deadline is None and not self._changed.wait(self._pulse_s):
+                    self._waiting.append(self._pulse)
+                if not self._waiting:
+                    if self._deadline is not None:
+                        return
+                    continue
+                call = self._waiting[0]
+            try:
+                call()
+                well = True
+            except Exception as error:  # a client of a server has errors of its own, and each means that it was not told
+                if well:
+                    self._on_away(error)
+                well = False
+                if not self._is_refused(error):
+                    if self._deadline is not None and time.monotonic() > self._deadline:
+                        return
+                    time.sleep(self._pause_s)
+                    continue
+            with self._changed:
+                self._waiting.popleft()

@@ -1,0 +1,234 @@
+"""Tracking hears everything once, also when it was away, also after the driver was killed; no run is left RUNNING."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines import storage
+from pipelines.artifacts import ArtifactStore, Identity, Record
+from pipelines.flows.diary import Diary, is_untold
+from pipelines.flows.graph import Made, Step
+from pipelines.flows.journal import Journal
+from pipelines.progress import Metrics
+from pipelines.recipes import Recipe, TrackingConfig
+from pipelines.registry import Registry, find_step, open_registry, run_status
+from tests.pipelines.flows.pocket import pocket
+from tests.pipelines.registry.mlflow_server import mlflow_server
+
+PROJECT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty registry: making one takes seconds."""
+    root = tmp_path_factory.mktemp("database")
+    _ = open_registry(str(root)).client
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, database: Path) -> ArtifactStore:
+    (tmp_path / "root").mkdir()
+    shutil.copy(database, tmp_path / "root" / "mlflow.db")
+    return ArtifactStore(str(tmp_path / "root"))
+
+
+def training(name: str = "train-irm1") -> Step:
+    return Step(Identity(name, {"training.seed": 1}, {}, {}), lambda folder: Made({}, {}), lambda: "")
+
+
+def posts(step: Step, store: ArtifactStore, diary: Diary, steps: range, finish: bool = True) -> Record:
+    """What a training does as far as the diary sees it: a post a step, then its record."""
+    folder = store.folder(step.identity)
+    with Journal(storage.join(folder, "journal.json"), diary.hear, every_s=0.05) as journal:
+        for number in steps:
+            journal.add(Metrics(number, 8 * number, {"loss": 1 / number}))
+        if not finish:
+            raise ZeroDivisionError
+    return store.commit(step.identity, {"journal": "journal.json"}, {"loss": 0.1}, 1.0)
+
+
+def told(registry: Registry, store: ArtifactStore, step: Step) -> list[int]:
+    """The steps of the loss that MLflow has, doubles too."""
+    run = find_step(registry, store.root, step.name, step.id)
+    assert run is not None
+    return [metric.step for metric in registry.client.get_metric_history(run.run_id, "loss") if metric.step]
+
+
+def statuses(registry: Registry) -> dict[str, list[str]]:
+    """Name -> statuses of all runs of that name."""
+    found: dict[str, list[str]] = {}
+    for run in registry.client.search_runs([registry.experiment_id]):
+        found.setdefault(run.info.run_name, []).append(run.info.status)
+    return found
+
+
+def test_a_step_that_fails_and_is_gone_on_with_is_one_run(store: ArtifactStore) -> None:
+    step, registry = training(), open_registry(store.root)
+
+    def attempt(numbers: range, finish: bool, plan: str) -> None:
+        with Diary(pocket(), store, [step], plan) as diary:
+            diary.around(step, lambda: posts(step, store, diary, numbers, finish), store.folder(step.identity))
+
+    with pytest.raises(ZeroDivisionError):
+        attempt(range(1, 4), finish=False, plan="one")
+    assert statuses(registry) == {"pocket": ["FAILED"], "train-irm1": ["FAILED"]}
+    attempt(range(2, 6), finish=True, plan="two")
+    assert statuses(registry)["train-irm1"] == ["FINISHED"]
+    assert told(registry, store, step) == [8, 16, 24, 32, 40]
+    assert not is_untold(store.root)
+
+
+def test_the_machine_is_told_beside_the_curves(store: ArtifactStore) -> None:
+    step, registry = training(), open_registry(store.root)
+    with Diary(pocket(), store, [step], "plan") as diary:
+
+        def make() -> Record:
+            sampled = threading.Event()
+            for call in (diary._sample_system, sampled.set):
+                diary._teller.tell(call)
+            assert sampled.wait(120)
+            return posts(step, store, diary, range(1, 3))
+
+        diary.around(step, make, store.folder(step.identity))
+    run = find_step(registry, store.root, step.name, step.id)
+    assert run is not None
+    assert {"system/cpu_load_percentage", "loss", "seconds"} <= registry.client.get_run(run.run_id).data.metrics.keys()
+
+
+_KILLED = """
+import os, signal, sys
+from pipelines.artifacts import ArtifactStore
+from pipelines.flows.diary import Diary
+from tests.pipelines.flows.pocket import pocket
+from tests.pipelines.flows.test_diary import posts, training
+store, finished = ArtifactStore(sys.argv[1]), sys.argv[2] == "finished"
+step = training()
+with Diary(pocket(), store, [step], "plan") as diary:
+    def make():
+        record = posts(step, store, diary, range(1, 4))
+        if not finished:
+            os.unlink(store.folder(step.identity) + "/record.json")
+        diary._teller.tell(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        diary._teller.close()
+    diary.around(step, make, store.folder(step.identity))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["training", "finished"])
+def test_after_kill_9_of_the_driver_the_next_start_mends_what_tracking_says(store: ArtifactStore, when: str) -> None:
+    step, registry = training(), open_registry(store.root)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, store.root, when], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert statuses(registry) == {"pocket": ["RUNNING"], "train-irm1": ["RUNNING"]}
+    assert is_untold(store.root)
+    with Diary(pocket(), store, [step], "plan" if when == "finished" else "another") as diary:
+        pass
+    assert diary._parent is not None
+    assert run_status(diary._parent) == "FINISHED"
+    if when == "finished":
+        assert statuses(registry) == {"pocket": ["FINISHED"], "train-irm1": ["FINISHED"]}
+        assert told(registry, store, step) == [8, 16, 24]
+    else:
+        assert sorted(statuses(registry)["pocket"]) == ["FAILED", "FINISHED"]
+        assert statuses(registry)["train-irm1"] == ["FAILED"]
+    assert not is_untold(store.root)
+
+
+class Line:
+    """A line to a server that can be cut: while it is, connections are refused and open ones end."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._open = port, list[socket.socket]()
+        self._listener: socket.socket | None = None
+        self.port = 0
+        self.mend()
+
+    def mend(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        assert self._listener is not None
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for end in [self._listener, *self._open]:
+            end.close()
+        self._open.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                near = listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._port))
+            except OSError:
+                return
+            self._open += [near, far]
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    with mlflow_server(tmp_path, str(tmp_path / "store")) as uri:
+        line = Line(int(uri.rpartition(":")[2]))
+        yield line
+
+
+def through(line: Line) -> Recipe:
+    return replace(pocket(), tracking=TrackingConfig(uri=f"http://127.0.0.1:{line.port}"))
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_hears_every_point_once(line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Away at the start, in the middle and at the end; then the next run, which has nothing to do, tells the rest."""
+    store, step, later = ArtifactStore(str(tmp_path / "root")), training(), training("train-tem")
+    registry = open_registry(store.root, f"http://127.0.0.1:{line.port}")
+    line.cut()
+    with Diary(through(line), store, [step, later], "plan", close_s=1.0) as diary:
+
+        def make() -> Record:
+            folder = store.folder(step.identity)
+            with Journal(storage.join(folder, "journal.json"), diary.hear, every_s=0.05) as journal:
+                for number in range(1, 41):
+                    journal.add(Metrics(number, 8 * number, {"loss": 1 / number}))
+                    for at, act in ((10, line.mend), (20, line.cut), (30, line.mend)):
+                        if number == at:
+                            act()
+                            hearing.wait(4)
+            return store.commit(step.identity, {"journal": "journal.json"}, {"loss": 0.1}, 1.0)
+
+        hearing = threading.Event()
+        diary.around(step, make, store.folder(step.identity))
+        diary._teller.tell(hearing.set)
+        assert hearing.wait(120)
+        line.cut()
+        diary.around(later, lambda: posts(later, store, diary, range(1, 4)), store.folder(later.identity))
+    said = capsys.readouterr().err
+    assert "the run goes on without it" in said
+    assert "the next run tells it what it missed" in said
+    assert is_untold(store.root)
+    line.mend()
+    with Diary(through(line), store, [step, later], "plan"):
+        pass
+    assert told(registry, store, step) == [8 * number for number in range(1, 41)]
+    assert told(registry, store, later) == [8, 16, 24]
+    assert statuses(registry) == {"pocket": ["FINISHED"], "train-irm1": ["FINISHED"], "train-tem": ["FINISHED"]}
+    assert not is_untold(store.root)
