@@ -8,7 +8,7 @@ wastes; none of them grows with the depth of the network.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from diffbfr.stages import UNetSpec
+from diffbfr.stages import FOLD_PX, UNetSpec
 
 BYTES = 4
 """Of a float32."""
@@ -92,7 +92,7 @@ def _parts(spec: UNetSpec, image_px: int) -> Iterator[_Part]:
             yield _block(spec, level, px, channels, width, skip=skips.pop())
             channels = width
         if level:
-            yield _Part(2 * px, 0, channels * (2 * px) ** 2, 0, is_block=False)
+            yield _Part(2 * px, 0, channels * (px if px >= FOLD_PX else 2 * px) ** 2, 0, is_block=False)
     yield _Part(top, 2 * channels * top**2, channels * top**2, 0, is_block=False)
 
 

@@ -18,6 +18,7 @@ SPECS = {
     "irm1 of Table 6 at 32 px": replace(IRM1.unet, image_px=32),
     "irm2 of Table 6 at 64 px and a quarter of its width": replace(IRM2.unet, image_px=64, inner_channels=16),
     "tem of Table 6 at 64 px": replace(TEM.unet, image_px=64),
+    "irm1 of Table 6 at 128 px and a quarter of its width": replace(IRM1.unet, inner_channels=16, norm_groups=8),
     "irm1 small": IRM1_TINY.unet,
     "irm2 small": IRM2_TINY.unet,
     "tem small": TEM_TINY.unet,
@@ -79,10 +80,10 @@ def test_the_optimizers_step_counts_where_the_maps_are_small() -> None:
 def test_irm2_of_table_6_fits_a_card_of_24_gb_with_recomputing() -> None:
     count = num_parameters(IRM2.unet)
     one = training_memory(IRM2.unet, count, 1, recompute_px=256)
-    assert one.total / 1e9 == pytest.approx(11.7, abs=0.05)
+    assert one.total / 1e9 == pytest.approx(11.5, abs=0.05)
     four, without = (training_memory(IRM2.unet, count, 4, recompute_px=px) for px in (256, None))
-    assert four.total / 1e9 == pytest.approx(21.0, abs=0.05)
-    assert without.total / 1e9 == pytest.approx(31.9, abs=0.05)
+    assert four.total / 1e9 == pytest.approx(20.2, abs=0.05)
+    assert without.total / 1e9 == pytest.approx(31.2, abs=0.05)
 
 
 def test_an_estimate_needs_no_torch() -> None:

@@ -57,6 +57,11 @@ def test_the_networks_have_table_6s_operations() -> None:
     assert gflop["tem"] == pytest.approx(378.3, abs=0.05)
 
 
+def test_enlarging_and_convolving_in_one_runs_fewer_operations() -> None:
+    gflop = [evaluation_flops(stage.unet, folded=True) / 1e9 for stage in (IRM1, IRM2, TEM)]
+    assert gflop == pytest.approx([87.21, 1392.49, 344.06], abs=0.005)
+
+
 def test_tems_attention_read_as_rates_would_be_another_network() -> None:
     assert evaluation_flops(TEM_BY_RATES) / 1e9 == pytest.approx(473.65, abs=0.005)
     assert num_parameters(TEM_BY_RATES) == 151_642_022

@@ -156,3 +156,17 @@ def test_only_wide_blocks_are_run_again_and_none_without_gradients() -> None:
     with torch.no_grad():
         net(*_inputs(IRM))
     assert calls == {0: 3, 1: 2}
+
+
+@pytest.mark.parametrize("size", [(2, 2), (5, 7), (1, 3)])
+def test_enlarging_and_convolving_in_one_is_both_one_after_the_other(size: tuple[int, int]) -> None:
+    conv = UpsampleConv(6).double()
+    h = torch.randn(3, 6, *size, dtype=torch.double, requires_grad=True)
+    asked = [h, *conv.parameters()]
+    towards = torch.randn(3, 6, 2 * size[0], 2 * size[1], dtype=torch.double)
+    results = []
+    for conv.fold_px in (1, 100):
+        large = conv(h)
+        results.append([large, *torch.autograd.grad((large * towards).sum(), asked)])
+    for folded, plain in zip(*results, strict=True):
+        assert torch.allclose(folded, plain, atol=1e-12, rtol=1e-12)
