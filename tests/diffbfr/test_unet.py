@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffbfr.errors import UsageError
 from diffbfr.stages import UNetSpec
-from diffbfr.unet import Attention, UNet
+from diffbfr.unet import Attention, UNet, UpsampleConv
 from tests.diffbfr.tiny import TINY_STAGES, wake
 
 IRM = TINY_STAGES["irm1"].unet
