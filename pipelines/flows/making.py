@@ -145,7 +145,7 @@ def make_column(shop: Workshop, folder: str) -> Made:
     """Run IRM-1 over every key and variant, on Ray actors, and append the column that IRM-2 trains on."""
     from functools import partial
 
-    from pipelines.steps.condition import ConditionTask, finish_condition, make_conditioner, plan_condition
+    from pipelines.steps.condition import ConditionTask, finish_condition, make_conditioner, plan_condition, refuse_degenerate
 
     dataset, digest = shop.folder("shard"), stage_digest(shop, "irm1")
     template = ConditionTask(
@@ -160,9 +160,10 @@ def make_column(shop: Workshop, folder: str) -> Made:
         mode=shop.recipe.sampling.mode,
     )
     tasks = plan_condition(template)
-    shop.cluster.map_actors(
+    reports = shop.cluster.map_actors(
         partial(make_conditioner, tasks[0]), tasks, label="condition", unit="img", weight=lambda task: task.num_pictures
     )
+    refuse_degenerate(reports, storage.join(folder, "quarantine.json"))
     info = finish_condition(tasks)
     storage.write_json(storage.join(folder, "column.json"), asdict(info) | {"dataset": shop.steps["shard"].id})
     within = f"../../shard/{shop.steps['shard'].id}"

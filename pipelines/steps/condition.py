@@ -7,10 +7,11 @@ file, exactly as `restore` keys it, so the column holds what the cascade would m
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
+from diffbfr.errors import QuarantineError
 from diffbfr.images import encode_png, lq_to_model, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.shards import ColumnInfo
@@ -55,13 +56,23 @@ class ConditionTask:
 
 
 @dataclass(frozen=True)
+class Degenerate:
+    """A picture that IRM-2 must not learn from: not finite, or one colour although its input is not."""
+
+    key: str
+    variant: int
+    reason: Literal["not_finite", "constant"]
+
+
+@dataclass(frozen=True)
 class ConditionReport:
-    """What became of one task; `skipped` if its valid commit was there already."""
+    """What became of one task; `skipped` if its valid commit was there already. A shard with degenerate pictures is not committed."""
 
     index: int
     pictures: int
     skipped: bool
     seconds: float
+    degenerate: tuple[Degenerate, ...] = ()
 
 
 def plan_condition(template: ConditionTask) -> list[ConditionTask]:
@@ -89,11 +100,16 @@ class Conditioner:
         """Make one shard, unless its commit is there."""
         started = time.monotonic()
         done = columns.find_column_shard(task.dataset, task.column, task.index, task.digest)
+        degenerate: tuple[Degenerate, ...] = ()
         if done is None:
-            columns.write_column_shard(task.dataset, task.column, task.index, task.digest, self._pictures(task))
-        return ConditionReport(task.index, task.num_pictures, done is not None, time.monotonic() - started)
+            made = list(self._pictures(task))
+            degenerate = tuple(it for it in made if isinstance(it, Degenerate))
+            if not degenerate:
+                pictures = (it for it in made if not isinstance(it, Degenerate))
+                columns.write_column_shard(task.dataset, task.column, task.index, task.digest, pictures)
+        return ConditionReport(task.index, task.num_pictures, done is not None, time.monotonic() - started, degenerate)
 
-    def _pictures(self, task: ConditionTask) -> Iterator[tuple[str, str, bytes]]:
+    def _pictures(self, task: ConditionTask) -> Iterator[tuple[str, str, bytes] | Degenerate]:
         """(key, name, PNG) in the dataset's order; batches run across keys and variants."""
         from diffbfr.cascade import sample
 
@@ -105,8 +121,14 @@ class Conditioner:
             noise_keys = [noise_key(hashlib.sha256(dataset.lq_bytes(key, variant)).hexdigest()) for key, variant in chunk]
             device = next(stage.parameters()).device
             made = sample(stage, noise_keys, task.mode, start_image=None, condition=x_0.to(device))
-            for (key, variant), pixels in zip(chunk, to_pixels(made), strict=True):
-                yield key, f"{variant}.png", encode_png(pixels)
+            finite = made.isfinite().flatten(1).all(1)
+            pictures = to_pixels(made.where(finite[:, None, None, None], 0.0))
+            flat_inputs = (x_0 == x_0[:, :, :1, :1]).flatten(1).all(1)
+            for (key, variant), pixels, is_finite, flat in zip(chunk, pictures, finite.tolist(), flat_inputs.tolist(), strict=True):
+                if not is_finite or (not flat and bool((pixels == pixels[:1, :1]).all())):
+                    yield Degenerate(key, variant, "constant" if is_finite else "not_finite")
+                else:
+                    yield key, f"{variant}.png", encode_png(pixels)
 
     def _open(self) -> "tuple[Denoiser, ShardedDataset]":
         if self._opened is None:
@@ -125,6 +147,22 @@ class Conditioner:
 def make_conditioner(first: ConditionTask) -> Callable[[ConditionTask], ConditionReport]:
     """Build the worker of an actor, which serves this task and all others of its column."""
     return Conditioner(first)
+
+
+def refuse_degenerate(reports: Sequence[ConditionReport], table: str) -> None:
+    """Write the degenerate pictures of all shards into `table`; QuarantineError if there are any.
+
+    IRM-2 learns from a whole column or from none.
+    """
+    found = [asdict(picture) for report in reports for picture in report.degenerate]
+    if not found:
+        return
+    storage.write_json(table, found)
+    total, first = sum(report.pictures for report in reports), found[0]
+    raise QuarantineError(
+        f"{len(found)} of {total} pictures by irm1 are degenerate (first: {first['key']}, variant {first['variant']}: {first['reason']}); "
+        f"expected none, for irm2 learns from them; see {table}, and train irm1 longer or with a lower learning rate"
+    )
 
 
 def finish_condition(tasks: list[ConditionTask]) -> ColumnInfo:
