@@ -106,4 +106,16 @@ def _first_use_alone(uri: str) -> Iterator[None]:
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f"{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not database.exists():
+            _make_database(database)
         yield
+
+
+def _make_database(database: Path) -> None:
+    """Make the tables under another name: MLflow cannot go on from half of them, which a kill in these seconds would leave."""
+    from mlflow import MlflowClient
+
+    draft = database.with_name(f".{database.name}.draft")
+    draft.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"{_SQLITE}{draft}").search_experiments(max_results=1)
+    draft.replace(database)
