@@ -256,10 +256,12 @@ def _check_same_step(first: int, checkpoints: Path, device: torch.device, world:
 
 
 def _contract(run: Run) -> dict[str, object]:
-    """What a checkpoint must agree on before anyone reads its tensors."""
+    """What a checkpoint must agree on before anyone reads its tensors: all that its weights depend on."""
+    training = to_dict(run.config)
+    del training["checkpoint_samples"]
     return {
         "stage": to_dict(run.stage),
-        "training": to_dict(run.config),
+        "training": training,
         "content_id": run.dataset.info.content_id,
         "column": run.column or "",
         "initial": run.initial_digest,
