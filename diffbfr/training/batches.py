@@ -31,6 +31,11 @@ class Batch:
     dropout_seeds: Int[Tensor, " b"]
     """What dropout drops (`diffbfr.dropout`)."""
 
+    def cut(self, part: slice) -> "Batch":
+        """Some of the images."""
+        condition = None if self.condition is None else self.condition[part]
+        return Batch(self.y_0[part], condition, self.noise[part], self.t[part], self.fraction[part], self.dropout_seeds[part])
+
 
 class PositionLoader:
     """What the positions of a training hold, read by the `SampleLoader` in batches; the whole state is the position."""

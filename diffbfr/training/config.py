@@ -39,6 +39,10 @@ class TrainingConfig:
     max_gradient_norm: float | None = None
     max_skipped: int = 10
     """A step whose loss or gradient is NaN or infinite changes nothing, and is logged; more of them than this end the run."""
+    parts: int | None = None
+    """Compute the global batch in so many parts, a power of two, and add their gradients in one order (`diffbfr.training.in_order`): every
+    number of workers that divides it, with as many threads each, then has bitwise the same weights. None leaves order to the workers, who
+    agree to rounding, which a long training amplifies."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """In which the network computes; weights, moments and averages stay in float32 (torch.autocast)."""
     checkpoint_samples: int = 20_000
@@ -52,6 +56,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.num_samples < 1 or self.global_batch < 1:
             raise UsageError(f"training has num_samples={self.num_samples}, global_batch={self.global_batch}; expected at least 1")
+        if self.parts is not None and (self.parts < 1 or self.parts & (self.parts - 1) or self.global_batch % self.parts):
+            raise UsageError(
+                f"training has parts={self.parts} and global_batch={self.global_batch}; expected a power of two that divides the batch"
+            )
         if self.learning_rate <= 0:
             raise UsageError(f"training has learning_rate={self.learning_rate}; expected a positive number")
         if self.average_samples is not None and self.average_samples < 1:

@@ -17,6 +17,7 @@ from diffbfr.ema import Ema, PowerEma
 from diffbfr.stages import StageSpec
 from diffbfr.training.batches import Batch
 from diffbfr.training.config import TrainingConfig
+from diffbfr.training.in_order import InOrder
 from diffbfr.training.objective import stage_loss
 
 
@@ -63,7 +64,10 @@ class Engine:
             self.denoiser.net.compile()
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self._net: nn.Module = self.denoiser
-        if self.world > 1:
+        self._in_order: InOrder | None = None
+        if config.parts is not None:
+            self._in_order = InOrder(config.parts, config.global_batch, micro_batch)
+        elif self.world > 1:
             self._net = nn.parallel.DistributedDataParallel(self.denoiser, gradient_as_bucket_view=True)
 
     def step(self, share: Batch, step: int) -> Stepped:
@@ -71,10 +75,14 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(_to(share, self.device))
-        if self.world > 1:
-            dist.all_reduce(loss)
-            loss /= self.world
+        share = _to(share, self.device)
+        if self._in_order is not None:
+            loss = self._in_order.backward(share, self._loss, list(self.denoiser.net.parameters()))
+        else:
+            loss = self._backward(share)
+            if self.world > 1:
+                dist.all_reduce(loss)
+                loss /= self.world
         if not bool(torch.isfinite(loss + self._gradient_norm())):
             return Stepped(loss, applied=False)
         self.optimizer.step()
@@ -124,12 +132,15 @@ class Engine:
         for part in parts:
             alone = self.world > 1 and part is not parts[-1]
             with self._net.no_sync() if alone else nullcontext():  # type: ignore[operator]
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-                    loss = stage_loss(self.denoiser, self._net, _cut(share, part), self.config.min_snr_gamma)
-                loss = loss * ((part.stop - part.start) / count)
+                loss = self._loss(share.cut(part)) * ((part.stop - part.start) / count)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    def _loss(self, share: Batch) -> Tensor:
+        """Mean loss of some images."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return stage_loss(self.denoiser, self._net, share, self.config.min_snr_gamma)
 
     def _gradient_norm(self) -> Tensor:
         """The norm of all gradients, which are clipped if that is wanted."""
@@ -142,12 +153,6 @@ class Engine:
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU that later steps leave alone."""
     return {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
-
-
-def _cut(batch: Batch, part: slice) -> Batch:
-    """Some images of a batch."""
-    condition = None if batch.condition is None else batch.condition[part]
-    return Batch(batch.y_0[part], condition, batch.noise[part], batch.t[part], batch.fraction[part], batch.dropout_seeds[part])
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

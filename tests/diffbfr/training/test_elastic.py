@@ -1,13 +1,17 @@
 """Elastic invariance: sample, variant, t, noise and dropout belong to a position, so that any number of workers says the same."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from diffbfr.errors import UsageError
 from diffbfr.shards import ShardedDataset
 from diffbfr.stages import STAGE_NAMES, StageName, StageSpec
 from diffbfr.training.config import TrainingConfig
+from diffbfr.training.in_order import InOrder
 from diffbfr.training.loop import Run, StepMetrics, train
 from tests.diffbfr.tiny import COLUMN, TINY_STAGES
 from tests.diffbfr.training.ranks import StoppedError, train_in_processes
@@ -45,10 +49,21 @@ def test_bfloat16_is_near_float32_and_not_it(tiny_dataset: ShardedDataset, tmp_p
 # Several processes
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as the ranks have: kernels cut their sums by threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
-def test_any_number_of_workers_sees_the_same_numbers(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
-    """With dropout: sample, variant, t, noise and mask belong to the position. Losses agree to 1e-6, on 1, 2 and 4 and through 2, 1, 2."""
-    config = replace(CONFIG, num_samples=96, global_batch=8, checkpoint_samples=32, max_gradient_norm=1.0)
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("parts", [None, 4])
+def test_any_number_of_workers_sees_the_same_numbers(tiny_dataset: ShardedDataset, tmp_path: Path, parts: int | None) -> None:
+    """With dropout, on 1, 2 and 4 workers and through 2, 1, 2: losses agree to 1e-6; in one order of sums bitwise, and the weights too."""
+    config = replace(CONFIG, num_samples=96, global_batch=8, checkpoint_samples=32, max_gradient_norm=1.0, parts=parts)
     curves: dict[str, list[float]] = {}
     alone: list[StepMetrics] = []
     train(_run(tiny_dataset, tmp_path / "w1", DROPPING_OUT, config), report=alone.append, report_every_s=0)
@@ -67,13 +82,44 @@ def test_any_number_of_workers_sees_the_same_numbers(tiny_dataset: ShardedDatase
         train(changing, report=lambda metrics: _stop_after(one, metrics, 5), report_every_s=0)  # steps 5 to 9, 8 is sealed
     losses += [report.loss for report in one][:4]
     ((told, _), _), *_ = train_in_processes([[changing] * 2], tmp_path / "second")
-    curves["2, 1, 2"] = losses + [report.loss for report in told]
+    curves["changing"] = losses + [report.loss for report in told]
 
     for name, curve in curves.items():
         assert len(curve) == 12, name
-        assert curve == pytest.approx(curves["w1"], rel=1e-6), name
+        assert curve == (pytest.approx(curves["w1"], rel=1e-6) if parts is None else curves["w1"]), name
+        weights = (tmp_path / name / "irm1.safetensors").read_bytes()
+        assert (weights == (tmp_path / "w1" / "irm1.safetensors").read_bytes()) == (parts is not None or name == "w1"), name
     different = train(_run(tiny_dataset, tmp_path / "seed", DROPPING_OUT, replace(config, seed=5)))
     assert different.loss != pytest.approx(curves["w1"][-1], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_gradients_in_one_order_are_those_of_the_batch(tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName) -> None:
+    losses = []
+    for parts in (None, 1, 2, 4):
+        reports: list[StepMetrics] = []
+        config = replace(CONFIG, parts=parts, max_gradient_norm=1.0)
+        train(_run(tiny_dataset, tmp_path / str(parts), TINY_STAGES[name], config), report=reports.append, report_every_s=0)
+        losses.append([report.loss for report in reports])
+    for curve in losses[1:]:
+        assert curve == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("parts", [0, 3, 8])
+def test_parts_that_make_no_tree_of_the_batch_are_refused(parts: int) -> None:
+    with pytest.raises(UsageError, match=rf"parts={parts} and global_batch=4; expected a power of two that divides the batch"):
+        replace(CONFIG, parts=parts)
+
+
+def test_workers_and_parts_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"micro_batch is 1 and a part of the batch 2 images; expected no fewer"):
+        InOrder(2, 4, micro_batch=1)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    for world in (3, 8):
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda world=world: world)
+        with pytest.raises(UsageError, match=rf"{world} workers share training\.parts=4; expected a power of two of workers"):
+            InOrder(4, 48, None)
 
 
 def _stop_after(reports: list[StepMetrics], metrics: StepMetrics, count: int) -> None:
