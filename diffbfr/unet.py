@@ -89,7 +89,7 @@ class UNet(nn.Module):
                 h = run_block(block, (h, skips.pop()), embedding, dropout_seeds, self.recompute_px)
             if level < len(self.decoder) - 1:
                 h = stage["up"](h)  # type: ignore[index]
-        return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.spec.patch_px)
+        return F.pixel_shuffle(self.head(_silu(self.norm(h))), self.spec.patch_px)
 
 
 def run_block(
@@ -155,14 +155,14 @@ class Block(nn.Module):
         self, h: Float[Tensor, "b c_in h w"], embedding: Float[Tensor, "b e"], dropout_seeds: Int[Tensor, " b"] | None
     ) -> Float[Tensor, "b c_out h w"]:
         """Add the block's correction to its input."""
-        inner = self.conv_1(F.silu(self.norm_1(h)))
+        inner = self.conv_1(_silu(self.norm_1(h)))
         if self.scale_shift:
             scale, shift = self.time(F.silu(embedding))[:, :, None, None].chunk(2, 1)
-            inner = F.silu(self.norm_2(inner) * (1 + scale) + shift)
+            inner = _silu(_plus(_times(self.norm_2(inner), 1 + scale), shift))
         else:
-            inner = F.silu(self.norm_2(inner + self.time(embedding)[:, :, None, None]))
+            inner = _silu(self.norm_2(_plus(inner, self.time(embedding)[:, :, None, None])))
         inner = self.conv_2(self.dropout(inner, dropout_seeds))
-        return self.attention(inner + self.skip(h))  # type: ignore[no-any-return]
+        return self.attention(_plus(inner, self.skip(h)))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -195,6 +195,19 @@ def _sinusoidal(time: Float[Tensor, " b"], spec: UNetSpec) -> Float[Tensor, "b e
     angle = time.float()[:, None] * torch.exp(-math.log(10_000.0) * exponent)[None]
     waves = [torch.sin(angle), torch.cos(angle)] if spec.time == "noise_level" else [torch.cos(angle), torch.sin(angle)]
     return torch.cat(waves, 1)
+
+
+def _silu(fresh: Tensor) -> Tensor:
+    """SiLU of a tensor that nobody else holds: in its place, unless the backward pass needs it. Large maps are dear to allocate on a CPU."""
+    return F.silu(fresh, inplace=not fresh.requires_grad)
+
+
+def _plus(fresh: Tensor, other: Tensor) -> Tensor:
+    return fresh + other if fresh.requires_grad or other.requires_grad else fresh.add_(other)
+
+
+def _times(fresh: Tensor, other: Tensor) -> Tensor:
+    return fresh * other if fresh.requires_grad or other.requires_grad else fresh.mul_(other)
 
 
 def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:

@@ -18,6 +18,8 @@ SUFFIX: Final = ".turn"
 _STALE_S: Final = 60.0
 _PATIENCE_S: Final = 120.0
 _POLL_S: Final = 0.1
+_TAKEN: Final = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+"""What MLflow says of a name that another has; the second where that one gave it back while MLflow looked it up."""
 _IN_THIS_PROCESS = threading.Lock()
 
 
@@ -38,7 +40,7 @@ def _among_processes(registry: Registry, name: str) -> Iterator[None]:
             registry.client.create_registered_model(place)
             break
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if error.error_code not in _TAKEN:
                 raise
         if time.monotonic() > deadline:
             raise DiffBFRError(f"{name} has been changed by others for {_PATIENCE_S:.0f} s; expected a turn; run the same command again")

@@ -35,8 +35,11 @@ def faulty(endpoint: str, choose: Chooser) -> Iterator[tuple[str, list[tuple[Fau
 
 
 def now_and_then(seed: int, rate: float, faults: tuple[Fault, ...]) -> Chooser:
-    """Choose faults at random, never two in a row for the same thing, as retries would otherwise run out now and then."""
-    rng, last, lock = random.Random(seed), set[tuple[str, str]](), threading.Lock()
+    """Choose faults at random, never two in a row for the same thing, as retries would otherwise run out now and then.
+
+    Those that have not been are chosen first, so that all are soon.
+    """
+    rng, last, lock, unseen = random.Random(seed), set[tuple[str, str]](), threading.Lock(), set(faults)
 
     def choose(method: str, path: str) -> Fault | None:
         with lock:
@@ -46,7 +49,10 @@ def now_and_then(seed: int, rate: float, faults: tuple[Fault, ...]) -> Chooser:
             if rng.random() >= rate:
                 return None
             last.add((method, path))
-            return rng.choice([fault for fault in faults if method == "GET" or fault not in ("truncated", "slow", "flip")])
+            possible = [fault for fault in faults if method == "GET" or fault not in ("truncated", "slow", "flip")]
+            chosen = rng.choice([fault for fault in possible if fault in unseen] or possible)
+            unseen.discard(chosen)
+            return chosen
 
     return choose
 
