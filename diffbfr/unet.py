@@ -198,7 +198,7 @@ def _sinusoidal(time: Float[Tensor, " b"], spec: UNetSpec) -> Float[Tensor, "b e
 
 
 def _silu(fresh: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else holds: in its place, unless the backward pass needs it. Large maps are dear to allocate on a CPU."""
+    """SiLU of a tensor that nobody else holds: in its place, unless the backward pass needs it; large maps are dear to allocate."""
     return F.silu(fresh, inplace=not fresh.requires_grad)
 
 

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from diffbfr.errors import DiffBFRError
 from diffbfr.metrics import psnr, squeezenet, ssim
@@ -283,3 +285,18 @@ def test_a_turn_whose_holder_died_is_taken_over(registry: Registry, monkeypatch:
     with turns.turn(registry, "diffbfr-cascade"):
         pass
     assert not [model.name for model in registry.client.search_registered_models() if "turn" in model.name]
+
+
+def test_a_turn_that_is_given_back_while_mlflow_looks_it_up_is_waited_for(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two who create a name at once one loses; MLflow looks the other's up to say so, and finds nothing if that was quick."""
+    create, calls = registry.client.create_registered_model, []
+
+    def lose_once(name: str) -> object:
+        calls.append(name)
+        if len(calls) == 1:
+            raise MlflowException(f"Registered Model with name={name} not found", RESOURCE_DOES_NOT_EXIST)
+        return create(name)
+
+    monkeypatch.setattr(registry.client, "create_registered_model", lose_once)
+    with turns.turn(registry, "diffbfr-cascade"):
+        assert len(calls) == 2
