@@ -159,7 +159,7 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """A few hours on two cores, minutes on a GPU: 256 px faces (give real ones with --faces), stages of 1-2 million parameters.
+    """An hour and a half on two cores, minutes on a GPU: 256 px faces (give real ones with --faces), stages of 1-2 million parameters.
 
     TEM starts where 256 px hide as much of the image as N_2 = 100 does at 512 px. Half of the steps of IRM-2 and TEM see patches: at equal
     time they train better than on whole images alone (`diffbfr/README.md`).
@@ -171,9 +171,9 @@ def small() -> Recipe:
         name="small",
         init=SCRATCH,
         data=DataConfig(faces="synthetic:count=6000,seed=0,px=256", hq_px=256, lq_px=64),
-        irm1=StageConfig(replace(IRM1_TINY, unet=irm1), _training(80_000)),
-        irm2=StageConfig(replace(IRM2_TINY, unet=irm2), replace(_training(60_000, t_max=720), patch_px=128)),
-        tem=StageConfig(replace(TEM_TINY, unet=tem, start=50), replace(_training(60_000, t_max=60), patch_px=128)),
+        irm1=StageConfig(replace(IRM1_TINY, unet=irm1), _training(64_000)),
+        irm2=StageConfig(replace(IRM2_TINY, unet=irm2), replace(_training(56_000, t_max=720), patch_px=128)),
+        tem=StageConfig(replace(TEM_TINY, unet=tem, start=50), replace(_training(32_000, t_max=60), patch_px=128)),
         evaluate=EvaluateConfig(max_faces=200),
     )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from diffbfr.allocation import keep_large_blocks
 from diffbfr.checkpoint import TrainingState
 from diffbfr.denoiser import Denoiser
 from diffbfr.ema import Ema, PowerEma
@@ -53,6 +54,8 @@ class Engine:
         compiled: bool = False,
     ) -> None:
         self.config, self.device, self.micro_batch = config, torch.device(device), micro_batch
+        if self.device.type == "cpu":
+            keep_large_blocks()
         self._layout = _LAYOUTS.get(self.device.type, torch.contiguous_format)
         torch.manual_seed(config.seed)
         denoiser = Denoiser(stage)
@@ -145,7 +148,7 @@ class Engine:
     def _loss(self, share: Batch) -> Tensor:
         """Mean loss of some images."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            return stage_loss(self.denoiser, self._net, share, self.config.min_snr_gamma)
+            return stage_loss(self.denoiser, self._net, share, self.config.min_snr_gamma, self.config.t_max)
 
     def _gradient_norm(self) -> Tensor:
         """The norm of all gradients, which are clipped if that is wanted."""

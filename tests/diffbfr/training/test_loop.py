@@ -93,6 +93,8 @@ def test_tems_loss_is_eq_11_with_a_thousandth_of_the_whole_bound(tiny_dataset: S
     simple = noise_loss(output[:, :3], batch.noise, "l1").mean()
     bound = 1000 * variational_loss(output[:, 3:], batch.y_0, y_t, batch.t, schedule, output[:, :3]).mean()  # a sum over T, drawn at one t
     assert stage_loss(denoiser, denoiser, batch).item() == pytest.approx((simple + 0.001 * bound).item(), rel=1e-5)
+    part = stage_loss(denoiser, denoiser, batch, t_max=120).item()  # of steps up to 120 a draw stands for 120, not for all
+    assert part == pytest.approx((simple + 0.001 * 0.12 * bound).item(), rel=1e-5)
 
 
 # One process
