@@ -18,11 +18,14 @@ class TrainingConfig:
     global_batch: int
     learning_rate: float
     optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 0.0
+    """Of either optimiser. The families that Table 6 shows decay nothing; torch's AdamW would take 0.01 if it were not told."""
     warmup_samples: int = 0
     decay_samples: int = 0
     """Over the last so many samples the rate falls linearly to zero; 0 keeps it (the paper)."""
-    ema_half_life: float = 50_000.0
-    """In samples. Table 6's EMA of 0.999 a step at batch 64 is 44,339 samples."""
+    ema_half_life: float | None = 50_000.0
+    """In samples; 0.999 a step at batch 64, as the family of TEM keeps it, is 44,339. None keeps no average, and the last weights are the
+    stage's."""
     t_max: int | None = None
     """Largest t that is trained; None is the paper's uniform 1..T, although sampling never visits t above a stage's start."""
     min_snr_gamma: float | None = None
@@ -47,7 +50,7 @@ class TrainingConfig:
     """In which the network computes; weights, moments and averages stay in float32 (torch.autocast)."""
     checkpoint_samples: int = 20_000
     average_samples: int | None = None
-    """Keep the averaged weights every so many samples, for a curve over training; None keeps the last alone."""
+    """Keep the weights, averaged if they are, every so many samples, for a curve over training; None keeps the last alone."""
     ema_lengths: tuple[float, ...] = ()
     """Keep power-function averages of these two lengths beside each of those, relative deviations such as 0.05 and 0.10 of the samples so
     far, from which any other length follows after training (Karras et al. 2024, `diffbfr.ema`)."""
@@ -62,6 +65,10 @@ class TrainingConfig:
             )
         if self.learning_rate <= 0:
             raise UsageError(f"training has learning_rate={self.learning_rate}; expected a positive number")
+        if self.weight_decay < 0:
+            raise UsageError(f"training has weight_decay={self.weight_decay}; expected 0 or more")
+        if self.ema_half_life is not None and self.ema_half_life <= 0:
+            raise UsageError(f"training has ema_half_life={self.ema_half_life}; expected a number of samples, or none for the last weights")
         if self.average_samples is not None and self.average_samples < 1:
             raise UsageError(f"training has average_samples={self.average_samples}; expected at least 1, or none to keep the last alone")
         if self.t_max is not None and self.t_max < 1:
@@ -94,6 +101,11 @@ class TrainingConfig:
         if self.patch_px is None:
             return 1.0
         return self.patch_full_share + (1 - self.patch_full_share) * (self.patch_px / image_px) ** 2
+
+    @property
+    def num_averages(self) -> int:
+        """How many copies of the weights are held beside them."""
+        return (self.ema_half_life is not None) + len(self.ema_lengths)
 
     @property
     def num_steps(self) -> int:

@@ -64,10 +64,12 @@ class Engine:
         self.denoiser: Denoiser = denoiser.to(self.device, memory_format=self._layout).train()  # type: ignore[call-overload]
         self.denoiser.net.recompute_px = recompute_px
         kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        self.optimizer: torch.optim.Optimizer = kind(self.denoiser.net.parameters(), lr=config.learning_rate, fused=True)
-        self.ema = Ema(self.denoiser.net, config.ema_half_life)
+        self.optimizer: torch.optim.Optimizer = kind(
+            self.denoiser.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.ema = None if config.ema_half_life is None else Ema(self.denoiser.net, config.ema_half_life)
         self.powers = [PowerEma(self.denoiser.net, length) for length in config.ema_lengths]
-        self._averages: list[Ema | PowerEma] = [self.ema, *self.powers]
+        self._averages: list[Ema | PowerEma] = [*([] if self.ema is None else [self.ema]), *self.powers]
         if compiled:
             self.denoiser.net.compile()
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -105,6 +107,11 @@ class Engine:
         up = min(1.0, samples / config.warmup_samples) if config.warmup_samples else 1.0
         down = min(1.0, (config.num_samples - samples) / config.decay_samples) if config.decay_samples else 1.0
         return config.learning_rate * min(up, max(down, 0.0))
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """What a training leaves: the averaged weights, or those of now where no average is kept."""
+        return dict(self.denoiser.net.named_parameters()) if self.ema is None else self.ema.weights
 
     def snapshot(self, step: int, contract: dict[str, object], skipped: Sequence[int]) -> TrainingState:
         """Copy all that a run needs to go on after `step` steps, by name, to the CPU."""

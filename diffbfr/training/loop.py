@@ -55,7 +55,7 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished training leaves: averaged weights in `folder`, and how it ended."""
+    """What a finished training leaves: the weights in `folder`, averaged or not (`TrainingConfig.ema_half_life`), and how it ended."""
 
     folder: Path
     steps: int
@@ -100,9 +100,9 @@ def train(
     """Train a stage to `num_samples`, going on from the newest sealed checkpoint in the run's folder; every rank calls this.
 
     `report` hears from rank 0 every few seconds and at the end, `alive` on every rank the number of steps done, after each. `sealed` is
-    told the path of each checkpoint and of each average that is kept, on a thread that writes them while the training goes on. The
-    averaged weights are written to `folder/STAGE.safetensors` when the run ends. DivergedError if more than `max_skipped` steps had a loss
-    that is not finite.
+    told the path of each checkpoint and of each average that is kept, on a thread that writes them while the training goes on.
+    `Engine.weights` are written to `folder/STAGE.safetensors` when the run ends. DivergedError if more than `max_skipped` steps had a
+    loss that is not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     config = run.config
@@ -146,7 +146,7 @@ def train(
             alive(done)
 
     if rank == 0:
-        save_stage(run.folder, run.stage, engine.ema.weights)
+        save_stage(run.folder, run.stage, engine.weights)
     if world > 1:
         dist.barrier()
     stretch.close()
@@ -161,7 +161,7 @@ def _keep(run: Run, engine: Engine, writer: Writer, done: int, contract: dict[st
     samples = done * config.global_batch
     if _crosses(config.average_samples, samples, config.global_batch):
         folder = run.folder / AVERAGES / f"{samples:09d}"
-        kept = {folder / power.name: copied(power.weights) for power in engine.powers} | {folder: copied(engine.ema.weights)}
+        kept = {folder / power.name: copied(power.weights) for power in engine.powers} | {folder: copied(engine.weights)}
         writer.write(lambda: [save_stage(place, run.stage, weights).parent for place, weights in kept.items()][-1])
     every = max(1, config.checkpoint_samples // config.global_batch)
     if done % every == 0 and done < config.num_steps:

@@ -282,7 +282,7 @@ def predicted_work(shop: Workshop, name: str) -> str:
             network,
             num_parameters(network),
             min(recipe.cluster.micro_batch or share, share),
-            averages=1 + len(config.training.ema_lengths),
+            averages=config.training.num_averages,
             recompute_px=recipe.cluster.recompute_px,
             image_px=config.training.largest_px(config.stage.px),
         )

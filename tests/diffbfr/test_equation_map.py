@@ -16,9 +16,10 @@ from diffbfr.degradation import PRESETS
 from diffbfr.diffusion import VLB_WEIGHT
 from diffbfr.metrics import psnr, squeezenet, ssim
 from diffbfr.metrics.card import MetricCard
-from diffbfr.stages import IRM1, IRM2, TEM, StageSpec
+from diffbfr.stages import IRM1, IRM2, STAGE_NAMES, TEM, StageSpec
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.loop import Run
+from pipelines.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "diffbfr" / "README.md").read_text()
@@ -40,6 +41,20 @@ TABLE_6 = [
     "Attention resolutions",
 ]
 CARDS = [value for module in (psnr, ssim, squeezenet) for value in vars(module).values() if isinstance(value, MetricCard)]
+
+NAMES = {
+    "IRM1": IRM1,
+    "IRM2": IRM2,
+    "TEM": TEM,
+    "STAGE_NAMES": STAGE_NAMES,
+    "PAPER": RECIPES["paper"](),
+    "PRESETS": PRESETS,
+    "Run": Run,
+    "TrainingConfig": TrainingConfig,
+    "VLB_WEIGHT": VLB_WEIGHT,
+    "CARDS": CARDS,
+}
+"""What a default in the table of choices may speak of."""
 
 
 def _rows(heading: str) -> list[list[str]]:
@@ -156,8 +171,7 @@ def test_every_choice_has_an_option_its_default_and_a_test(row: list[str]) -> No
     cls = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), owner)
     assert is_dataclass(cls)
     assert field in cls.__dataclass_fields__
-    names = {"IRM1": IRM1, "IRM2": IRM2, "TEM": TEM, "Run": Run, "TrainingConfig": TrainingConfig, "PRESETS": PRESETS}
-    assert eval(row[3].strip("`"), {**names, "VLB_WEIGHT": VLB_WEIGHT, "CARDS": CARDS}) is True
+    assert eval(row[3].strip("`"), NAMES) is True
     ((file, symbol),) = _places(row[4])
     assert file.startswith("tests/")
     assert symbol.startswith("test_")
@@ -176,5 +190,8 @@ def test_no_contradiction_is_left_out() -> None:
         "t in training",
         "attention",
         "IRM-2's blocks",
+        "optimiser",
+        "weight decay",
+        "average of the weights",
         "reference of a figure",
     ]

@@ -39,6 +39,25 @@ def test_the_constants_are_the_columns_of_table_6(
     assert (unet.inner_channels, unet.attention_px, unet.patch_px) == (inner, attention, 1)
 
 
+@pytest.mark.parametrize(
+    ("stage", "groups", "dropout", "time", "scale_shift", "head_channels", "res_blocks"),
+    [
+        (IRM1, 32, 0.2, "noise_level", False, None, (2, 2, 2, 2, 2)),
+        (IRM2, 16, 0.0, "noise_level", False, None, (2, 2, 2, 2, 2, 2, 2)),
+        (TEM, 32, 0.0, "step", True, 64, (1, 2, 2, 2, 2, 3, 4)),
+    ],
+    ids=["irm1", "irm2", "tem"],
+)
+def test_what_table_6_leaves_open_is_that_of_the_two_families_it_shows(
+    stage: StageSpec, groups: int, dropout: float, time: str, scale_shift: bool, head_channels: int | None, res_blocks: tuple[int, ...]
+) -> None:
+    """SR3 from 16 to 128 and from 64 to 512 px for the IRMs; for TEM guided diffusion's prior of faces at 512 px."""
+    unet = stage.unet
+    assert (unet.norm_groups, unet.dropout, unet.time) == (groups, dropout, time)
+    assert (unet.scale_shift, unet.head_channels, unet.res_blocks) == (scale_shift, head_channels, res_blocks)
+    assert (stage.predicts, stage.prior_std) == ("noise", 1.0)
+
+
 def test_the_networks_have_table_6s_parameters() -> None:
     assert num_parameters(IRM1.unet) == 97_807_491
     assert num_parameters(IRM2.unet) == 427_629_187

@@ -60,9 +60,18 @@ def test_paper_is_table_6() -> None:
     assert [paper.stage(name).training.t_max for name in STAGE_NAMES] == [None, None, None]
     for training in (paper.stage(name).training for name in STAGE_NAMES):
         assert (training.min_snr_gamma, training.patch_px, training.ema_lengths) == (None, None, ())
+        assert (training.warmup_samples, training.decay_samples, training.max_gradient_norm) == (0, 0, None)
     assert paper.sampling.mode == "faithful"
-    per_step = 0.5 ** (paper.tem.training.global_batch / paper.tem.training.ema_half_life)
-    assert math.isclose(per_step, 0.999, abs_tol=1e-6)
+
+
+def test_paper_trains_each_stage_as_its_family_does() -> None:
+    paper = RECIPES["paper"]()
+    assert [paper.stage(name).training.optimizer for name in STAGE_NAMES] == ["adam", "adam", "adamw"]
+    assert [paper.stage(name).training.weight_decay for name in STAGE_NAMES] == [0, 0, 0]
+    assert [paper.stage(name).training.ema_half_life for name in STAGE_NAMES[:2]] == [None, None]
+    half_life = paper.tem.training.ema_half_life
+    assert half_life is not None
+    assert math.isclose(0.5 ** (paper.tem.training.global_batch / half_life), 0.999, abs_tol=1e-6)
 
 
 def test_patches_that_a_stage_cannot_take_are_refused_before_anything_runs() -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -143,6 +144,23 @@ def test_what_is_saved_is_the_average_and_not_the_last_weights(tiny_dataset: Sha
     assert state is not None
     for name, weight in state.tensors["model"].items():
         assert torch.equal(state.tensors["ema"][name], weight)
+
+
+def test_without_an_average_the_last_weights_are_saved(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, num_samples=8, average_samples=4, ema_half_life=None)
+    alone = train(_run(tiny_dataset, tmp_path / "alone", config=config))
+    shortest = train(_run(tiny_dataset, tmp_path / "shortest", config=replace(config, ema_half_life=1e-6)))  # follows the weights at once
+    assert _weights(alone) == _weights(shortest)
+    first, second = (load_file(alone.folder / "averages" / at / "irm1.safetensors")["stem.weight"] for at in ("000000004", "000000008"))
+    assert not torch.equal(first, second)
+    assert "ema" not in Engine(TINY_STAGES["irm1"], config).snapshot(0, {}, []).tensors
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_weights_decay_as_much_as_is_said_and_not_otherwise(optimizer: Literal["adam", "adamw"]) -> None:
+    for decay in (0.0, 0.3):
+        config = replace(CONFIG, optimizer=optimizer, weight_decay=decay)
+        assert [group["weight_decay"] for group in Engine(TINY_STAGES["tem"], config).optimizer.param_groups] == [decay]
 
 
 def _fail_at(count: int) -> Callable[[object], None]:
