@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import pickle
+import re
 import resource
 import select
 import signal
@@ -22,16 +23,22 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import IO, Any, Final, Literal, TypeAlias
 
+from diffbfr.errors import DiffBFRError
+from pipelines.system import memory_bytes
+
 Loss: TypeAlias = Literal["crashed", "timed_out", "out_of_memory"]
 
 PHOTO_SECONDS: Final = 60.0
-PHOTO_BYTES: Final = 4 << 30
+PHOTO_BYTES: Final = min(4 << 30, memory_bytes() // 2)
+"""More than the largest photo allowed takes, and not so much that the machine kills the worker for it."""
 ONE_CORE: Final = MappingProxyType({"OPENCV_FOR_THREADS_NUM": "1", "OMP_NUM_THREADS": "1"})
 """A worker is one core: two threads on one face cost a third more of both than each on its own."""
 
 _PIPE_BYTES: Final = 1 << 20
 _START_SECONDS: Final = 300.0
 _IDLE_SECONDS: Final = 30.0
+_ADDRESS: Final = re.compile(r"\b0x[0-9a-f]+")
+_TOLD_CHARACTERS: Final = 500
 _SERVE: Final = "import sys; sys.path[:] = {path!r}; from pipelines.apart import serve; serve({parent}, {limit})"
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -49,10 +56,11 @@ class _ChildDied(Exception):  # noqa: N818 - says what happened; never leaves th
 
 
 def run_apart(function: Callable[..., Any], *arguments: Any, seconds: float = PHOTO_SECONDS, num_bytes: int = PHOTO_BYTES) -> Any:
-    """Return `function(*arguments)` from the child, or `Lost` if that cost the child its life; an exception of its own is raised here.
+    """Return `function(*arguments)` from the child, or `Lost` if that cost the child its life or ended in an error nobody thought of.
 
-    `num_bytes` is what it may allocate beyond what a fresh child holds. Work that a child dies of is tried once more, for somebody else may
-    have killed it; work that takes too long is not.
+    What is somebody's to mend (`DiffBFRError`, a module that cannot be imported) is raised here. `num_bytes` is what it may allocate beyond
+    what a fresh child holds. Work that a child dies of is tried once more, for somebody else may have killed it; work that takes too long
+    is not.
     """
     for attempt in (1, 2):
         child = _child(num_bytes)
@@ -69,6 +77,8 @@ def run_apart(function: Callable[..., Any], *arguments: Any, seconds: float = PH
         else:
             if kind == "raised":
                 raise value
+            if kind == "bug":
+                return Lost("crashed", value)
             if kind == "memory":
                 child.end()  # what it still holds is anybody's guess
                 return Lost("out_of_memory", f"it wanted more than {num_bytes / 2**30:.3g} GiB")
@@ -186,13 +196,21 @@ def serve(parent: int, num_bytes: int) -> None:
             answer = ("done", function(*arguments))
         except MemoryError:
             answer = ("memory", None)
-        except Exception as error:  # it is the asker's to judge
+        except (DiffBFRError, ImportError) as error:  # it is the asker's to judge
             answer = ("raised", error)
+        except Exception as error:  # a bug that these bytes found; told in words, for the error itself may not survive the way
+            answer = ("bug", _told(error))
         _send(answers, answer)
 
 
 def _import(function: Callable[..., Any]) -> None:
     """Nothing is left to do: reading the question has imported the function."""
+
+
+def _told(error: Exception) -> str:
+    """An error in one line, the same whenever it happens: without the addresses of objects."""
+    words = _ADDRESS.sub("0x", " ".join(f"{type(error).__name__}: {error}".split()))
+    return words[:_TOLD_CHARACTERS]
 
 
 def _send(stream: IO[bytes], value: Any) -> None:

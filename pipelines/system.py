@@ -1,10 +1,19 @@
-"""What this machine is doing: load of its cores and use of its memory."""
+"""What this machine has and is doing: load of its cores, its memory and the use of it."""
 
 import os
 import time
 from pathlib import Path
 
 _MEMORY = Path("/proc/meminfo")
+_ALLOWED = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""What a container may use, if it is limited: cgroup 2 and 1."""
+
+
+def memory_bytes() -> int:
+    """Memory that this machine has, or that this container may use of it."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    allowed = [int(text) for path in _ALLOWED if path.is_file() and (text := path.read_text().strip()).isdecimal()]
+    return min([total, *allowed])
 
 
 def read_system() -> tuple[int, dict[str, float]]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from diffbfr.images.convert import Pixels
@@ -48,7 +47,7 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000, min_px: int = 1, alpha
         _check_size(image.size, max_pixels, min_px)
         _load(image, data, file_format)
         image_mode, icc = image.mode, image.info.get("icc_profile")
-        pixels = _to_rgb(_upright(image), alpha)
+        pixels = _convert(image, file_format, alpha)
     describes_rgb = isinstance(icc, bytes) and icc[16:20] == b"RGB " and image_mode != "CMYK"
     return Decoded(pixels=pixels, format=file_format, was_gray=_is_gray(pixels), icc=icc if describes_rgb else None)
 
@@ -175,11 +174,20 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_UPRIGHT_BY[orientation]) if orientation in _UPRIGHT_BY else image
 
 
+def _convert(image: Image.Image, file_format: str, alpha: AlphaPolicy) -> Pixels:
+    try:
+        return _to_rgb(_upright(image), alpha)
+    except (ImageRefused, MemoryError):
+        raise
+    except Exception as error:  # as in _open: a palette or a transparent colour may be damaged where the pixels are not
+        raise ImageRefused("corrupt", f"the pixels of the {file_format} file cannot be brought to RGB ({error})") from error
+
+
 def _to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
         return _deep_gray_to_rgb(image, alpha)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        return _lay_over(np.array(image.convert("RGBA")), alpha)
+        return _lay_over(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")), alpha)
     if image.mode in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))  # a conversion to itself would copy
     raise ImageRefused("unsupported_pixels", f"pixels of kind {image.mode!r} have no agreed white; save the picture with 8 or 16 bits")
@@ -187,16 +195,24 @@ def _to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
 
 def _deep_gray_to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
     """Scale gray of 12 or 16 bits to 8; a TIFF may count from white, a PNG may name one level transparent."""
-    levels = np.array(image).astype(np.uint32)
-    opacity = np.where(levels == image.info.get("transparency", -1), 0, 255)
     white, white_is_zero = 0xFFFF, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         white = (1 << tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]) - 1
         white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-    gray = (np.minimum(levels, white) * 255 + white // 2) // white
-    gray = 255 - gray if white_is_zero else gray
-    return _lay_over(np.stack([gray, gray, gray, opacity], axis=2).astype(np.uint8), alpha)
+    levels = np.minimum(np.arange(1 << 16, dtype=np.uint32), white)
+    scaled = ((levels * 255 + white // 2) // white).astype(np.uint8)
+    clear = image.info.get("transparency")
+    opacity = np.where(np.arange(1 << 16) == clear, 0, 255).astype(np.uint8)
+    table = np.stack([255 - scaled if white_is_zero else scaled] * 3 + ([] if clear is None else [opacity]), axis=1)
+    deep = np.asarray(image)
+    converted = np.empty((*deep.shape, table.shape[1]), np.uint8)
+    for top in range(0, deep.shape[0], _ROWS_AT_ONCE):  # an index of the whole picture would take eight times the room of its levels
+        converted[top : top + _ROWS_AT_ONCE] = table[deep[top : top + _ROWS_AT_ONCE]]
+    return converted if clear is None else _lay_over(converted, alpha)
+
+
+_ROWS_AT_ONCE: Final = 64
 
 
 def _lay_over(rgba: Pixels, alpha: AlphaPolicy) -> Pixels:
@@ -206,9 +222,10 @@ def _lay_over(rgba: Pixels, alpha: AlphaPolicy) -> Pixels:
     if alpha == "refuse":
         raise ImageRefused("has_alpha", "the picture has transparent pixels; expected an opaque one")
     ground = 255 if alpha == "white" else 0
-    weight = opacity.astype(np.uint32)
-    blended: NDArray[np.uint8] = ((colour * weight + ground * (255 - weight) + 127) // 255).astype(np.uint8)
-    return blended
+    blended = np.multiply(colour, opacity, dtype=np.uint16)  # with what is added below at most 255 * 255 + 127
+    blended += (255 - opacity) * np.uint16(ground) + np.uint16(127)
+    blended //= 255
+    return blended.astype(np.uint8)
 
 
 def _is_gray(pixels: Pixels) -> bool:

@@ -10,8 +10,23 @@ import numpy as np
 from diffbfr.errors import UsageError
 from pipelines.steps import samples
 
-MARKS = {"crash": b"segfault", "abort": b"abort", "endless": b"endless", "hog": b"hog", "exit": b"exit", "error": b"error"}
+MARKS = {
+    "crash": b"segfault",
+    "abort": b"abort",
+    "endless": b"endless",
+    "hog": b"hog",
+    "exit": b"exit",
+    "raise": b"raise",
+    "error": b"error",
+}
 _MAGIC = {hashlib.sha256(mark).hexdigest(): name for name, mark in MARKS.items()}
+
+
+class OddError(ValueError):
+    """An error that does not survive pickling, and whose words hold an address."""
+
+    def __init__(self, how: str, *, held: object) -> None:
+        super().__init__(f"palette index out of range\nin {object()} of {how} {held}")
 
 
 def make_face(config: samples.ShardConfig, key: str, source: str, data: bytes) -> samples.Face:
@@ -36,6 +51,8 @@ def misbehave(how: str) -> str:
             held.append(np.ones(1 << 24))
     elif how == "exit":
         os._exit(3)
+    elif how == "raise":
+        raise OddError(how, held={})
     elif how == "error":
         raise UsageError("found this; expected that; do so")
     return how

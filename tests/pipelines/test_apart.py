@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffbfr.errors import UsageError
-from pipelines import apart
+from pipelines import apart, system
 from pipelines.apart import Lost, run_apart
 from tests.pipelines.poison import misbehave, sleep_and_count
 
@@ -31,6 +31,7 @@ def test_work_is_done_in_another_process_that_stays(tmp_path: Path) -> None:
         ("crash", "crashed", "SIGSEGV"),
         ("abort", "crashed", "SIGABRT"),
         ("exit", "crashed", "exit status 3"),
+        ("raise", "crashed", "OddError: palette index out of range in <object object at 0x> of raise {}"),
         ("endless", "timed_out", "not done after 3 s"),
         ("hog", "out_of_memory", "more than 0.5 GiB"),
     ],
@@ -44,11 +45,21 @@ def test_what_ends_the_process_is_named_and_the_next_work_is_done(how: str, reas
     assert run_apart(misbehave, "well") == "well"
 
 
-def test_an_exception_of_the_work_is_raised_here_and_costs_nothing() -> None:
+def test_an_exception_of_the_work_costs_nothing_and_what_can_be_mended_is_raised_here() -> None:
     before = run_apart(os.getpid)
     with pytest.raises(UsageError, match="found this"):
         run_apart(misbehave, "error")
+    assert isinstance(run_apart(misbehave, "raise"), Lost)
     assert run_apart(os.getpid) == before
+
+
+def test_work_may_take_half_of_what_a_small_machine_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert min(4 << 30, system.memory_bytes() // 2) == apart.PHOTO_BYTES
+    everything = system.memory_bytes()
+    for text, expected in (("2147483648\n", 2 << 30), ("max\n", None), (f"{1 << 62}\n", None)):
+        (tmp_path / "memory.max").write_text(text)
+        monkeypatch.setattr(system, "_ALLOWED", (tmp_path / "memory.max", tmp_path / "absent"))
+        assert system.memory_bytes() == (expected or everything)
 
 
 def test_a_child_that_somebody_killed_is_replaced_and_its_work_done() -> None:

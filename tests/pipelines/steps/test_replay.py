@@ -143,8 +143,9 @@ def test_poison_costs_itself_only_and_the_others_are_the_same_to_the_last_byte(t
         "00002p-endless.png": ("decode", "timed_out"),
         "00003p-hog.png": ("decode", "out_of_memory"),
         "00004p-exit.png": ("decode", "crashed"),
+        "00005p-raise.png": ("decode", "crashed"),
     }
-    assert info.num_samples + info.num_quarantined == 17
+    assert info.num_samples + info.num_quarantined == 18
     dataset, other = open_dataset(tmp_path / "with"), open_dataset(tmp_path / "without")
     assert info.content_id == other.info.content_id
     assert {sample.key: sample for sample in dataset.samples} == expected
