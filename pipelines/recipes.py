@@ -72,7 +72,8 @@ class SamplingConfig:
 class EvaluateConfig:
     """What is measured: the first `max_faces` held-out faces (None: all) of a split, one variant, once for each sampling seed.
 
-    `squeezenet` is the folder or file of the weights for the perceptual distance, which is left out without them.
+    `squeezenet` and `identity` are the files of the weights for the perceptual distance and for the identity cosine; a metric without its
+    weights is left out.
     """
 
     split: Literal["val", "test"] = "test"
@@ -82,6 +83,7 @@ class EvaluateConfig:
     batch: int = 8
     num_panels: int = 4
     squeezenet: str | None = None
+    identity: str | None = None
 
 
 @dataclass(frozen=True)

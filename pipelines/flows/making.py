@@ -87,12 +87,13 @@ class Workshop:
         folder = self.initial_folder()
         return model_digest(local(folder), STAGE_NAMES) if folder else ""
 
-    def squeezenet_digest(self) -> str:
-        """Digest of the weights of the perceptual distance; "" without them."""
-        from pipelines.steps.evaluate import squeezenet_weights
+    def metric_digests(self) -> dict[str, str]:
+        """Digests of the weights that metrics need, by the name of their setting; "" where none are given."""
+        from pipelines.steps.evaluate import identity_weights, squeezenet_weights
 
-        path = squeezenet_weights(self.recipe.evaluate.squeezenet)
-        return storage.digest(path) if path else ""
+        config = self.recipe.evaluate
+        given = {"squeezenet": squeezenet_weights(config.squeezenet), "identity": identity_weights(config.identity)}
+        return {name: storage.digest(path) if path else "" for name, path in given.items()}
 
 
 def make_dataset(shop: Workshop, folder: str) -> Made:
@@ -204,7 +205,7 @@ def make_evaluation(shop: Workshop, folder: str) -> Made:
     from functools import partial
 
     from pipelines.manifest import open_dataset
-    from pipelines.steps.evaluate import EvaluateTask, make_evaluator, plan_evaluation, squeezenet_weights
+    from pipelines.steps.evaluate import EvaluateTask, identity_weights, make_evaluator, plan_evaluation, squeezenet_weights
     from pipelines.steps.pinned_cascade import pin_cascade
     from pipelines.steps.scores import means, summarise, write_evaluation
 
@@ -220,6 +221,7 @@ def make_evaluation(shop: Workshop, folder: str) -> Made:
         mode=shop.recipe.sampling.mode,
         batch=config.batch,
         squeezenet=squeezenet_weights(config.squeezenet),
+        identity=identity_weights(config.identity),
     )
     tasks = plan_evaluation(template, config.num_panels, keys_per_task=16)
     reports = shop.cluster.map_actors(

@@ -67,7 +67,7 @@ def shard(shop: Workshop) -> Step:
 def evaluate(shop: Workshop, dataset: Step, cascade: str) -> Step:
     """Every output of Algorithm 1 against the ground truth of the hold-out."""
     recipe = shop.recipe
-    config = _but(flatten(recipe.evaluate), "batch") | {"mode": recipe.sampling.mode, "squeezenet": shop.squeezenet_digest()}
+    config = _but(flatten(recipe.evaluate), "batch") | {"mode": recipe.sampling.mode} | shop.metric_digests()
     return shop.step("evaluate", config, {"cascade": cascade, "dataset": dataset.id}, making.make_evaluation)
 
 

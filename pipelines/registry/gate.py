@@ -34,7 +34,12 @@ class Margin:
     allowed: float
 
 
-MARGINS: Final = (Margin("psnr", "higher", 0.1), Margin("ssim", "higher", 0.005), Margin("squeezenet_distance", "lower", 0.01))
+MARGINS: Final = (
+    Margin("psnr", "higher", 0.1),
+    Margin("ssim", "higher", 0.005),
+    Margin("squeezenet_distance", "lower", 0.01),
+    Margin("identity_cosine", "higher", 0.01),
+)
 
 
 @dataclass(frozen=True)

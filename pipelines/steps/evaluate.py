@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -31,6 +31,7 @@ TITLES: Final[Mapping[str, str]] = {"lq": "LQ", "irm1": "IRM-1", "irm2": "IRM-2"
 """How a subject is written in tables and over pictures; `hq` is the ground truth."""
 
 SQUEEZENET_VARIABLE: Final = "DIFFBFR_SQUEEZENET"
+IDENTITY_VARIABLE: Final = "DIFFBFR_IDENTITY"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class EvaluateTask:
     mode: Mode = "fast"
     batch: int = 8
     squeezenet: str | None = None
+    identity: str | None = None
     panels: tuple[str, ...] = ()
 
 
@@ -98,18 +100,7 @@ def plan_evaluation(template: EvaluateTask, num_panels: int = 4, keys_per_task: 
     pinned = {template.keys[i * len(template.keys) // count] for i in range(count)}
     chunks = [template.keys[i : i + keys_per_task] for i in range(0, len(template.keys), keys_per_task)]
     return [
-        EvaluateTask(
-            index=index,
-            dataset=template.dataset,
-            cascade=template.cascade,
-            keys=chunk,
-            variant=template.variant,
-            seeds=template.seeds,
-            mode=template.mode,
-            batch=template.batch,
-            squeezenet=template.squeezenet,
-            panels=tuple(key for key in chunk if key in pinned),
-        )
+        replace(template, index=index, keys=chunk, panels=tuple(key for key in chunk if key in pinned))
         for index, chunk in enumerate(chunks)
     ]
 
@@ -129,11 +120,11 @@ def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateRepo
             f"the dataset holds {dataset.info.lq_px} -> {dataset.info.hq_px} px, the cascade in {first.cascade.folder} restores "
             f"{first.cascade.lq_px} -> {first.cascade.hq_px} px; evaluate it on a dataset of its own sizes"
         )
-    meters = _meters(first.squeezenet)
+    meters = _meters(first.squeezenet, first.identity)
     model = first.cascade.load()
 
     def serve(task: EvaluateTask) -> EvaluateReport:
-        if (task.dataset, task.cascade, task.squeezenet) != (first.dataset, first.cascade, first.squeezenet):
+        if replace(task, index=first.index, keys=first.keys, panels=first.panels) != first:
             raise UsageError(
                 f"task {task.index} is for {task.cascade.folder} and {task.dataset}, this worker holds {first.cascade.folder} and "
                 f"{first.dataset}; expected one cascade and one dataset a worker; make another worker"
@@ -145,11 +136,20 @@ def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateRepo
 
 def squeezenet_weights(configured: str | None) -> str | None:
     """Where the user keeps SqueezeNet's weights: the configuration, else `DIFFBFR_SQUEEZENET`, else None (the metric is left out)."""
-    path = configured or os.environ.get(SQUEEZENET_VARIABLE)
+    return _given(configured, SQUEEZENET_VARIABLE, "evaluate.squeezenet", "SqueezeNet 1.0")
+
+
+def identity_weights(configured: str | None) -> str | None:
+    """Where the user keeps MobileFaceNet's weights: the configuration, else `DIFFBFR_IDENTITY`, else None (the metric is left out)."""
+    return _given(configured, IDENTITY_VARIABLE, "evaluate.identity", "MobileFaceNet")
+
+
+def _given(configured: str | None, variable: str, setting: str, what: str) -> str | None:
+    path = configured or os.environ.get(variable)
     if not path:
         return None
     if not Path(path).is_file():
-        raise UsageError(f"no file {path}; expected SqueezeNet 1.0 weights as .npz; correct evaluate.squeezenet or {SQUEEZENET_VARIABLE}")
+        raise UsageError(f"no file {path}; expected {what} weights as .npz; correct {setting} or {variable}")
     return str(Path(path).absolute())
 
 
@@ -161,18 +161,29 @@ class _Meter:
     measure: Callable[["Tensor", "Tensor"], "Tensor"]
 
 
-def _meters(squeezenet: str | None) -> tuple[_Meter, ...]:
+def _meters(squeezenet: str | None, identity: str | None) -> tuple[_Meter, ...]:
     import torch
 
     from diffbfr.metrics import psnr, ssim
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     meters = [_Meter(psnr.CARD, psnr.psnr), _Meter(ssim.CARD, ssim.ssim)]
     if squeezenet is not None:
-        from diffbfr.metrics.squeezenet import CARD, SqueezeNetDistance
+        from diffbfr.metrics.squeezenet import CARD as SQUEEZENET
+        from diffbfr.metrics.squeezenet import SqueezeNetDistance
 
-        distance = SqueezeNetDistance(squeezenet, "cuda" if torch.cuda.is_available() else "cpu")
-        meters.append(_Meter(CARD, lambda a, b: distance(to_tensor(a.numpy()), to_tensor(b.numpy()))))
+        meters.append(_network_meter(SQUEEZENET, SqueezeNetDistance(squeezenet, device)))
+    if identity is not None:
+        from diffbfr.metrics.identity import CARD as IDENTITY
+        from diffbfr.metrics.identity import IdentityCosine
+
+        meters.append(_network_meter(IDENTITY, IdentityCosine(identity, device)))
     return tuple(meters)
+
+
+def _network_meter(card: MetricCard, network: Callable[["Tensor", "Tensor"], "Tensor"]) -> _Meter:
+    """A metric of pictures in [-1, 1]."""
+    return _Meter(card, lambda a, b: network(to_tensor(a.numpy()), to_tensor(b.numpy())))
 
 
 def _measure(task: EvaluateTask, dataset: "ShardedDataset", model: "Cascade", meters: Sequence[_Meter]) -> EvaluateReport:

@@ -14,7 +14,7 @@ import pytest
 
 from diffbfr.degradation import PRESETS
 from diffbfr.diffusion import VLB_WEIGHT
-from diffbfr.metrics import psnr, squeezenet, ssim
+from diffbfr.metrics import identity, psnr, squeezenet, ssim
 from diffbfr.metrics.card import MetricCard
 from diffbfr.stages import IRM1, IRM2, STAGE_NAMES, TEM, StageSpec
 from diffbfr.training.config import TrainingConfig
@@ -40,7 +40,7 @@ TABLE_6 = [
     "Inner channel",
     "Attention resolutions",
 ]
-CARDS = [value for module in (psnr, ssim, squeezenet) for value in vars(module).values() if isinstance(value, MetricCard)]
+CARDS = [value for module in (psnr, ssim, squeezenet, identity) for value in vars(module).values() if isinstance(value, MetricCard)]
 
 NAMES = {
     "IRM1": IRM1,
@@ -178,7 +178,7 @@ def test_every_choice_has_an_option_its_default_and_a_test(row: list[str]) -> No
 
 
 def test_no_contradiction_is_left_out() -> None:
-    assert len(CARDS) == 3
+    assert len(CARDS) == 4
     assert [row[0] for row in CHOICES] == [
         "loss",
         "reverse variance",

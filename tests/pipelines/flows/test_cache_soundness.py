@@ -110,6 +110,7 @@ EDITS = (
     Edit("log level", (), environment=(("MLFLOW_LOGGING_LEVEL", "DEBUG"), ("RAY_BACKEND_LOG_LEVEL", "debug"))),
     Edit("place of the cache", (), environment=(("DIFFBFR_CACHE", "/nowhere"),)),
     Edit("weights of the perceptual distance", SCORES, "config squeezenet", environment=(("DIFFBFR_SQUEEZENET", __file__),)),
+    Edit("weights of the identity cosine", SCORES, "config identity", environment=(("DIFFBFR_IDENTITY", __file__),)),
     Edit("version of a codec", ALL, "config tools.pillow", tool="pillow"),
     # code
     code("diffbfr/degradation/noise.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ALL, "code diffbfr.degradation.noise changed"),

@@ -18,7 +18,7 @@ from diffbfr.keys import noise_key
 from pipelines.cluster import Cluster
 from pipelines.manifest import open_dataset
 from pipelines.sources import open_source
-from pipelines.steps.evaluate import EvaluateTask, evaluate, make_evaluator, plan_evaluation, squeezenet_weights
+from pipelines.steps.evaluate import EvaluateTask, evaluate, identity_weights, make_evaluator, plan_evaluation, squeezenet_weights
 from pipelines.steps.pinned_cascade import PinnedCascade, pin_cascade
 from pipelines.steps.scores import summarise
 from pipelines.steps.shard import ShardConfig, finish_dataset, plan_shards, shard
@@ -139,6 +139,18 @@ def test_squeezenet_weights_come_from_the_configuration_then_the_environment(tmp
     assert squeezenet_weights(str(ours)) == str(ours)
     with pytest.raises(UsageError, match=r"evaluate\.squeezenet or DIFFBFR_SQUEEZENET"):
         squeezenet_weights(str(tmp_path / "absent.npz"))
+
+
+def test_the_identity_cosine_joins_the_table_where_weights_are_given(
+    task: EvaluateTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffbfr.metrics.identity import MobileFaceNet
+
+    np.savez(tmp_path / "faces.npz", **{n: t.numpy() for n, t in MobileFaceNet().state_dict().items() if "num_batches" not in n})
+    monkeypatch.setenv("DIFFBFR_IDENTITY", str(tmp_path / "faces.npz"))
+    report = evaluate(replace(task, keys=task.keys[:1], seeds=(0,), identity=identity_weights(None)))
+    assert [card.name for card in report.cards] == ["PSNR", "SSIM", "identity cosine"]
+    assert all(-1 <= row.values[2] <= 1 for row in report.rows)
 
 
 def test_the_squeezenet_distance_joins_the_table_where_weights_are_given(task: EvaluateTask, tmp_path: Path) -> None:
