@@ -1,7 +1,7 @@
 """What other datasets hold already: a photo with the same content need not be decoded, resized and encoded again, nor degraded.
 
-A sample is taken over by the digest of its photo. Its ground truths are taken over if they were made the same way (sizes, arithmetic,
-versions of the tools), its low-quality faces if the whole recipe is the same. What is taken over is checked by its digests; what is
+A sample is taken over by the digest of its photo. Its ground truths are taken over if they were made the same way (sizes, code, versions
+of the tools), its low-quality faces if the whole recipe is the same. What is taken over is checked by its digests; what is
 damaged is made anew. So changing a recipe, adding photos or mending one makes only what must be made, and no byte depends on it.
 """
 
@@ -87,7 +87,7 @@ def _usable(folder: str, config: ShardConfig) -> ShardConfig | None:
         return None
     same_tools = all(made["tools"].get(tool) == its for tool, its in wanted["tools"].items())
     same_sizes = (made_by.hq_px, made_by.lq_px) == (config.hq_px, config.lq_px)
-    same_code = all(made.get(name) == wanted[name] for name in ("format", "codecs"))
+    same_code = all(made.get(name) == wanted[name] for name in ("format", "codecs", "code"))
     return made_by if same_tools and same_sizes and same_code else None
 
 

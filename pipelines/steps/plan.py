@@ -19,7 +19,7 @@ from diffbfr.errors import UsageError
 from diffbfr.images import CODECS
 from diffbfr.spec import to_dict
 from pipelines import storage
-from pipelines.artifacts import flatten
+from pipelines.artifacts import code_digests, flatten
 from pipelines.commits import CommitConflictError
 from pipelines.sealed import read_sealed, write_sealed
 from pipelines.sources import PhotoRef, PhotoSource
@@ -31,6 +31,9 @@ MAKING: Final = "making.json"
 """How the shards of a dataset are being made: there before the first one, while `dataset.json` comes last."""
 
 _TOOLS: Final = ("numpy", "pillow", "opencv-python-headless", "pyarrow")
+_SAMPLES: Final = "pipelines.steps.samples"
+_DECIDING: Final = ("diffbfr.degradation", "diffbfr.images", _SAMPLES)
+"""The code that decides what is in a sample; the rest of what `samples` imports carries it."""
 _STEM_CHARACTERS: Final = 40
 _CACHE_KB: Final = 8192
 
@@ -75,7 +78,8 @@ def describe_making(config: ShardConfig) -> dict[str, Any]:
     tools = (*_TOOLS, "albumentations") if config.degradation.before else _TOOLS
     recipe = to_dict(replace(config, degradation=config.spec))
     codecs = {codec: dict(effort) for codec, effort in CODECS.items()}
-    return {"format": FORMAT, "recipe": recipe, "codecs": codecs, "tools": {tool: version(tool) for tool in tools}}
+    code = {module: digest for module, digest in code_digests((_SAMPLES,)).items() if module.startswith(_DECIDING)}
+    return {"format": FORMAT, "recipe": recipe, "codecs": codecs, "code": code, "tools": {tool: version(tool) for tool in tools}}
 
 
 def shard_digest(config: ShardConfig, index: int, photos: Sequence[tuple[str, PhotoRef]]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from diffbfr.degradation import PRESETS
 from diffbfr.images import CODECS
 from pipelines import storage
+from pipelines.code_identity import code_digests
 from pipelines.sources import open_source
 from pipelines.steps import earlier, samples
 from pipelines.steps.earlier import siblings
@@ -110,6 +111,31 @@ def test_other_codecs_take_nothing_over(photos: Path, tmp_path: Path, counted: C
     monkeypatch.setattr("pipelines.steps.plan.CODECS", {**CODECS, "webp": {"quality": 75, "method": 4}})
     _make(photos, tmp_path / "datasets" / "second")
     assert len(counted.decoded) == 12
+
+
+@pytest.mark.parametrize(
+    "module", ["diffbfr.images.decode", "diffbfr.images.convert", "diffbfr.degradation.recipe", "pipelines.steps.samples"]
+)
+def test_other_code_takes_nothing_over(
+    photos: Path, tmp_path: Path, counted: Counter, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    build(photos, tmp_path / "datasets" / "first")
+    counted.decoded = []
+    code = dict(code_digests(("pipelines.steps.samples",)))
+    monkeypatch.setattr("pipelines.steps.plan.code_digests", lambda entries: {**code, module: code[module][::-1]})
+    _make(photos, tmp_path / "datasets" / "second")
+    assert len(counted.decoded) == 12
+
+
+def test_code_that_only_carries_samples_is_no_reason_to_make_them_again(
+    photos: Path, tmp_path: Path, counted: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(photos, tmp_path / "datasets" / "first")
+    counted.decoded = []
+    code = dict(code_digests(("pipelines.steps.samples",)))
+    monkeypatch.setattr("pipelines.steps.plan.code_digests", lambda entries: {**code, "diffbfr.shards.loader": "another"})
+    _make(photos, tmp_path / "datasets" / "second")
+    assert counted.decoded == []
 
 
 def test_added_and_mended_photos_are_the_only_ones_decoded(photos: Path, tmp_path: Path, counted: Counter) -> None:
