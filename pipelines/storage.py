@@ -97,6 +97,11 @@ def version(uri: Uri) -> str:
     return f"{facts.st_size}-{facts.st_mtime_ns}"
 
 
+def modified(uri: Uri) -> float:
+    """When a file was last written, in seconds since 1970; FileNotFoundError if there is none."""
+    return float(_s3().modified(str(uri)).timestamp()) if is_remote(uri) else local_path(uri).stat().st_mtime
+
+
 def read_bytes(uri: Uri) -> bytes:
     """Whole content of a file; FileNotFoundError if there is none."""
     return cast(bytes, _s3().cat_file(str(uri))) if is_remote(uri) else local_path(uri).read_bytes()

@@ -94,9 +94,11 @@ def verify(
 @data.command()
 def replay(dataset: Dataset, as_json: options.Json = False) -> None:
     """Let the command that made a dataset try its quarantined photos again, and only those."""
-    from pipelines.steps.replay import withdraw
+    from pipelines.steps.replay import find_begun, withdraw
 
-    folder = _find(dataset, unfinished=True)
+    folder = find_begun(dataset)
+    if folder is None:
+        raise UsageError(f"{dataset} holds no dataset, finished or not; expected one or a root with one; run `diffbfr shard`")
     photos, shards = withdraw(folder)
     if as_json:
         say_json({"folder": folder, "photos": photos, "shards": shards})
@@ -164,13 +166,12 @@ def _rounded(value: float) -> float:
     return round(value, 1) if value < 100 else round(value)
 
 
-def _find(place: str, unfinished: bool = False) -> str:
+def _find(place: str) -> str:
     from pipelines import storage
     from pipelines.artifacts import ArtifactStore
     from pipelines.manifest import DATASET_RECORD
-    from pipelines.steps.plan import MAKING
 
-    if storage.exists(storage.join(place, MAKING if unfinished else DATASET_RECORD)):
+    if storage.exists(storage.join(place, DATASET_RECORD)):
         return storage.absolute(place)
     store = ArtifactStore(place)
     newest = store.latest("shard")

@@ -10,10 +10,19 @@ from diffbfr.errors import UsageError
 from pipelines import commits, manifest, storage
 from pipelines.sealed import read_sealed, write_sealed
 from pipelines.steps.earlier import take
-from pipelines.steps.plan import COMMITS, ShardTask
+from pipelines.steps.plan import COMMITS, MAKING, ShardTask
 from pipelines.steps.samples import Face, remake_face
 
 WITHDRAWN: Final = "withdrawn"
+
+
+def find_begun(place: str) -> str | None:
+    """Return a dataset's folder: the place itself, or under a root the one that was worked at last, finished or not; None without one."""
+    if storage.exists(storage.join(place, MAKING)):
+        return storage.absolute(place)
+    shards = storage.join(storage.absolute(place), "artifacts", "shard")
+    begun = [folder for name in storage.list_dir(shards) if storage.exists(storage.join(folder := storage.join(shards, name), MAKING))]
+    return max(begun, key=_worked_at, default=None)
 
 
 def withdraw(dataset_root: str) -> tuple[int, int]:
@@ -49,6 +58,12 @@ def take_back(task: ShardTask) -> dict[str, Face]:
         if kept is not None:
             faces[sample.key] = remake_face(task.config, sample.key, sample.source, sample.source_bytes, sample.source_sha256, kept)
     return faces
+
+
+def _worked_at(folder: str) -> float:
+    """When a dataset was begun, or its quarantine table written, which is what every attempt to finish it does."""
+    places = (storage.join(folder, name) for name in (MAKING, manifest.QUARANTINE))
+    return max(storage.modified(place) for place in places if storage.exists(place))
 
 
 def forget_withdrawn(task: ShardTask) -> None:

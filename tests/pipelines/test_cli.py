@@ -14,8 +14,11 @@ from pipelines.artifacts import ArtifactStore, Identity
 from pipelines.cli import app as cli
 from pipelines.cli import main
 from pipelines.cli.output import table
+from pipelines.flows import graph
 from pipelines.manifest import read_info
 from pipelines.registry import open_registry
+from tests.pipelines import poison
+from tests.pipelines.flows.pocket import pocket
 from tests.pipelines.sample_archive import encode, face
 from tests.pipelines.tiny_dataset import CONFIG, build, make_photos, picture
 
@@ -240,6 +243,32 @@ def test_replay_frees_what_was_quarantined_also_in_an_unfinished_dataset(
     assert build(tmp_path / "photos", unfinished, max_bad=1).num_quarantined == 1
     assert call(monkeypatch, "data", "replay", unfinished) == 0
     assert "1 quarantined photos of 1 shards are free" in capsys.readouterr().out
+
+
+def test_the_replay_that_exit_4_recommends_is_one_of_the_run_that_ended_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.settings.RECIPES", {"smoke": pocket})
+    monkeypatch.setattr("pipelines.flows.train_cascade._execute", lambda steps, shop: graph.execute(steps, shop.store))  # no tracking
+    photos, root = make_photos(tmp_path / "photos"), str(tmp_path / "root")
+    words = ["shard", "--faces", str(photos), "--root", root, "--json", "--set", "data.max_bad=0"]
+    finished: list[str] = []
+    for number in (1, 2):  # the second has a finished dataset beside it
+        (photos / "odd.png").write_bytes(picture(60 + number) + poison.MARKS["raise"])
+        with monkeypatch.context() as patch:
+            patch.setattr("pipelines.steps.shard.make_face", poison.make_face)
+            assert call(monkeypatch, *words) == 4
+            assert "data replay" in capsys.readouterr().err
+        assert call(monkeypatch, "data", "replay", root, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["photos"], told["shards"]) == (1, 1)
+        assert told["folder"] not in finished
+        assert call(monkeypatch, *words) == 0
+        capsys.readouterr()
+        finished.append(told["folder"])
+        assert [read_info(folder).num_samples for folder in finished] == [13] * len(finished)
+    assert call(monkeypatch, "data", "replay", str(photos)) == 2
+    assert "holds no dataset" in capsys.readouterr().err
 
 
 def test_an_archive_is_restored_with_the_right_exit_code_and_a_rerun_does_nothing(

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def test_what_is_written_is_read_back(root: str) -> None:
     with storage.open_read(target) as file:
         file.seek(2)
         assert file.read() == b"ree"
+
+
+def test_a_file_knows_when_it_was_written(root: str) -> None:
+    before = time.time()
+    storage.write_atomic(storage.join(root, "a"), b"a")
+    assert before - 2 < storage.modified(storage.join(root, "a")) < time.time() + 2  # S3 counts whole seconds
+    with pytest.raises(FileNotFoundError):
+        storage.modified(storage.join(root, "b"))
 
 
 def test_an_empty_file_is_a_file(root: str) -> None:

@@ -1,5 +1,6 @@
 """What was quarantined can be tried again, and nothing else is read for it."""
 
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from pipelines.apart import run_apart
 from pipelines.columns import finish_column, write_column_shard
 from pipelines.manifest import open_dataset, read_quarantine
 from pipelines.sources import FolderSource, PhotoRef, open_source
-from pipelines.steps.replay import withdraw
+from pipelines.steps.replay import find_begun, withdraw
 from pipelines.steps.shard import finish_dataset, plan_shards, shard
 from tests.pipelines import poison
 from tests.pipelines.tiny_dataset import CONFIG, build, make_photos, picture
@@ -84,6 +85,23 @@ def test_a_dataset_that_was_never_finished_can_be_replayed(photos: Path, tmp_pat
         build(photos, tmp_path / "data", max_bad=0)
     withdraw(str(tmp_path / "data"))
     assert build(photos, tmp_path / "data", max_bad=0).num_samples == 14
+
+
+def test_the_dataset_of_a_root_that_was_worked_at_last_is_found_finished_or_not(tmp_path: Path) -> None:
+    root = str(tmp_path / "root")
+    assert find_begun(root) is None
+    photos = make_photos(tmp_path / "photos", 2)
+    (photos / "broken.png").write_bytes(b"no picture")
+    first, second = (f"{root}/artifacts/shard/{name}" for name in ("b", "a"))
+    build(photos, first)
+    assert find_begun(root) == first == find_begun(first)
+    time.sleep(0.01)
+    plan_shards(open_source(photos), CONFIG, second)
+    assert find_begun(root) == second
+    time.sleep(0.01)
+    with pytest.raises(QuarantineError):
+        build(photos, first, max_bad=0)
+    assert find_begun(root) == first
 
 
 def test_what_changed_or_was_damaged_meanwhile_is_made_from_its_photos(
