@@ -82,6 +82,11 @@ class Cascade:
         """Where the networks are."""
         return next(self.irm1.parameters()).device
 
+    @property
+    def alone_as_in_any_batch(self) -> bool:
+        """Whether the number of faces in a batch changes no bit of any of them: on the CPU, where the networks see one at a time."""
+        return self.device.type == "cpu"
+
     def restore(self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast") -> Restoration:
         """Restore a batch of aligned faces in [-1, 1]; one noise key a face.
 

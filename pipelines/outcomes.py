@@ -26,17 +26,25 @@ _COMMITS: Final = f"{CONTROL}/commits"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One ledger row, with what tells whether it still holds: the input's fingerprint and the size of the output."""
+    """One ledger row, with what tells whether it still holds: the input's fingerprint and the size of the output.
+
+    `others` are the further files of several restorations and their sizes.
+    """
 
     row: LedgerRow
     fingerprint: str
     output_bytes: int
+    others: tuple[tuple[str, int], ...] = ()
 
     def stands(self, ref: PhotoRef, output_sizes: Mapping[str, int]) -> bool:
         """Tell whether this input needs no more work."""
         if self.row.status == "failed" or self.row.reason == UNREADABLE or self.fingerprint != ref.fingerprint:
             return False
-        return not self.row.output or output_sizes.get(self.row.output) == self.output_bytes
+        return all(output_sizes.get(name) == num_bytes for name, num_bytes in self.files())
+
+    def files(self) -> tuple[tuple[str, int], ...]:
+        """Every file of this outcome with its size; none where nothing was restored."""
+        return ((self.row.output, self.output_bytes), *self.others) if self.row.output else ()
 
 
 def commit_unit(output_uri: str, outcomes: Iterable[Outcome]) -> None:
@@ -53,7 +61,8 @@ def read_units(output_uri: str) -> Iterator[Outcome]:
         uri = storage.join(output_uri, _COMMITS, name)
         try:
             for value in storage.read_json(uri):
-                yield Outcome(LedgerRow(**value["row"]), value["fingerprint"], value["output_bytes"])
+                others = tuple((str(name), int(num_bytes)) for name, num_bytes in value["others"])
+                yield Outcome(LedgerRow(**value["row"]), value["fingerprint"], value["output_bytes"], others)
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{uri} is no record of restored photos ({error!r}); expected the JSON that restore writes; remove it and run again"

@@ -15,6 +15,9 @@ def restore(
     model: options.Model = options.PACKAGED,
     mode: Annotated[Literal["fast", "faithful"] | None, typer.Option("--mode", help="Few-step solvers, or Algorithm 1.")] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="The photos are square face crops in the FFHQ frame.")] = False,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Restorations of each face: folders draw-0, draw-1 .. and spread, where they differ.")
+    ] = 1,
     seed: Annotated[int | None, typer.Option("--seed", help="Another seed is another draw of the details.")] = None,
     max_bad: Annotated[int, typer.Option("--max-bad", help="Exit 4 if more inputs than this cannot be read.")] = 0,
     root: options.Root = options.DEFAULT_ROOT,
@@ -37,6 +40,7 @@ def restore(
         mode=mode or recipe.sampling.mode,
         seed=recipe.restore.seed if seed is None else seed,
         unit_size=recipe.restore.unit_size,
+        samples=samples,
     )
     cascade = pin(model, root, recipe.tracking.uri)
     with Cluster(recipe.cluster) as cluster:

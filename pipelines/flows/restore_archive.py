@@ -26,6 +26,7 @@ from pipelines.flows.restore_plan import find_standing, plan_restore, units
 from pipelines.manifest import LedgerRow, read_ledger, write_ledger
 from pipelines.outcomes import CONTROL, Outcome, read_units
 from pipelines.sources import PhotoRef, PhotoSource, open_source
+from pipelines.steps.draws import first_prefix
 from pipelines.steps.restore import Copy, CopyTask, Mode, RestoreModel, RestoreTask, RestoreWorker, Work, copy_duplicates
 
 LEDGER: Final = "ledger.parquet"
@@ -38,6 +39,7 @@ _COPIES_PER_UNIT: Final = 64
 class RestoreOptions:
     """How to restore. `aligned`: the inputs are square face crops in the FFHQ frame. `unit_size`: photos a commit.
 
+    `samples` restorations are drawn of each face, and their spread (`pipelines.steps.draws`).
     `batch_faces` run through the cascade at once; it is part of the request, because kernels round differently at another size.
     """
 
@@ -46,6 +48,7 @@ class RestoreOptions:
     seed: int = 0
     unit_size: int = 16
     batch_faces: int = 4
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def restore_archive(source_uri: str, output_uri: str, model: RestoreModel, optio
 
     known = list(read_units(output))
     standing = find_standing(source, refs, known, {entry.path: entry.num_bytes for entry in storage.walk(output)})
-    plan = plan_restore(source, refs, standing, cluster)
+    plan = plan_restore(source, refs, standing, cluster, first_prefix(options.samples))
     outcomes = dict(standing)
     outcomes.update(_restore(plan.works, source, output, model, options, cluster))
     copies = [Copy(work, outcomes[original].row) for work, original in plan.duplicates]
@@ -107,7 +110,7 @@ def restore_archive(source_uri: str, output_uri: str, model: RestoreModel, optio
         num_worked=len(plan.works) + len(copies),
         seconds=time.perf_counter() - started,
     )
-    _remove_outdated(output, known, rows)
+    _remove_outdated(output, known, outcomes)
     _close(report)
     return report
 
@@ -135,8 +138,10 @@ def _check_options(options: RestoreOptions) -> None:
         )
     if options.mode not in get_args(Mode):
         raise UsageError(f"mode {options.mode!r} is unknown; expected one of {', '.join(get_args(Mode))}")
-    if min(options.unit_size, options.batch_faces) < 1:
-        raise UsageError(f"unit_size is {options.unit_size}, batch_faces {options.batch_faces}; expected at least 1 of each")
+    if min(options.unit_size, options.batch_faces, options.samples) < 1:
+        raise UsageError(
+            f"unit_size is {options.unit_size}, batch_faces {options.batch_faces}, samples {options.samples}; expected at least 1 of each"
+        )
 
 
 def _check_apart(source: str, output: str) -> None:
@@ -160,6 +165,7 @@ def _pin(source: PhotoSource, output: str, model: RestoreModel, options: Restore
         "batch_faces": options.batch_faces,
         "aligned": options.aligned,
         "hq_px": model.hq_px,
+        "samples": options.samples,
     }
     place = storage.join(output, _PINNED)
     if not storage.exists(place):
@@ -182,7 +188,7 @@ def _restore(
 ) -> Iterator[tuple[str, Outcome]]:
     """Restore photos on device actors, unit by unit; outcomes by name."""
     tasks = [
-        RestoreTask(index, source, tuple(unit), output, options.mode, options.seed, options.batch_faces)
+        RestoreTask(index, source, tuple(unit), output, options.mode, options.seed, options.batch_faces, options.samples)
         for index, unit in enumerate(units(works, options.unit_size))
     ]
     if tasks:
@@ -217,10 +223,10 @@ def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
     return counts
 
 
-def _remove_outdated(output: str, known: Iterable[Outcome], rows: Sequence[LedgerRow]) -> None:
+def _remove_outdated(output: str, known: Iterable[Outcome], outcomes: Mapping[str, Outcome]) -> None:
     """Remove the pictures of inputs that have changed and whose new content gave none, so that no old picture passes for a new one."""
-    named, current = {row.name for row in rows}, {row.output for row in rows}
-    for stale in sorted({outcome.row.output for outcome in known if outcome.row.name in named} - current - {""}):
+    current = {file for outcome in outcomes.values() for file, _ in outcome.files()}
+    for stale in sorted({file for outcome in known if outcome.row.name in outcomes for file, _ in outcome.files()} - current):
         storage.remove_tree(storage.join(output, stale))
 
 

@@ -11,6 +11,7 @@ from pipelines.flows.restore_archive import RestoreReport
 from pipelines.manifest import LedgerRow
 from pipelines.report import LineageLink, ReportData, RestoredPhoto, write_report
 from pipelines.sources import PhotoRef, PhotoSource, open_source
+from pipelines.steps.draws import other_outputs
 
 PAGE: Final = "report.html"
 _NUM_RESTORED, _NUM_TROUBLED = 8, 8
@@ -56,4 +57,7 @@ def _both_pictures(report: RestoreReport, row: LedgerRow, source: PhotoSource, r
     from diffbfr.images import decode, encode_png, resize
 
     before = resize(decode(source.read(ref)).pixels, report.hq_px, "bicubic")
-    return RestoredPhoto(row.name, row.status, encode_png(before), storage.read_bytes(storage.join(report.output, row.output)))
+    after, *others = (
+        storage.read_bytes(storage.join(report.output, output)) for output in (row.output, *other_outputs(row.output, row.samples))
+    )
+    return RestoredPhoto(row.name, row.status, encode_png(before), after, spread=others[-1] if others else None)

@@ -46,9 +46,15 @@ def find_standing(source: PhotoSource, refs: Sequence[PhotoRef], known: Iterable
     return standing
 
 
-def plan_restore(source: PhotoSource, refs: Sequence[PhotoRef], standing: Mapping[str, Outcome], cluster: Cluster) -> RestorePlan:
-    """Name the outputs and find the duplicates; of inputs with the same bytes the first by name is restored, or the one that already is."""
-    outputs = output_names((ref.name for ref in refs), {name: known.row.output for name, known in standing.items() if known.row.output})
+def plan_restore(
+    source: PhotoSource, refs: Sequence[PhotoRef], standing: Mapping[str, Outcome], cluster: Cluster, prefix: str = ""
+) -> RestorePlan:
+    """Name the outputs and find the duplicates; of inputs with the same bytes the first by name is restored, or the one that already is.
+
+    `prefix` is the folder of the mirror inside the output.
+    """
+    taken = {name: known.row.output.removeprefix(prefix) for name, known in standing.items() if known.row.output}
+    outputs = {name: prefix + output for name, output in output_names((ref.name for ref in refs), taken).items()}
     digests = _match(source, refs, standing, cluster)
     originals = {known.row.sha256: name for name, known in standing.items() if not known.row.duplicate_of and known.row.sha256}
     works: list[Work] = []

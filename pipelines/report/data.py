@@ -8,13 +8,17 @@ from pipelines.steps.scores import Evaluation
 
 @dataclass(frozen=True)
 class RestoredPhoto:
-    """One input of the restored archive: its file and the restored picture, in any format a browser shows; None where there is none."""
+    """One input of the restored archive: its file and the restored picture, in any format a browser shows; None where there is none.
+
+    `spread` shows where several restorations differ.
+    """
 
     name: str
     status: str
     before: bytes | None
     after: bytes | None
     note: str = ""
+    spread: bytes | None = None
 
 
 @dataclass(frozen=True)

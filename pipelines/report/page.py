@@ -98,6 +98,7 @@ class _Photo:
     photo: RestoredPhoto
     before: str
     after: str
+    spread: str
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _face(evaluation: Evaluation, panel: Panel) -> _Face:
 
 
 def _photo(photo: RestoredPhoto) -> _Photo:
-    return _Photo(photo, *("" if data is None else _uri(data) for data in (photo.before, photo.after)))
+    return _Photo(photo, *("" if data is None else _uri(data) for data in (photo.before, photo.after, photo.spread)))
 
 
 def _head(card: MetricCard) -> str:

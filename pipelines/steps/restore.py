@@ -1,9 +1,9 @@
 """Restore: a unit of photos in, restored pictures and their committed outcomes out.
 
-Faces run through the cascade in batches across photos. The noise of a face is keyed by the content of its photo alone, and every batch
-has the same size, the last one filled up: kernels round differently at another size (measured: one level in 1 of 70,000 values), and not
-with other batch mates. So neither order nor mates nor a retry change a byte. A face that fails is recorded as failed; nothing is written
-in its place.
+Faces and their draws run through the cascade in batches across photos. The noise of a draw is keyed by the content of its photo and its
+number alone. Where a network sees a batch at once every batch has the same size, the last one filled up: kernels round differently at
+another size (measured: one level in 1 of 70,000 values), and not with other batch mates. So neither order nor mates nor a retry change a
+byte. A face that fails in one of its draws is recorded as failed; nothing is written in its place.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from pipelines import storage
 from pipelines.manifest import LedgerRow
 from pipelines.outcomes import UNREADABLE, Outcome, commit_unit
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
+from pipelines.steps.draws import deviation, other_outputs, spread_picture
 from pipelines.steps.provenance import Provenance, sign_png
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class Restored(Protocol):
 
 class Restorer(Protocol):
     """A loaded cascade, as `diffbfr.cascade.Cascade` is one."""
+
+    @property
+    def alone_as_in_any_batch(self) -> bool:
+        """Whether the number of faces in a batch changes no bit of any of them."""
+        ...
 
     def restore(self, x_0: 'Float[Tensor, "b 3 lq lq"]', noise_keys: Sequence[str], mode: Mode) -> Restored:
         """Restore a batch of faces in [-1, 1], one noise key a face."""
@@ -88,6 +94,7 @@ class RestoreTask:
     mode: Mode
     seed: int
     batch_faces: int
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -126,46 +133,62 @@ class RestoreWorker:
         opened = [_open_face(task.source, work, self._model.lq_px) for work in task.works]
         faces = [face for face in opened if isinstance(face, _Face)]
         started = time.perf_counter()
-        batches = [faces[start : start + task.batch_faces] for start in range(0, len(faces), task.batch_faces)]
+        wanted = [(face, draw) for face in faces for draw in range(task.samples)]
+        batches = [wanted[start : start + task.batch_faces] for start in range(0, len(wanted), task.batch_faces)]
         results = [result for batch in batches for result in self._restore(batch, task)]
         share_s = (time.perf_counter() - started) / max(1, len(faces))
         finished = {
-            face.work.ref.name: self._write(task, replace(face, seconds=face.seconds + share_s), result)
-            for face, result in zip(faces, results, strict=True)
+            face.work.ref.name: self._write(
+                task, replace(face, seconds=face.seconds + share_s), results[i * task.samples : (i + 1) * task.samples]
+            )
+            for i, face in enumerate(faces)
         }
         outcomes = tuple(finished[face.work.ref.name] if isinstance(face, _Face) else face for face in opened)
         commit_unit(task.output_uri, outcomes)
         return UnitReport(outcomes)
 
-    def _restore(self, faces: Sequence["_Face"], task: RestoreTask) -> list["Pixels | _Failure"]:
-        """Restore a batch, filled up to its full size; if it fails each face is tried alone, so that a bad one fails alone."""
-        full = [*faces, *[faces[-1]] * (task.batch_faces - len(faces))]
+    def _restore(self, wanted: Sequence[tuple["_Face", int]], task: RestoreTask) -> list["Pixels | _Failure"]:
+        """Restore a batch, filled up to its full size where that matters; if it fails each draw is tried alone, so that a bad one does."""
+        missing = 0 if self._cascade.alone_as_in_any_batch else task.batch_faces - len(wanted)
+        full = [*wanted, *[wanted[-1]] * missing]
         try:
-            keys = [noise_key(face.sha256, seed=task.seed) for face in full]
-            restored = self._cascade.restore(to_tensor([face.pixels for face in full]), keys, task.mode)
-            return list(to_pixels(restored.tem[: len(faces)]))
+            keys = [noise_key(face.sha256, draw=draw, seed=task.seed) for face, draw in full]
+            restored = self._cascade.restore(to_tensor([face.pixels for face, _ in full]), keys, task.mode)
+            return list(to_pixels(restored.tem[: len(wanted)]))
         except UsageError:
             raise
         except (RuntimeError, DiffBFRError) as error:  # RuntimeError: what torch raises, out of memory included
-            if len(faces) == 1:
+            if len(wanted) == 1:
                 return [_Failure("restore_error", _one_line(error))]
-        return [result for face in faces for result in self._restore([face], task)]
+        return [result for one in wanted for result in self._restore([one], task)]
 
-    def _write(self, task: RestoreTask, face: "_Face", result: "Pixels | _Failure") -> Outcome:
-        if isinstance(result, _Failure):
-            return _without_output(face.row("failed", result.reason, result.message), face.work.ref)
+    def _write(self, task: RestoreTask, face: "_Face", draws: Sequence["Pixels | _Failure"]) -> Outcome:
+        """Write a face's pictures; a failed draw fails the face."""
+        failure = next((draw for draw in draws if isinstance(draw, _Failure)), None)
+        if failure is not None:
+            return _without_output(face.row("failed", failure.reason, failure.message), face.work.ref)
         started = time.perf_counter()
-        png = sign_png(encode_png(result), Provenance(self._model.digest, face.sha256, task.mode, task.seed))
-        storage.write_atomic(storage.join(task.output_uri, face.work.output), png)
+        made_by = Provenance(self._model.digest, face.sha256, task.mode, task.seed)
+        pictures = [draw for draw in draws if not isinstance(draw, _Failure)]
+        spread = deviation(pictures) if task.samples > 1 else None
+        if spread is not None:
+            pictures.append(spread_picture(spread))
+        pngs = [sign_png(encode_png(picture), made_by) for picture in pictures]
+        outputs = (face.work.output, *other_outputs(face.work.output, task.samples))
+        for output, png in zip(outputs, pngs, strict=True):
+            storage.write_atomic(storage.join(task.output_uri, output), png)
         row = replace(
             face.row("restored", "", ""),
             num_faces=1,
             output=face.work.output,
-            output_sha256=hashlib.sha256(png).hexdigest(),
+            output_sha256=hashlib.sha256(pngs[0]).hexdigest(),
             model_digest=self._model.digest,
             seconds=face.seconds + time.perf_counter() - started,
+            samples=task.samples,
+            spread=0.0 if spread is None else float(spread.mean()),
         )
-        return Outcome(row, face.work.ref.fingerprint, len(png))
+        others = tuple((output, len(png)) for output, png in zip(outputs[1:], pngs[1:], strict=True))
+        return Outcome(row, face.work.ref.fingerprint, len(pngs[0]), others)
 
 
 def copy_duplicates(task: CopyTask) -> UnitReport:
@@ -232,6 +255,11 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
     if hashlib.sha256(png).hexdigest() != original.output_sha256:
         raise DiffBFRError(f"{original.output} changed after it was restored; expected the bytes of its record; remove it and run again")
     storage.write_atomic(storage.join(output_uri, copy.work.output), png)
+    others = []
+    for theirs, ours in zip(*(other_outputs(output, original.samples) for output in (original.output, copy.work.output)), strict=True):
+        picture = storage.read_bytes(storage.join(output_uri, theirs))
+        storage.write_atomic(storage.join(output_uri, ours), picture)
+        others.append((ours, len(picture)))
     row = replace(
         original,
         name=ref.name,
@@ -240,7 +268,7 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
         output=copy.work.output,
         seconds=time.perf_counter() - started,
     )
-    return Outcome(row, ref.fingerprint, len(png))
+    return Outcome(row, ref.fingerprint, len(png), tuple(others))
 
 
 def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:

@@ -23,6 +23,7 @@ class FakeCascade:
     nan: tuple[str, ...]
     pause_s: float
     log: str
+    alone_as_in_any_batch: bool = False
 
     def restore(self, x_0: Tensor, noise_keys: Sequence[str], mode: str) -> FakeRestoration:
         time.sleep(self.pause_s)
@@ -53,6 +54,7 @@ class FakeModel:
     nan: tuple[str, ...] = ()
     pause_s: float = 0.0
     log: str = ""
+    alone_as_in_any_batch: bool = False
 
     def load(self) -> FakeCascade:
-        return FakeCascade(self.hq_px, self.broken, self.nan, self.pause_s, self.log)
+        return FakeCascade(self.hq_px, self.broken, self.nan, self.pause_s, self.log, self.alone_as_in_any_batch)

@@ -37,6 +37,7 @@ COMMAND_LINE = {
         "--model",
         "--mode",
         "--aligned",
+        "--samples",
         "--seed",
         "--max-bad",
         "--root",

@@ -88,6 +88,36 @@ def test_a_duplicate_costs_no_second_restoration_and_has_its_own_file(archive: P
     assert {row.name: row.duplicate_of for row in report.rows if row.duplicate_of} == {"deep/er/twin again.png": "album/twin.png"}
 
 
+def test_several_restorations_fill_a_mirror_each_and_a_lost_one_is_made_again(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+    one = restore_archive(str(archive), str(tmp_path / "one"), FakeModel(), ALIGNED, serial)
+    three = RestoreOptions(aligned=True, samples=3)
+    report = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), three, serial)
+
+    single, made = pictures(tmp_path / "one"), pictures(tmp_path / "out")
+    assert sorted(made) == sorted(f"{mirror}/{name}" for mirror in ("draw-0", "draw-1", "draw-2", "spread") for name in single)
+    assert {name: made[f"draw-0/{name}"] for name in single} == single
+    assert all(made[f"draw-1/{name}"] not in (made[f"draw-0/{name}"], made[f"draw-2/{name}"]) for name in single)
+    assert all(made[f"{mirror}/album/twin.png"] == made[f"{mirror}/deep/er/twin again.png"] for mirror in ("draw-2", "spread"))
+    assert outcomes(report).keys() == outcomes(one).keys()
+    assert all(row.spread > 0 for row in report.rows if row.output)
+
+    again = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), three, serial)
+    assert (again.num_worked, again.rows) == (0, report.rows)
+    (tmp_path / "out/draw-1/album/twin.png").unlink()
+    (tmp_path / "out/spread/cmyk.png").unlink()
+    mended = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), three, serial)
+    assert (mended.num_worked, pictures(tmp_path / "out")) == (2, made)
+
+    (archive / "cmyk.jpg").write_bytes(b"no picture any more")
+    restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), three, serial)
+    assert sorted(made.keys() - pictures(tmp_path / "out").keys()) == [
+        "draw-0/cmyk.png",
+        "draw-1/cmyk.png",
+        "draw-2/cmyk.png",
+        "spread/cmyk.png",
+    ]
+
+
 def test_a_finished_rerun_does_no_work_and_needs_no_model(archive: Path, tmp_path: Path, serial: Cluster) -> None:
     first = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
@@ -249,6 +279,7 @@ def test_a_member_that_cannot_be_read_is_a_row_and_costs_no_model_on_a_rerun(tmp
         (FakeModel(), RestoreOptions(aligned=True, seed=1), "seed"),
         (FakeModel(), RestoreOptions(aligned=True, mode="faithful"), "mode"),
         (FakeModel(), RestoreOptions(aligned=True, batch_faces=2), "batch_faces"),
+        (FakeModel(), RestoreOptions(aligned=True, samples=2), "samples"),
     ],
 )
 def test_another_request_into_the_same_output_is_refused(
@@ -277,6 +308,7 @@ def test_bad_requests_get_one_clear_line(archive: Path, tmp_path: Path, serial: 
         (str(archive), str(tmp_path / "out"), RestoreOptions(aligned=False)): "whole photos are not restored yet; .*add --aligned",
         (str(archive), str(tmp_path / "out"), RestoreOptions(aligned=True, mode="slow")): "mode 'slow' is unknown",  # type: ignore[arg-type]
         (str(archive), str(tmp_path / "out"), RestoreOptions(aligned=True, unit_size=0)): "unit_size is 0",
+        (str(archive), str(tmp_path / "out"), RestoreOptions(aligned=True, samples=0)): "samples 0; expected at least 1",
         (str(archive), str(archive / "restored"), ALIGNED): "lies inside the input",
         (str(archive), str(tmp_path / "link" / "restored"), ALIGNED): "lies inside the input",
         (str(archive), str(tmp_path / "full"), ALIGNED): "holds mine.png and no restoration",
@@ -316,6 +348,10 @@ def test_the_page_shows_photos_before_and_after_and_why_others_were_refused(arch
         assert np.abs(before - after).mean() < 20
     assert {photo.name for photo in photos if photo.status == "quarantined"} == {"album/cut short.jpg", "album/letter.png"}
     assert "which is no picture" in page.read_text()
+    assert not any(photo.spread for photo in photos)
+    several = restore_archive(str(archive), str(tmp_path / "several"), FakeModel(), RestoreOptions(aligned=True, samples=2), serial)
+    assert all(photo.spread for photo in sample_photos(several) if photo.after)
+    assert "where its restorations differ" in Path(write_restore_page(several)).read_text()
     written = page.stat().st_mtime_ns
     write_restore_page(restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial))
     assert page.stat().st_mtime_ns == written, "a rerun without work leaves the page"

@@ -1,11 +1,14 @@
 """A unit of photos: batched across photos, repeatable to the byte, and one bad face never takes its neighbours along."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffbfr.errors import DiffBFRError, UsageError
+from diffbfr.images import decode
 from pipelines.outcomes import Outcome, read_units
 from pipelines.sources import open_source
 from pipelines.steps.restore import Copy, CopyTask, RestoreTask, RestoreWorker, Work, copy_duplicates
@@ -33,6 +36,42 @@ def test_batches_go_across_photos_and_all_have_the_same_size(tmp_path: Path) -> 
 
     assert sizes == ("4", "4")
     assert " ".join(keys).split() == [f"{digest(tmp_path, number)}/0/0" for number in range(5)]
+
+
+def test_nothing_is_filled_up_where_a_face_is_alone_what_it_is_in_a_batch(tmp_path: Path) -> None:
+    worker = RestoreWorker(FakeModel(log=str(tmp_path / "log"), alone_as_in_any_batch=True))
+    worker(make_task(tmp_path))
+    assert [line.split(" ", 1)[0] for line in (tmp_path / "log").read_text().splitlines()] == ["4", "1"]
+
+
+def test_several_restorations_are_draws_of_their_own_and_the_first_is_the_only_one_of_a_single_run(tmp_path: Path) -> None:
+    task, worker = make_task(tmp_path), RestoreWorker(FakeModel(log=str(tmp_path / "log")))
+    single = {outcome.row.name: outcome.row.output_sha256 for outcome in worker(task).outcomes}
+    (tmp_path / "log").unlink()
+    works = tuple(replace(work, output=f"draw-0/{work.output}") for work in task.works)
+    report = worker(replace(task, works=works, samples=3, output_uri=str(tmp_path / "several")))
+
+    keys = " ".join(line.split(" ", 1)[1] for line in (tmp_path / "log").read_text().splitlines()).split()
+    assert keys == [f"{digest(tmp_path, number)}/0/{draw}" for number in range(5) for draw in range(3)]
+    for outcome in report.outcomes:
+        row, name = outcome.row, Path(outcome.row.output).name
+        draws = [decode((tmp_path / f"several/draw-{draw}/{name}").read_bytes()).pixels for draw in range(3)]
+        found = np.stack(draws).astype(float).var(axis=0, ddof=1).mean(axis=2) ** 0.5
+        drawn = decode((tmp_path / f"several/spread/{name}").read_bytes()).pixels
+        assert (row.output_sha256, row.samples, row.spread) == (single[row.name], 3, pytest.approx(found.mean()))
+        assert np.array_equal(drawn[:, :, 0], np.clip(np.rint(4 * found), 0, 255))
+        assert outcome.others == tuple((place, (tmp_path / "several" / place).stat().st_size) for place, _ in outcome.others)
+        assert [place for place, _ in outcome.others] == [f"draw-1/{name}", f"draw-2/{name}", f"spread/{name}"]
+    assert sorted(read_units(str(tmp_path / "several")), key=by_name) == list(report.outcomes)
+
+
+def test_a_draw_that_fails_fails_its_face_alone_and_leaves_no_picture(tmp_path: Path) -> None:
+    task = make_task(tmp_path)
+    works = tuple(replace(work, output=f"draw-0/{work.output}") for work in task.works)
+    model = FakeModel(broken=(f"{digest(tmp_path, 2)}/0/1",))
+    report = RestoreWorker(model)(replace(task, works=works, samples=2))
+    assert [outcome.row.status for outcome in report.outcomes] == ["restored", "restored", "failed", "restored", "restored"]
+    assert not list((tmp_path / "out").rglob("2.png"))
 
 
 def test_a_retried_unit_writes_the_same_bytes_and_one_record(tmp_path: Path) -> None:
