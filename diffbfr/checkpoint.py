@@ -2,15 +2,18 @@
 
 A training checkpoint is a folder `step-NNNNNNNN/` of tensors, `state.json` and `MANIFEST.json`. It is written under another
 name and renamed when whole; a folder without a manifest, or with a file that differs from it, does not exist for a reader,
-who then takes the one before. Weights of a finished stage are `STAGE.safetensors` with the stage's specification beside them.
+who then takes the one before. Its manifest names every tensor and counter of a training: two trainings whose last manifests are
+equal ended alike to the last bit. Weights of a finished stage are `STAGE.safetensors` with the stage's specification beside them.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +29,10 @@ from diffbfr.spec import first_difference, from_dict, to_dict
 from diffbfr.stages import StageSpec
 
 MANIFEST: Final = "MANIFEST.json"
+FORMAT: Final = 1
+"""Of `state.json`. 0 named none, and its contract had all settings of a training, also those that no result depends on."""
 _STATE: Final = "state.json"
+_SPEC: Final = "spec"
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,12 @@ class TrainingState:
     tensors: Mapping[str, Mapping[str, Tensor]]
     skipped: tuple[int, ...] = ()
     """The steps so far that changed nothing, because their loss was not finite."""
+    loss: float | None = None
+    """A mean over the steps since the checkpoint before; None if all of them were skipped."""
 
 
-def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Path:
-    """Seal one checkpoint and drop all but the newest `keep`; returns its path. Saving the same step again replaces nothing."""
+def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bool = False) -> Path:
+    """Seal one checkpoint and drop all but the newest `keep`, and the one of least loss; saving the same step again replaces nothing."""
     target = folder / f"step-{state.step:08d}"
     if target.exists() and _is_sealed(target):
         return target
@@ -60,8 +68,11 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Path:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     _sync(folder)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    older = sorted(folder.glob("step-*"))[:-keep]
+    best = min(sorted(folder.glob("step-*")), key=_loss) if keep_best else None
+    for old in older:
+        if old != best:
+            shutil.rmtree(old)
     for left in folder.glob(".draft-*"):
         shutil.rmtree(left, ignore_errors=True)
     return target
@@ -71,7 +82,7 @@ def _write_checkpoint(draft: Path, state: TrainingState) -> None:
     """Fill a folder with a checkpoint, its manifest last, and have it on disk."""
     for group, tensors in state.tensors.items():
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, draft / f"{group}.safetensors")
-    values = {"step": state.step, "samples": state.samples, "contract": state.contract, "skipped": state.skipped}
+    values = {name: getattr(state, name) for name in ("step", "samples", "loss", "contract", "skipped")} | {"format": FORMAT}
     (draft / _STATE).write_text(json.dumps(values, indent=1))
     digests = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
     (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
@@ -79,30 +90,44 @@ def _write_checkpoint(draft: Path, state: TrainingState) -> None:
         _sync(path)
 
 
-def load_checkpoint(folder: Path, contract: Mapping[str, Any]) -> TrainingState | None:
-    """Read the newest checkpoint that is whole; None if there is none. UsageError if it was made under another contract."""
+def load_checkpoint(
+    folder: Path, contract: Mapping[str, Any], completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda found: found
+) -> TrainingState | None:
+    """Read the newest checkpoint that is whole; None if there is none. UsageError if it was made under another contract.
+
+    `completed` brings the contract of an older version to the fields of this one. It is compared before tensors are read.
+    """
     for path in sorted(folder.glob("step-*"), reverse=True):
-        if not _is_sealed(path):
+        digests = _manifest(path)
+        if not _holds(path, digests, _STATE):
             continue
         values = json.loads((path / _STATE).read_text())
-        if difference := _differs(contract, values["contract"]):
+        if (written := values.get("format", 0)) > FORMAT:
+            raise UsageError(f"{path} has format {written}; expected at most {FORMAT}; go on with the version that made it")
+        if difference := _differs(contract, completed(values["contract"])):
             raise UsageError(f"{path} was made by another training ({difference}); expected this one's; use another --root")
+        if not _holds(path, digests, *digests):
+            continue
         tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-        return TrainingState(values["step"], values["samples"], values["contract"], tensors, tuple(values.get("skipped", ())))
+        skipped = tuple(values.get("skipped", ()))
+        return TrainingState(values["step"], values["samples"], values["contract"], tensors, skipped, values.get("loss"))
     return None
 
 
 def save_stage(folder: Path, spec: StageSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Path:
-    """Write `NAME.safetensors` with the specification in `NAME.json`; returns the weights' path. NaN weights are not written."""
+    """Write `NAME.safetensors`, which says what it was trained as, and the specification in `NAME.json` last; returns the weights' path.
+
+    NaN weights are not written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{spec.name}.safetensors"
-    draft = path.with_suffix(f".{uuid.uuid4().hex}")
+    path, beside = folder / f"{spec.name}.safetensors", folder / f"{spec.name}.json"
     tensors = {name: t.detach().to(dtype).contiguous() for name, t in weights.items()}
     if not_finite := _first_not_finite(tensors):
         raise DivergedError(f"{spec.name} holds NaN or infinity in {not_finite} as {dtype}; {path.name} was not written")
-    save_file(tensors, draft)
-    (folder / f"{spec.name}.json").write_text(json.dumps(to_dict(spec), indent=1) + "\n")
-    draft.rename(path)
+    with _replacing(path) as draft:
+        save_file(tensors, draft, metadata={_SPEC: json.dumps(to_dict(spec.trained))})
+    with _replacing(beside) as draft:
+        draft.write_text(json.dumps(to_dict(spec), indent=1) + "\n")
     return path
 
 
@@ -135,9 +160,12 @@ def load_stage(folder: Path, name: str, expected: StageSpec | None = None) -> De
     wanted = {key: list(p.shape) for key, p in denoiser.net.named_parameters()}
     try:
         with safe_open(path, framework="pt") as file:
+            trained = (file.metadata() or {}).get(_SPEC)
             found = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (FileNotFoundError, SafetensorError) as error:
         raise UsageError(f"{path} cannot be read ({error}); expected the weights of a {name}; choose another version") from error
+    if trained is not None and (difference := first_difference(spec.trained, from_dict(StageSpec, json.loads(trained), path.name))):
+        raise UsageError(f"{path} was trained as another {name} than {name}.json says: {difference}; choose another version")
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) != found.get(key):
             raise UsageError(f"{path} has {key} of shape {found.get(key)}; expected {wanted.get(key)}; the file is not of this {name}")
@@ -161,11 +189,47 @@ def _first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 def _is_sealed(path: Path) -> bool:
     """The manifest is there and every file is what it says."""
+    digests = _manifest(path)
+    return _holds(path, digests, _STATE, *digests)
+
+
+def _manifest(path: Path) -> dict[str, str]:
+    """Digests of a checkpoint's files; none if they cannot be read."""
     try:
         digests: dict[str, str] = json.loads((path / MANIFEST).read_text())
-        return _STATE in digests and all(file_sha256(path / name) == digest for name, digest in digests.items())
     except (OSError, ValueError):
+        return {}
+    return digests
+
+
+def _holds(path: Path, digests: Mapping[str, str], *names: str) -> bool:
+    """Whether these files of a checkpoint are what its manifest says."""
+    try:
+        return all(file_sha256(path / name) == digests.get(name) for name in names)
+    except OSError:
         return False
+
+
+def _loss(path: Path) -> float:
+    """Of a checkpoint; infinite where it has none."""
+    try:
+        loss = json.loads((path / _STATE).read_text()).get("loss")
+    except (OSError, ValueError):
+        loss = None
+    return math.inf if loss is None else float(loss)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name to write to, whose file takes the place of `path` once it is whole and on disk."""
+    draft = path.with_suffix(f".{uuid.uuid4().hex}")
+    try:
+        yield draft
+        _sync(draft)
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync(path.parent)
 
 
 def _differs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:

@@ -8,11 +8,13 @@ from diffbfr.stages import StageSpec
 
 LONGEST_EMA = 12**-0.5
 """The relative deviation of a power function of exponent 0, the plain mean of all weights so far."""
+UPKEEP = ("max_skipped", "checkpoint_samples", "keep_checkpoints", "keep_best")
+"""The settings that say how a run is kept alive and not what comes of it: they may change between a training and its going on."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a stage is trained; everything here changes the result."""
+    """How a stage is trained; everything here but `UPKEEP` changes the result."""
 
     num_samples: int
     global_batch: int
@@ -49,6 +51,11 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """In which the network computes; weights, moments and averages stay in float32 (torch.autocast)."""
     checkpoint_samples: int = 20_000
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept."""
+    keep_best: bool = False
+    """Keep that of the least training loss too, a mean over the steps since the checkpoint before: for a look back, its `ema.safetensors`
+    are weights like a stage's. What goes on always goes on from the newest."""
     average_samples: int | None = None
     """Keep the weights, averaged if they are, every so many samples, for a curve over training; None keeps the last alone."""
     ema_lengths: tuple[float, ...] = ()
@@ -63,6 +70,8 @@ class TrainingConfig:
             raise UsageError(
                 f"training has parts={self.parts} and global_batch={self.global_batch}; expected a power of two that divides the batch"
             )
+        if self.keep_checkpoints < 1:
+            raise UsageError(f"training has keep_checkpoints={self.keep_checkpoints}; expected at least 1")
         if self.learning_rate <= 0:
             raise UsageError(f"training has learning_rate={self.learning_rate}; expected a positive number")
         if self.weight_decay < 0:

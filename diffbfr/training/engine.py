@@ -113,7 +113,7 @@ class Engine:
         """What a training leaves: the averaged weights, or those of now where no average is kept."""
         return dict(self.denoiser.net.named_parameters()) if self.ema is None else self.ema.weights
 
-    def snapshot(self, step: int, contract: dict[str, object], skipped: Sequence[int]) -> TrainingState:
+    def snapshot(self, step: int, contract: dict[str, object], skipped: Sequence[int], loss: float | None = None) -> TrainingState:
         """Copy all that a run needs to go on after `step` steps, by name, to the CPU."""
         net = self.denoiser.net
         moments = {f"{kind}/{name}": value for name, p in net.named_parameters() for kind, value in self.optimizer.state[p].items()}
@@ -123,7 +123,7 @@ class Engine:
             **{average.name: average.weights for average in self._averages},
         }
         copies = {group: copied(tensors) for group, tensors in groups.items()}
-        return TrainingState(step, step * self.config.global_batch, contract, copies, tuple(skipped))
+        return TrainingState(step, step * self.config.global_batch, contract, copies, tuple(skipped), loss)
 
     def restore(self, state: TrainingState) -> None:
         """Put a snapshot back."""

@@ -10,24 +10,24 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from diffbfr.checkpoint import load_checkpoint, save_stage
+from diffbfr.checkpoint import load_checkpoint, save_checkpoint, save_stage
 from diffbfr.denoiser import Denoiser
 from diffbfr.errors import DivergedError, UsageError
 from diffbfr.shards import ShardedDataset
-from diffbfr.spec import to_dict
+from diffbfr.spec import from_dict, to_dict
 from diffbfr.stages import StageSpec
 from diffbfr.training.batches import PositionLoader
-from diffbfr.training.config import TrainingConfig
+from diffbfr.training.config import UPKEEP, TrainingConfig
 from diffbfr.training.engine import Engine, copied
 from diffbfr.training.writer import Writer
 
@@ -61,7 +61,7 @@ class TrainResult:
     steps: int
     samples: int
     loss: float
-    """Of the last stretch; not a number if there was nothing left to train."""
+    """Of the last stretch; of the last checkpoint if there was nothing left to train."""
     resumed_from: int
     seconds: float
 
@@ -100,9 +100,9 @@ def train(
     """Train a stage to `num_samples`, going on from the newest sealed checkpoint in the run's folder; every rank calls this.
 
     `report` hears from rank 0 every few seconds and at the end, `alive` on every rank the number of steps done, after each. `sealed` is
-    told the path of each checkpoint and of each average that is kept, on a thread that writes them while the training goes on.
-    `Engine.weights` are written to `folder/STAGE.safetensors` when the run ends. DivergedError if more than `max_skipped` steps had a
-    loss that is not finite.
+    told the path of each checkpoint and of each average that is kept, on a thread that writes them while the training goes on. The
+    last checkpoint is that of the end, and `Engine.weights` are then written to `folder/STAGE.safetensors`. DivergedError if more than
+    `max_skipped` steps had a loss that is not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     config = run.config
@@ -119,14 +119,15 @@ def train(
         compiled=run.compiled,
     )
     contract = _contract(run)
-    state = load_checkpoint(run.folder / "checkpoints", contract)
+    state = load_checkpoint(run.folder / "checkpoints", contract, _completed)
     first = 0 if state is None else state.step
     skipped = [] if state is None else list(state.skipped)
+    losses: list[Tensor] = []  # since the checkpoint before
     _check_same_step(first, run.folder / "checkpoints", engine.device, world)
     if state is not None:
         engine.restore(state)
     loader = PositionLoader(run.dataset, run.stage, config, run.column)
-    stretch = _Stretch(config, report, report_every_s, rank)
+    stretch = _Stretch(config, report, report_every_s, rank, math.nan if state is None or state.loss is None else state.loss)
 
     batches = loader.batches(first * config.global_batch, rank, world, run.readers)
     done = first
@@ -138,10 +139,12 @@ def train(
             if not stepped.applied:
                 skipped.append(step)
                 _tell_skipped(run, loader, skipped, float(stepped.loss), sealed if rank == 0 else None)
+            elif rank == 0:
+                losses.append(stepped.loss)
             stretch.add(step, stepped.loss if stepped.applied else None, engine.learning_rate(step), len(skipped))
             if rank == 0:
                 with stretch.waiting("writer"):
-                    _keep(run, engine, writer, step + 1, contract, skipped)
+                    _keep(run, engine, writer, step + 1, contract, skipped, losses)
             done = step + 1
             alive(done)
 
@@ -154,8 +157,10 @@ def train(
     return TrainResult(run.folder, steps, steps * config.global_batch, stretch.loss, first, time.monotonic() - started)
 
 
-def _keep(run: Run, engine: Engine, writer: Writer, done: int, contract: dict[str, object], skipped: Sequence[int]) -> None:
-    """After `done` steps, on rank 0: hand the writer the average and the checkpoint that are due."""
+def _keep(
+    run: Run, engine: Engine, writer: Writer, done: int, contract: dict[str, Any], skipped: Sequence[int], losses: list[Tensor]
+) -> None:
+    """After `done` steps, on rank 0: hand the writer the average and the checkpoint that are due; the latter takes the losses."""
     config = run.config
     writer.check()
     samples = done * config.global_batch
@@ -163,9 +168,11 @@ def _keep(run: Run, engine: Engine, writer: Writer, done: int, contract: dict[st
         folder = run.folder / AVERAGES / f"{samples:09d}"
         kept = {folder / power.name: copied(power.weights) for power in engine.powers} | {folder: copied(engine.weights)}
         writer.write(lambda: [save_stage(place, run.stage, weights).parent for place, weights in kept.items()][-1])
-    every = max(1, config.checkpoint_samples // config.global_batch)
-    if done % every == 0 and done < config.num_steps:
-        writer.checkpoint(run.folder / "checkpoints", engine.snapshot(done, contract, skipped), keep=2)
+    if done % max(1, config.checkpoint_samples // config.global_batch) == 0 or done == config.num_steps:
+        loss = float(torch.stack(losses).mean()) if losses else None
+        losses.clear()
+        state = engine.snapshot(done, contract, skipped, loss)
+        writer.write(lambda: save_checkpoint(run.folder / "checkpoints", state, config.keep_checkpoints, config.keep_best))
 
 
 def _crosses(every: int | None, samples: int, batch: int) -> bool:
@@ -195,9 +202,8 @@ def _tell_skipped(run: Run, loader: PositionLoader, skipped: Sequence[int], loss
 class _Stretch:
     """Collects the steps between two reports; every rank knows its last loss, rank 0 tells it."""
 
-    def __init__(self, config: TrainingConfig, report: Callable[[StepMetrics], None], every_s: float, rank: int) -> None:
-        self.config, self.report, self.every_s, self.rank = config, report, every_s, rank
-        self.loss = math.nan
+    def __init__(self, config: TrainingConfig, report: Callable[[StepMetrics], None], every_s: float, rank: int, loss: float) -> None:
+        self.config, self.report, self.every_s, self.rank, self.loss = config, report, every_s, rank, loss
         self._last: tuple[int, float, int] | None = None
         self._clear()
 
@@ -255,14 +261,25 @@ def _check_same_step(first: int, checkpoints: Path, device: torch.device, world:
         )
 
 
-def _contract(run: Run) -> dict[str, object]:
+def _contract(run: Run) -> dict[str, Any]:
     """What a checkpoint must agree on before anyone reads its tensors: all that its weights depend on."""
-    training = to_dict(run.config)
-    del training["checkpoint_samples"]
     return {
         "stage": to_dict(run.stage),
-        "training": training,
+        "training": _settings(run.config),
         "content_id": run.dataset.info.content_id,
         "column": run.column or "",
         "initial": run.initial_digest,
     }
+
+
+def _completed(contract: Mapping[str, Any]) -> dict[str, Any]:
+    """A contract of any version: a setting that it does not know has its default, and `UPKEEP` is no part of it."""
+    training = dict(contract["training"])
+    if training["optimizer"] == "adamw":
+        training.setdefault("weight_decay", 0.01)  # torch's own, as long as nobody told it
+    stage = from_dict(StageSpec, contract["stage"])
+    return {**contract, "stage": to_dict(stage), "training": _settings(from_dict(TrainingConfig, training))}
+
+
+def _settings(config: TrainingConfig) -> dict[str, Any]:
+    return {name: value for name, value in to_dict(config).items() if name not in UPKEEP}

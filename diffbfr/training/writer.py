@@ -5,8 +5,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final, Self
 
-from diffbfr.checkpoint import TrainingState, save_checkpoint
-
 _PATIENCE_S: Final = 1.0
 
 
@@ -30,10 +28,6 @@ class Writer:
         if kind is None:
             self._wait()
         self._thread.shutdown(wait=True)
-
-    def checkpoint(self, folder: Path, state: TrainingState, keep: int) -> None:
-        """Seal a checkpoint, drop all but the newest `keep`, and tell its path."""
-        self.write(lambda: save_checkpoint(folder, state, keep))
 
     def write(self, piece: Callable[[], Path]) -> None:
         """Make a piece on the thread, and tell the path that it returns."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffbfr.stages import SAMPLING, STAGE_NAMES, StageName
+from diffbfr.training.config import UPKEEP
 from pipelines import storage
 from pipelines.artifacts import ArtifactStore, Decision, Record, flatten
 from pipelines.cluster import Cluster
@@ -75,7 +76,8 @@ def train(shop: Workshop, name: StageName, inputs: dict[str, str]) -> Step:
     """Train one stage (Eq. 8, 9, 11); how it is sampled is no matter of its weights."""
     config = shop.recipe.stage(name)
     settings = _but(flatten(config.stage, "stage"), *(f"stage.{field}" for field in SAMPLING)) | flatten(config.training, "training")
-    return shop.step(f"train-{name}", _but(settings, "training.checkpoint_samples"), inputs, making.make_stage(name))
+    settings = _but(settings, *(f"training.{field}" for field in UPKEEP))
+    return shop.step(f"train-{name}", settings, inputs, making.make_stage(name))
 
 
 def sampling(recipe: Recipe, name: StageName) -> dict[str, Any]:

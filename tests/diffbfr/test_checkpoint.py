@@ -11,7 +11,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffbfr.checkpoint import MANIFEST, TrainingState, load_checkpoint, load_stage, read_stage_spec, save_checkpoint, save_stage
+from diffbfr import checkpoint
+from diffbfr.checkpoint import (
+    FORMAT,
+    MANIFEST,
+    TrainingState,
+    file_sha256,
+    load_checkpoint,
+    load_stage,
+    read_stage_spec,
+    save_checkpoint,
+    save_stage,
+)
 from diffbfr.denoiser import Denoiser
 from diffbfr.errors import UsageError
 from diffbfr.spec import to_dict
@@ -54,6 +65,27 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 30, 4):
         save_checkpoint(tmp_path, _state(step), keep=2)
     assert _steps(tmp_path) == ["step-00000004", "step-00000030"]
+
+
+def test_the_one_of_least_loss_is_kept_too_if_that_is_wanted(tmp_path: Path) -> None:
+    for step, loss in enumerate((None, 0.3, 0.5, 0.2, 0.4, 0.6, None), 1):
+        save_checkpoint(tmp_path, replace(_state(step), loss=loss), keep=2, keep_best=True)
+        assert (tmp_path / "step-00000004").exists() == (step >= 4)
+    assert _steps(tmp_path) == ["step-00000004", "step-00000006", "step-00000007"]
+    newest = load_checkpoint(tmp_path, CONTRACT)
+    assert newest is not None
+    assert (newest.step, newest.loss) == (7, None)
+
+
+def test_a_checkpoint_of_a_later_format_is_refused(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, _state(1), keep=2)
+    state = path / "state.json"
+    assert json.loads(state.read_text())["format"] == FORMAT
+    state.write_text(state.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}'))
+    digests = json.loads((path / MANIFEST).read_text()) | {"state.json": file_sha256(state)}
+    (path / MANIFEST).write_text(json.dumps(digests))
+    with pytest.raises(UsageError, match=f"has format {FORMAT + 1}; expected at most {FORMAT}"):
+        load_checkpoint(tmp_path, CONTRACT)
 
 
 def test_sealing_the_same_step_again_replaces_nothing(tmp_path: Path) -> None:
@@ -159,7 +191,11 @@ def test_another_contract_is_refused_naming_the_field(tmp_path: Path, change: di
 
 def test_another_contract_is_refused_before_tensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, _state(1), keep=2)
-    monkeypatch.setattr("diffbfr.checkpoint.load_file", lambda path: pytest.fail(f"{path} was read"))
+    for reader in ("load_file", "file_sha256"):
+        reading = getattr(checkpoint, reader)
+        monkeypatch.setattr(
+            checkpoint, reader, lambda path, reading=reading: reading(path) if path.suffix == ".json" else pytest.fail(f"{path} was read")
+        )
     other = replace(SPEC, schedule=replace(SPEC.schedule, beta_T=2e-2))
     with pytest.raises(UsageError, match=r"stage\.schedule\.beta_T was 0\.01, is 0\.02"):
         load_checkpoint(tmp_path, {**CONTRACT, "stage": to_dict(other)})
@@ -222,6 +258,34 @@ def test_a_folder_without_the_stage_is_refused(tmp_path: Path) -> None:
     (tmp_path / "irm1.safetensors").unlink()
     with pytest.raises(UsageError, match=r"irm1\.safetensors cannot be read"):
         load_stage(tmp_path, "irm1")
+
+
+def test_a_crash_between_weights_and_specification_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights first: then they say what they are, and a specification that says otherwise is refused."""
+    save_stage(tmp_path, SPEC, _weights())
+    other = replace(SPEC, loss="l2")
+
+    def crash(path: Path, text: str) -> int:
+        raise OSError(f"no room for {len(text)} characters in {path}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", crash)
+        with pytest.raises(OSError, match="no room"):
+            save_stage(tmp_path, other, _weights())
+    assert _steps(tmp_path) == ["irm1.json", "irm1.safetensors"]
+    with pytest.raises(
+        UsageError, match=r"irm1\.safetensors was trained as another irm1 than irm1\.json says: loss: found l2, expected l1"
+    ):
+        load_stage(tmp_path, "irm1")
+    save_stage(tmp_path, other, _weights())
+    (tmp_path / "irm1.json").write_text(json.dumps(to_dict(replace(other, start=1000))))  # another way to sample is no other stage
+    assert load_stage(tmp_path, "irm1").spec.start == 1000
+
+
+def test_weights_that_do_not_say_what_they_were_trained_as_are_taken(tmp_path: Path) -> None:
+    save_stage(tmp_path, SPEC, _weights())
+    save_file(_weights(), tmp_path / "irm1.safetensors")
+    assert load_stage(tmp_path, "irm1").spec == SPEC
 
 
 def test_a_cut_file_is_refused(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """A training falls, resumes bitwise wherever it was interrupted, and skips what is not finite."""
 
-import errno
+import copy
 import json
 import math
-import os
+import resource
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,15 +13,15 @@ from typing import Literal
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from diffbfr import checkpoint
-from diffbfr.checkpoint import load_checkpoint, load_stage
+from diffbfr.checkpoint import MANIFEST, load_checkpoint, load_stage
 from diffbfr.denoiser import Denoiser
 from diffbfr.diffusion import noise_loss, q_sample, variational_loss
 from diffbfr.errors import DivergedError, UsageError
 from diffbfr.shards import ShardedDataset, position
-from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec
+from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec, UNetSpec
 from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.engine import Engine, Stepped
@@ -42,6 +43,14 @@ def _run(dataset: ShardedDataset, folder: Path, stage: StageSpec = DROPPING_OUT,
 
 def _weights(result: TrainResult, name: str = "irm1") -> bytes:
     return (result.folder / f"{name}.safetensors").read_bytes()
+
+
+def _ending(result: TrainResult) -> dict[str, str]:
+    """Digests of all that a training ends with: model, averages, optimiser, counters and skipped steps."""
+    state = (result.folder / "checkpoints" / f"step-{result.steps:08d}" / MANIFEST).read_text()
+    digests: dict[str, str] = json.loads(state)
+    assert {"model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"} <= digests.keys()
+    return digests
 
 
 # The objective
@@ -105,8 +114,8 @@ def test_averages_are_kept_along_the_way_and_each_is_a_stage_to_load(tiny_datase
     told: list[Path] = []
     config = replace(CONFIG, average_samples=10, checkpoint_samples=10**6)
     result = train(_run(tiny_dataset, tmp_path, config=config), sealed=told.append)
-    assert [path.name for path in told] == ["000000012", "000000020", "000000032", "000000040"]
-    weights = [load_stage(path, "irm1").net.stem.weight for path in told]
+    assert [path.name for path in told] == ["000000012", "000000020", "000000032", "000000040", "step-00000010"]
+    weights = [load_stage(path, "irm1").net.stem.weight for path in told[:-1]]
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[-1], load_stage(result.folder, "irm1").net.stem.weight)
 
@@ -186,6 +195,7 @@ def test_an_interrupted_training_ends_bitwise_as_the_undisturbed(tiny_dataset: S
         train(run, report=_fail_at(2), report_every_s=0)  # during step 8
     result = train(run)
     assert result.resumed_from == 6
+    assert _ending(result) == _ending(undisturbed)
     assert _weights(result, name) == _weights(undisturbed, name)
 
 
@@ -210,6 +220,8 @@ def test_a_training_with_every_option_ends_bitwise_as_the_undisturbed(
         train(run, report=_fail_at(8), report_every_s=0)  # step 6 is sealed by now
     result = train(run)
     assert result.resumed_from == 6
+    assert _ending(result) == _ending(undisturbed)
+    assert {f"power-{length}.safetensors" for length in config.ema_lengths} <= _ending(result).keys()
     files = [f"averages/{samples:09d}/{power}{name}.safetensors" for samples in (20, 40) for power in ("power-0.05/", "power-0.1/", "")]
     for file in (f"{name}.safetensors", *files):
         assert (result.folder / file).read_bytes() == (undisturbed.folder / file).read_bytes(), file
@@ -226,13 +238,51 @@ def test_a_training_goes_on_from_the_previous_checkpoint_when_the_newest_is_dama
     newest.write_bytes(newest.read_bytes()[:-4])
     result = train(run)
     assert result.resumed_from == 3
-    assert _weights(result) == _weights(undisturbed)
+    assert _ending(result) == _ending(undisturbed)
+    again = train(run)  # killed before anyone knew that it had ended
+    assert (again.resumed_from, again.loss) == (10, pytest.approx(result.loss, rel=0.5))
+    assert _weights(again) == _weights(undisturbed)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
     train(_run(tiny_dataset, tmp_path))
     with pytest.raises(UsageError, match=r"training\.learning_rate was 0\.002, is 0\.001"):
         train(_run(tiny_dataset, tmp_path, config=replace(CONFIG, learning_rate=1e-3)))
+
+
+def test_how_a_run_is_kept_alive_may_change_on_the_way(
+    tiny_dataset: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _poison(monkeypatch, {4, 5})
+    undisturbed = train(_run(tiny_dataset, tmp_path / "whole", config=replace(CONFIG, keep_best=True)))
+    with pytest.raises(DivergedError, match="max_skipped=1"):
+        train(_run(tiny_dataset, tmp_path / "broken", config=replace(CONFIG, max_skipped=1)))
+    config = replace(CONFIG, max_skipped=2, keep_checkpoints=3)
+    result = train(_run(tiny_dataset, tmp_path / "broken", config=config))
+    assert result.resumed_from == 3
+    assert _ending(result) == _ending(undisturbed)
+    assert len(list((tmp_path / "broken" / "checkpoints").iterdir())) == 3
+
+
+def test_a_training_that_the_first_version_left_goes_on(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    """`checkpoint_v0` was written before formats were numbered, after 2 steps of 3; whatever changes must read it."""
+    written = Path(__file__).parents[1] / "checkpoint_v0"
+    shutil.copytree(written, tmp_path / "checkpoints")
+    values = json.loads((written / "step-00000002" / "state.json").read_text())
+    assert "format" not in values
+    assert "max_skipped" in values["contract"]["training"]
+    info = replace(tiny_dataset.info, content_id=values["contract"]["content_id"])
+    unet = UNetSpec(8, 6, 3, inner_channels=2, channel_multipliers=(1,), res_blocks=(1,), attention_px=(), norm_groups=1)
+    stage = replace(TINY_STAGES["irm1"], unet=unet)
+    config = TrainingConfig(num_samples=12, global_batch=4, learning_rate=1e-3, checkpoint_samples=8, seed=1)
+    dataset = copy.copy(tiny_dataset)
+    dataset.info = info
+    with pytest.raises(UsageError, match=r"training\.learning_rate was 0\.001, is 0\.01"):
+        train(_run(dataset, tmp_path, stage, replace(config, learning_rate=1e-2)))
+    assert train(_run(dataset, tmp_path, stage, config)).resumed_from == 2
+    before, after = (load_file(tmp_path / "checkpoints" / f"step-0000000{step}" / "model.safetensors") for step in (2, 3))
+    for name, weight in before.items():
+        assert 0 < (after[name] - weight).abs().max() < 2e-3  # one step of Adam
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
@@ -291,7 +341,7 @@ def test_a_step_with_a_nan_loss_changes_nothing_and_is_skipped_again_on_every_re
         train(run, report=_fail_at(6), report_every_s=0)  # after step 5 of 0..9; step 3 is sealed
     result = train(run)
     assert result.resumed_from == 3
-    assert _weights(result) == _weights(undisturbed)
+    assert _ending(result) == _ending(undisturbed)
     rows = json.loads((result.folder / SKIPPED).read_text())
     keys = tiny_dataset.keys("train")
     assert rows == [{"step": step, "keys": [keys[position(CONFIG.seed, 4 * step + i, 20)] for i in range(4)]} for step in (4, 7)]
@@ -314,26 +364,25 @@ def test_a_training_ends_with_one_line_after_too_many_of_them(
 # Checkpoints are written on a thread
 
 
-def test_a_full_disk_ends_the_training_and_what_was_sealed_is_gone_on_from(
-    tiny_dataset: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_ends_the_training_and_what_was_sealed_is_gone_on_from(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
     undisturbed = train(_run(tiny_dataset, tmp_path / "whole"))
-    run, save, calls = _run(tiny_dataset, tmp_path / "broken"), checkpoint.save_file, []
+    run, before = _run(tiny_dataset, tmp_path / "broken"), resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        calls.append(path)
-        if len(calls) == 5:  # the second group of the second checkpoint
-            path.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        save(tensors, path)
+    def fill(path: Path) -> None:
+        """From now on the model fits and the optimiser, twice as large, does not."""
+        sizes = [(path / f"{group}.safetensors").stat().st_size for group in ("model", "optimizer")]
+        assert 1.5 * sizes[0] < sizes[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(1.5 * sizes[0]), before[1]))
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        train(run)
+    try:
+        with pytest.raises(SafetensorError, match="File too large"):
+            train(run, sealed=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-00000003"]
     result = train(run)
     assert result.resumed_from == 3
-    assert _weights(result) == _weights(undisturbed)
+    assert _ending(result) == _ending(undisturbed)
 
 
 def test_a_checkpoint_holds_the_moment_when_it_was_asked_for(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
@@ -347,9 +396,9 @@ def test_a_checkpoint_holds_the_moment_when_it_was_asked_for(tiny_dataset: Shard
         if metrics.step == 5:  # two steps later
             held.set()
 
-    run = _run(tiny_dataset, tmp_path, config=replace(CONFIG, num_samples=32))
+    run = _run(tiny_dataset, tmp_path, config=replace(CONFIG, num_samples=32, keep_checkpoints=3))
     train(run, sealed=wait, report=release, report_every_s=0)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000003", "step-00000006"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [f"step-{step:08d}" for step in (3, 6, 8)]
     shorter = train(_run(tiny_dataset, tmp_path / "three", config=replace(CONFIG, num_samples=12, ema_half_life=1e-6)))
     model = load_file(tmp_path / "checkpoints" / "step-00000003" / "model.safetensors")
     for name, weight in load_file(shorter.folder / "irm1.safetensors").items():

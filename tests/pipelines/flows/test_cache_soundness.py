@@ -85,6 +85,7 @@ EDITS = (
     setting("irm2.training.num_samples", 36, FROM_IRM2, "config training.num_samples: 32 -> 36"),
     setting("irm2.stage.resize_kernel", "bilinear", FROM_IRM2, "config stage.resize_kernel: bicubic -> bilinear"),
     setting("tem.training.checkpoint_samples", 16, ()),
+    setting("irm1.training.max_skipped", 20, ()),
     setting("irm1.stage.fast.num_evaluations", 5, FROM_COLUMN, "config irm1.stage.fast.num_evaluations: 4 -> 5"),
     setting("irm2.stage.fast.num_evaluations", 4, FROM_CASCADE, "config irm2.stage.fast.num_evaluations: 3 -> 4"),
     setting("irm2.stage.start", 600, FROM_CASCADE, "config irm2.stage.start: 1000 -> 600"),
