@@ -1,6 +1,6 @@
-"""Pictures: decode and refuse (`decode`), encode, resize and convert to model tensors (`convert`); nothing else in the project does.
+"""Pictures: decode and refuse (`decode`), decode our own (`own`), encode, resize and convert to model tensors (`convert`).
 
-Pixels are uint8 HWC RGB in [0, 255]; model tensors are float32 CHW in [-1, 1].
+Nothing else in the project does. Pixels are uint8 HWC RGB in [0, 255]; model tensors are float32 CHW in [-1, 1].
 """
 
 from diffbfr.images.convert import (
@@ -18,6 +18,7 @@ from diffbfr.images.convert import (
     to_tensor,
 )
 from diffbfr.images.decode import AlphaPolicy, Decoded, decode
+from diffbfr.images.own import decode_own
 from diffbfr.images.refused import REASONS, ImageRefused, Reason
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Reason",
     "center_square",
     "decode",
+    "decode_own",
     "encode_png",
     "encode_stored_png",
     "encode_webp",

@@ -81,12 +81,14 @@ def to_tensor(pixels: Pixels | Sequence[Pixels]) -> 'Float[Tensor, "b 3 h w"]':
     """Turn one picture h w 3, a batch b h w 3 or a list of pictures of one size into a batch in [-1, 1]."""
     import torch
 
-    batch = pixels if isinstance(pixels, np.ndarray) else _stacked(pixels)
-    if batch.ndim == 3:
-        batch = batch[None]
-    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
-        raise ValueError(f"pixels are {batch.dtype} {batch.shape}; expected uint8 b h w 3")
-    return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2))).to(torch.float32) / 127.5 - 1.0
+    batch = list(pixels[None] if isinstance(pixels, np.ndarray) and pixels.ndim == 3 else pixels)
+    shapes = sorted({_checked(picture).shape for picture in batch})
+    if len(shapes) != 1:
+        raise UsageError(f"the pictures of a batch are {' and '.join(map(str, shapes)) or 'none'}; expected one size; resize them first")
+    planes = np.empty((len(batch), 3, *shapes[0][:2]), np.float32)
+    for plane, picture in zip(planes, batch, strict=True):  # one pass from bytes to floats; what follows works in its place
+        plane[...] = picture.transpose(2, 0, 1)
+    return torch.from_numpy(planes).div_(127.5).sub_(1.0)
 
 
 def to_pixels(tensor: 'Float[Tensor, "b 3 h w"]') -> UInt8[np.ndarray, "b h w 3"]:
@@ -107,13 +109,6 @@ def pixel_digest(pixels: Pixels) -> str:
     digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}:".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
-
-
-def _stacked(pixels: Sequence[Pixels]) -> Pixels:
-    shapes = sorted({picture.shape for picture in pixels})
-    if len(shapes) != 1:
-        raise UsageError(f"the pictures of a batch are {' and '.join(map(str, shapes)) or 'none'}; expected one size; resize them first")
-    return np.stack(pixels)
 
 
 def _checked(pixels: Pixels) -> Pixels:

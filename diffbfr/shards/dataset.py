@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from diffbfr.degradation import DegradationParams, apply_target
 from diffbfr.errors import UsageError
-from diffbfr.images import Pixels, decode
+from diffbfr.images import Pixels, decode_own
 from diffbfr.shards.schema import LQ_COLUMN, ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
 
 
@@ -168,7 +168,7 @@ class ShardedDataset:
 
     def lq(self, key: str, variant: int) -> Pixels:
         """The low-quality face of a variant at its own low resolution, uint8 h w 3; `images.lq_to_model` brings it to a model's size."""
-        return decode(self.lq_bytes(key, variant)).pixels
+        return decode_own(self.lq_bytes(key, variant))
 
     def lq_bytes(self, key: str, variant: int) -> bytes:
         """The literal JPEG of Eq. 13."""
@@ -179,7 +179,7 @@ class ShardedDataset:
         return self._decode(key, column, f"{variant}.png")
 
     def _decode(self, key: str, column: str, name: str) -> Pixels:
-        return decode(self.read(key, column, name)).pixels
+        return decode_own(self.read(key, column, name))
 
     def _params(self, key: str, variant: int) -> DegradationParams:
         if not 0 <= variant < self.info.variants:
