@@ -20,7 +20,7 @@ from torch import Tensor
 from diffbfr.checkpoint import file_sha256, load_stage, read_stage_spec
 from diffbfr.denoiser import Denoiser, upsample
 from diffbfr.errors import UsageError
-from diffbfr.samplers import keyed_noise, log_snr_grid, p_sample_loop, solve, start_from
+from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
 from diffbfr.stages import STAGE_NAMES, StageSpec
 
 Mode = Literal["fast", "faithful"]
@@ -29,7 +29,7 @@ RECORD: Final = "cascade.json"
 
 @dataclass(frozen=True)
 class Restoration:
-    """Every intermediate of Algorithm 1, in [-1, 1]."""
+    """Every intermediate of Algorithm 1, in [-1, 1] but for what mode `faithful` leaves a little outside (`StageSpec.reverse_clamp`)."""
 
     irm1: Float[Tensor, "b 3 low low"]
     """x'_0, the identity at low resolution."""
@@ -95,7 +95,8 @@ class Cascade:
         elsewhere.
         """
         low = self.identity(x_0, noise_keys, mode)
-        enlarged = upsample(low, self.irm2.spec.px, self.irm2.spec.resize_kernel)
+        second = self.irm2.spec
+        enlarged = upsample(low, second.px, second.resize_kernel, clamp=second.resize_clamp)
         high = sample(self.irm2, noise_keys, mode, start_image=enlarged, condition=enlarged)
         polished = sample(self.tem, noise_keys, mode, start_image=high, condition=None)
         return Restoration(low, high, polished)
@@ -151,18 +152,21 @@ def sample(
     noise = keyed_noise(noise_keys, spec.name, spec.px, next(stage.parameters()).device)
     y_start = start_from(start_image, starts, schedule, noise)
 
+    with_range = mode == "faithful" and spec.reverse_variance == "learned"
+
     def epsilon(y_t: Tensor, t: Tensor) -> Tensor:
         moving = t > 0
+        asked = stage.estimate if with_range else stage.epsilon
         if bool(moving.all()):
-            return stage.epsilon(y_t, t, condition)
-        estimate = torch.zeros_like(y_t)
-        estimate[moving] = stage.epsilon(y_t[moving], t[moving], None if condition is None else condition[moving])
+            return asked(y_t, t, condition)
+        some = asked(y_t[moving], t[moving], None if condition is None else condition[moving])
+        estimate = y_t.new_zeros(len(y_t), *some.shape[1:])
+        estimate[moving] = some
         return estimate
 
     if mode == "faithful":
-        end = p_sample_loop(epsilon, y_start, starts, schedule, noise, variance=spec.reverse_variance, clamp=spec.reverse_clamp)
-        return end.clamp(-1, 1)
-    grids = [log_snr_grid(schedule, start, spec.fast) for start in starts]
+        return p_sample_loop(epsilon, y_start, starts, schedule, noise, variance=spec.reverse_variance, clamp=spec.reverse_clamp)
+    grids = [step_grid(schedule, start, spec.fast) for start in starts]
     return solve(epsilon, y_start, grids, schedule, spec.fast, noise)
 
 

@@ -27,8 +27,11 @@ class Denoiser(nn.Module):
         condition: Float[Tensor, "b 3 h w"] | None,
         dropout_seeds: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Run the network at a time: the noise level sqrt(gamma) for IRM, the step t for TEM (`UNetSpec.time`)."""
-        return self.net(y_t if condition is None else torch.cat([condition, y_t], 1), time, dropout_seeds)  # type: ignore[no-any-return]
+        """Run the network at a time: the noise level sqrt(gamma) for IRM, the step t for TEM (`UNetSpec.time`).
+
+        The output has the dtype of y_t also under autocast: bfloat16 rounds levels above 0.998 to 1, and what is made of it needs them.
+        """
+        return self.net(y_t if condition is None else torch.cat([condition, y_t], 1), time, dropout_seeds).to(y_t.dtype)  # type: ignore[no-any-return]
 
     def time_of(self, t: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What the network hears at step t."""
@@ -39,7 +42,13 @@ class Denoiser(nn.Module):
     def epsilon(
         self, y_t: Float[Tensor, "b 3 h w"], t: Int[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
     ) -> Float[Tensor, "b 3 h w"]:
-        """Estimate the noise in y_t (the variance range, where there is one, is left out).
+        """Estimate the noise in y_t (the variance range, where there is one, is left out)."""
+        return self.estimate(y_t, t, condition)[:, :3]
+
+    def estimate(
+        self, y_t: Float[Tensor, "b 3 h w"], t: Int[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
+    ) -> Float[Tensor, "b c h w"]:
+        """Estimate the noise in y_t, and after it the variance range where the network learns one.
 
         On the CPU the network sees one image at a time: its kernels order sums by the size of the batch, and so one image alone equals
         the same image in any batch, bitwise (for one number of threads).
@@ -50,7 +59,8 @@ class Denoiser(nn.Module):
         parts = [slice(i, i + at_once) for i in range(0, len(y), at_once)]
         output = torch.cat([self(y[part], time[part], None if known is None else known[part]) for part in parts])
         level = self.schedule.gamma.sqrt()[t.cpu()].to(y.device).view(-1, 1, 1, 1)
-        return self.noise_of(output[:, :3], y, level, known)
+        noise = self.noise_of(output[:, :3], y, level, known)
+        return torch.cat([noise, output[:, 3:]], 1) if self.spec.learns_range else noise
 
     def target(
         self,
@@ -93,6 +103,7 @@ class Denoiser(nn.Module):
         return signal / spread, spread
 
 
-def upsample(x: Float[Tensor, "b 3 h w"], px: int, kernel: ResizeKernel = "bicubic") -> Float[Tensor, "b 3 px px"]:
-    """resize(x'_0) of Algorithm 1, to px and clamped to [-1, 1]; the paper does not name the kernel (`StageSpec.resize_kernel`)."""
-    return F.interpolate(x, size=(px, px), mode=kernel, align_corners=False).clamp(-1, 1)
+def upsample(x: Float[Tensor, "b 3 h w"], px: int, kernel: ResizeKernel = "bicubic", *, clamp: bool = True) -> Float[Tensor, "b 3 px px"]:
+    """resize(x'_0) of Algorithm 1, which names neither its kernel nor its range (`StageSpec.resize_kernel`, `.resize_clamp`)."""
+    enlarged = F.interpolate(x, size=(px, px), mode=kernel, align_corners=False)
+    return enlarged.clamp(-1, 1) if clamp else enlarged

@@ -7,7 +7,6 @@ its first c channels and, for TEM (Table 6: 6 output channels), the learned vari
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from diffbfr.errors import UsageError
 from diffbfr.schedule import NoiseSchedule
-from diffbfr.stages import LossKind
+from diffbfr.stages import LossKind, ReverseVariance
 
 VLB_WEIGHT = 0.001
 """Weight of the variational term of the hybrid loss (Nichol & Dhariwal 2021, section 4: lambda = 0.001)."""
@@ -58,7 +57,8 @@ class ReverseStep:
     """p(y_{t-1} | y_t), Eq. 3: the mean and the standard deviation of one reverse step."""
 
     mean: Float[Tensor, "b c h w"]
-    sigma: Float[Tensor, "b 1 1 1"]
+    sigma: Float[Tensor, "b #c #h #w"]
+    """One an image, or one a pixel where it is learned."""
 
 
 def p_mean_variance(
@@ -67,21 +67,44 @@ def p_mean_variance(
     schedule: NoiseSchedule,
     epsilon: Float[Tensor, "b c h w"],
     *,
-    variance: Literal["beta", "posterior"] = "beta",
+    variance: ReverseVariance = "beta",
+    variance_range: Float[Tensor, "b c h w"] | None = None,
     clamp: bool = False,
 ) -> ReverseStep:
     """Mean and deviation of the reverse step (Eq. 4; with a condition Eq. 5).
 
     `variance="beta"` without clamp is Algorithm 1: sigma_t^2 = 1 - alpha_t. `variance="posterior"` with `clamp` is SR3's
-    code: y_0 clamped to [-1, 1] and the variance of q(y_{t-1} | y_t, y_0).
+    code: y_0 clamped to [-1, 1] and the variance of q(y_{t-1} | y_t, y_0). `variance="learned"` reads it from the `variance_range` that
+    the network gives beside the noise (`learned_log_variance`).
     """
     if clamp:
         mean = posterior_mean(predict_y_0(y_t, t, schedule, epsilon).clamp(-1, 1), y_t, t, schedule)
     else:
         ratio = (1 - schedule.alpha) / (1 - schedule.gamma).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
         mean = (y_t - _at(ratio, t, y_t) * epsilon) / _at(schedule.alpha.sqrt(), t, y_t)
+    if variance == "learned":
+        if variance_range is None:
+            raise UsageError("the variance is to be a learned one and the network gives no range; expected one; take beta or posterior")
+        return ReverseStep(mean, torch.exp(0.5 * learned_log_variance(variance_range, t, schedule)))
     table = schedule.beta if variance == "beta" else schedule.posterior_variance
     return ReverseStep(mean, _at(table.sqrt(), t, y_t))
+
+
+def learned_log_variance(
+    variance_range: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], schedule: NoiseSchedule
+) -> Float[Tensor, "b c h w"]:
+    """Read a network's range as log sigma_t^2 = v log beta_t + (1 - v) log posterior variance, v = (range + 1) / 2.
+
+    Nichol & Dhariwal 2021, Eq. 15. At t = 1 the posterior has no variance; that of t = 2 stands for it.
+    """
+    share = (variance_range + 1) / 2
+    high = _at(torch.log(schedule.beta.clamp_min(torch.finfo(torch.float64).tiny)), t, variance_range)
+    return share * high + (1 - share) * _at(_posterior_log_variance(schedule), t, variance_range)
+
+
+def _posterior_log_variance(schedule: NoiseSchedule) -> Float64[Tensor, " rows"]:
+    """log of the posterior's variance, with that of t = 2 in the rows before it."""
+    return torch.log(torch.cat([schedule.posterior_variance[2:3]] * 2 + [schedule.posterior_variance[2:]]))
 
 
 def velocity(y_0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c h w"]:
@@ -116,18 +139,15 @@ def variational_loss(
     schedule: NoiseSchedule,
     epsilon: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, " b"]:
-    """The term of the evidence lower bound at t, in bits a dimension, which trains the learned range of TEM.
+    """The term of the evidence lower bound at t, in bits a dimension, which trains the learned range of TEM (`learned_log_variance`).
 
-    log sigma^2 = v log beta_t + (1 - v) log posterior variance, with v = (range + 1) / 2 (Nichol & Dhariwal 2021, Eq. 15).
-    The mean is detached: only the variance learns from this term. At t = 1 the term is the discretised likelihood of the
-    8-bit image (Ho et al. 2020, Eq. 13), else the divergence of two Gaussians.
+    The mean is Eq. 4's, detached: only the variance learns from this term, and it learns how far the unclamped mean is off, which is the
+    one that Algorithm 1 walks by (guided diffusion trains so too, and clamps in sampling alone). At t = 1 the term is the discretised
+    likelihood of the 8-bit image (Ho et al. 2020, Eq. 13), else the divergence of two Gaussians.
     """
-    posterior_log_variance = torch.log(torch.cat([schedule.posterior_variance[2:3]] * 2 + [schedule.posterior_variance[2:]]))
-    low = _at(posterior_log_variance, t, y_t)
-    high = _at(torch.log(schedule.beta.clamp_min(torch.finfo(torch.float64).tiny)), t, y_t)
-    share = (variance_range + 1) / 2
-    log_variance = share * high + (1 - share) * low
-    mean = posterior_mean(predict_y_0(y_t, t, schedule, epsilon.detach()).clamp(-1, 1), y_t, t, schedule)
+    low = _at(_posterior_log_variance(schedule), t, y_t)
+    log_variance = learned_log_variance(variance_range, t, schedule)
+    mean = p_mean_variance(y_t, t, schedule, epsilon.detach()).mean
     divergence = _gaussian_divergence(posterior_mean(y_0, y_t, t, schedule), low, mean, log_variance)
     likelihood = -_discretised_log_likelihood(y_0, mean, 0.5 * log_variance)
     nats = torch.where(t.view(-1, 1, 1, 1).to(y_t.device) == 1, likelihood, divergence)

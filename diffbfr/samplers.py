@@ -22,8 +22,11 @@ from diffbfr.errors import UsageError
 from diffbfr.schedule import NoiseSchedule
 from diffbfr.stages import ReverseVariance, SamplerSpec
 
-Epsilon: TypeAlias = Callable[[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]], Float[Tensor, "b 3 h w"]]
-"""epsilon_theta(y_t, t), with the condition already bound; what it says of a face at t = 0 is not used."""
+Epsilon: TypeAlias = Callable[[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]], Float[Tensor, "b c h w"]]
+"""epsilon_theta(y_t, t), with the condition already bound; what it says of a face at t = 0 is not used.
+
+Three channels of noise, and three of variance range after them where a learned variance is asked for.
+"""
 Noise: TypeAlias = Callable[[Int[Tensor, " b"]], Float[Tensor, "b 3 h w"]]
 """Standard normal noise of every face at its step; step `start + 1` is the draw that diffuses the start (Eq. 2); at 0 none is used."""
 
@@ -65,14 +68,18 @@ def p_sample_loop(
 ) -> Float[Tensor, "b 3 h w"]:
     """Algorithm 1 verbatim: for t = N..1, the step of Eq. 4 with sigma_t = sqrt(1 - alpha_t), no noise at t = 1, no clamp.
 
-    `variance="posterior"` and `clamp` are what SR3's code does instead (`p_mean_variance`).
+    `variance="posterior"` and `clamp` are what SR3's code does instead, `variance="learned"` what TEM's second half of outputs is for
+    (`p_mean_variance`). Of the three loops on the page the second lacks a bracket; it is read like the others.
     """
     _check_one_each(starts, y_start)
     _check_starts(starts, schedule)
     y_t = y_start
     for passed in range(max(starts)):
         t = (torch.tensor(starts) - passed).clamp_min(0)
-        step = p_mean_variance(y_t, t, schedule, epsilon(y_t, t), variance=variance, clamp=clamp)
+        output = epsilon(y_t, t)
+        noise_seen, beside = output[:, : y_t.shape[1]], output[:, y_t.shape[1] :]
+        variance_range = beside if variance == "learned" and beside.shape[1] else None
+        step = p_mean_variance(y_t, t, schedule, noise_seen, variance=variance, variance_range=variance_range, clamp=clamp)
         after, noisy = step.mean, t > 1
         if bool(noisy.any()):
             after = _where(noisy, after + step.sigma * noise(torch.where(noisy, t, 0)), after)
@@ -80,8 +87,8 @@ def p_sample_loop(
     return y_t
 
 
-def log_snr_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list[int]:
-    """Steps from `start` down, evenly spaced in log-SNR, the last at `end_half_log_snr`; strictly falling.
+def step_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list[int]:
+    """Steps from `start` down, evenly spaced in log-SNR or in t (`SamplerSpec.grid`), the last at `end_half_log_snr`; strictly falling.
 
     Where steps lie wider apart than the spacing, neighbours are taken; as many evaluations as steps visit every step.
     """
@@ -90,8 +97,13 @@ def log_snr_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list
         raise UsageError(f"{spec.num_evaluations} evaluations from start={start}; expected 1..{start}")
     half_log_snr = schedule.half_log_snr[1:]
     first = float(half_log_snr[start - 1])
-    wanted = torch.linspace(first, max(spec.end_half_log_snr, first), spec.num_evaluations, dtype=torch.float64)
-    grid = [int((half_log_snr - value).abs().argmin()) + 1 for value in wanted]
+    end = max(spec.end_half_log_snr, first)
+    if spec.grid == "t":
+        last = int((half_log_snr - end).abs().argmin()) + 1
+        grid = [round(t) for t in torch.linspace(start, last, spec.num_evaluations, dtype=torch.float64).tolist()]
+    else:
+        wanted = torch.linspace(first, end, spec.num_evaluations, dtype=torch.float64)
+        grid = [int((half_log_snr - value).abs().argmin()) + 1 for value in wanted]
     grid[0] = start
     for i in range(1, len(grid)):
         grid[i] = min(grid[i], grid[i - 1] - 1)
@@ -112,7 +124,8 @@ def solve(
     """Walk each face's grid with one of the fast solvers; the last evaluation of a grid jumps to y_0.
 
     `ddim` (Song et al. 2021), `dpmpp_2m` and its stochastic form `sde_dpmpp_2m` (Lu et al. 2022, second order, midpoint)
-    and `ancestral`, the respaced reverse process. `clamp` keeps every prediction of y_0 in [-1, 1].
+    and `ancestral`, the reverse process of the grid's steps alone, with the variance that `spec` says. `clamp` keeps every prediction
+    of y_0 in [-1, 1].
     """
     _check_one_each(grids, y_start)
     path = _padded(grids, schedule)
@@ -186,7 +199,8 @@ def _advance(y: Tensor, y_0: Tensor, change: Tensor, moves: Sequence[_Move], spe
         return drift + each(lambda m: m.sigma * math.sqrt(-math.expm1(-2 * m.gain))) * drawn
     mean = each(lambda m: m.scale * (1 - m.gamma_t / m.gamma) / m.sigma_t**2) * y_0
     mean = mean + each(lambda m: math.sqrt(m.gamma_t / m.gamma) * m.sigma**2 / m.sigma_t**2) * y
-    return mean + each(lambda m: m.sigma / m.sigma_t * math.sqrt(1 - m.gamma_t / m.gamma)) * drawn
+    shrunk = spec.ancestral_variance == "posterior"
+    return mean + each(lambda m: (m.sigma / m.sigma_t if shrunk else 1.0) * math.sqrt(1 - m.gamma_t / m.gamma)) * drawn
 
 
 def _padded(grids: Sequence[Sequence[int]], schedule: NoiseSchedule) -> Int[Tensor, "n b"]:

@@ -16,7 +16,7 @@ StageName = Literal["irm1", "irm2", "tem"]
 STAGE_NAMES: tuple[StageName, ...] = ("irm1", "irm2", "tem")
 LossKind = Literal["l1", "l2"]
 Solver = Literal["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"]
-ReverseVariance = Literal["beta", "posterior"]
+ReverseVariance = Literal["beta", "posterior", "learned"]
 ResizeKernel = Literal["bicubic", "bilinear"]
 FOLD_PX = 32
 """Maps at least this wide are enlarged and convolved in one (`diffbfr.unet.UpsampleConv`); for smaller ones that does not pay."""
@@ -100,6 +100,10 @@ class SamplerSpec:
     """Evaluations of the network, the last of which jumps to y_0."""
     end_half_log_snr: float = 4.0
     """Where the last evaluation stands: log(sqrt(gamma) / sqrt(1 - gamma)), about sigma = 0.02."""
+    grid: Literal["log_snr", "t"] = "log_snr"
+    """In what the evaluations lie evenly between the start and there."""
+    ancestral_variance: Literal["beta", "posterior"] = "posterior"
+    """sigma^2 of a step of solver `ancestral`, in the process that has the grid's steps alone; Algorithm 1's is `beta`."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,19 @@ class StageSpec:
     prior_std: float = 1.0
     """How far y_0 lies from what is known before, a standard deviation in [-1, 1]; only the velocity asks."""
     reverse_variance: ReverseVariance = "beta"
-    """sigma_t^2 of mode `faithful`: 1 - alpha_t (Algorithm 1), or the variance of q(y_{t-1} | y_t, y_0) (SR3's code)."""
+    """sigma_t^2 of mode `faithful`: 1 - alpha_t (Algorithm 1), the variance of q(y_{t-1} | y_t, y_0) (SR3's code), or what TEM learned."""
     reverse_clamp: bool = False
-    """Whether mode `faithful` clamps each prediction of y_0 to [-1, 1] (SR3's code); Algorithm 1 does not."""
+    """Whether mode `faithful` clamps each prediction of y_0 to [-1, 1] (SR3's code), and with the last one the stage's result.
+
+    Algorithm 1 clamps neither, and then neither does the mode: what lies outside is cut where a picture's levels are made of it.
+    """
     resize_kernel: ResizeKernel = "bicubic"
     """The kernel of resize(x'_0) in Algorithm 1, which the paper does not name; only IRM-2 asks."""
+    resize_clamp: bool = True
+    """Whether resize(x'_0) ends in [-1, 1], as it does in every library that resizes 8-bit pictures; only IRM-2 asks.
+
+    Algorithm 1 says nothing. A bicubic kernel overshoots at edges; IRM-2 hears the same in training and sampling either way.
+    """
 
     def __post_init__(self) -> None:
         if not 1 <= self.start <= self.schedule.num_steps:
@@ -140,6 +152,8 @@ class StageSpec:
             raise UsageError(f"{self.name} has prior_std={self.prior_std}; expected a positive number")
         if self.unet.in_channels != inputs:
             raise UsageError(f"{self.name} has unet.in_channels={self.unet.in_channels}; expected {inputs}, y_t with its condition if any")
+        if self.reverse_variance == "learned" and not self.learns_range:
+            raise UsageError(f"{self.name} has reverse_variance=learned with unet.out_channels=3; expected 6, with a range; take beta")
         outputs = (3, 6) if self.unet.time == "step" else (3,)
         if self.unet.out_channels not in outputs:
             raise UsageError(f"{self.name} has unet.out_channels={self.unet.out_channels}; expected {' or '.join(map(str, outputs))}")

@@ -114,7 +114,7 @@ class Restorer:
         before = self.output(key, walks[:-1])
         if len(walks) == 3:
             return go(start_image=before, condition=None)
-        enlarged = upsample(before, stage.spec.px, stage.spec.resize_kernel)
+        enlarged = upsample(before, stage.spec.px, stage.spec.resize_kernel, clamp=stage.spec.resize_clamp)
         return go(start_image=enlarged, condition=enlarged)
 
 

@@ -121,7 +121,9 @@ class PositionLoader:
 
     def _condition(self, pixels: list[Pixels]) -> Float[Tensor, "b 3 h w"]:
         condition = to_tensor(pixels)
-        return upsample(condition, self.stage.px, self.stage.resize_kernel) if self.stage.name == "irm2" else condition
+        if self.stage.name != "irm2":
+            return condition
+        return upsample(condition, self.stage.px, self.stage.resize_kernel, clamp=self.stage.resize_clamp)
 
 
 def _crop(images: Float[Tensor, "b 3 h w"], corners: Sequence[tuple[int, int]], side: int) -> Float[Tensor, "b 3 side side"]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffbfr.diffusion import p_mean_variance
-from diffbfr.samplers import Epsilon, log_snr_grid, solve
+from diffbfr.samplers import Epsilon, solve, step_grid
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import IRM1, IRM2, TEM, ReverseVariance, SamplerSpec, Solver, StageSpec
 
@@ -108,7 +108,7 @@ def after_algorithm_1(stage: StageSpec, modes: Modes, variance: ReverseVariance)
 def after_solver(stage: StageSpec, modes: Modes, sampler: SamplerSpec) -> Tensor:
     """Variance of the modes after a solver: squares of what it makes of the start and of each step's noise, each alone in a face."""
     schedule = noise_schedule(stage.schedule)
-    grid = log_snr_grid(schedule, stage.start, sampler)
+    grid = step_grid(schedule, stage.start, sampler)
     y = torch.zeros(len(grid) + 1, *modes.variance.shape, dtype=torch.float64)
     y[-1] = _start(stage, modes, schedule).sqrt()
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffbfr.samplers import log_snr_grid, p_sample_loop, solve, start_from
+from diffbfr.samplers import p_sample_loop, solve, start_from, step_grid
 from diffbfr.schedule import noise_schedule
 from diffbfr.stages import IRM1, IRM2, TEM, ReverseVariance, SamplerSpec, ScheduleSpec, Solver
 from tests.benchmarks import few_steps
@@ -112,7 +112,7 @@ def test_the_variance_after_a_solver_is_that_of_drawn_images(solver: Solver) -> 
         return torch.randn(count, *modes.start.shape, generator=generator, dtype=torch.float64)
 
     start = start_from(_drawn(count, 4), [SHORT.start] * count, schedule, noise)
-    grid = log_snr_grid(schedule, SHORT.start, sampler)
+    grid = step_grid(schedule, SHORT.start, sampler)
     images = solve(exact_epsilon(modes.variance, schedule), start, [grid] * count, schedule, sampler, noise, clamp=False)
     ratio = images.square().mean(0) / after_solver(SHORT, modes, sampler)
     assert float((ratio - 1).abs().max()) < 5 * math.sqrt(2 / count)

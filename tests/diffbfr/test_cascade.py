@@ -72,7 +72,7 @@ def _written_out(stage: Denoiser, start_image: Tensor | None, condition: Tensor 
         y = (y - beta[t - 1] / math.sqrt(1 - gamma[t - 1]) * epsilon) / math.sqrt(1 - beta[t - 1])
         if t > 1:
             y = y + math.sqrt(beta[t - 1]) * noise(t)
-    return y.clamp(-1, 1)
+    return y
 
 
 def test_mode_faithful_is_algorithm_1_written_out() -> None:
@@ -150,12 +150,34 @@ def test_faces_at_different_steps_share_a_batch_and_are_what_each_would_be_alone
     assert not torch.allclose(together, sample(stage, KEYS, mode, start_image=images, condition=images), atol=1e-3)
 
 
-def test_the_reverse_variance_and_the_resize_kernel_of_the_specification_are_used() -> None:
+def test_the_reverse_variance_and_the_resize_of_the_specification_are_used() -> None:
     expected = _cascade(SHORT).restore(_faces(), KEYS, "faithful")
-    for change in ({"reverse_variance": "posterior"}, {"reverse_clamp": True}, {"resize_kernel": "bilinear"}):
+    for change in ({"reverse_variance": "posterior"}, {"reverse_clamp": True}, {"resize_kernel": "bilinear"}, {"resize_clamp": False}):
         found = _cascade({**SHORT, "irm2": replace(SHORT["irm2"], **change)}).restore(_faces(), KEYS, "faithful")
         assert torch.equal(found.irm1, expected.irm1)
         assert not torch.allclose(found.irm2, expected.irm2, atol=1e-3)
+
+
+def test_mode_faithful_clamps_only_what_the_specification_says_and_mode_fast_always() -> None:
+    clamping = {name: replace(spec, reverse_clamp=True) for name, spec in SHORT.items()}
+    free, clamped = (_cascade(stages).restore(_faces(), KEYS, "faithful") for stages in (SHORT, clamping))
+    fast = _cascade().restore(_faces(), KEYS)
+    for name in STAGE_NAMES:
+        assert float(getattr(free, name).abs().max()) > 1 >= float(getattr(clamped, name).abs().max())
+        assert float(getattr(fast, name).abs().max()) <= 1
+
+
+def test_tems_learned_variance_is_sampled_where_it_is_asked_for() -> None:
+    """`starts` differ, so that one face waits while the others still hear the network and its range."""
+    learned = replace(SHORT["tem"], reverse_variance="learned")
+    stage, image, starts = _stage(learned, seed=2), _faces(3, 32), [3, 1, 2]
+    together = sample(stage, KEYS, "faithful", start_image=image, condition=None, starts=starts)
+    for i, start in enumerate(starts):
+        alone = sample(stage, KEYS[i : i + 1], "faithful", start_image=image[i : i + 1], condition=None, starts=[start])
+        assert torch.equal(together[i : i + 1], alone)
+    fixed = sample(_stage(SHORT["tem"], seed=2), KEYS, "faithful", start_image=image, condition=None, starts=starts)
+    assert not torch.allclose(fixed[0], together[0], atol=1e-3)
+    assert torch.equal(fixed[1], together[1])  # from step 1 there is no noise to scale
 
 
 # Several restorations of one face

@@ -38,6 +38,26 @@ def test_the_variance_range_is_left_out_of_the_noise() -> None:
     assert torch.allclose(denoiser.epsilon(y_t, t, None), output[:, :3], atol=1e-5)
 
 
+def test_the_variance_range_is_given_after_the_noise_where_it_is_asked_for() -> None:
+    denoiser = wake(Denoiser(replace(TINY_STAGES["tem"], predicts="velocity"))).eval()
+    y_t, t = _image(2, 32), torch.tensor([5, 90])
+    estimate = denoiser.estimate(y_t, t, None)
+    assert torch.equal(estimate[:, :3], denoiser.epsilon(y_t, t, None))
+    assert torch.allclose(estimate[:, 3:], denoiser(y_t, t.float(), None)[:, 3:], atol=1e-5)
+    irm1, low = wake(Denoiser(TINY_STAGES["irm1"])).eval(), _image(2, 8)
+    assert irm1.estimate(low, t, low).shape == (2, 3, 8, 8)
+
+
+def test_bfloat16_rounds_what_the_network_says_and_no_level() -> None:
+    """Near the image sqrt(gamma) = 0.9999 would become 1 in bfloat16. A fresh network says 0, so that levels are all there is."""
+    denoiser = Denoiser(replace(TINY_STAGES["irm1"], predicts="velocity", prior_std=0.125)).eval()
+    y_t, condition, t = _image(2, 8), _image(2, 8, seed=1), torch.tensor([20, 1500])
+    exact = denoiser.epsilon(y_t, t, condition)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert denoiser.net(torch.cat([condition, y_t], 1), denoiser.time_of(t)).dtype == torch.bfloat16
+        assert torch.equal(denoiser.epsilon(y_t, t, condition), exact)
+
+
 @pytest.mark.parametrize("name", ["irm1", "tem"])
 def test_the_noise_in_one_image_is_bitwise_the_same_in_any_batch(name: StageName) -> None:
     denoiser = wake(Denoiser(TINY_STAGES[name])).eval()
@@ -97,6 +117,9 @@ def test_enlarging_keeps_the_range_and_what_is_flat() -> None:
     enlarged = upsample(edges, 32)
     assert enlarged.shape == (1, 3, 32, 32)
     assert (float(enlarged.min()), float(enlarged.max())) == (-1, 1)
+    free = upsample(edges, 32, clamp=False)
+    assert float(free.abs().max()) > 1.05
+    assert torch.equal(free.clamp(-1, 1), enlarged)
 
 
 def test_the_kernel_that_enlarges_is_an_option() -> None:

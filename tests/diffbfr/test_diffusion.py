@@ -17,6 +17,7 @@ from diffbfr.diffusion import (
     variational_loss,
     velocity,
 )
+from diffbfr.errors import UsageError
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import SR3_SCHEDULE, TEM_SCHEDULE
 
@@ -157,11 +158,37 @@ def test_the_variational_loss_is_the_divergence_of_two_gaussians_in_bits_a_dimen
     for i, s in enumerate(t.tolist()):
         gamma, beta = float(DDPM.gamma[s]), float(DDPM.beta[s])
         mean, variance = _bayes(y_0[i], y_t[i], s, DDPM)
-        predicted = ((y_t[i] - math.sqrt(1 - gamma) * epsilon[i]) / math.sqrt(gamma)).clamp(-1, 1)
+        predicted = (y_t[i] - math.sqrt(1 - gamma) * epsilon[i]) / math.sqrt(gamma)
         share = (variance_range[i] + 1) / 2
         sigma = (beta**share * variance ** (1 - share)).sqrt()  # Nichol & Dhariwal: a geometric mean of the two variances
         expected = kl_divergence(Normal(mean, math.sqrt(variance)), Normal(_bayes(predicted, y_t[i], s, DDPM)[0], sigma))
         assert float(loss[i]) == pytest.approx(float(expected.mean()) / math.log(2), rel=1e-9)
+        step = p_mean_variance(y_t, t, DDPM, epsilon, variance="learned", variance_range=variance_range)
+        assert torch.allclose(step.sigma[i], sigma, rtol=1e-9)
+
+
+def test_the_variational_loss_is_of_the_mean_that_algorithm_1_walks_by_and_clamps_nothing() -> None:
+    y_0, noise, t = _images(1, 3, 4, 4), _noise(1, 3, 4, 4), torch.tensor([600])
+    y_t, lowest = q_sample(y_0, t, DDPM, noise), torch.full((1, 3, 4, 4), -1.0, dtype=torch.float64)
+    beyond = predict_y_0(y_t, t, DDPM, 2 * noise)
+    assert float(beyond.abs().max()) > 1
+    mean, variance = _bayes(beyond, y_t, 600, DDPM)
+    bits = (_bayes(y_0, y_t, 600, DDPM)[0] - mean).square() / (2 * variance) / math.log(2)
+    assert float(variational_loss(lowest, y_0, y_t, t, DDPM, 2 * noise)) == pytest.approx(float(bits.mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("end", [-1, 1])
+def test_the_ends_of_the_range_are_the_two_variances_of_algorithm_1_and_of_sr3(end: int) -> None:
+    y_t, t = _noise(4, 3, 5, 5), torch.tensor([2, 3, 500, 1000])
+    wanted = p_mean_variance(y_t, t, DDPM, y_t, variance="beta" if end > 0 else "posterior")
+    found = p_mean_variance(y_t, t, DDPM, y_t, variance="learned", variance_range=torch.full_like(y_t, end))
+    assert torch.allclose(found.sigma, wanted.sigma.expand_as(y_t), rtol=1e-9)
+    assert torch.equal(found.mean, wanted.mean)
+
+
+def test_a_learned_variance_without_a_range_is_refused() -> None:
+    with pytest.raises(UsageError, match="the network gives no range; expected one; take beta or posterior"):
+        p_mean_variance(_noise(1, 3, 4, 4), torch.tensor([5]), DDPM, _noise(1, 3, 4, 4), variance="learned")
 
 
 def _level_probability(level: float, mean: float, sigma: float) -> float:

@@ -1,4 +1,4 @@
-"""Samplers against an independent float64 loop, diffusers' schedulers of the same names, and a denoiser known in closed form."""
+"""Samplers against an independent float64 loop and a denoiser known in closed form; `test_solvers.py` has diffusers' schedulers."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from diffbfr.errors import UsageError
-from diffbfr.samplers import keyed_noise, log_snr_grid, p_sample_loop, solve, start_from
+from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import IRM1, IRM2, SR3_SCHEDULE, TEM, TEM_SCHEDULE, SamplerSpec, ScheduleSpec, Solver, StageSpec
 
@@ -97,7 +96,7 @@ def test_a_start_outside_the_schedule_is_refused(start: int) -> None:
     with expected:
         p_sample_loop(_toy_epsilon, _start(), [100, start], DDPM, _noise64)
     with expected:
-        log_snr_grid(DDPM, start, TEM.fast)
+        step_grid(DDPM, start, TEM.fast)
     with expected:
         solve(_toy_epsilon, _start(), [[100], [start]], DDPM, TEM.fast, _noise64)
 
@@ -163,6 +162,32 @@ def test_the_reverse_variance_and_clamp_of_sr3_are_options() -> None:
     assert torch.allclose(found, torch.from_numpy(y), atol=1e-9)
 
 
+def test_the_learned_variance_of_tem_is_an_option() -> None:
+    """A geometric mean of the two variances, pixel by pixel (Nichol & Dhariwal 2021, Eq. 15), with the range beside the noise."""
+    beta = np.linspace(TEM_SCHEDULE.beta_1, TEM_SCHEDULE.beta_T, TEM_SCHEDULE.num_steps)
+    gamma = np.concatenate([[1.0], np.cumprod(1 - beta)])
+    y = _start().numpy()
+    for t in range(40, 0, -1):
+        estimate, share = 0.8 * np.tanh(y) + 0.1 * np.sin(t / 50), (np.sin(5 * y) + 1) / 2
+        small = beta[max(t, 2) - 1] * (1 - gamma[max(t, 2) - 1]) / (1 - gamma[max(t, 2)])
+        sigma = np.sqrt(beta[t - 1] ** share * small ** (1 - share))
+        mean = (y - beta[t - 1] / np.sqrt(1 - gamma[t]) * estimate) / np.sqrt(1 - beta[t - 1])
+        y = mean + sigma * (_drawn(t).numpy() if t > 1 else 0.0)
+
+    def with_range(y_t: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([_toy_epsilon(y_t, t), torch.sin(5 * y_t)], 1)
+
+    found = p_sample_loop(with_range, _start(), [40, 40], DDPM, _noise64, variance="learned")
+    assert torch.allclose(found, torch.from_numpy(y), atol=1e-9)
+    assert torch.equal(p_sample_loop(with_range, _start(), [40, 40], DDPM, _noise64), _walked(40))
+    with pytest.raises(UsageError, match="the network gives no range"):
+        p_sample_loop(_toy_epsilon, _start(), [40, 40], DDPM, _noise64, variance="learned")
+
+
+def _walked(start: int) -> Tensor:
+    return p_sample_loop(_toy_epsilon, _start(), [start, start], DDPM, _noise64)
+
+
 # Faces at different steps
 
 
@@ -182,7 +207,7 @@ def test_faces_that_start_at_different_steps_walk_as_each_would_alone(clamp: boo
 @pytest.mark.parametrize("solver", ["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"])
 def test_faces_on_different_grids_walk_as_each_would_alone(solver: Solver) -> None:
     spec = SamplerSpec(solver, 6)
-    grids = [log_snr_grid(DDPM, 400, spec), log_snr_grid(DDPM, 100, replace(spec, num_evaluations=3))]
+    grids = [step_grid(DDPM, 400, spec), step_grid(DDPM, 100, replace(spec, num_evaluations=3))]
     together = solve(_toy_epsilon, _start(), grids, DDPM, spec, _noise64)
     for i, grid in enumerate(grids):
         assert torch.equal(together[i], solve(_toy_epsilon, _start()[i : i + 1], [grid], DDPM, spec, _one(i))[0])
@@ -202,7 +227,7 @@ def test_a_start_for_some_faces_only_is_refused() -> None:
 @pytest.mark.parametrize("num_evaluations", [1, 2, 8, 20, 60, 100])
 def test_a_grid_falls_strictly_from_the_start(stage: StageSpec, num_evaluations: int) -> None:
     schedule = noise_schedule(stage.schedule)
-    grid = log_snr_grid(schedule, stage.start, replace(stage.fast, num_evaluations=num_evaluations))
+    grid = step_grid(schedule, stage.start, replace(stage.fast, num_evaluations=num_evaluations))
     assert grid[0] == stage.start
     assert len(grid) == num_evaluations
     assert all(after < before for before, after in pairwise(grid))
@@ -212,87 +237,29 @@ def test_a_grid_falls_strictly_from_the_start(stage: StageSpec, num_evaluations:
 @STAGES
 def test_a_grid_is_even_in_log_snr_and_ends_where_the_sampler_says(stage: StageSpec) -> None:
     schedule = noise_schedule(stage.schedule)
-    grid = log_snr_grid(schedule, stage.start, stage.fast)
+    grid = step_grid(schedule, stage.start, stage.fast)
     values = schedule.half_log_snr
     ideal = torch.linspace(float(values[stage.start]), stage.fast.end_half_log_snr, len(grid)).tolist()
     for t, value in zip(grid[1:], ideal[1:], strict=True):
         assert float(values[t + 1]) < value < float(values[t - 1])
 
 
-def test_as_many_evaluations_as_steps_visit_every_step_and_more_are_refused() -> None:
-    assert log_snr_grid(DDPM, 30, SamplerSpec("ddim", 30)) == list(range(30, 0, -1))
-    with pytest.raises(UsageError, match="31 evaluations from start=30"):
-        log_snr_grid(DDPM, 30, SamplerSpec("ddim", 31))
-    with pytest.raises(UsageError, match="0 evaluations from start=30"):
-        log_snr_grid(DDPM, 30, SamplerSpec("ddim", 0))
-
-
-# Solvers against diffusers, step i there being i + 1 here
-
-
-def _walk(timesteps: list[int], step: Callable[[Tensor, int, Tensor], Tensor]) -> Tensor:
-    y = _start()
-    for t in timesteps:
-        y = step(_toy_epsilon(y, torch.tensor([t + 1, t + 1])), t, y)
-    return y
-
-
-def _close(found: Tensor, expected: Tensor) -> None:
-    assert torch.isfinite(found).all()
-    assert float((found - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
-
-
-def test_ddim_is_diffusers_ddim() -> None:
-    scheduler = DDIMScheduler(trained_betas=DDPM.beta[1:].numpy(), clip_sample=False, set_alpha_to_one=True)
-    scheduler.alphas_cumprod = DDPM.gamma[1:]
-    scheduler.set_timesteps(10)
-    timesteps = scheduler.timesteps.tolist()
-    expected = _walk(timesteps, lambda epsilon, t, y: scheduler.step(epsilon, t, y).prev_sample)
-    found = solve(_toy_epsilon, _start(), _both([t + 1 for t in timesteps]), DDPM, SamplerSpec("ddim", 10), _noise64, clamp=False)
-    _close(found, expected)
-
-
-def test_ancestral_is_diffusers_ddpm_with_the_small_variance() -> None:
-    scheduler = DDPMScheduler(trained_betas=DDPM.beta[1:].numpy(), clip_sample=False, variance_type="fixed_small")
-    scheduler.alphas_cumprod = DDPM.gamma[1:]
-    scheduler.set_timesteps(10)
-    timesteps = scheduler.timesteps.tolist()
-
-    def step(epsilon: Tensor, t: int, y: Tensor) -> Tensor:
-        same_noise = torch.Generator().manual_seed(t + 1)
-        return scheduler.step(epsilon, t, y, generator=same_noise).prev_sample
-
-    expected = _walk(timesteps, step)
-    found = solve(_toy_epsilon, _start(), _both([t + 1 for t in timesteps]), DDPM, SamplerSpec("ancestral", 10), _noise64, clamp=False)
-    _close(found, expected)
-
-
-@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # diffusers' own
-@pytest.mark.parametrize(("solver", "algorithm"), [("dpmpp_2m", "dpmsolver++"), ("sde_dpmpp_2m", "sde-dpmsolver++")])
 @STAGES
-def test_the_second_order_solvers_are_diffusers_dpm_solver_plus_plus(stage: StageSpec, solver: Solver, algorithm: str) -> None:
-    schedule = noise_schedule(stage.schedule)
-    spec = replace(stage.fast, solver=solver)
-    grid = log_snr_grid(schedule, stage.start, spec)
-    timesteps = [t - 1 for t in grid]
-    scheduler = DPMSolverMultistepScheduler(
-        num_train_timesteps=schedule.num_steps,
-        trained_betas=schedule.beta[1:].numpy(),
-        algorithm_type=algorithm,
-        solver_order=2,
-        solver_type="midpoint",
-        final_sigmas_type="zero",
-    )
-    scheduler.set_timesteps(timesteps=timesteps)
-    gamma = schedule.gamma[grid]  # in float64: diffusers' float32 loses 1 - gamma near the image
-    scheduler.sigmas = torch.cat([((1 - gamma) / gamma).sqrt(), torch.zeros(1, dtype=torch.float64)])
+def test_a_grid_even_in_t_ends_where_the_other_does(stage: StageSpec) -> None:
+    schedule, spec = noise_schedule(stage.schedule), replace(stage.fast, grid="t")
+    grid, last = step_grid(schedule, stage.start, spec), step_grid(schedule, stage.start, stage.fast)[-1]
+    assert (grid[0], grid[-1]) == (stage.start, last)
+    gaps = [before - after for before, after in pairwise(grid)]
+    assert max(gaps) - min(gaps) <= 1
+    assert step_grid(schedule, 30, replace(spec, num_evaluations=30)) == list(range(30, 0, -1))
 
-    def step(epsilon: Tensor, t: int, y: Tensor) -> Tensor:
-        return scheduler.step(epsilon, t, y, variance_noise=_drawn(t + 1)).prev_sample.double()
 
-    expected = _walk(timesteps, step)
-    found = solve(_toy_epsilon, _start(), _both(grid), schedule, spec, _noise64, clamp=False)
-    _close(found, expected)
+def test_as_many_evaluations_as_steps_visit_every_step_and_more_are_refused() -> None:
+    assert step_grid(DDPM, 30, SamplerSpec("ddim", 30)) == list(range(30, 0, -1))
+    with pytest.raises(UsageError, match="31 evaluations from start=30"):
+        step_grid(DDPM, 30, SamplerSpec("ddim", 31))
+    with pytest.raises(UsageError, match="0 evaluations from start=30"):
+        step_grid(DDPM, 30, SamplerSpec("ddim", 0))
 
 
 # A denoiser in closed form: images whose pixels are independent Gaussians
@@ -321,7 +288,7 @@ def test_from_pure_noise_each_solver_finds_the_distribution_of_the_images(solver
     spec = SamplerSpec(solver, 20 if solver.endswith("2m") else 200)
     noise = keyed_noise([str(i) for i in range(8)], "irm1", 32)
     start = start_from(None, [2000] * 8, SR3, noise)
-    _assert_recovered(solve(_gaussian_epsilon(SR3), start, [log_snr_grid(SR3, 2000, spec)] * 8, SR3, spec, noise, clamp=False), 0.02)
+    _assert_recovered(solve(_gaussian_epsilon(SR3), start, [step_grid(SR3, 2000, spec)] * 8, SR3, spec, noise, clamp=False), 0.02)
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"])
@@ -330,7 +297,7 @@ def test_from_a_truncated_start_each_solver_keeps_the_distribution_of_the_images
     noise = keyed_noise([str(i) for i in range(8)], "tem", 32)
     images = MEAN + SIGMA * torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     start = start_from(images, [100] * 8, DDPM, noise)
-    _assert_recovered(solve(_gaussian_epsilon(DDPM), start, [log_snr_grid(DDPM, 100, spec)] * 8, DDPM, spec, noise, clamp=False), 0.02)
+    _assert_recovered(solve(_gaussian_epsilon(DDPM), start, [step_grid(DDPM, 100, spec)] * 8, DDPM, spec, noise, clamp=False), 0.02)
 
 
 def test_algorithm_1_finds_the_distribution_of_the_images() -> None:
@@ -344,7 +311,7 @@ def test_algorithm_1_finds_the_distribution_of_the_images() -> None:
 
 def test_clamping_keeps_every_prediction_within_the_pixels_range() -> None:
     spec = SamplerSpec("dpmpp_2m", 10)
-    grid = log_snr_grid(DDPM, 1000, spec)
+    grid = step_grid(DDPM, 1000, spec)
     free = solve(_toy_epsilon, 3 * _start(), _both(grid), DDPM, spec, _noise64, clamp=False)
     clamped = solve(_toy_epsilon, 3 * _start(), _both(grid), DDPM, spec, _noise64)
     assert float(free.abs().max()) > 1

@@ -137,6 +137,8 @@ def test_a_network_that_cannot_be_built_is_refused(change: dict[str, object], ma
         ((IRM1, {"unet": replace(IRM1.unet, in_channels=3)}), "irm1 has unet.in_channels=3; expected 6"),
         ((TEM, {"unet": replace(TEM.unet, in_channels=6)}), "tem has unet.in_channels=6; expected 3"),
         ((IRM2, {"unet": replace(IRM2.unet, out_channels=6)}), "irm2 has unet.out_channels=6; expected 3$"),
+        ((IRM2, {"reverse_variance": "learned"}), "irm2 has reverse_variance=learned with unet.out_channels=3; expected 6"),
+        ((TEM, {"unet": replace(TEM.unet, out_channels=3), "reverse_variance": "learned"}), "tem has reverse_variance=learned"),
         ((TEM, {"unet": replace(TEM.unet, out_channels=4)}), "tem has unet.out_channels=4; expected 3 or 6"),
     ],
 )
