@@ -22,7 +22,10 @@ def find_column_shard(dataset_root: str, column: str, index: int, task: str) -> 
 
 def write_column_shard(dataset_root: str, column: str, index: int, task: str, files: Iterable[tuple[str, str, bytes]]) -> Commit:
     """Publish one shard of a column from (key, member name, content) in the dataset's order: tar first, commit record last."""
-    draft = commits.draft_tar(column, index, files)
+    tar = commits.TarDraft(column, index)
+    for key, name, content in files:
+        tar.add(key, name, content)
+    draft = tar.finish()
     commit = Commit(index=index, task=task, samples=(), tars=(draft.record,), quarantined=())
     return commits.publish(storage.absolute(dataset_root), _commits_folder(column), commit, [draft])
 

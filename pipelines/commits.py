@@ -1,7 +1,7 @@
 """Commit records: what makes a shard of a column visible; one small create-only JSON each, written after its tars.
 
 A shard counts as done when its record is there and every tar that it names has its size. Two attempts at the same shard write the same
-bytes, so it does not matter who is first; a record of other inputs or other bytes is an error, never overwritten.
+bytes, so it does not matter who is first; a record of other inputs or other bytes is an error, never overwritten, and neither are its tars.
 """
 
 import json
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffbfr.degradation import DegradationParams
-from diffbfr.errors import DiffBFRError, UsageError
-from diffbfr.shards import BuiltTar, Member, Sample, build_tar
+from diffbfr.errors import UsageError
+from diffbfr.shards import BuiltTar, Member, Sample, TarBuilder
 from diffbfr.shards.schema import row_fields
 from pipelines import storage
 from pipelines.sealed import read_sealed, write_sealed
 
 
-class CommitConflictError(DiffBFRError):
-    """A committed shard and a new attempt at it differ; the committed one stays."""
+class CommitConflictError(UsageError):
+    """A committed shard and a new attempt at it differ; the committed one stays, and trying again would not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +62,52 @@ class Draft:
     built: BuiltTar
 
 
-def draft_tar(column: str, index: int, files: Iterable[tuple[str, str, bytes]]) -> Draft:
-    """Build the tar of shard `index` of a column from (key, name, content)."""
-    tar = f"{column}/{index:06d}.tar"
-    named = list(files)
-    built = build_tar((f"{key}.{name}", content) for key, name, content in named)
-    members = tuple(
-        Member(key, name, column, tar, member.offset, member.length, member.sha256)
-        for (key, name, _), member in zip(named, built.members, strict=True)
-    )
-    return Draft(TarRecord(tar, len(built.data), built.sha256, members), built)
+class TarDraft:
+    """The tar of shard `index` of a column, growing in memory member by member."""
+
+    def __init__(self, column: str, index: int) -> None:
+        self._column, self._tar = column, f"{column}/{index:06d}.tar"
+        self._named: list[tuple[str, str]] = []
+        self._builder = TarBuilder()
+
+    def add(self, key: str, name: str, content: bytes) -> None:
+        """Append a file of a sample."""
+        self._builder.add(f"{key}.{name}", content)
+        self._named.append((key, name))
+
+    def finish(self) -> Draft:
+        """Check the tar and index it."""
+        built = self._builder.build()
+        members = tuple(
+            Member(key, name, self._column, self._tar, member.offset, member.length, member.sha256)
+            for (key, name), member in zip(self._named, built.members, strict=True)
+        )
+        return Draft(TarRecord(self._tar, len(built.data), built.sha256, members), built)
 
 
 def publish(root: str, folder: str, commit: Commit, drafts: Sequence[Draft]) -> Commit:
     """Write a shard's tars, each whole and read back, and then its record in `folder`; return the record that stands.
 
-    What is already committed is compared first, so that a differing attempt cannot replace a good tar.
+    What is already committed is compared before each tar, so that a differing attempt cannot replace a good one. Where another attempt
+    commits in that very moment, what was written over it is removed again: a shard that lacks a tar is made anew, a wrong one might not be.
     """
-    _refuse_conflict(root, folder, commit)
+    written: dict[str, str] = {}
+    try:
+        for draft in drafts:
+            _refuse_conflict(root, folder, commit)
+            uri = storage.join(root, draft.record.tar)
+            storage.write_atomic(uri, draft.built.data)
+            written[uri] = storage.version(uri)
+        record = json.loads(json.dumps(commit, default=row_fields))
+        if not write_sealed(_record(root, folder, commit.index), record, create_only=True, indent=None):
+            _refuse_conflict(root, folder, commit)
+    except CommitConflictError:
+        _remove_strangers(root, read(root, folder, commit.index), written)
+        raise
     for draft in drafts:
-        storage.write_atomic(storage.join(root, draft.record.tar), draft.built.data)
-    record = json.loads(json.dumps(commit, default=row_fields))
-    if not write_sealed(_record(root, folder, commit.index), record, create_only=True, indent=None):
-        _refuse_conflict(root, folder, commit)
+        uri = storage.join(root, draft.record.tar)
+        if storage.version(uri) != written[uri] and storage.digest(uri) != draft.record.sha256:  # by an attempt that came too late
+            storage.write_atomic(uri, draft.built.data)
     return commit
 
 
@@ -132,6 +155,14 @@ def _refuse_conflict(root: str, folder: str, commit: Commit) -> None:
             f"{_record(root, folder, commit.index)} is committed with other content than this attempt made; "
             "expected the same bytes; check that every worker runs the same versions, then remove the dataset and run again"
         )
+
+
+def _remove_strangers(root: str, standing: Commit | None, written: Iterable[str]) -> None:
+    """Remove those of the tars just written that are not what the standing record says."""
+    sums = {storage.join(root, tar.tar): tar.sha256 for tar in standing.tars} if standing is not None else {}
+    for uri in written:
+        if uri in sums and storage.exists(uri) and storage.digest(uri) != sums[uri]:
+            storage.remove_tree(uri)
 
 
 def _decode(value: Any) -> Commit:

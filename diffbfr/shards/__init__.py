@@ -8,7 +8,7 @@ from diffbfr.shards.dataset import ColumnIndex, ShardedDataset, Tars
 from diffbfr.shards.loader import Loaded, SampleLoader
 from diffbfr.shards.order import epoch_order, position
 from diffbfr.shards.schema import ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
-from diffbfr.shards.tar import BuiltTar, TarMember, build_tar, check_tar, write_tar
+from diffbfr.shards.tar import BuiltTar, TarBuilder, TarMember, build_tar, check_tar, write_tar
 
 __all__ = [
     "BuiltTar",
@@ -22,6 +22,7 @@ __all__ = [
     "ShardDamagedError",
     "ShardedDataset",
     "Split",
+    "TarBuilder",
     "TarMember",
     "Tars",
     "build_tar",

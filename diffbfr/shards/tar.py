@@ -39,19 +39,41 @@ class BuiltTar:
     members: tuple[TarMember, ...]
 
 
+class TarBuilder:
+    """A tar in memory that grows member by member and holds each content once."""
+
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+        self._writer = _Writer(self._buffer.write)
+
+    def add(self, name: str, content: bytes) -> None:
+        """Append a member."""
+        self._writer.add(name, content)
+
+    def build(self) -> BuiltTar:
+        """End the tar and check it with another reader before anybody sees it."""
+        self._writer.end()
+        data = self._buffer.getvalue()  # the buffer's own bytes, not a copy
+        check_tar(data, len(self._writer.members))
+        return BuiltTar(data=data, sha256=hashlib.sha256(data).hexdigest(), members=tuple(self._writer.members))
+
+
 def build_tar(entries: Iterable[tuple[str, bytes]]) -> BuiltTar:
-    """Build a tar in memory from (name, content) and check it with another reader before anybody sees it."""
-    pieces: list[bytes] = []
-    members = _write(pieces.append, entries)
-    data = b"".join(pieces)
-    check_tar(data, len(members))
-    return BuiltTar(data=data, sha256=hashlib.sha256(data).hexdigest(), members=tuple(members))
+    """Build a tar in memory from (name, content)."""
+    builder = TarBuilder()
+    for name, content in entries:
+        builder.add(name, content)
+    return builder.build()
 
 
 def write_tar(path: Path, entries: Iterable[tuple[str, bytes]]) -> list[TarMember]:
     """Write (name, content) entries as a tar at `path`, one at a time; return where each content lies."""
     with path.open("wb") as stream:
-        return _write(stream.write, entries)
+        writer = _Writer(stream.write)
+        for name, content in entries:
+            writer.add(name, content)
+        writer.end()
+    return writer.members
 
 
 def check_tar(data: bytes, count: int) -> None:
@@ -67,19 +89,24 @@ def check_tar(data: bytes, count: int) -> None:
         raise ShardDamagedError(f"a tar of {len(data)} bytes holds {found} members; expected {count}; make the shard again")
 
 
-def _write(write: Callable[[bytes], object], entries: Iterable[tuple[str, bytes]]) -> list[TarMember]:
-    members: list[TarMember] = []
-    position = 0
-    for name, content in entries:
-        write(_header(name, len(content)))
-        write(content)
+class _Writer:
+    """The bytes of a tar, in order."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.members: list[TarMember] = []
+        self._write, self._position = write, 0
+
+    def add(self, name: str, content: bytes) -> None:
+        self._write(_header(name, len(content)))
+        self._write(content)
         padding = -len(content) % _BLOCK
-        write(bytes(padding))
-        members.append(TarMember(name, position + _BLOCK, len(content), hashlib.sha256(content).hexdigest()))
-        position += _BLOCK + len(content) + padding
-    end = 2 * _BLOCK
-    write(bytes(end + -(position + end) % _RECORD))
-    return members
+        self._write(bytes(padding))
+        self.members.append(TarMember(name, self._position + _BLOCK, len(content), hashlib.sha256(content).hexdigest()))
+        self._position += _BLOCK + len(content) + padding
+
+    def end(self) -> None:
+        end = 2 * _BLOCK
+        self._write(bytes(end + -(self._position + end) % _RECORD))
 
 
 def _header(name: str, num_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from diffbfr.errors import DiffBFRError
-from diffbfr.shards import Sample
+from diffbfr.shards import Member, Sample
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
 from diffbfr.spec import from_dict
 from pipelines import commits, storage
@@ -59,13 +59,12 @@ def take(folder: str, commit: Commit, sample: Sample, made_by: ShardConfig, conf
     """Take a sample out of a committed shard; None if one of its files is not as it was committed."""
     contents: dict[tuple[str, str], bytes] = {}
     for record in commit.tars:
-        try:
-            tar = _tar(storage.join(folder, record.tar), record.sha256)
-        except FileNotFoundError:
-            return None
         for member in record.members:
             if member.key == sample.key:
-                content = tar[member.offset : member.offset + member.length]
+                try:
+                    content = _read(storage.join(folder, record.tar), record.sha256, member)
+                except FileNotFoundError:
+                    return None
                 if hashlib.sha256(content).hexdigest() != member.sha256:
                     return None
                 contents[member.column, member.name] = content
@@ -107,7 +106,14 @@ def _commit(folder: str, index: int) -> Commit | None:
         return None
 
 
-@lru_cache(maxsize=4)
+def _read(uri: str, sha256: str, member: Member) -> bytes:
+    """One file of a tar. From S3 the tar is fetched whole: a request costs more than a photo."""
+    if storage.is_remote(uri):
+        return _tar(uri, sha256)[member.offset : member.offset + member.length]
+    return storage.read_range(uri, member.offset, member.length)
+
+
+@lru_cache(maxsize=3)
 def _tar(uri: str, sha256: str) -> bytes:
     """A whole tar: neighbours in one dataset are neighbours in another, so it is read about once. The digest tells its versions apart."""
     return storage.read_bytes(uri)

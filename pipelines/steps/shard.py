@@ -18,7 +18,7 @@ from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 from diffbfr.spec import from_dict
 from pipelines import commits, manifest, storage
 from pipelines.apart import Lost, run_apart
-from pipelines.commits import Commit, Quarantined, TarRecord
+from pipelines.commits import Commit, Draft, Quarantined, TarDraft, TarRecord
 from pipelines.sources import PhotoRef, PhotoUnreadableError
 from pipelines.steps.earlier import open_earlier
 from pipelines.steps.plan import COMMITS, ShardTask, describe_making, plan_shards
@@ -45,23 +45,12 @@ def shard(task: ShardTask) -> ShardReport:
     done = commits.find(task.dataset_root, COMMITS, task.index, task.digest)
     if done is not None:
         return ShardReport(task.index, len(done.samples), len(done.quarantined), True, time.monotonic() - started)
-    taken_back = take_back(task)
-    outcomes = [taken_back[key] if key in taken_back else _try_photo(task, key, ref) for key, ref in task.photos()]
-    faces = [outcome for outcome in outcomes if isinstance(outcome, Face)]
-    refused = tuple(outcome for outcome in outcomes if isinstance(outcome, Quarantined))
-    drafts = [
-        commits.draft_tar(
-            column.column,
-            task.index,
-            ((face.sample.key, name, content) for face in faces for name, content in zip(column.names, face.contents[place], strict=True)),
-        )
-        for place, column in enumerate(task.config.columns)
-    ]
-    commit = Commit(task.index, task.digest, tuple(face.sample for face in faces), tuple(draft.record for draft in drafts), refused)
+    samples, refused, drafts = _make(task)
+    commit = Commit(task.index, task.digest, tuple(samples), tuple(draft.record for draft in drafts), tuple(refused))
     _assert_all_counted(task, commit)
     commits.publish(task.dataset_root, COMMITS, commit, drafts)
     forget_withdrawn(task)
-    return ShardReport(task.index, len(faces), len(refused), False, time.monotonic() - started)
+    return ShardReport(task.index, len(samples), len(refused), False, time.monotonic() - started)
 
 
 def read_config(dataset_root: str) -> ShardConfig:
@@ -119,6 +108,24 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
     )
     manifest.write_record(root, info, config.columns, describe_making(config), digests)
     return info
+
+
+def _make(task: ShardTask) -> tuple[list[Sample], list[Quarantined], list[Draft]]:
+    """Turn photo after photo into members of the shard's tars, which alone keep them: a worker holds its shard once."""
+    taken_back = take_back(task)
+    tars = [TarDraft(column.column, task.index) for column in task.config.columns]
+    samples: list[Sample] = []
+    refused: list[Quarantined] = []
+    for key, ref in task.photos():
+        outcome = taken_back.pop(key, None) or _try_photo(task, key, ref)
+        if isinstance(outcome, Quarantined):
+            refused.append(outcome)
+            continue
+        samples.append(outcome.sample)
+        for tar, column, contents in zip(tars, task.config.columns, outcome.contents, strict=True):
+            for name, content in zip(column.names, contents, strict=True):
+                tar.add(key, name, content)
+    return samples, refused, [tar.finish() for tar in tars]
 
 
 def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:

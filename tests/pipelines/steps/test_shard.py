@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,7 +29,7 @@ from pipelines.commits import CommitConflictError
 from pipelines.manifest import open_dataset, read_quarantine
 from pipelines.sources import PhotoRef, open_source
 from pipelines.steps.plan import cut_listing
-from pipelines.steps.samples import make_face, split_of
+from pipelines.steps.samples import Face, make_face, split_of
 from pipelines.steps.shard import ShardConfig, ShardTask, finish_dataset, plan_shards, shard
 
 ROOT = Path(__file__).parents[3]
@@ -311,6 +312,21 @@ def test_two_drivers_at_once_leave_one_dataset(photos: Path, tmp_path: Path) -> 
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
 
 
+@pytest.mark.slow
+def test_two_processes_that_make_the_same_dataset_at_once_both_end_with_it_whole(tmp_path: Path) -> None:
+    faces, config = "synthetic:count=24,seed=1,px=48", replace(CONFIG, shard_size=2)
+    expected = _build(faces, tmp_path / "one", config)
+    context = multiprocessing.get_context("spawn")
+    drivers = [context.Process(target=_build, args=(faces, tmp_path / "two", config)) for _ in range(2)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(300)
+        assert driver.exitcode == 0
+    assert _files(tmp_path / "one") == _files(tmp_path / "two")
+    assert open_dataset(tmp_path / "two").info == expected
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_cut_or_lost_tar_is_noticed_and_made_again(photos: Path, tmp_path: Path, damage: str) -> None:
     _build(photos, tmp_path / "data")
@@ -343,8 +359,8 @@ def test_another_recipe_or_a_changed_photo_does_not_pass_for_the_committed_one(p
         _build(photos, tmp_path / "data")
 
 
-def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar_and_is_not_told_to_try_again(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serial: Cluster
 ) -> None:
     _build(photos, tmp_path / "data")
     whole = _files(tmp_path / "data")
@@ -352,9 +368,24 @@ def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar(
     monkeypatch.setattr("pipelines.steps.shard.run_apart", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr("pipelines.steps.samples.degrade", lambda hq, params, spec: degrade(hq, replace(params, q=60), spec))
     with pytest.raises(CommitConflictError, match="committed with other content"):
-        shard(_tasks(photos, tmp_path / "data")[0])
+        serial.map(shard, _tasks(photos, tmp_path / "data"), label="shard")
     now = _files(tmp_path / "data")
     assert {name: data for name, data in whole.items() if name in now} == now
+
+
+def test_a_worker_holds_its_shard_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_large(function: object, config: ShardConfig, key: str, source: str, data: bytes) -> Face:
+        face = make_face(config, key, source, data)
+        return replace(face, contents=((os.urandom(2_000_000),), (os.urandom(200_000),), face.contents[2]))
+
+    monkeypatch.setattr("pipelines.steps.shard.run_apart", make_large)
+    tasks = _tasks(photos, tmp_path / "data", replace(CONFIG, shard_size=60))
+    shard(_tasks(photos, tmp_path / "warm")[0])
+    tracemalloc.start()
+    shard(tasks[0])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.25 * sum(path.stat().st_size for path in (tmp_path / "data").rglob("*.tar"))
 
 
 def test_pictures_are_what_the_paper_and_the_recipe_say(photos: Path, tmp_path: Path) -> None:

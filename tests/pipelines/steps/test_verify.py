@@ -151,9 +151,11 @@ def _forge(root: Path, index: int, column: int, change: dict[str, bytes]) -> Non
     assert old is not None
     record = old.tars[column]
     whole = (root / record.tar).read_bytes()
-    files = [(m.key, m.name, change.get(f"{m.key}.{m.name}", whole[m.offset : m.offset + m.length])) for m in record.members]
-    draft = commits.draft_tar(record.members[0].column, index, files)
-    tars = tuple(draft.record if place == column else tar for place, tar in enumerate(old.tars))
+    tar = commits.TarDraft(record.members[0].column, index)
+    for m in record.members:
+        tar.add(m.key, m.name, change.get(f"{m.key}.{m.name}", whole[m.offset : m.offset + m.length]))
+    draft = tar.finish()
+    tars = tuple(draft.record if place == column else other for place, other in enumerate(old.tars))
     (root / "commits" / f"{index:06d}.json").unlink()
     commits.publish(str(root), "commits", replace(old, tars=tars), [draft])
 
