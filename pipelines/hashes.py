@@ -1,7 +1,8 @@
 """The list of hashes by which two laboratories prove that they hold the same evaluation set, without showing a picture.
 
 A line a low-quality face: the sha256 of its JPEG, of its ground truth's pixels, and of the photo; then key and variant. Shards, codecs and
-splits of the rest are not in it. The list's own sha256 is the one number to publish.
+splits of the rest are not in it. The list's own sha256 is the one number to publish. The list comes from the manifest; `find_damage` reads
+the files, so that nobody proves with it, or publishes, what a disk no longer holds.
 """
 
 import hashlib
@@ -9,15 +10,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from diffbfr.errors import UsageError
-from diffbfr.shards import ShardedDataset, Split
+from diffbfr.images import ImageRefused, decode, pixel_digest
+from diffbfr.shards import ShardDamagedError, ShardedDataset, Split
 from diffbfr.shards.schema import LQ_COLUMN
+from pipelines import storage
 
 _HEAD: Final = "# diffbfr hashes 1: sha256 of the low-quality JPEG, of the ground truth's pixels, of the photo; key.variant"
 _SHOWN: Final = 12
 
 
 def list_hashes(dataset: ShardedDataset, split: Split, variants: int) -> str:
-    """Return the list of a split's first `variants` variants, sorted by key; what the files hold is for `data verify` to check."""
+    """Return the list of a split's first `variants` variants, sorted by key, as the manifest has it."""
     if not 1 <= variants <= dataset.info.variants:
         raise UsageError(
             f"{variants} variants were asked for, the dataset has {dataset.info.variants}; expected at least 1 and at most those"
@@ -35,6 +38,35 @@ def list_hashes(dataset: ShardedDataset, split: Split, variants: int) -> str:
             lq = dataset.digest(key, LQ_COLUMN, f"{variant}.jpg")
             lines.append(f"{lq}  {sample.pixel_sha256}  {sample.source_sha256}  {key}.{variant}")
     return "\n".join(lines) + "\n"
+
+
+def find_damage(dataset: ShardedDataset, split: Split, variants: int) -> list[str]:
+    """Read what the list speaks of, and say in lines what is not as it was committed: each LQ's bytes, each ground truth's pixels."""
+    found = []
+    for key in dataset.keys(split):
+        try:
+            held = pixel_digest(decode(dataset.read(key, dataset.info.hq_column, dataset.hq_name)).pixels)
+        except (ShardDamagedError, ImageRefused) as error:
+            found.append(f"{key}: the ground truth is damaged here ({error})")
+        else:
+            if held != dataset.sample(key).pixel_sha256:
+                found.append(f"{key}: the ground truth's pixels are {held[:_SHOWN]}, the list says otherwise")
+        for variant in range(variants):
+            try:
+                dataset.lq_bytes(key, variant)
+            except ShardDamagedError as error:
+                found.append(f"{key}.{variant}: the low-quality face is damaged here ({error})")
+    return found
+
+
+def read_list(uri: str) -> str:
+    """Read a published list."""
+    try:
+        return storage.read_bytes(uri).decode()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UsageError(f"there is no list of hashes at {uri}; expected the one that was published; correct --check") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{uri} is no text; expected the list that `data hashes --out` writes; correct --check") from error
 
 
 def digest_list(text: str) -> str:

@@ -5,7 +5,7 @@
 """
 
 from diffbfr.shards.dataset import ColumnIndex, ShardedDataset, Tars
-from diffbfr.shards.loader import Loaded, SampleLoader
+from diffbfr.shards.loader import Loaded, LoaderState, SampleLoader
 from diffbfr.shards.order import epoch_order, position
 from diffbfr.shards.schema import ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
 from diffbfr.shards.tar import BuiltTar, TarBuilder, TarMember, build_tar, check_tar, write_tar
@@ -16,6 +16,7 @@ __all__ = [
     "ColumnInfo",
     "DatasetInfo",
     "Loaded",
+    "LoaderState",
     "Member",
     "Sample",
     "SampleLoader",

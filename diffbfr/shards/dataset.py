@@ -158,9 +158,14 @@ class ShardedDataset:
         assert damage is not None
         raise damage
 
+    @property
+    def hq_name(self) -> str:
+        """Name of the ground truth's member, which is its codec's."""
+        return self._index(self.info.hq_column).info.names[0]
+
     def hq(self, key: str, variant: int) -> Pixels:
         """Ground truth of a variant, uint8 hq_px x hq_px x 3, with the variant's flip and gray."""
-        return apply_target(self._decode(key, self.info.hq_column, "webp"), self._params(key, variant))
+        return apply_target(self._decode(key, self.info.hq_column, self.hq_name), self._params(key, variant))
 
     def hq_low(self, key: str, variant: int) -> Pixels:
         """x'_0 of a variant, uint8 lq_px x lq_px x 3, with the variant's flip and gray."""

@@ -1,13 +1,14 @@
-"""Samples in the order of a run, a batch at a time, split over ranks and read ahead by threads; the whole state is one position.
+"""Samples in the order of a run, a batch at a time, split over ranks and read ahead by threads; what there is to resume is a position.
 
 Threads are enough, for hashing and decoding release the interpreter's lock, and a killed loader leaves nothing behind: no process, no
 shared memory.
 """
 
+import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from typing import Final, Generic, TypeVar
 
@@ -15,6 +16,7 @@ from diffbfr.errors import UsageError
 from diffbfr.shards.dataset import ShardedDataset
 from diffbfr.shards.order import position as row_at
 from diffbfr.shards.schema import Split
+from diffbfr.spec import from_dict
 
 T = TypeVar("T")
 
@@ -31,13 +33,36 @@ class Loaded(Generic[T]):
     value: T
 
 
+@dataclass(frozen=True)
+class LoaderState:
+    """Where a loader is, and in the order of what: `position` is the first of the next batch, whatever the ranks, readers and batch."""
+
+    position: int
+    seed: int
+    split: Split
+    content_id: str
+
+    def to_json(self) -> str:
+        """Text of some 150 bytes, to be kept beside a checkpoint."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "LoaderState":
+        """Read what `to_json` wrote; UsageError if it is something else."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"the loader's state is no JSON ({error}); expected what `LoaderState.to_json` wrote; start anew") from error
+        return from_dict(LoaderState, values, "the loader's state")
+
+
 class SampleLoader(Generic[T]):
     """One rank's shares of the batches of a run, without end: every key of the split is shown once an epoch over all ranks.
 
     The s-th batch from `position` on holds the next `batch` positions of the run's order (`order.position`), whatever the ranks, of which
     each takes a contiguous share; where `batch` does not divide by `ranks`, the last shares end with its first positions again, marked as
-    padding. `read(key, position)` makes a sample, in one of `readers` threads (0: in the caller's). `position`, an integer, resumes at once
-    with any ranks, readers and batch.
+    padding. `read(key, position)` makes a sample, in one of `readers` threads (0: in the caller's). `position` resumes at once with any
+    ranks, readers and batch: a number, or the `state` of another loader, which is refused if it belongs to other samples or another order.
     """
 
     def __init__(
@@ -48,11 +73,14 @@ class SampleLoader(Generic[T]):
         *,
         seed: int,
         batch: int,
-        position: int = 0,
+        position: int | LoaderState = 0,
         rank: int = 0,
         ranks: int = 1,
         readers: int = 0,
     ) -> None:
+        self._origin = LoaderState(0, seed, split, dataset.info.content_id)
+        if isinstance(position, LoaderState):
+            position = _continue(position, self._origin, str(dataset.root))
         if not 0 <= rank < ranks or readers < 0:
             raise UsageError(f"rank {rank} of {ranks} with {readers} readers; expected 0 <= rank < ranks and no negative number")
         if batch < 1 or position < 0:
@@ -64,6 +92,11 @@ class SampleLoader(Generic[T]):
         self._share = -(-batch // ranks)
         self.position = position
         """The first position of the next batch: all that is needed to go on."""
+
+    @property
+    def state(self) -> LoaderState:
+        """What to keep to go on, with what says that it is gone on with the same samples in the same order."""
+        return replace(self._origin, position=self.position)
 
     def __iter__(self) -> Generator[list[Loaded[T]], None, None]:
         """Yield this rank's share of each batch; close the iterator to end its threads."""
@@ -99,3 +132,14 @@ class SampleLoader(Generic[T]):
                     yield Loaded(at, key, padding, value.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _continue(state: LoaderState, origin: LoaderState, root: str) -> int:
+    """The position of a state; UsageError unless it was kept of the same dataset, split and seed."""
+    for name in ("content_id", "split", "seed"):
+        kept, here = getattr(state, name), getattr(origin, name)
+        if kept != here:
+            raise UsageError(
+                f"the loader's state is of {name} {kept}, the loader of {root} has {here}; expected the same; use those or start anew"
+            )
+    return state.position

@@ -113,28 +113,37 @@ def hashes(
     dataset: Dataset,
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="train, val or test.", metavar="SPLIT")] = "test",
     variants: Annotated[int, typer.Option(help="How many low-quality faces of each.", min=1)] = 1,
-    out: Annotated[str | None, typer.Option(help="Write the list there, to publish it.", metavar="FILE")] = None,
-    check: Annotated[str | None, typer.Option(help="Compare with a published list; exit 1 if it differs.", metavar="FILE")] = None,
+    out: Annotated[str | None, typer.Option(help="Read every face, then write the list there.", metavar="FILE")] = None,
+    check: Annotated[
+        str | None, typer.Option(help="Read every face and compare with a published list; exit 1 if one differs.", metavar="FILE")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """List the hashes of an evaluation set, so that two laboratories can prove that they hold the same low-quality faces."""
+    from diffbfr.shards import ShardDamagedError
     from pipelines import storage
-    from pipelines.hashes import compare_lists, digest_list, list_hashes
+    from pipelines.hashes import compare_lists, digest_list, find_damage, list_hashes, read_list
     from pipelines.manifest import open_dataset
 
     folder = _find(dataset)
-    ours = list_hashes(open_dataset(folder), split, variants)
-    differences = compare_lists(storage.read_bytes(check).decode(), ours) if check else []
-    if out:
+    opened = open_dataset(folder)
+    ours = list_hashes(opened, split, variants)
+    differences = compare_lists(read_list(check), ours) if check else []
+    damaged = find_damage(opened, split, variants) if check or out else []
+    if out and not damaged:
         storage.write_atomic(out, ours.encode())
     if as_json:
-        say_json({"folder": folder, "sha256": digest_list(ours), "out": out, "check": check, "differences": differences})
+        written = None if damaged else out
+        found = {"sha256": digest_list(ours), "out": written, "check": check, "differences": differences, "damaged": damaged}
+        say_json({"folder": folder, **found})
     elif check or out:
         say(f"sha256 of the list: {digest_list(ours)}")
     else:
         say(ours.rstrip())
-    for difference in () if as_json else differences[:_NUM_SHOWN]:
-        say(difference)
+    for line in () if as_json else [*damaged, *differences][:_NUM_SHOWN]:
+        say(line)
+    if damaged:
+        raise ShardDamagedError(f"{len(damaged)} faces of {folder} are not what was committed (first: {damaged[0]}); make them again")
     if differences:
         raise DiffBFRError(f"{len(differences)} faces of {folder} are not those of {check} (first: {differences[0]})")
     if check and not as_json:

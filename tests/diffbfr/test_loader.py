@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from diffbfr.errors import UsageError
-from diffbfr.shards import Loaded, SampleLoader, ShardDamagedError, ShardedDataset, epoch_order
+from diffbfr.shards import Loaded, LoaderState, SampleLoader, ShardDamagedError, ShardedDataset, epoch_order
 from pipelines.manifest import open_dataset
 from tests.pipelines.tiny_dataset import CONFIG, build, make_photos
 
@@ -44,7 +45,7 @@ def _load(dataset: ShardedDataset, ranks: int, readers: int, batches: int, batch
 
 
 def _loader(
-    dataset: ShardedDataset, *, batch: int, rank: int = 0, ranks: int = 1, readers: int = 0, position: int = 0
+    dataset: ShardedDataset, *, batch: int, rank: int = 0, ranks: int = 1, readers: int = 0, position: int | LoaderState = 0
 ) -> SampleLoader[str]:
     return SampleLoader(
         dataset, "train", lambda key, _: key, seed=5, batch=batch, position=position, rank=rank, ranks=ranks, readers=readers
@@ -100,6 +101,35 @@ def test_a_position_resumes_at_another_world_size_without_a_key_twice_or_lost(da
     both = _in_order([*seen, *_load(dataset, after, 1, n - 3, 8, position=24)])
     assert [loaded.position for loaded in both] == list(range(n * 8))
     assert _digest(loaded.key for loaded in both) == _order(dataset, 8)
+
+
+def test_a_state_is_small_and_goes_on_at_another_world_size(dataset: ShardedDataset) -> None:
+    loaders = [_loader(dataset, batch=8, rank=rank, ranks=2) for rank in range(2)]
+    seen = [list(islice(loader, 3)) for loader in loaders]
+    assert loaders[0].state == loaders[1].state == LoaderState(24, 5, "train", dataset.info.content_id)
+    text = loaders[0].state.to_json()
+    assert len(text) < 1000
+    n = len(dataset.keys("train"))
+    rest = [
+        list(islice(_loader(dataset, batch=8, rank=rank, ranks=3, readers=1, position=LoaderState.from_json(text)), n - 3))
+        for rank in range(3)
+    ]
+    both = _in_order([*seen, *rest])
+    assert [loaded.position for loaded in both] == list(range(n * 8))
+    assert _digest(loaded.key for loaded in both) == _order(dataset, 8)
+
+
+@pytest.mark.parametrize(("name", "value"), [("content_id", "f" * 64), ("split", "val"), ("seed", 6)])
+def test_a_state_of_other_samples_or_another_order_is_refused_by_name(dataset: ShardedDataset, name: str, value: object) -> None:
+    state = replace(_loader(dataset, batch=8).state, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"state is of {name} {value}, the loader of .* expected the same"):
+        _loader(dataset, batch=8, position=state)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"position": 3}', '{"position": "x", "seed": 0, "split": "train", "content_id": ""}'])
+def test_what_is_no_state_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="the loader's state"):
+        LoaderState.from_json(text)
 
 
 def test_a_loader_that_starts_at_a_far_position_reads_nothing_before_it(dataset: ShardedDataset) -> None:

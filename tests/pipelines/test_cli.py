@@ -230,6 +230,38 @@ def test_an_evaluation_set_is_proved_by_its_hashes(
     assert call(monkeypatch, "data", "hashes", str(tmp_path / "ours"), "--variants", "2") == 2
 
 
+@pytest.mark.parametrize(("column", "named"), [("lq", "low-quality face"), ("hq32", "ground truth")])
+def test_faces_that_have_rotted_are_not_proved_by_the_manifest_that_still_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], column: str, named: str
+) -> None:
+    root, published = tmp_path / "ours", tmp_path / "hashes.txt"
+    build(make_photos(tmp_path / "photos", 3), root, replace(CONFIG, val_fraction=0.0, test_fraction=1.0, variants=1))
+    assert call(monkeypatch, "data", "hashes", str(root), "--out", str(published)) == 0
+    tar = root / column / "000000.tar"
+    rotten = bytearray(tar.read_bytes())
+    rotten[600] ^= 1
+    tar.write_bytes(rotten)
+    capsys.readouterr()
+    assert call(monkeypatch, "data", "hashes", str(root), "--check", str(published), "--json") == 1
+    told = capsys.readouterr()
+    assert [line.partition(" is ")[0].partition(": ")[2] for line in json.loads(told.out)["damaged"]] == [f"the {named}"]
+    assert told.err.startswith("diffbfr: 1 faces of ")
+    assert "are not what was committed (first: 00000" in told.err
+    assert call(monkeypatch, "data", "hashes", str(root), "--out", str(tmp_path / "again.txt")) == 1
+    assert not (tmp_path / "again.txt").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe binary \0", b"", b"not a list\n"], ids=["absent", "binary", "empty", "prose"])
+def test_what_is_no_list_of_hashes_is_one_line(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "list").write_bytes(content)
+    assert call(monkeypatch, "data", "hashes", dataset, "--split", "train", "--check", str(tmp_path / "list")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected" in line
+
+
 def test_replay_frees_what_was_quarantined_also_in_an_unfinished_dataset(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
