@@ -1,16 +1,25 @@
-"""Tasks on Ray, or in this process: every task ends with a report or is counted as failed, never neither."""
+"""Tasks on Ray, or in this process: every task ends with a report or is counted as failed, never neither.
 
+A worker that dies is replaced, and its task tried again. A task that a network or a server failed is tried again by its worker, after a
+pause. Any other error is the task's own: it would only come again.
+"""
+
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
+from pipelines import storage
 from pipelines.progress import Progress
 
 Task = TypeVar("Task")
 Report = TypeVar("Report")
 
 NUM_RETRIES = 3
+PAUSES_S = (1.0, 4.0, 16.0)
+"""Before each further try of a task that the network failed; storage has tried each call five times by then."""
+
 _NUM_NAMED = 3
 
 
@@ -70,7 +79,19 @@ class Worker(Generic[Task, Report]):
         """Do one task."""
         if self._function is None:
             self._function = self._factory()
-        return self._function(task)
+        return patiently(self._function, task)
+
+
+def patiently(function: Callable[[Task], Report], task: Task) -> Report:
+    """Do one task; while a passing fault stops it, again after each of `PAUSES_S`."""
+    for pause_s in PAUSES_S:
+        try:
+            return function(task)
+        except Exception as error:
+            if not storage.is_transient(error):
+                raise
+            time.sleep(pause_s)
+    return function(task)
 
 
 def run_serially(function: Callable[[Task], Report], collector: Collector[Task, Report]) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -62,7 +63,7 @@ class Cluster:
 
     `num_workers=0` is the serial twin: no Ray, the same results. One failing task does not stop the others: what failed is named in an
     `IncompleteError` at the end. A `UsageError` or `QuarantineError` of a task stops the work and surfaces as itself. A worker that
-    dies (killed, out of memory, node lost) is replaced, and its task runs again, up to three times.
+    dies (killed, out of memory, node lost) is replaced, and its task runs again, up to three times; so does one that a network failed.
     """
 
     def __init__(self, config: ClusterConfig) -> None:
@@ -95,11 +96,12 @@ class Cluster:
         """
         with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
             collector = pool.Collector(label, tasks, weight, progress, on_report)
+            patient = partial(pool.patiently, function)
             if self.config.num_workers == 0:
-                pool.run_serially(function, collector)
+                pool.run_serially(patient, collector)
             elif tasks:
                 self._start()
-                pool.run_tasks(function, collector, self.config.num_workers)
+                pool.run_tasks(patient, collector, self.config.num_workers)
         return collector.reports()
 
     def map_actors(

@@ -12,6 +12,9 @@ from diffbfr.errors import UsageError
 from pipelines import storage
 from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, distinct, is_photo
 
+_BLOCK_BYTES: Final = 1 << 18  # what is fetched from S3 beyond a member's header: most of what follows it
+_DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
+"""RuntimeError: encrypted; NotImplementedError: an exotic compression; ValueError: nonsense in the local header."""
 _UTF8_FLAG: Final = 0x800
 _MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # a member follows; an empty archive
 
@@ -35,21 +38,27 @@ class ZipSource(PhotoSource):
         yield from (refs[name] for name in sorted(refs))
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Read one member; its CRC is checked, by the reader against the zip and here against the listing."""
+        """Read one member; its CRC is checked, by the reader against the zip and here against the listing.
+
+        One that comes from S3 with another CRC is read again, twice: only what the server itself holds is the photo's fault.
+        """
         check_size(ref)
-        archive = _open(self.uri)
-        members = archive.infolist()
-        number = int(ref.uri.rpartition("#")[2])
-        if number >= len(members) or f"crc32:{members[number].CRC:08x}" != ref.fingerprint:
-            raise PhotoUnreadableError(
-                f"{ref.name} changed in {self.uri} after it was listed; expected the listed content; run the command again"
-            )
+        gone = f"{ref.name} changed in {self.uri} after it was listed; expected the listed content; run the command again"
         try:
-            data = archive.read(members[number])
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
-            # RuntimeError: encrypted; NotImplementedError: an exotic compression; ValueError: nonsense in the local header
+            archive = _open(self.uri)
+            members = archive.infolist()
+            number = int(ref.uri.rpartition("#")[2])
+            if number >= len(members) or f"crc32:{members[number].CRC:08x}" != ref.fingerprint:
+                raise PhotoUnreadableError(gone)
+            return checked(ref, _content(archive, members[number]))
+        except (storage.ReplacedError, FileNotFoundError) as error:
+            raise PhotoUnreadableError(gone) from error
+        except OSError as error:
+            if storage.is_remote(self.uri):
+                raise
+            raise PhotoUnreadableError(f"{ref.name} in {self.uri} cannot be read ({error.strerror or error})") from error
+        except _DAMAGE as error:
             raise PhotoUnreadableError(f"{ref.name} in {self.uri} cannot be read ({' '.join(str(error).split())})") from error
-        return checked(ref, data)
 
 
 def looks_like_zip(uri: str) -> bool:
@@ -76,6 +85,21 @@ def _name(member: zipfile.ZipInfo) -> str:
         return member.filename
 
 
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(member)
+    except _DAMAGE:
+        file: object = archive.fp
+        if not isinstance(file, storage.RemoteFile):
+            raise
+        file.forget()
+        file.twice = True
+        try:
+            return archive.read(member)
+        finally:
+            file.twice = False
+
+
 def _open(uri: str) -> zipfile.ZipFile:
     """Open an archive once a process: its index is read only once, and a forked child does not share the parent's file position."""
     return _opened(uri, storage.version(uri), os.getpid())
@@ -83,4 +107,9 @@ def _open(uri: str) -> zipfile.ZipFile:
 
 @lru_cache(maxsize=8)
 def _opened(uri: str, version: str, process: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(storage.open_read(uri))
+    """Read the index, from S3 twice, for it carries no digest; the members do, and are then read once."""
+    file = storage.open_read(uri, _BLOCK_BYTES, twice=True)
+    archive = zipfile.ZipFile(file)
+    if isinstance(file, storage.RemoteFile):
+        file.twice = False
+    return archive

@@ -1,7 +1,6 @@
 """Photos that are files: below a local folder, alone, or below a folder on S3."""
 
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import Final
 
 from pipelines import storage
 from pipelines.sources.published import check_published, read_published
-from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
+from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, is_photo
 
 _NO_CONTENT: Final = "unreadable"
-_FETCHES: Final = 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class FolderSource(PhotoSource):
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read a file that has not changed since it was listed and is the published one."""
-        return check_published(ref, _read_file(ref))
+        return check_published(ref, _read(ref))
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class FileSource(PhotoSource):
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read the file if it has not changed since it was listed."""
-        return _read_file(ref)
+        return _read(ref)
 
 
 @dataclass(frozen=True)
@@ -71,22 +69,11 @@ class RemoteFolderSource(PhotoSource):
                 yield PhotoRef(storage.join(self.uri, entry.path), entry.path, entry.num_bytes, entry.version)
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Fetch one object and compare it with its ETag; what comes otherwise is fetched once more.
+        """Fetch one object, proved by its ETag or by a second reading.
 
-        A network that fails is not the photo's fault: that error is the task's, and the task is retried.
+        A network that fails is not the photo's fault: that error is the task's, and the task is tried again (`cluster/pool.py`).
         """
-        check_size(ref)
-        for _ in range(_FETCHES):
-            try:
-                data = storage.read_bytes(ref.uri)
-            except FileNotFoundError as error:
-                raise PhotoUnreadableError(f"{ref.name} is gone; expected it as listed; run the command again") from error
-            if storage.is_content(ref.uri, ref.fingerprint, data):
-                return checked(ref, data)
-        raise PhotoUnreadableError(
-            f"{ref.name} came {_FETCHES} times with other bytes than its ETag {ref.fingerprint} says; expected the listed content; "
-            "copy it to the bucket again"
-        )
+        return _read(ref)
 
 
 def _files(folder: Path, prefix: str, entered: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
@@ -115,19 +102,18 @@ def _file_ref(path: Path, name: str) -> PhotoRef:
     return PhotoRef(str(path), name, facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}")
 
 
-def _read_file(ref: PhotoRef) -> bytes:
+def _read(ref: PhotoRef) -> bytes:
     check_size(ref)
-    path = Path(ref.uri)
     try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise PhotoUnreadableError(f"{ref.name} is no regular file; expected a photo")
-        data = path.read_bytes()
+        return storage.read_listed(ref.uri, ref.fingerprint)
+    except storage.ReplacedError as error:
+        raise PhotoUnreadableError(f"{ref.name}{str(error).removeprefix(ref.uri)}") from error  # which folder it was in changes no record
+    except FileNotFoundError as error:
+        raise PhotoUnreadableError(f"{ref.name} cannot be read: it is gone; expected it as listed; run the command again") from error
     except OSError as error:
+        if storage.is_remote(ref.uri):
+            raise
         raise PhotoUnreadableError(f"{ref.name} cannot be read ({error.strerror})") from error
-    if f"{len(data)}-{facts.st_mtime_ns}" != ref.fingerprint:
-        raise PhotoUnreadableError(f"{ref.name} changed after it was listed; expected the listed content; run the command again")
-    return data
 
 
 def _utf8(name: str) -> str:

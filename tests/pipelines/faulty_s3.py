@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import random
 import socket
 import struct
@@ -12,10 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-Fault: TypeAlias = Literal["503", "reset", "truncated", "slow", "flip", "flip-put", "lost-answer"]
+Fault: TypeAlias = Literal["503", "reset", "truncated", "slow", "stall", "flip", "flip-put", "lost-answer"]
+"""`slow` dawdles over a body, `stall` says nothing for longer than the client of these tests waits (`IMPATIENT_S`)."""
 Chooser: TypeAlias = Callable[[str, str], Fault | None]
 """(method, path) -> what goes wrong with this request."""
 
+IMPATIENT_S = 0.8
+_STALL_S = 1.2
+_BODY_FAULTS: tuple[Fault, ...] = ("truncated", "slow", "flip")
 _BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -49,7 +54,7 @@ def now_and_then(seed: int, rate: float, faults: tuple[Fault, ...]) -> Chooser:
             if rng.random() >= rate:
                 return None
             last.add((method, path))
-            possible = [fault for fault in faults if method == "GET" or fault not in ("truncated", "slow", "flip")]
+            possible = [fault for fault in faults if method == "GET" or fault not in _BODY_FAULTS]
             chosen = rng.choice([fault for fault in possible if fault in unseen] or possible)
             unseen.discard(chosen)
             return chosen
@@ -78,6 +83,8 @@ def _handler(upstream: str, choose: Chooser, made: list[tuple[Fault, str, str]])
             if fault == "flip-put" and body:
                 body = _flip(body)
             status, headers, answer = self._forward(body)
+            if fault == "stall":
+                time.sleep(_STALL_S)
             if fault == "lost-answer":
                 self._reset()
             elif fault == "truncated" and len(answer) > 1:
@@ -133,9 +140,11 @@ def _handler(upstream: str, choose: Chooser, made: list[tuple[Fault, str, str]])
     return Handler
 
 
+_PLACES = itertools.count(673, 101)
 _OURS = {"connection", "transfer-encoding", "content-length", "server", "date"}
 
 
 def _flip(body: bytes) -> bytes:
-    place = len(body) * 2 // 3
+    """Flip one bit, another one each time, as networks do."""
+    place = next(_PLACES) * len(body) // 1009 % len(body)
     return body[:place] + bytes([body[place] ^ 8]) + body[place + 1 :]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
-from pipelines.cluster import Cluster, ClusterConfig, fit
+from pipelines.cluster import Cluster, ClusterConfig, fit, pool
 from pipelines.progress import Link, Metrics
 
 
@@ -31,6 +31,8 @@ def square(task: SquareTask) -> int:
     if marks < task.deaths:
         os.kill(os.getpid(), signal.SIGKILL)
     match task.fails_with:
+        case "network" if not marks:
+            raise ConnectionResetError("the server went away")
         case "bug":
             raise RuntimeError(f"cannot square {task.index}\nsecond line")
         case "usage":
@@ -152,6 +154,12 @@ class TestEachKind:
             self.run(where, kind, [SquareTask(0, str(tmp_path), fails_with=fails_with), SquareTask(1, str(tmp_path))])
         assert type(caught.value) is error
 
+    def test_a_task_that_the_network_failed_is_tried_again_and_no_other(self, where: Cluster, kind: str, tmp_path: Path) -> None:
+        tasks = [SquareTask(0, str(tmp_path), fails_with="network"), SquareTask(1, str(tmp_path), fails_with="bug")]
+        with pytest.raises(IncompleteError, match=r"^square: 1 of 2 tasks failed \(task 1: RuntimeError"):
+            self.run(where, kind, tasks)
+        assert (len(list(tmp_path.glob("0.*"))), len(list(tmp_path.glob("1.*")))) == (2, 1)
+
     def test_a_training_gives_the_same_sum_and_posts_each_step_once(self, where: Cluster, tmp_path: Path) -> None:
         posts: list[Metrics] = []
         result = where.train(
@@ -164,6 +172,24 @@ class TestEachKind:
     def test_a_users_error_in_a_training_surfaces_as_itself(self, where: Cluster, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="condition first"):
             where.train(sum_over_ranks, SumConfig(str(tmp_path), 3, refusing_ranks=(0, 1)), label="sum", total=12, root=str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["map", "map_actors"])
+def test_a_network_that_stays_away_ends_in_an_incomplete_error(
+    serial: Cluster, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(pool.time, "sleep", pauses.append)
+    tried: list[int] = []
+
+    def fail(task: int) -> int:
+        tried.append(task)
+        raise TimeoutError("no answer")
+
+    run = serial.map if kind == "map" else lambda function, tasks, label: serial.map_actors(lambda: function, tasks, label=label)
+    with pytest.raises(IncompleteError, match=r"1 of 1 tasks failed \(task 0: TimeoutError: no answer\)"):
+        run(fail, [7], label="fail")
+    assert (tried, pauses) == ([7] * 4, [1.0, 4.0, 16.0])
 
 
 @pytest.mark.cluster

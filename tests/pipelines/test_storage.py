@@ -9,6 +9,7 @@ import pytest
 
 from diffbfr.errors import UsageError
 from pipelines import storage
+from pipelines.storage import local
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -60,7 +61,7 @@ def test_the_server_itself_decides_create_only(s3_bucket: str) -> None:
 
 
 def _try_to_win(target: str, name: str) -> bool:
-    return storage._write_local(Path(target), name.encode(), create_only=True)
+    return local.write(Path(target), name.encode(), create_only=True)
 
 
 def test_of_many_processes_one_wins_the_link(tmp_path: Path) -> None:
@@ -99,8 +100,38 @@ def test_an_object_that_reads_back_wrong_is_removed(s3_bucket: str, monkeypatch:
     assert not storage.exists(f"{s3_bucket}/rot")
 
 
+def test_a_file_that_is_rewritten_while_it_is_read_is_noticed_even_with_its_old_size_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, looks, fstat = tmp_path / "photo.png", [], os.fstat
+    path.write_bytes(b"before")
+    version = storage.version(path)
+    assert storage.read_listed(path, version) == b"before"
+    assert storage.read_listed(path, version, 1, 3) == b"efo"
+
+    def rewritten_before_the_second_look(handle: int) -> os.stat_result:
+        looks.append(handle)
+        if len(looks) == 2:
+            times = path.stat()
+            path.write_bytes(b"after!")
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        return fstat(handle)
+
+    monkeypatch.setattr(os, "fstat", rewritten_before_the_second_look)
+    with pytest.raises(storage.ReplacedError, match=r"photo\.png changed while it was read"):
+        storage.read_listed(path, version)
+    assert storage.version(path) == version
+
+
+def test_a_bit_that_flips_while_a_write_is_read_back_removes_nothing(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [b"goob", b"good"]
+    monkeypatch.setattr(storage, "read_bytes", lambda uri: answers.pop(0))
+    assert storage.write_atomic(f"{s3_bucket}/read-back", b"good")
+    assert storage.exists(f"{s3_bucket}/read-back")
+
+
 def test_files_being_written_are_invisible(tmp_path: Path) -> None:
-    storage._temporary(tmp_path / "x").write_bytes(b"half")
+    local.temporary(tmp_path / "x").write_bytes(b"half")
     storage.write_atomic(tmp_path / "y", b"whole")
     assert storage.list_dir(tmp_path) == ["y"]
     assert [entry.path for entry in storage.walk(tmp_path)] == ["y"]

@@ -11,29 +11,61 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from diffbfr.errors import DiffBFRError, UsageError
+from diffbfr.errors import UsageError
+from pipelines.storage import local, s3
+from pipelines.storage.errors import ReplacedError, StorageError, TransportError, rotten
+from pipelines.storage.s3 import RemoteFile, is_transient
+from pipelines.storage.s3 import connect as _s3
+
+__all__ = [
+    "Entry",
+    "RemoteFile",
+    "ReplacedError",
+    "StorageError",
+    "TransportError",
+    "Uri",
+    "absolute",
+    "cache_folder",
+    "check_writable",
+    "digest",
+    "exists",
+    "fetch_tree",
+    "is_dir",
+    "is_remote",
+    "is_transient",
+    "join",
+    "list_dir",
+    "local_path",
+    "modified",
+    "open_read",
+    "put_file",
+    "put_tree",
+    "read_bytes",
+    "read_json",
+    "read_listed",
+    "read_range",
+    "remove_tree",
+    "size",
+    "version",
+    "walk",
+    "write_atomic",
+    "write_json",
+]
 
 Uri = str | Path
 
-_S3 = "s3://"
-_TEMPORARY = ".tmp"
 _READ_BYTES = 1 << 20
+_BLOCK_BYTES = 8 << 20
 _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
 _PROBE_NAME = ".diffbfr-probe"
-_MD5 = re.compile(r"[0-9a-f]{32}")
-
-
-class StorageError(DiffBFRError):
-    """What was written could not be read back as written; nothing was published, or what was published was removed."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +79,7 @@ class Entry:
 
 def is_remote(uri: Uri) -> bool:
     """Tell whether the place is on S3."""
-    return isinstance(uri, str) and uri.startswith(_S3)
+    return isinstance(uri, str) and uri.startswith(s3.SCHEME)
 
 
 def local_path(uri: Uri) -> Path:
@@ -93,8 +125,7 @@ def version(uri: Uri) -> str:
     """What changes when the content of a file does, without reading it: ETag, or size and time; FileNotFoundError if there is none."""
     if is_remote(uri):
         return str(_s3().info(str(uri))["ETag"]).strip('"')
-    facts = local_path(uri).stat()
-    return f"{facts.st_size}-{facts.st_mtime_ns}"
+    return local.version_of(local_path(uri).stat())
 
 
 def modified(uri: Uri) -> float:
@@ -113,29 +144,31 @@ def read_json(uri: Uri) -> Any:
 
 
 def read_range(uri: Uri, start: int, length: int) -> bytes:
-    """Return `length` bytes of a file from `start` on, fewer at its end; FileNotFoundError if there is none."""
-    if is_remote(uri):
-        return cast(bytes, _s3().cat_file(str(uri), start=start, end=start + length)) if length else b""
-    with local_path(uri).open("rb") as file:
+    """Return `length` bytes of a file from `start` on, fewer at its end, of whatever lies there now; FileNotFoundError if there is none."""
+    with open_read(uri, length) as file:
         file.seek(start)
         return file.read(length)
 
 
-def is_content(uri: Uri, etag: str, data: bytes) -> bool:
-    """Tell whether these bytes are the object that has this ETag, as far as it can be told.
+def read_listed(uri: Uri, listed: str, start: int = 0, length: int | None = None) -> bytes:
+    """Return a file, or `length` bytes from `start` on, of the version that was listed; `ReplacedError` if it is another or becomes one.
 
-    An ETag is the content's MD5, unless the object came in parts (then it has a hyphen) or is encrypted with a key of its own.
+    On S3 the bytes are proved by the object's MD5 or by a second reading (`storage/s3.py`). FileNotFoundError if there is none.
     """
-    if not _MD5.fullmatch(etag) or hashlib.md5(data, usedforsecurity=False).hexdigest() == etag:
-        return True
-    facts = _s3().call_s3("head_object", **dict(zip(("Bucket", "Key"), str(uri)[len(_S3) :].split("/", 1), strict=True)))
-    return "aws:kms" in str(facts.get("ServerSideEncryption")) or "SSECustomerAlgorithm" in facts
-
-
-def open_read(uri: Uri, block_bytes: int | None = None) -> BinaryIO:
-    """Open a file for reading, with seek: for archives whose members are read one at a time. S3 is read `block_bytes` at a time."""
     if is_remote(uri):
-        return cast(BinaryIO, _s3().open(str(uri), "rb", block_size=block_bytes))
+        if length is None:
+            return s3.read_whole(_s3(), str(uri), listed)
+        return s3.read_twice(_s3(), str(uri), listed, start, start + length)
+    return local.read_listed(local_path(uri), listed, start, length)
+
+
+def open_read(uri: Uri, block_bytes: int = _BLOCK_BYTES, twice: bool = False) -> BinaryIO:
+    """Open a file for reading, with seek: for archives whose members are read one at a time.
+
+    S3 is read `block_bytes` at a time; `twice` is for what carries no digest, and costs twice the traffic.
+    """
+    if is_remote(uri):
+        return cast(BinaryIO, RemoteFile(_s3(), str(uri), block_bytes, twice))
     return local_path(uri).open("rb")
 
 
@@ -156,7 +189,7 @@ def list_dir(uri: Uri) -> list[str]:
             keys = [key.rstrip("/") for key in _s3().ls(prefix, detail=False)]
         except FileNotFoundError:
             return []
-        found = [key.rsplit("/", 1)[-1] for key in keys if key != prefix[len(_S3) :]]
+        found = [key.rsplit("/", 1)[-1] for key in keys if key != prefix[len(s3.SCHEME) :]]
     else:
         path = local_path(uri)
         found = [child.name for child in path.iterdir()] if path.is_dir() else []
@@ -169,17 +202,16 @@ def walk(uri: Uri) -> Iterator[Entry]:
     S3 is listed a page at a time, in the order of UTF-8, which is Python's.
     """
     if is_remote(uri):
-        bucket, _, key = str(uri).rstrip("/")[len(_S3) :].partition("/")
+        bucket, _, key = str(uri).rstrip("/")[len(s3.SCHEME) :].partition("/")
         prefix = f"{key}/" if key else ""
-        token: dict[str, str] = {}
+        page, token = s3.list_page(_s3(), bucket, prefix)
         while True:
-            page = _s3().call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
-            for facts in page.get("Contents", ()):
-                if not facts["Key"].endswith("/") and not _is_temporary(facts["Key"]):
-                    yield Entry(facts["Key"][len(prefix) :], int(facts["Size"]), str(facts["ETag"]).strip('"'))
-            if not page.get("IsTruncated"):
+            for name, num_bytes, etag in page:
+                if not name.endswith("/") and not _is_temporary(name):
+                    yield Entry(name[len(prefix) :], num_bytes, etag)
+            if not token:
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            page, token = s3.list_page(_s3(), bucket, prefix, token)
     root = local_path(uri)
     for path in sorted((path for path in root.rglob("*") if path.is_file()), key=lambda path: path.relative_to(root).as_posix()):
         if not _is_temporary(path.name):
@@ -189,7 +221,7 @@ def walk(uri: Uri) -> Iterator[Entry]:
 
 def write_atomic(uri: Uri, data: bytes, create_only: bool = False) -> bool:
     """Write a file whole or not at all, verified. False, and nothing touched, if `create_only` and somebody was first."""
-    return _write_s3(str(uri), data, create_only) if is_remote(uri) else _write_local(local_path(uri), data, create_only)
+    return _write_s3(str(uri), data, create_only) if is_remote(uri) else local.write(local_path(uri), data, create_only)
 
 
 def write_json(uri: Uri, value: Any, create_only: bool = False) -> bool:
@@ -197,17 +229,21 @@ def write_json(uri: Uri, value: Any, create_only: bool = False) -> bool:
     return write_atomic(uri, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), create_only)
 
 
-def put_tree(local: Path, uri: Uri, last: str = "") -> None:
+def put_file(source: Path, uri: Uri) -> None:
+    """Copy a local file to a place, whole and read back; a piece at a time is held."""
+    if is_remote(uri):
+        _s3().put_file(str(source), str(uri))
+        if not _reads_back(lambda: digest(uri) == digest(source)):
+            _s3().rm_file(str(uri))
+            raise rotten(uri)
+    elif local_path(uri).absolute() != source.absolute():
+        local.copy(source, local_path(uri))
+
+
+def put_tree(folder: Path, uri: Uri, last: str = "") -> None:
     """Copy a local folder to a place, each file whole and read back, in sorted order; a file named `last` at the end, as a seal."""
-    for entry in sorted(walk(local), key=lambda entry: (entry.path == last, entry.path)):
-        source, target = local / entry.path, join(uri, entry.path)
-        if is_remote(uri):
-            _s3().put_file(str(source), target)
-            if digest(target) != digest(source):
-                _s3().rm_file(target)
-                raise _rotten(target)
-        elif Path(target).absolute() != source.absolute():
-            _write_local(Path(target), source.read_bytes(), create_only=False)
+    for entry in sorted(walk(folder), key=lambda entry: (entry.path == last, entry.path)):
+        put_file(folder / entry.path, join(uri, entry.path))
 
 
 def cache_folder(room: str) -> Path:
@@ -230,7 +266,7 @@ def fetch_tree(uri: Uri, cache: Path) -> Path:
         if known.get(path) == entry.version and place.exists() and place.stat().st_size == entry.num_bytes:
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(place)
+        temporary = local.temporary(place)
         try:
             _s3().get_file(join(uri, path), str(temporary))
             if temporary.stat().st_size != entry.num_bytes:
@@ -265,50 +301,7 @@ def check_writable(uri: Uri) -> None:
 
 
 def _is_temporary(name: str) -> bool:
-    return name.endswith(_TEMPORARY) or _PROBE_NAME in name
-
-
-def _temporary(path: Path) -> Path:
-    """Unique name beside a target: same folder, so that the rename stays inside one file system."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
-
-
-def _write_local(path: Path, data: bytes, create_only: bool) -> bool:
-    """Temporary name, fsync, read back, then rename or link; the folder is synced so that the name survives a power cut."""
-    if create_only and path.exists():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if not _holds(temporary, data):
-            raise _rotten(path)
-        if create_only:
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-        else:
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return True
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    """Read a file back and compare, in pieces."""
-    wanted = memoryview(data)
-    with path.open("rb") as file:
-        pieces = (file.read(_READ_BYTES) == wanted[start : start + _READ_BYTES] for start in range(0, len(data), _READ_BYTES))
-        return all(pieces) and not file.read(1)
+    return name.endswith(local.TEMPORARY) or _PROBE_NAME in name
 
 
 def _write_s3(uri: str, data: bytes, create_only: bool) -> bool:
@@ -323,22 +316,12 @@ def _write_s3(uri: str, data: bytes, create_only: bool) -> bool:
         if create_only and "PreconditionFailed" in str(error.__cause__ or error):
             return False
         raise
-    if read_bytes(uri) != data:
+    if not _reads_back(lambda: read_bytes(uri) == data):
         _s3().rm_file(uri)
-        raise _rotten(uri)
+        raise rotten(uri)
     return True
 
 
-def _rotten(uri: Uri) -> StorageError:
-    return StorageError(f"{uri} reads back different from what was written; expected the same bytes; run `diffbfr doctor` on this storage")
-
-
-def _s3() -> Any:
-    """The S3 client for this process and thread (fsspec keeps one each); listings are never cached, they go stale between workers."""
-    import s3fs  # here, because it is half a second that a local run need not pay
-
-    return s3fs.S3FileSystem(
-        endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None,
-        use_listings_cache=False,
-        config_kwargs={"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"},
-    )
+def _reads_back(compare: Callable[[], bool]) -> bool:
+    """Compare, and once more if that fails: a reading may have been altered on its way."""
+    return compare() or compare()

@@ -1,0 +1,96 @@
+"""Files on this machine's disks: written so that nothing half-written is ever visible, read so that a change meanwhile is noticed."""
+
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipelines.storage.errors import ReplacedError, rotten
+
+TEMPORARY = ".tmp"
+_PIECE_BYTES = 1 << 20
+
+
+def version_of(facts: os.stat_result) -> str:
+    """Size and time: what changes when the content does, without reading it."""
+    return f"{facts.st_size}-{facts.st_mtime_ns}"
+
+
+def read_listed(path: Path, listed: str, start: int, length: int | None) -> bytes:
+    """Read a file, or a part, that has this version before and after; a time of change tells of a writer who resets the other."""
+    with open(path, "rb", opener=_open_at_once) as file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise ReplacedError(f"{path} is no regular file; expected a photo")
+        if version_of(before) != listed:
+            raise ReplacedError(f"{path} changed after it was listed; expected the listed content; run the command again")
+        file.seek(start)
+        data = file.read() if length is None else file.read(length)
+        after = os.fstat(file.fileno())
+    whole = length is not None or len(data) == before.st_size
+    if not whole or (version_of(after), after.st_ctime_ns) != (listed, before.st_ctime_ns):
+        raise ReplacedError(f"{path} changed while it was read; expected the listed content; run the command again")
+    return data
+
+
+def write(path: Path, data: bytes, create_only: bool) -> bool:
+    """Write a file whole or not at all; False, and nothing touched, if `create_only` and somebody was first."""
+    view = memoryview(data)
+    return _publish(path, lambda: (view[start : start + _PIECE_BYTES] for start in range(0, len(view), _PIECE_BYTES)), create_only)
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copy a file to a place, whole or not at all; a piece at a time is held."""
+    _publish(path, lambda: _pieces(source), create_only=False)
+
+
+def temporary(path: Path) -> Path:
+    """Unique name beside a target: same folder, so that the rename stays inside one file system."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+
+
+def _publish(path: Path, pieces: Callable[[], Iterator[bytes | memoryview]], create_only: bool) -> bool:
+    """Temporary name, fsync, read back, then rename or link; the folder is synced so that the name survives a power cut."""
+    if create_only and path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = temporary(path)
+    try:
+        with draft.open("xb") as file:
+            file.writelines(pieces())
+            file.flush()
+            os.fsync(file.fileno())
+        if not _holds(draft, pieces()):
+            raise rotten(path)
+        if create_only:
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                return False
+        else:
+            draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+def _holds(path: Path, pieces: Iterator[bytes | memoryview]) -> bool:
+    with path.open("rb") as file:
+        return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a pipe too without waiting for its writer, so that it can be refused."""
+    return os.open(path, flags | os.O_NONBLOCK)
