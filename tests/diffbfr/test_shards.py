@@ -21,7 +21,6 @@ from diffbfr.shards import (
     DatasetInfo,
     Member,
     Sample,
-    SampleLoader,
     ShardDamagedError,
     ShardedDataset,
     build_tar,
@@ -74,33 +73,6 @@ def test_webdataset_groups_our_members_by_key(tmp_path: Path, monkeypatch: pytes
     assert samples[0]["0.jpg"] == b"first"
     assert samples[1]["0.jpg"] == ENTRIES[2][1]
     assert samples[1]["json"] == b""
-
-
-def test_members_of_a_tar_that_webdataset_wrote_are_read_by_key_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WDS_SECURE", "1")
-    import webdataset as wds
-
-    (tmp_path / "lq").mkdir()
-    with (tmp_path / "lq" / "000000.tar").open("wb") as file, wds.TarWriter(file) as writer:
-        for key in ("aa", "bb"):
-            writer.write({"__key__": key, "0.jpg": key.encode() * 300, "json": {"key": key}})
-    data = (tmp_path / "lq" / "000000.tar").read_bytes()
-    members = []
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        for member in tar:
-            key, _, name = member.name.partition(".")
-            content = data[member.offset_data : member.offset_data + member.size]
-            place = (member.offset_data, member.size, hashlib.sha256(content).hexdigest())
-            members.append(Member(key, name, "lq", "lq/000000.tar", *place))
-    index = ColumnIndex.of(ColumnInfo("lq", ("0.jpg", "json")), ["aa", "bb"], members)
-    samples = [Sample(key, "train", key, 1, "0" * 64, HQ_PX, HQ_PX, "1" * 64, "2" * 64, (PLAIN,)) for key in ("aa", "bb")]
-    info = DatasetInfo(HQ_PX, LQ_PX, 1, 2, 1, 2, 2, 0, 0, 0, "c" * 64, "a" * 64, "r" * 64, "test")
-    dataset = ShardedDataset(tmp_path, info, samples, {"lq": index})
-    loader = SampleLoader(dataset, "train", lambda key, _: dataset.read(key, "lq", "0.jpg"), seed=0, batch=2)
-    assert {loaded.key: loaded.value for loaded in next(iter(loader))} == {"aa": b"aa" * 300, "bb": b"bb" * 300}
-    (tmp_path / "lq" / "000000.tar").write_bytes(data.replace(b"bb" * 300, b"bb" * 299 + b"b!"))
-    with pytest.raises(ShardDamagedError, match="not what was committed"):
-        next(iter(loader))
 
 
 @pytest.mark.parametrize("name", ["", "x" * 101, "käthe.jpg"])
