@@ -272,3 +272,23 @@ def test_a_training_that_always_fails_ends_with_one_line(cluster: Cluster, tmp_p
     ) as caught:
         cluster.train(sum_over_ranks, SumConfig(str(tmp_path), 3, fails_at=1), label="sum", total=12, root=str(tmp_path / "root"))
     assert "\n" not in str(caught.value)
+
+
+def test_workers_of_a_joined_cluster_know_the_endpoint_and_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    joined: dict[str, object] = {}
+
+    def join(**options: object) -> None:
+        joined.update(options)
+        raise ConnectionError("seen enough")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", join)
+    wanted = {"AWS_ENDPOINT_URL": "http://s3:9000", "DIFFBFR_CACHE": "/fast/cache", "DIFFBFR_CACHE_BYTES": "1000"}
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="no Ray cluster at ray-head"), Cluster(ClusterConfig(address="ray-head")) as cluster:
+        cluster.map(abs, [1], label="join")
+    environment = joined["runtime_env"]["env_vars"]  # type: ignore[index]
+    assert {name: environment[name] for name in wanted} == wanted

@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -118,10 +119,41 @@ def test_least_recently_used_goes_first(tmp_path: Path) -> None:
     (tmp_path / f"killed{shard_cache._FETCHING}").write_bytes(bytes(5))
     os.utime(tmp_path / f"killed{shard_cache._FETCHING}", ns=(0, 0))
     (tmp_path / f"coming{shard_cache._FETCHING}").write_bytes(bytes(5))
-    assert shard_cache._touch(tmp_path / "old.tar")
-    cache._make_room(shard_cache.TarRecord("x.tar", 40, "", ()))
+    used = shard_cache._hold(tmp_path / "old.tar")
+    assert used is not None
+    used.close()
+    cache._make_room(shard_cache.Tar("x.tar", 40, ""))
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"coming{shard_cache._FETCHING}", "old.tar"]
-    assert not shard_cache._touch(tmp_path / "used.tar")
+    assert shard_cache._hold(tmp_path / "used.tar") is None
+
+
+def test_a_file_is_not_removed_by_a_neighbour_while_it_is_read(
+    local: Path, remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache with room for one shard, and two readers: the second waits for the first, and nothing is taken for damaged."""
+    biggest = max(path.stat().st_size for path in local.rglob("*.tar"))
+    monkeypatch.setenv("DIFFBFR_CACHE_BYTES", str(biggest))
+    monkeypatch.setattr(shard_cache, "_PATIENCE_S", 0.1)
+    cache, neighbour = shard_cache.cache_of(remote), open_dataset(remote)
+    key = neighbour.shards[1][0]
+    reading = cache.copies("lq/000000.tar")
+    place = next(reading)
+    with pytest.raises(UsageError, match=r"all of them in use for .*; expected room for lq/000001\.tar; raise DIFFBFR_CACHE_BYTES"):
+        neighbour.lq_bytes(key, 0)
+    assert place.read_bytes() == (local / "lq" / "000000.tar").read_bytes()
+    monkeypatch.setattr(shard_cache, "_PATIENCE_S", 60.0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(neighbour.lq_bytes, key, 0)
+        reading.close()
+        assert waiting.result() == open_dataset(local).lq_bytes(key, 0)
+    assert not place.exists()
+
+
+def test_what_is_kept_in_memory_of_a_shard_does_not_grow_with_its_members(remote: str) -> None:
+    open_dataset(remote).lq_bytes(open_dataset(remote).shards[0][0], 0)
+    kept = shard_cache._tars(storage.absolute(remote), "commits", 0)
+    assert [tar.tar for tar in kept] == ["hq32/000000.tar", "hq8/000000.tar", "lq/000000.tar"]
+    assert len(pickle.dumps(kept)) < 1000
 
 
 def test_a_shard_larger_than_the_cache_is_one_clear_line(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
