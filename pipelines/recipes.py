@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from diffbfr.degradation import DegradationSpec
 from diffbfr.errors import UsageError
 from diffbfr.stages import IRM1, IRM1_TINY, IRM2, IRM2_TINY, TEM, TEM_TINY, StageName, StageSpec
-from diffbfr.training.config import TrainingConfig, check_patches
+from diffbfr.training.config import TrainingConfig, check_training
 from pipelines.cluster import ClusterConfig
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class StageConfig:
     training: TrainingConfig
 
     def __post_init__(self) -> None:
-        check_patches(self.stage, self.training)
+        check_training(self.stage, self.training)
 
 
 @dataclass(frozen=True)

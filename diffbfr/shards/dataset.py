@@ -8,7 +8,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -163,13 +163,13 @@ class ShardedDataset:
         """Name of the ground truth's member, which is its codec's."""
         return self._index(self.info.hq_column).info.names[0]
 
-    def hq(self, key: str, variant: int) -> Pixels:
-        """Ground truth of a variant, uint8 hq_px x hq_px x 3, with the variant's flip and gray."""
-        return apply_target(self._decode(key, self.info.hq_column, self.hq_name), self._params(key, variant))
+    def hq(self, key: str, variant: int, in_colour: bool = False) -> Pixels:
+        """Ground truth of a variant, uint8 hq_px x hq_px x 3, with the variant's flip and, unless `in_colour`, gray."""
+        return apply_target(self._decode(key, self.info.hq_column, self.hq_name), self._target(key, variant, in_colour))
 
-    def hq_low(self, key: str, variant: int) -> Pixels:
-        """x'_0 of a variant, uint8 lq_px x lq_px x 3, with the variant's flip and gray."""
-        return apply_target(self._decode(key, self.info.hq_low_column, "png"), self._params(key, variant))
+    def hq_low(self, key: str, variant: int, in_colour: bool = False) -> Pixels:
+        """x'_0 of a variant, uint8 lq_px x lq_px x 3, with the variant's flip and, unless `in_colour`, gray."""
+        return apply_target(self._decode(key, self.info.hq_low_column, "png"), self._target(key, variant, in_colour))
 
     def lq(self, key: str, variant: int) -> Pixels:
         """The low-quality face of a variant at its own low resolution, uint8 h w 3; `images.lq_to_model` brings it to a model's size."""
@@ -185,6 +185,10 @@ class ShardedDataset:
 
     def _decode(self, key: str, column: str, name: str) -> Pixels:
         return decode_own(self.read(key, column, name))
+
+    def _target(self, key: str, variant: int, in_colour: bool) -> DegradationParams:
+        params = self._params(key, variant)
+        return replace(params, gray=False) if in_colour else params
 
     def _params(self, key: str, variant: int) -> DegradationParams:
         if not 0 <= variant < self.info.variants:

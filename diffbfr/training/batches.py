@@ -15,7 +15,7 @@ from diffbfr.images import Pixels, lq_to_model, to_tensor
 from diffbfr.shards import SampleLoader, ShardedDataset
 from diffbfr.shards import position as row_at
 from diffbfr.stages import StageSpec
-from diffbfr.training.config import TrainingConfig, check_patches
+from diffbfr.training.config import TrainingConfig, check_training
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ class PositionLoader:
     def __init__(self, dataset: ShardedDataset, stage: StageSpec, config: TrainingConfig, column: str | None) -> None:
         self.dataset, self.stage, self.config, self.column = dataset, stage, config, column
         self.t_max = min(config.t_max or stage.schedule.num_steps, stage.schedule.num_steps)
-        check_patches(stage, config)
-        if stage.name == "irm2" and column is None:
-            raise UsageError("irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first")
+        check_training(stage, config)
+        check_column(stage, config, column)
         if not dataset.keys("train"):
             raise UsageError(
                 f"the dataset in {dataset.root} has no training faces; shard more of them or lower val_fraction and test_fraction"
@@ -99,13 +98,14 @@ class PositionLoader:
         return self.stage.px if float(torch.rand((), generator=generator)) < self.config.patch_full_share else self.config.patch_px
 
     def _pair(self, key: str, variant: int) -> tuple[Pixels, Pixels | None]:
-        """Target and condition of a variant: (x'_0, x_0) of Eq. 8, (y_0, x~'_0) of Eq. 9 or y_0 alone of Eq. 11."""
+        """Target and condition of a variant: (x'_0, x_0) of Eq. 8, (y_0, x~'_0 or x'_0) of Eq. 9 or y_0 alone of Eq. 11."""
+        in_colour = self.config.gray_target == "colour"
         if self.stage.name == "irm1":
-            return self.dataset.hq_low(key, variant), lq_to_model(self.dataset.lq(key, variant), self.stage.px)
+            return self.dataset.hq_low(key, variant, in_colour), lq_to_model(self.dataset.lq(key, variant), self.stage.px)
         if self.stage.name == "irm2":
-            assert self.column is not None
-            return self.dataset.hq(key, variant), self.dataset.conditioning(self.column, key, variant)
-        return self.dataset.hq(key, variant), None
+            known = self.dataset.hq_low(key, variant) if self.column is None else self.dataset.conditioning(self.column, key, variant)
+            return self.dataset.hq(key, variant, in_colour), known
+        return self.dataset.hq(key, variant, in_colour), None
 
     def _join(self, samples: Sequence["_Sample"]) -> Batch:
         conditions = [sample.condition for sample in samples if sample.condition is not None]
@@ -124,6 +124,15 @@ class PositionLoader:
         if self.stage.name != "irm2":
             return condition
         return upsample(condition, self.stage.px, self.stage.resize_kernel, clamp=self.stage.resize_clamp)
+
+
+def check_column(stage: StageSpec, config: TrainingConfig, column: str | None) -> None:
+    """Refuse IRM-2 without the column that its condition is read from, and any training with one that it would not read."""
+    reads = stage.name == "irm2" and config.condition == "sampled"
+    if reads and not column:
+        raise UsageError("irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first")
+    if stage.name == "irm2" and column and not reads:
+        raise UsageError(f"irm2 has condition=resized and was given the column {column}; expected none; set condition=sampled to use it")
 
 
 def _crop(images: Float[Tensor, "b 3 h w"], corners: Sequence[tuple[int, int]], side: int) -> Float[Tensor, "b 3 side side"]:

@@ -30,6 +30,13 @@ class TrainingConfig:
     stage's."""
     t_max: int | None = None
     """Largest t that is trained; None is the paper's uniform 1..T, although sampling never visits t above a stage's start."""
+    condition: Literal["sampled", "resized"] = "sampled"
+    """What IRM-2 sees enlarged: what IRM-1 made of the photo (Eq. 9), or the ground truth x'_0 at its size (Algorithm 1's resize(x'_0)).
+
+    The second needs no column, and meets IRM-1's faults in sampling only.
+    """
+    gray_target: Literal["gray", "colour"] = "gray"
+    """What a gray photo is restored to: the gray face, so that a gray photo stays gray, or the face in colour (GFPGAN)."""
     min_snr_gamma: float | None = None
     """Weight a level's loss by min(SNR, gamma) in y_0 (Hang et al. 2023 take 5, `diffbfr.training.objective`); None is the paper's 1."""
     patch_px: int | None = None
@@ -122,11 +129,13 @@ class TrainingConfig:
         return -(-self.num_samples // self.global_batch)
 
 
-def check_patches(stage: StageSpec, config: TrainingConfig) -> None:
-    """Refuse patches that a stage cannot be trained on.
+def check_training(stage: StageSpec, config: TrainingConfig) -> None:
+    """Refuse what a stage cannot be trained with: patches that it cannot take, and a choice of condition where it has none.
 
     IRM-1 makes the whole face's identity out of a few pixels: no part of it can be restored alone.
     """
+    if config.condition != "sampled" and stage.name != "irm2":
+        raise UsageError(f"{stage.name} has condition={config.condition}; expected sampled, the choice is irm2's; unset it")
     if config.patch_px is None:
         return
     if stage.name == "irm1":

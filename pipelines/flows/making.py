@@ -116,7 +116,7 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
         from pipelines.steps.train import TrainTask, train_stage
 
         config = shop.recipe.stage(name)
-        column = shop.facts("condition-irm1")["column"] if name == "irm2" else ""
+        column = shop.facts("condition-irm1")["column"] if name == "irm2" and "condition-irm1" in shop.steps else ""
         task = TrainTask(
             stage=config.stage.trained,
             config=config.training,

@@ -72,16 +72,20 @@ def _losses(shop: Workshop, name: str) -> tuple[tuple[int, float], ...]:
 
 def _lineage(shop: Workshop) -> tuple[tuple[LineageLink, ...], ...]:
     """The chain from photos to cascade, a row for what stands side by side."""
-    dataset, column, cascade = shop.facts("shard"), shop.facts("condition-irm1"), shop.facts("cascade")
+    dataset, cascade = shop.facts("shard"), shop.facts("cascade")
 
     def stage(name: str) -> LineageLink:
         return LineageLink(f"diffbfr-{name}", cascade["stages"][name]["digest"], f"{shop.facts(f'train-{name}')['samples']:,} samples")
 
+    rows: list[tuple[LineageLink, ...]] = []
+    if "condition-irm1" in shop.steps:
+        pictures = shop.facts("condition-irm1")["pictures"]
+        rows = [(LineageLink("column", shop.steps["condition-irm1"].id, f"{pictures:,} pictures by irm1"),)]
     return (
         (LineageLink("photos", shop.photos_digest(), shop.recipe.data.faces),),
         (LineageLink("dataset", dataset["content_id"], f"{dataset['num_samples']:,} faces in {dataset['num_shards']} shards"),),
         (stage("irm1"), stage("tem")),
-        (LineageLink("column", shop.steps["condition-irm1"].id, f"{column['pictures']:,} pictures by irm1"),),
+        *rows,
         (stage("irm2"),),
         (LineageLink("diffbfr-cascade", cascade["digest"], ", ".join(map(str, shop.facts("register").values()))),),
     )

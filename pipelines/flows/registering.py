@@ -38,7 +38,7 @@ def _lineage(shop: "Workshop", name: str) -> models.Lineage:
     parents = {"dataset": shop.steps["shard"].id}
     if start := shop.initial_digest():
         parents["init"] = start
-    if name == "irm2":
+    if name == "irm2" and "condition-irm1" in shop.steps:
         parents |= {"irm1": shop.facts("condition-irm1")["irm1"], "column": shop.steps["condition-irm1"].id}
     return models.Lineage(
         content_id=shop.facts("shard")["content_id"],

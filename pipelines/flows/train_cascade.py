@@ -34,9 +34,8 @@ def story(shop: Workshop) -> list[Step]:
 
     irm1 = train(shop, "irm1", {"dataset": dataset.id, "init": start})
     tem = train(shop, "tem", {"dataset": dataset.id, "init": start})
-    sampled = sampling(recipe, "irm1") | {"mode": recipe.sampling.mode}
-    column = shop.step("condition-irm1", sampled, {"dataset": dataset.id, "irm1": irm1.id}, making.make_column)
-    irm2 = train(shop, "irm2", {"dataset": dataset.id, "column": column.id, "init": start})
+    columns = [condition(shop, dataset, irm1)] if recipe.irm2.training.condition == "sampled" else []
+    irm2 = train(shop, "irm2", {"dataset": dataset.id, "column": columns[0].id if columns else "", "init": start})
 
     ways = {path: value for name in STAGE_NAMES for path, value in sampling(recipe, name).items()}
     cascade = shop.step("cascade", ways, {"irm1": irm1.id, "irm2": irm2.id, "tem": tem.id}, making.make_cascade)
@@ -47,7 +46,7 @@ def story(shop: Workshop) -> list[Step]:
     shown |= {"split": recipe.evaluate.split, "variant": recipe.evaluate.variant}
     restored = shop.step("restore", shown, {"cascade": cascade.id, "dataset": dataset.id}, making.make_restored_archive)
 
-    return [dataset, irm1, tem, column, irm2, cascade, evaluation, registered, restored]
+    return [dataset, irm1, tem, *columns, irm2, cascade, evaluation, registered, restored]
 
 
 def measuring(shop: Workshop, cascade: "PinnedCascade") -> list[Step]:
@@ -78,6 +77,12 @@ def train(shop: Workshop, name: StageName, inputs: dict[str, str]) -> Step:
     settings = _but(flatten(config.stage, "stage"), *(f"stage.{field}" for field in SAMPLING)) | flatten(config.training, "training")
     settings = _but(settings, *(f"training.{field}" for field in UPKEEP))
     return shop.step(f"train-{name}", settings, inputs, making.make_stage(name))
+
+
+def condition(shop: Workshop, dataset: Step, irm1: Step) -> Step:
+    """IRM-1 over every face: the column that IRM-2 trains on (Eq. 9)."""
+    sampled = sampling(shop.recipe, "irm1") | {"mode": shop.recipe.sampling.mode}
+    return shop.step("condition-irm1", sampled, {"dataset": dataset.id, "irm1": irm1.id}, making.make_column)
 
 
 def sampling(recipe: Recipe, name: StageName) -> dict[str, Any]:

@@ -24,8 +24,9 @@ _CHECKPOINTS = "checkpoints"
 class TrainTask:
     """One training: a stage on a dataset, with its checkpoints and weights in `folder`.
 
-    IRM-2 trains on `column`, which the model of digest `column_model` must have made. `initial` is the folder of a cascade whose weights
-    are the start; empty starts from nothing. The last three save memory or time and change no result.
+    IRM-2 trains on `column`, which the model of digest `column_model` must have made; it has none where it sees the resized ground truth
+    (`TrainingConfig.condition`). `initial` is the folder of a cascade whose weights are the start; empty starts from nothing. The last
+    three save memory or time and change no result.
     """
 
     stage: StageSpec
@@ -97,10 +98,11 @@ def train_stage(task: TrainTask, link: Link) -> TrainReport:
 
 def _check_column(task: TrainTask, dataset: ShardedDataset) -> None:
     """IRM-2 learns to follow one IRM-1 (Eq. 9): a column that another one made is refused."""
-    if task.stage.name != "irm2":
+    from diffbfr.training.batches import check_column
+
+    check_column(task.stage, task.config, task.column)
+    if not task.column or task.stage.name != "irm2":
         return
-    if not task.column:
-        raise UsageError("irm2 trains on a column that irm1 made and none was given; run `diffbfr condition irm1` first")
     maker = dataset.column(task.column).model_digest
     if maker != task.column_model:
         raise UsageError(

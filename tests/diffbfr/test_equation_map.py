@@ -18,7 +18,6 @@ from diffbfr.metrics import identity, psnr, squeezenet, ssim
 from diffbfr.metrics.card import MetricCard
 from diffbfr.stages import IRM1, IRM2, STAGE_NAMES, TEM, StageSpec
 from diffbfr.training.config import TrainingConfig
-from diffbfr.training.loop import Run
 from pipelines.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +48,6 @@ NAMES = {
     "STAGE_NAMES": STAGE_NAMES,
     "PAPER": RECIPES["paper"](),
     "PRESETS": PRESETS,
-    "Run": Run,
     "TrainingConfig": TrainingConfig,
     "VLB_WEIGHT": VLB_WEIGHT,
     "CARDS": CARDS,
@@ -185,7 +183,8 @@ def test_no_contradiction_is_left_out() -> None:
         "clamp",
         "TEM's learned range",
         "TEM's output",
-        "gray",
+        "gray's probability",
+        "gray's target",
         "IRM-2's condition",
         "resize",
         "range after resize",

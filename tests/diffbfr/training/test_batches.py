@@ -114,6 +114,49 @@ def test_irm2_without_a_column_is_refused(tiny_dataset: ShardedDataset) -> None:
         PositionLoader(tiny_dataset, TINY_STAGES["irm2"], CONFIG, None)
 
 
+def _resized(dataset: ShardedDataset, config: TrainingConfig = CONFIG) -> Batch:
+    config = replace(config, condition="resized", global_batch=20)
+    return next(PositionLoader(dataset, TINY_STAGES["irm2"], config, None).batches())
+
+
+def test_irm2_may_see_the_ground_truth_resized_and_then_reads_no_column(tiny_dataset: ShardedDataset) -> None:
+    batch, sampled = _resized(tiny_dataset), _batch(tiny_dataset, "irm2", 0, 20)
+    keys = tiny_dataset.keys("train")
+    assert batch.condition is not None
+    for place in range(20):
+        key = keys[position(CONFIG.seed, place, len(keys))]
+        pairs = [(tiny_dataset.hq(key, variant), tiny_dataset.hq_low(key, variant)) for variant in range(2)]
+        (low,) = {low.tobytes(): low for high, low in pairs if torch.equal(to_tensor(high)[0], batch.y_0[place])}.values()
+        assert torch.allclose(batch.condition[place], upsample(to_tensor(low), 32)[0], atol=1e-6)
+    assert torch.equal(batch.y_0, sampled.y_0)
+    assert torch.equal(batch.noise, sampled.noise)
+
+
+def test_a_column_that_would_not_be_read_is_refused(tiny_dataset: ShardedDataset) -> None:
+    config = replace(CONFIG, condition="resized")
+    with pytest.raises(UsageError, match="irm2 has condition=resized and was given the column irm1-test; expected none"):
+        PositionLoader(tiny_dataset, TINY_STAGES["irm2"], config, COLUMN)
+    with pytest.raises(UsageError, match="tem has condition=resized; expected sampled"):
+        PositionLoader(tiny_dataset, TINY_STAGES["tem"], config, None)
+
+
+@EVERY_STAGE
+def test_the_target_of_a_gray_photo_is_gray_or_in_colour(
+    tiny_dataset: ShardedDataset, name: StageName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = ShardedDataset._params
+    monkeypatch.setattr(ShardedDataset, "_params", lambda self, key, variant: replace(drawn(self, key, variant), gray=True))
+    gray = _batch(tiny_dataset, name, 0, 8)
+    coloured = _batch(tiny_dataset, name, 0, 8, replace(CONFIG, gray_target="colour"))
+    assert torch.equal(gray.y_0, gray.y_0[:, :1].expand_as(gray.y_0))
+    assert float((coloured.y_0 - coloured.y_0[:, :1]).abs().amax()) > 0.1
+    if gray.condition is not None and coloured.condition is not None:
+        assert torch.equal(gray.condition, coloured.condition)
+    known = _resized(tiny_dataset, replace(CONFIG, gray_target="colour")).condition
+    assert known is not None
+    assert torch.equal(known, known[:, :1].expand_as(known))  # IRM-2 sees what a gray photo would give it
+
+
 @pytest.mark.parametrize(("name", "px", "offered"), [("irm1", 32, 8), ("tem", 64, 32)])
 def test_a_dataset_of_another_size_is_refused(tiny_dataset: ShardedDataset, name: StageName, px: int, offered: int) -> None:
     stage = replace(TINY_STAGES[name], unet=replace(TINY_STAGES[name].unet, image_px=px))

@@ -6,7 +6,7 @@ import pytest
 
 from diffbfr.errors import UsageError
 from diffbfr.stages import IRM1, IRM2, TEM, TEM_TINY, StageSpec
-from diffbfr.training.config import TrainingConfig, check_patches
+from diffbfr.training.config import TrainingConfig, check_training
 
 WHOLE = TrainingConfig(num_samples=8, global_batch=2, learning_rate=1e-4)
 
@@ -60,12 +60,12 @@ def test_averages_are_counted() -> None:
 )
 def test_patches_that_the_levels_cannot_take_are_refused(stage: StageSpec, patch_px: int, match: str) -> None:
     with pytest.raises(UsageError, match=match):
-        check_patches(stage, replace(WHOLE, patch_px=patch_px))
+        check_training(stage, replace(WHOLE, patch_px=patch_px))
 
 
 def test_patches_that_fit_cost_their_share_of_the_area() -> None:
     config = replace(WHOLE, patch_px=128, patch_full_share=0.25)
-    check_patches(IRM2, config)
+    check_training(IRM2, config)
     assert config.area_share(512) == 0.25 + 0.75 / 16
     assert config.largest_px(512) == 512
     assert replace(config, patch_full_share=0.0).largest_px(512) == 128

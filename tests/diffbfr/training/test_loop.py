@@ -107,6 +107,17 @@ def test_tems_loss_is_eq_11_with_a_thousandth_of_the_whole_bound(tiny_dataset: S
     assert part == pytest.approx((simple + 0.001 * 0.12 * bound).item(), rel=1e-5)
 
 
+def test_tem_without_a_range_trains_on_eq_11_alone(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    stage = replace(TINY_STAGES["tem"], unet=replace(TINY_STAGES["tem"].unet, out_channels=3))
+    denoiser, batch = wake(Denoiser(stage)), _batch(tiny_dataset, stage)
+    output = denoiser.net(q_sample(batch.y_0, batch.t, denoiser.schedule, batch.noise), batch.t.float())
+    assert output.shape == batch.y_0.shape
+    assert stage_loss(denoiser, denoiser, batch).item() == pytest.approx((output - batch.noise).abs().mean().item(), rel=1e-5)
+    trained = train(_run(tiny_dataset, tmp_path, stage, replace(CONFIG, num_samples=8)))
+    assert math.isfinite(trained.loss)
+    assert load_stage(tmp_path, "tem", expected=stage).estimate(batch.y_0, batch.t, None).shape == batch.y_0.shape
+
+
 # One process
 
 

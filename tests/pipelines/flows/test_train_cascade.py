@@ -51,6 +51,18 @@ def test_a_first_run_makes_every_step_and_a_page(finished: tuple[Recipe, str, tr
     assert page.count("data:image/png;base64") >= 2 * 5 + 2 * 3  # two panels of five pictures, three photos before and after
 
 
+def test_an_irm2_of_the_resized_ground_truth_needs_no_column_and_waits_for_no_irm1(tmp_path: Path) -> None:
+    recipe = pocket(num_samples=8)
+    recipe = replace(recipe, irm2=replace(recipe.irm2, training=replace(recipe.irm2.training, condition="resized")))
+    report = train_cascade.run(recipe, str(tmp_path))
+    assert actions(report) == dict.fromkeys([step for step in STEPS if step != "condition-irm1"], "RUN")
+    assert "pictures by irm1" not in Path(report.page).read_text()
+    registry = models.open_registry(str(tmp_path), None, recipe.tracking.experiment)
+    assert "parent.irm1" not in models.get_version(registry, "diffbfr-irm2@1").tags
+    alone = train_cascade.run(recipe, str(tmp_path), plan=True, until="train-irm2")
+    assert list(actions(alone)) == ["shard", "train-irm2"]
+
+
 def test_a_second_run_makes_nothing(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
     recipe, root, first = finished
     before = {path: path.stat().st_mtime_ns for path in Path(root).rglob("*") if path.is_file()}
