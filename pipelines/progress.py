@@ -1,18 +1,21 @@
 """Progress of long work on standard error: done / total, rate, time left, and a few facts such as the loss.
 
-On a terminal one line that is redrawn; elsewhere (a log file, a cluster's console) a plain line every few seconds.
+On a terminal one line that is redrawn, or several where pieces of work are under way side by side; elsewhere (a log file, a cluster's
+console) a plain line every few seconds.
 """
 
 import sys
+import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 Fact = float | int | str
 
@@ -66,21 +69,19 @@ class Progress:
         self._marks = deque([(self._start, done)])
         self._written_at: float | None = None
         self._written_done: int | None = None
-        self._live: RichProgress | None = None
+        self._live: _Live | None = None
 
     def __enter__(self) -> Self:
         if self._stream.isatty():
-            self._live = _rich_line(self._stream)
-            self._live.add_task(self.label, total=self.total, completed=self.done, text=self.line())
-            self._live.start()
+            self._live = _Live(self._stream, self)
         else:
             self._write()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live is not None:
-            self._draw()
-            self._live.stop()
+            self._live.draw(self)
+            self._live.close()
         elif self.done != self._written_done:
             self._write()
 
@@ -99,7 +100,7 @@ class Progress:
         while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_WINDOW_S:
             self._marks.popleft()
         if self._live is not None:
-            self._draw()
+            self._live.draw(self)
         elif self._written_at is None or now - self._written_at >= _PLAIN_INTERVAL_S:
             self._write()
 
@@ -121,10 +122,6 @@ class Progress:
             parts.append(f"{duration((self.total - self.done) / rate)} left")
         return "  ".join(parts)
 
-    def _draw(self) -> None:
-        if self._live is not None:
-            self._live.update(self._live.task_ids[0], completed=self.done, text=self.line())
-
     def _write(self) -> None:
         self._written_at, self._written_done = self._clock(), self.done
         self._stream.write(self.line() + "\n")
@@ -141,7 +138,34 @@ def duration(seconds: float) -> str:
     return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S:02d} min"
 
 
-def _rich_line(stream: TextIO) -> "RichProgress":
+class _Live:
+    """A line on a terminal. Lines that are there at the same time are drawn together, and stay until the last of them ends."""
+
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _drawn: ClassVar[dict[TextIO, "RichProgress"]] = {}
+    _open: ClassVar[Counter[TextIO]] = Counter()
+
+    def __init__(self, stream: TextIO, progress: Progress) -> None:
+        self._stream = stream
+        with self._lock:
+            if not self._open[stream]:
+                self._drawn[stream] = _rich_lines(stream)
+                self._drawn[stream].start()
+            self._open[stream] += 1
+            self._rich = self._drawn[stream]
+        self._line: TaskID = self._rich.add_task(progress.label, total=progress.total, completed=progress.done, text=progress.line())
+
+    def draw(self, progress: Progress) -> None:
+        self._rich.update(self._line, completed=progress.done, text=progress.line())
+
+    def close(self) -> None:
+        with self._lock:
+            self._open[self._stream] -= 1
+            if not self._open[self._stream]:
+                self._drawn.pop(self._stream).stop()
+
+
+def _rich_lines(stream: TextIO) -> "RichProgress":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 

@@ -77,6 +77,7 @@ def fit(
     root: str,
     group: Group,
     journal: Journal,
+    stopping: threading.Event,
 ) -> Report:
     """Run the ranks to the end and return rank 0's result; a run that fails for good is an IncompleteError.
 
@@ -98,6 +99,8 @@ def fit(
     try:
         while thread.is_alive():
             thread.join(_POLL_S)
+            if stopping.is_set():
+                raise KeyboardInterrupt
             for metrics in ray.get(board.drain.remote()):
                 journal.add(metrics)
             if hung := ray.get(board.hung.remote(GRACE_S)):

@@ -4,9 +4,10 @@ A worker that dies is replaced, and its task tried again. A task that a network 
 pause. Any other error is the task's own: it would only come again.
 """
 
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
@@ -21,6 +22,7 @@ PAUSES_S = (1.0, 4.0, 16.0)
 """Before each further try of a task that the network failed; storage has tried each call five times by then."""
 
 _NUM_NAMED = 3
+_POLL_S = 0.5
 
 
 class Collector(Generic[Task, Report]):
@@ -105,7 +107,7 @@ def run_serially(function: Callable[[Task], Report], collector: Collector[Task, 
             collector.succeed(position, report)
 
 
-def run_tasks(function: Callable[[Task], Report], collector: Collector[Task, Report], num_at_once: int) -> None:
+def run_tasks(function: Callable[[Task], Report], collector: Collector[Task, Report], num_at_once: int, stopping: threading.Event) -> None:
     """Every task as a Ray task, at most `num_at_once` in flight; Ray runs a task again when its worker dies."""
     import ray
 
@@ -120,10 +122,10 @@ def run_tasks(function: Callable[[Task], Report], collector: Collector[Task, Rep
             while waiting and len(flying) < num_at_once:
                 position = waiting.popleft()
                 flying[run.remote(collector.tasks[position])] = position
-            done, _ = ray.wait(list(flying), num_returns=1)
-            position = flying.pop(done[0])
+            ended = _next(flying, stopping)
+            position = flying.pop(ended)
             try:
-                report = ray.get(done[0])
+                report = ray.get(ended)
             except ray.exceptions.RayError as error:
                 collector.fail(position, _cause(error))
             else:
@@ -134,7 +136,12 @@ def run_tasks(function: Callable[[Task], Report], collector: Collector[Task, Rep
 
 
 def run_actors(
-    factory: Callable[[], Callable[[Task], Report]], collector: Collector[Task, Report], num_actors: int, num_cpus: int, num_gpus: float
+    factory: Callable[[], Callable[[Task], Report]],
+    collector: Collector[Task, Report],
+    num_actors: int,
+    num_cpus: int,
+    num_gpus: float,
+    stopping: threading.Event,
 ) -> None:
     """Every task on a pool of actors; a dead actor is replaced, and its task tried again on the new one."""
     import ray
@@ -149,10 +156,10 @@ def run_actors(
             while waiting and idle:
                 position, actor = waiting.popleft(), idle.pop()
                 flying[actor.run.remote(collector.tasks[position])] = position, actor
-            done, _ = ray.wait(list(flying), num_returns=1)
-            position, actor = flying.pop(done[0])
+            ended = _next(flying, stopping)
+            position, actor = flying.pop(ended)
             try:
-                report = ray.get(done[0])
+                report = ray.get(ended)
             except ray.exceptions.RayActorError as error:
                 ray.kill(actor)
                 actor = actor_class.remote(factory)
@@ -169,6 +176,18 @@ def run_actors(
     finally:
         for actor in [*idle, *(actor for _, actor in flying.values())]:
             ray.kill(actor)
+
+
+def _next(flying: Iterable[Any], stopping: threading.Event) -> Any:
+    """The reference of a task that has ended; KeyboardInterrupt once all is to stop."""
+    import ray
+
+    while True:
+        done, _ = ray.wait(list(flying), num_returns=1, timeout=_POLL_S)
+        if done:
+            return done[0]
+        if stopping.is_set():
+            raise KeyboardInterrupt
 
 
 def _cause(error: Exception) -> BaseException:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +35,8 @@ class ClusterConfig:
     """Where work runs; never part of an identity.
 
     `num_workers=0` runs everything in this process. `address=None` starts a Ray of its own on this machine, otherwise that
-    cluster is joined. `cpus_per_worker=0` shares this machine's cores equally (1 on a joined cluster).
+    cluster is joined. `cpus_per_worker=0` shares this machine's cores equally (1 on a joined cluster). Steps that need none of each other
+    (TEM and IRM-1) run side by side where there are cores, or GPUs, for the workers of both.
 
     Of a training: blocks whose maps are `recompute_px` or wider are run again in the backward pass, and a worker holds at most
     `micro_batch` images at once, adding up their gradients: less memory, more time, the same result. `compile` hands the networks to
@@ -64,11 +66,14 @@ class Cluster:
     `num_workers=0` is the serial twin: no Ray, the same results. One failing task does not stop the others: what failed is named in an
     `IncompleteError` at the end. A `UsageError` or `QuarantineError` of a task stops the work and surfaces as itself. A worker that
     dies (killed, out of memory, node lost) is replaced, and its task runs again, up to three times; so does one that a network failed.
+    Threads may use it side by side.
     """
 
     def __init__(self, config: ClusterConfig) -> None:
         self.config = config
         self._owns_ray = False
+        self._starting = threading.Lock()
+        self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -79,6 +84,20 @@ class Cluster:
 
             ray.shutdown()
             self._owns_ray = False
+
+    def share(self, side_by_side: int = 1) -> float:
+        """The part of the cluster that work on `num_workers` takes, of which so many may be under way at once; 1 in this process."""
+        workers = self.config.num_workers
+        if workers == 0:
+            return 1.0
+        self._start()
+        gpus = int(self._resource("GPU"))
+        of_gpus = min(workers, gpus) / gpus if gpus else 0.0
+        return max(of_gpus, workers * self._cpus_per_worker(workers, side_by_side) / self._resource("CPU"))
+
+    def stop(self) -> None:
+        """End what other threads have under way here, each with a KeyboardInterrupt: Ctrl-C itself reaches only the main thread."""
+        self._stopping.set()
 
     def map(
         self,
@@ -101,7 +120,7 @@ class Cluster:
                 pool.run_serially(patient, collector)
             elif tasks:
                 self._start()
-                pool.run_tasks(patient, collector, self.config.num_workers)
+                pool.run_tasks(patient, collector, self.config.num_workers, self._stopping)
         return collector.reports()
 
     def map_actors(
@@ -126,7 +145,8 @@ class Cluster:
                 self._start()
                 num_actors = min(self.config.num_workers, len(tasks))
                 gpus = self._resource("GPU")
-                pool.run_actors(factory, collector, num_actors, self._cpus_per_worker(num_actors), min(1.0, gpus / num_actors))
+                cpus, gpu_share = self._cpus_per_worker(num_actors), min(1.0, gpus / num_actors)
+                pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._stopping)
         return collector.reports()
 
     def train(
@@ -139,13 +159,15 @@ class Cluster:
         root: str,
         unit: str = "img",
         on_metrics: Callable[[Metrics], None] | None = None,
+        side_by_side: int = 1,
     ) -> Report:
         """Run `worker(config, link)` on `num_workers` ranks of one torch.distributed group and return rank 0's result.
 
         Rank 0's posts move the progress line (`total` and `Metrics.samples` in the same unit) and reach `on_metrics` here, each step
         once, also when a retried attempt repeats steps. When a rank dies all start again, and the worker is expected to go on from the
         newest checkpoint that it sealed itself; `root` only holds Ray's own small state while the training runs. Ranks use gloo; on a
-        cluster with GPUs NCCL, one GPU a rank, so that there are at most as many ranks as GPUs.
+        cluster with GPUs NCCL, one GPU a rank, so that there are at most as many ranks as GPUs. Where this machine's cores are shared out,
+        they are for `side_by_side` such trainings.
         """
         with Progress(label, total, unit) as progress:
             journal = fit.Journal(progress, on_metrics)
@@ -154,15 +176,21 @@ class Cluster:
             self._start()
             gpus = int(self._resource("GPU"))
             num_ranks = min(self.config.num_workers, gpus) if gpus else self.config.num_workers
-            group = fit.Group(num_ranks, self._cpus_per_worker(num_ranks), use_gpu=gpus > 0, hang_s=self.config.hang_s)
-            return fit.fit(worker, config, label=label, root=root, group=group, journal=journal)
+            cpus = self._cpus_per_worker(num_ranks, side_by_side)
+            group = fit.Group(num_ranks, cpus, use_gpu=gpus > 0, hang_s=self.config.hang_s)
+            return fit.fit(worker, config, label=label, root=root, group=group, journal=journal, stopping=self._stopping)
 
     def _start(self) -> None:
         """Start or join Ray, unless this process already has one. Nothing of Ray's goes to the terminal but errors."""
         import ray
 
-        if ray.is_initialized():
-            return
+        with self._starting:
+            if not ray.is_initialized():
+                self._connect()
+
+    def _connect(self) -> None:
+        import ray
+
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         if self.config.address is None:
@@ -191,10 +219,10 @@ class Cluster:
         resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return float(resources.get(name, 0.0))
 
-    def _cpus_per_worker(self, num_workers: int) -> int:
+    def _cpus_per_worker(self, num_workers: int, side_by_side: int = 1) -> int:
         """Cores for each of `num_workers` held at the same time; UsageError if the cluster has fewer, for they would wait for ever."""
         there = int(self._resource("CPU"))
-        share = max(1, there // num_workers) if self.config.address is None else 1
+        share = max(1, there // (num_workers * side_by_side)) if self.config.address is None else 1
         wanted = self.config.cpus_per_worker or share
         if wanted * num_workers > there:
             raise UsageError(

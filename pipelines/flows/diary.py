@@ -46,7 +46,7 @@ class Diary:
         self._recipe, self._store, self._steps, self._plan_id, self._close_s = recipe, store, steps, plan_id, close_s
         self._tags = {"diffbfr.root": store.root, "diffbfr.driver": f"{socket.gethostname()}:{os.getpid()}"}
         self._parent: Run | None = None
-        self._current: _Entry | None = None
+        self._current: dict[str, _Entry] = {}
         self._left: list[str] = []
         self._teller = Teller(_is_refused, _say_away, self._sample_system, _SYSTEM_S)
 
@@ -67,22 +67,22 @@ class Diary:
             sys.stderr.write("tracking is still away; the next run tells it what it missed\n")
 
     def around(self, step: Step, make: Callable[[], Record], folder: str) -> Record:
-        """Make a step inside a run of its own."""
-        entry = self._current = _Entry(step, folder)
+        """Make a step inside a run of its own; steps side by side do so on threads."""
+        entry = self._current[step.name] = _Entry(step, folder)
         self._teller.tell(partial(self._open, entry))
         try:
             record = make()
         except BaseException as error:
-            self._current = None
             self._teller.tell(partial(self._close, entry, _status(error), None))
             raise
-        self._current = None
+        finally:
+            del self._current[step.name]
         self._teller.tell(partial(self._close, entry, "FINISHED", record))
         return record
 
-    def hear(self, posts: Sequence[Post]) -> None:
-        """Take what a training posted; it is told within seconds."""
-        entry = self._current
+    def hear(self, step: str, posts: Sequence[Post]) -> None:
+        """Take what the training of a step posted; it is told within seconds."""
+        entry = self._current.get(step)
         if entry is not None:
             entry.pending += _points(posts)
             self._teller.tell(partial(self._tell_points, entry))
@@ -151,8 +151,9 @@ class Diary:
 
     def _sample_system(self) -> None:
         """On the teller's thread, every few seconds: what the driver's machine is doing."""
-        entry = self._current
-        if entry is not None and entry.run is not None:
+        for entry in list(self._current.values()):
+            if entry.run is None:
+                continue
             now_ms, values = read_system()
             entry.pending += [Point(f"system/{name}", now_ms // 1000, value, now_ms) for name, value in values.items()]
             self._tell_points(entry)

@@ -1,10 +1,9 @@
-"""Steps as a graph of artifacts: what must run and why, and running it in order.
+"""Steps as a graph of artifacts: what must run and why (`execution` runs it).
 
 A step names its identity (its own configuration, the ids of its inputs, its code) and the function that makes it. Because inputs are ids,
 the whole graph is known before anything runs; a finished one costs neither Ray nor torch.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +26,15 @@ class Made:
 
 @dataclass(frozen=True)
 class Step:
-    """One node. `make` fills the artifact's folder; `work` says beforehand how much that is."""
+    """One node. `make` fills the artifact's folder; `work` says beforehand how much that is.
+
+    `share` is the part of the cluster that making takes: steps whose shares come to no more than 1 can run side by side.
+    """
 
     identity: Identity
     make: Callable[[str], Made]
     work: Callable[[], str]
+    share: Callable[[], float] = lambda: 1.0
 
     @property
     def name(self) -> str:
@@ -84,26 +87,3 @@ def plan(steps: Sequence[Step], store: ArtifactStore) -> list[Decision]:
                 decision = Decision(step.name, "RUN", f"input {source} is made again from other inputs", step.identity)
         decisions.append(decision)
     return decisions
-
-
-def execute(
-    steps: Sequence[Step],
-    store: ArtifactStore,
-    around: Callable[[Step, Callable[[], Record]], Record] = lambda step, make: make(),
-) -> list[Done]:
-    """Make what is not there, in order. `around` wraps the making of a step, for those who keep a diary."""
-    done = []
-    for step in steps:
-        decision = decide(store, step.identity)
-        record = store.find(step.identity) if decision.action == "HIT" else None
-        if record is None:
-            record = around(step, lambda step=step: _make(step, store))  # type: ignore[misc]
-        done.append(Done(step, decision, record))
-    return done
-
-
-def _make(step: Step, store: ArtifactStore) -> Record:
-    started = time.monotonic()
-    store.clear(step.identity)
-    made = step.make(store.folder(step.identity))
-    return store.commit(step.identity, made.outputs, made.facts, time.monotonic() - started, made.content)

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,8 @@ _CODE: Mapping[str, tuple[str, ...]] = {
     "restore": ("diffbfr.cascade", "pipelines.steps.pinned_cascade", "pipelines.flows.restore_archive"),
 }
 """Where the code of each step begins; what only a worker loads (the cascade, which its tasks carry) is named too."""
+_SIDE_BY_SIDE = ("train-irm1", "train-tem")
+"""Trainings that become ready together: where a machine's cores are shared out, each takes its part of them."""
 ARCHIVE, MIRROR = "archive.zip", "restored"
 
 
@@ -46,13 +48,14 @@ class Workshop:
     def __init__(self, recipe: Recipe, store: ArtifactStore, cluster: Cluster, given: "PinnedCascade | None" = None) -> None:
         self.recipe, self.store, self.cluster, self.given = recipe, store, cluster, given
         self.steps: dict[str, Step] = {}
-        self.on_posts: Callable[[Sequence[Post]], None] = lambda posts: None
-        """Hears what a training posts; the diary's, while one is kept."""
+        self.on_posts: Callable[[str, Sequence[Post]], None] = lambda step, posts: None
+        """Hears what the training of that step posts; the diary's, while one is kept."""
 
     def step(self, name: str, config: Mapping[str, Any], inputs: Mapping[str, str], make: Callable[["Workshop", str], Made]) -> Step:
         """Add a step; its identity is known at once."""
         identity = Identity(name, config, {key: value for key, value in inputs.items() if value}, code_digests(_CODE[name]))
-        self.steps[name] = Step(identity, lambda folder: make(self, folder), lambda: predicted_work(self, name))
+        share = partial(self.cluster.share, _beside(name))
+        self.steps[name] = Step(identity, lambda folder: make(self, folder), lambda: predicted_work(self, name), share)
         return self.steps[name]
 
     def folder(self, name: str) -> str:
@@ -131,8 +134,11 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
             compiled=shop.recipe.cluster.compile,
         )
         total = config.training.num_steps * config.training.global_batch
-        with Journal(storage.join(folder, "journal.json"), shop.on_posts) as journal:
-            report = shop.cluster.train(train_stage, task, label=name, total=total, root=shop.store.root, on_metrics=journal.add)
+        step = f"train-{name}"
+        with Journal(storage.join(folder, "journal.json"), partial(shop.on_posts, step)) as journal:
+            report = shop.cluster.train(
+                train_stage, task, label=name, total=total, root=shop.store.root, on_metrics=journal.add, side_by_side=_beside(step)
+            )
         outputs = {"weights": f"{name}.safetensors", "spec": f"{name}.json", "journal": "journal.json"}
         facts = asdict(report) | {"digest": model_digest(local(folder), (name,)), "content_id": shop.facts("shard")["content_id"]}
         if column:
@@ -144,8 +150,6 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
 
 def make_column(shop: Workshop, folder: str) -> Made:
     """Run IRM-1 over every key and variant, on Ray actors, and append the column that IRM-2 trains on."""
-    from functools import partial
-
     from pipelines.steps.condition import ConditionTask, finish_condition, make_conditioner, plan_condition, refuse_degenerate
 
     dataset, digest = shop.folder("shard"), stage_digest(shop, "irm1")
@@ -202,8 +206,6 @@ def make_cascade(shop: Workshop, folder: str) -> Made:
 
 def make_evaluation(shop: Workshop, folder: str) -> Made:
     """Restore the held-out faces, never trained on, and measure every output of Algorithm 1."""
-    from functools import partial
-
     from pipelines.manifest import open_dataset
     from pipelines.steps.evaluate import EvaluateTask, identity_weights, make_evaluator, plan_evaluation, squeezenet_weights
     from pipelines.steps.pinned_cascade import pin_cascade
@@ -267,6 +269,11 @@ def make_restored_archive(shop: Workshop, folder: str) -> Made:
     outputs = {"archive": ARCHIVE, "ledger": f"{MIRROR}/ledger.parquet", "record": f"{MIRROR}/restore.json"}
     outputs |= {row.output: f"{MIRROR}/{row.output}" for row in report.rows}
     return Made(outputs, asdict(report.counts))
+
+
+def _beside(name: str) -> int:
+    """How many steps share the cores with this one, itself counted: the same however a run was cut, for threads decide the last bits."""
+    return len(_SIDE_BY_SIDE) if name in _SIDE_BY_SIDE else 1
 
 
 def predicted_work(shop: Workshop, name: str) -> str:

@@ -17,6 +17,7 @@ from pipelines.artifacts import ArtifactStore, Decision, Record, flatten
 from pipelines.cluster import Cluster
 from pipelines.flows import graph, making
 from pipelines.flows.diary import Diary, is_untold
+from pipelines.flows.execution import execute
 from pipelines.flows.graph import Step
 from pipelines.flows.making import Workshop
 from pipelines.recipes import Recipe
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def story(shop: Workshop) -> list[Step]:
-    """Every step of a run, in an order in which they can run."""
+    """Every step of a run, in an order in which they can run; those that need none of each other run side by side where there is room."""
     recipe = shop.recipe
     start = shop.initial_digest()
 
@@ -131,7 +132,7 @@ def run(recipe: Recipe, root: str, *, plan: bool = False, until: str | None = No
         if plan:
             return RunReport(recipe.name, store.root, tuple(map(_planned, steps, decisions)), time.monotonic() - started)
         finished = all(decision.action == "HIT" for decision in decisions) and not is_untold(store.root)
-        done = graph.execute(steps, store) if finished else _execute(steps, shop)
+        done = execute(steps, store) if finished else _execute(steps, shop)
     return _report(shop, done, decisions, time.monotonic() - started)
 
 
@@ -143,7 +144,7 @@ def _execute(steps: list[Step], shop: Workshop) -> list[graph.Done]:
         def around(step: Step, make: Callable[[], Record]) -> Record:
             return diary.around(step, make, shop.store.folder(step.identity))
 
-        return graph.execute(steps, shop.store, around)
+        return execute(steps, shop.store, around, shop.cluster.stop)
 
 
 def _planned(step: Step, decision: Decision) -> StepReport:

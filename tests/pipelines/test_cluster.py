@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,23 @@ def sum_over_ranks(config: SumConfig, link: Link) -> tuple[float, int]:
         if step == config.dies_at and rank == world - 1 and first == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     return total, config.steps - first
+
+
+@dataclass(frozen=True)
+class MeetTask:
+    folder: str
+    name: str
+    others: int
+
+
+def meet(task: MeetTask, link: Link | None = None) -> float:
+    """Leave a mark and wait for the marks of others; returns when that was."""
+    Path(task.folder, task.name).touch()
+    deadline = time.monotonic() + 120
+    while len(list(Path(task.folder).iterdir())) <= task.others:
+        assert time.monotonic() < deadline, f"{task.name} met nobody"
+        time.sleep(0.05)
+    return time.monotonic()
 
 
 def test_the_serial_twin_starts_no_ray() -> None:
@@ -292,3 +310,32 @@ def test_workers_of_a_joined_cluster_know_the_endpoint_and_the_cache(monkeypatch
         cluster.map(abs, [1], label="join")
     environment = joined["runtime_env"]["env_vars"]  # type: ignore[index]
     assert {name: environment[name] for name in wanted} == wanted
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_two_trainings_are_under_way_side_by_side(cluster: Cluster, tmp_path: Path) -> None:
+    beside = Cluster(dataclasses.replace(cluster.config, num_workers=1))
+    assert beside.share(2) <= 0.5
+    (tmp_path / "met").mkdir()
+
+    def train(name: str) -> float:
+        task = MeetTask(str(tmp_path / "met"), name, others=1)
+        return beside.train(meet, task, label=name, total=1, root=str(tmp_path), side_by_side=2)
+
+    with ThreadPoolExecutor(2) as threads:
+        met = list(threads.map(train, ("irm1", "tem")))
+    assert max(met) - min(met) < 5
+
+
+@pytest.mark.cluster
+def test_work_on_other_threads_is_ended_when_the_cluster_is_told_to_stop(cluster: Cluster, tmp_path: Path) -> None:
+    beside = Cluster(cluster.config)
+    with ThreadPoolExecutor(1) as thread:
+        task = MeetTask(str(tmp_path), "alone", others=99)
+        mapped = thread.submit(beside.map, meet, [task], label="wait")
+        while not (tmp_path / "alone").exists():
+            time.sleep(0.05)
+        beside.stop()
+        with pytest.raises(KeyboardInterrupt):
+            mapped.result(60)

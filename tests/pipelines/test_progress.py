@@ -90,5 +90,19 @@ def test_a_terminal_shows_the_last_state_and_ends_its_line() -> None:
     assert stream.getvalue().endswith(("\n", "\x1b[?25h"))
 
 
+def test_lines_side_by_side_share_a_terminal_until_the_last_ends() -> None:
+    stream = Terminal()
+    with Progress("tem", 2, "img", stream=stream) as longer:
+        with Progress("irm1", 3, "img", stream=stream) as shorter:
+            shorter.advance(3)
+            longer.advance(1)
+        assert not stream.getvalue().endswith("\x1b[?25h")
+        longer.advance(1)
+    assert stream.getvalue().endswith("\x1b[?25h")
+    last = stream.getvalue().splitlines()[-3:]
+    assert "irm1 3/3" in "".join(last)
+    assert "tem 2/2" in "".join(last)
+
+
 def test_durations_read_as_people_say_them() -> None:
     assert [duration(seconds) for seconds in (0.2, 9, 59.6, 245, 7380)] == ["0 s", "9 s", "1 min 00 s", "4 min 05 s", "2 h 03 min"]

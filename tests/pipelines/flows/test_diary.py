@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def training(name: str = "train-irm1") -> Step:
 def posts(step: Step, store: ArtifactStore, diary: Diary, steps: range, finish: bool = True) -> Record:
     """What a training does as far as the diary sees it: a post a step, then its record."""
     folder = store.folder(step.identity)
-    with Journal(storage.join(folder, "journal.json"), diary.hear, every_s=0.05) as journal:
+    with Journal(storage.join(folder, "journal.json"), partial(diary.hear, step.name), every_s=0.05) as journal:
         for number in steps:
             journal.add(Metrics(number, 8 * number, {"loss": 1 / number}))
         if not finish:
@@ -206,7 +207,7 @@ def test_a_server_that_is_away_hears_every_point_once(line: Line, tmp_path: Path
 
         def make() -> Record:
             folder = store.folder(step.identity)
-            with Journal(storage.join(folder, "journal.json"), diary.hear, every_s=0.05) as journal:
+            with Journal(storage.join(folder, "journal.json"), partial(diary.hear, step.name), every_s=0.05) as journal:
                 for number in range(1, 41):
                     journal.add(Metrics(number, 8 * number, {"loss": 1 / number}))
                     for at, act in ((10, line.mend), (20, line.cut), (30, line.mend)):
