@@ -4,7 +4,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from pipelines.artifacts import ArtifactStore, Decision, Record, decide
@@ -12,6 +13,7 @@ from pipelines.flows.graph import Done, Step
 
 Around = Callable[[Step, Callable[[], Record]], Record]
 _FULL: Final = 1 + 1e-9
+_POLL_S: Final = 1.0
 
 
 def execute(
@@ -101,11 +103,18 @@ class _Execution:
 
     def _take(self) -> None:
         """Wait until a step on a thread ends; raises what it raised."""
-        step, decision, made = self._ended.get()
-        del self._shares[step.id]
+        step, decision, made = self._next()
         if isinstance(made, BaseException):
             raise made
         self._done[step.id] = Done(step, decision, made)
+
+    def _next(self) -> tuple[Step, Decision, Record | BaseException]:
+        """Wait for a thread to end; a Ctrl-C that comes just before the wait begins is heard after a second."""
+        while True:
+            with suppress(Empty):
+                step, decision, made = self._ended.get(timeout=_POLL_S)
+                del self._shares[step.id]
+                return step, decision, made
 
     def _finish_others(self, error: Exception) -> None:
         """Let the steps beside one that failed come to their end: hours of work may be in them."""
@@ -117,8 +126,7 @@ class _Execution:
     def _drain(self) -> None:
         """Wait for every thread; the first failure is the one that is raised, another is told."""
         while self._shares:
-            step, _, made = self._ended.get()
-            del self._shares[step.id]
+            step, _, made = self._next()
             if isinstance(made, Exception):
                 sys.stderr.write(f"{step.name} failed too: {_one_line(made)}\n")
 
