@@ -139,7 +139,9 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
             report = shop.cluster.train(
                 train_stage, task, label=name, total=total, root=shop.store.root, on_metrics=journal.add, side_by_side=_beside(step)
             )
-        outputs = {"weights": f"{name}.safetensors", "spec": f"{name}.json", "journal": "journal.json"}
+        outputs = {"weights": f"{name}.safetensors", "spec": f"{name}.json"}
+        if storage.exists(storage.join(folder, "journal.json")):  # a disk that refused it does not cost the training
+            outputs["journal"] = "journal.json"
         facts = asdict(report) | {"digest": model_digest(local(folder), (name,)), "content_id": shop.facts("shard")["content_id"]}
         if column:
             facts |= {"column": column, "irm1": task.column_model}
