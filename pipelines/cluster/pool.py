@@ -18,6 +18,8 @@ Task = TypeVar("Task")
 Report = TypeVar("Report")
 
 NUM_RETRIES = 3
+NUM_WORKER_DEATHS = 20
+"""How often a plain task runs again because its worker died: it holds nothing, so that whoever dies of it was most likely killed."""
 PAUSES_S = (1.0, 4.0, 16.0)
 """Before each further try of a task that the network failed; storage has tried each call five times by then."""
 
@@ -111,7 +113,7 @@ def run_tasks(function: Callable[[Task], Report], collector: Collector[Task, Rep
     """Every task as a Ray task, at most `num_at_once` in flight; Ray runs a task again when its worker dies."""
     import ray
 
-    @ray.remote(num_cpus=1, max_retries=NUM_RETRIES)
+    @ray.remote(num_cpus=1, max_retries=NUM_WORKER_DEATHS)
     def run(task: Task) -> Report:
         return function(task)
 

@@ -65,8 +65,8 @@ class Cluster:
 
     `num_workers=0` is the serial twin: no Ray, the same results. One failing task does not stop the others: what failed is named in an
     `IncompleteError` at the end. A `UsageError` or `QuarantineError` of a task stops the work and surfaces as itself. A worker that
-    dies (killed, out of memory, node lost) is replaced, and its task runs again, up to three times; so does one that a network failed.
-    Threads may use it side by side.
+    dies (killed, out of memory, node lost) is replaced, and its task runs again, up to three times on actors and twenty elsewhere; so does
+    one that a network failed, three times. Threads may use it side by side.
     """
 
     def __init__(self, config: ClusterConfig) -> None:

@@ -5,10 +5,8 @@ import json
 import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -168,85 +166,6 @@ def test_a_crash_between_any_two_writes_leaves_no_trace(photos: Path, tmp_path: 
             open_dataset(root)
         assert _build(photos, root) == expected
         assert _files(root) == whole
-
-
-def _shard_all(tasks: list[ShardTask]) -> None:
-    for task in tasks:
-        shard(task)
-
-
-@pytest.mark.slow
-def test_a_build_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    faces = "synthetic:count=40,seed=1,px=48"
-    config = replace(CONFIG, shard_size=4)
-    expected = _build(faces, tmp_path / "whole", config)
-    root = tmp_path / "killed"
-    context = multiprocessing.get_context("spawn")
-    for _ in range(3):
-        done = len(list(root.glob("commits/*.json")))
-        process = context.Process(target=_shard_all, args=(_tasks(faces, root, config),))
-        process.start()
-        deadline = time.monotonic() + 60
-        while len(list(root.glob("commits/*.json"))) <= done and process.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.002)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    assert _build(faces, root, config) == expected
-    published = {name: data for name, data in _files(root).items() if not name.endswith(".tmp")}
-    assert published == _files(tmp_path / "whole")
-
-
-def _shard_in_any_order(tasks: list[ShardTask], seed: int) -> None:
-    """What a worker does, without a child of its own: how often it is killed is what counts here."""
-    from pipelines.steps import shard as step
-
-    step.run_apart = lambda function, *arguments: function(*arguments)  # type: ignore[assignment]
-    for task in random.Random(seed).sample(tasks, len(tasks)):
-        step.shard(task)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [1, 2, 7])
-def test_20_kills_of_any_number_of_workers_in_any_order_leave_the_same_dataset(tmp_path: Path, num_workers: int) -> None:
-    for number in range(120):
-        place = tmp_path / "photos" / f"{number:05d}.png"
-        place.parent.mkdir(exist_ok=True)
-        place.write_bytes(_png(number))
-    config = replace(CONFIG, shard_size=2)
-    expected = _build(tmp_path / "photos", tmp_path / "calm", config)
-    root, rng = tmp_path / "killed", random.Random(num_workers)
-    tasks = _tasks(tmp_path / "photos", root, config)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.steps.shard", "cv2", "pyarrow.parquet"])
-
-    def start() -> multiprocessing.process.BaseProcess:
-        worker = context.Process(target=_shard_in_any_order, args=(tasks, rng.randrange(1 << 30)))
-        worker.start()
-        return worker
-
-    workers, kills, committed = [start() for _ in range(num_workers)], 0, -1
-    while kills < 20:
-        now = len(list(root.glob("commits/*.json")))
-        if now == len(tasks):  # too fast for us: some shards are lost, as if a disk had failed
-            tars = sorted(root.glob("lq/*.tar"))
-            for path in rng.sample(tars, min(10, len(tars))):
-                path.unlink()
-        if now > committed or rng.random() < 0.2:
-            committed = now
-            time.sleep(rng.random() * 0.03)
-            victim = rng.randrange(num_workers)
-            if workers[victim].is_alive():
-                os.kill(workers[victim].pid or 0, signal.SIGKILL)
-                kills += 1
-            workers[victim].join()
-            workers[victim] = start()
-    for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
-    assert finish_dataset(str(root), tasks) == expected
-    published = {name: data for name, data in _files(root).items() if not name.endswith(".tmp")}
-    assert published == _files(tmp_path / "calm")
 
 
 _IDENTITY_PROGRAM = """
