@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from diffbfr.degradation import PRESETS, degrade, draw
 from diffbfr.errors import UsageError
-from tests.diffbfr.test_degradation import CLEAN, PAPER, picture
+from tests.diffbfr.test_degradation import CLEAN, PAPER, instruction_sets, picture, without
 
 ROOT = Path(__file__).parents[2]
 SHORT: list[Any] = [
@@ -51,18 +52,21 @@ def test_the_same_seed_gives_the_same_face_and_another_seed_another(describe: Ca
     assert (run_pipeline(text, face, 3) == first).all()
 
 
-def test_another_process_makes_the_same_bytes(describe: Callable[[Any], str]) -> None:
-    spec = replace(PAPER.at(64), before=describe(SHORT))
+def test_another_process_with_other_instructions_makes_the_same_bytes_of_parts_that_do(describe: Callable[[Any], str]) -> None:
+    spec = replace(PAPER, before=describe([{"ISONoise": {"p": 1.0}}, *SHORT[1:], {"PixelDropout": None}]))
     program = f"""
 import hashlib, sys
 from dataclasses import replace
 from diffbfr.degradation import degrade, draw
 from tests.diffbfr.test_degradation import PAPER, picture
-spec = replace(PAPER.at(64), before={spec.before!r})
-print(hashlib.sha256(b"".join(degrade(picture(64), draw(spec, seed), spec) for seed in range(6))).hexdigest())
+spec = replace(PAPER, before={spec.before!r})
+print(hashlib.sha256(b"".join(degrade(picture(512), draw(spec, seed), spec) for seed in range(4))).hexdigest())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == hashlib.sha256(b"".join(degrade(picture(64), draw(spec, seed), spec) for seed in range(6))).hexdigest()
+    switches = {name: value for each in without(*instruction_sets()).values() for name, value in each.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **switches}, capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == hashlib.sha256(b"".join(degrade(picture(512), draw(spec, seed), spec) for seed in range(4))).hexdigest()
 
 
 def test_parts_of_one_pipeline_draw_from_one_stream(describe: Callable[[Any], str]) -> None:
@@ -89,8 +93,10 @@ def test_what_albumentations_saved_is_the_same_pipeline(describe: Callable[[Any]
     ("values", "message"),
     [
         ([{"MotionBlurr": {}}], r"no transform 'MotionBlurr'; did you mean MotionBlur\?"),
-        ([{"Rotate": {"limit": 10}}], "Rotate moves pixels"),
-        ([{"OneOf": {"transforms": [{"Blur": {}}, {"CenterCrop": {"height": 8, "width": 8}}]}}], "CenterCrop moves pixels"),
+        ([{"Rotate": {"limit": 10}}], "Rotate is a geometric transform"),
+        ([{"OneOf": {"transforms": [{"Blur": {}}, {"CenterCrop": {"height": 8, "width": 8}}]}}], "CenterCrop is a geometric transform"),
+        ([{"RandomGridShuffle": {}}], "RandomGridShuffle is a geometric transform"),
+        ([{"OneOf": {"transforms": [{"Blur": {}}, {"FDA": {}}]}}], "FDA needs fda_metadata beside the image"),
         ([{"MotionBlur": {"blur_limit": "far"}}], "albumentations refuses the pipeline"),
         ([{"MotionBlur": {}, "Blur": {}}], "expected one name with its arguments"),
         (["MotionBlur"], "expected one name with its arguments"),
@@ -103,6 +109,32 @@ def test_a_pipeline_that_cannot_be_used_is_refused_in_one_line(describe: Callabl
     with pytest.raises(UsageError, match=message) as caught:
         describe(values)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"PixelDropout": {"dropout_prob": 0.1}},
+        {"CoarseDropout": {"fill": 0}},
+        {"GridDropout": {}},
+        {"Erasing": {}},
+        {"Morphological": {}},
+        {"NoOp": {}},
+    ],
+    ids=lambda transform: next(iter(transform)),
+)
+def test_what_covers_pixels_and_moves_none_runs(describe: Callable[[Any], str], transform: dict[str, dict[str, Any]]) -> None:
+    from diffbfr.degradation.before import run_pipeline
+
+    ((name, arguments),) = transform.items()
+    face = picture(64)
+    made = run_pipeline(describe([{name: {**arguments, "p": 1.0}}]), face, 3)
+    changed = (made != face).any(axis=2)
+    assert changed.any() == (name != "NoOp")
+    if name == "Morphological":  # the least or the largest of a neighbourhood, each of which holds its own pixel
+        assert (made >= face).all() or (made <= face).all()
+    else:
+        assert not changed.all()  # what was not covered is where it was
 
 
 def test_a_pipeline_that_makes_another_kind_of_picture_is_refused(describe: Callable[[Any], str]) -> None:
