@@ -33,8 +33,8 @@ __all__ = [
 def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
     """Open a folder, zip or tar (local or `s3://`), one local file, or `synthetic:count=640,seed=0,px=128`.
 
-    Hidden files, `__MACOSX` and what has no image's suffix are left out, unless `every_file` wants a row for each input. A folder of FFHQ
-    with its `ffhq-dataset-v2.json` in it or beside it is checked against that.
+    Hidden files, `__MACOSX` and what has no image's suffix are left out, unless `every_file` wants a row for each input. FFHQ with its
+    `ffhq-dataset-v2.json` in it or beside it, be it a folder, a zip or a tar, is checked against that.
     """
     text = str(uri)
     if text.startswith(SYNTHETIC):
@@ -42,24 +42,24 @@ def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
     if storage.is_remote(text):
         if text.lower().endswith(".zip") and storage.exists(text):
             check_zip(text)
-            return ZipSource(text, every_file)
+            return ZipSource(text, every_file, find_index(text))
         if text.lower().endswith(".tar") and storage.exists(text):
             check_tar(text)
-            return TarSource(text, every_file)
+            return TarSource(text, every_file, find_index(text))
         if not storage.is_dir(text):
             raise UsageError(
                 f"{text} is not there or holds no files; expected a folder or a .zip or .tar of photos on S3; check bucket and prefix"
             )
-        return RemoteFolderSource(text.rstrip("/"), every_file)
+        return RemoteFolderSource(text.rstrip("/"), every_file, find_index(text))
     path = storage.local_path(uri).expanduser().absolute()
     if path.is_dir():
-        return FolderSource(str(path), every_file, find_index(path))
+        return FolderSource(str(path), every_file, find_index(str(path)))
     if not path.exists():
         raise UsageError(f"{path} is not there; expected a folder, a zip, a tar or a photo; check the path")
     if looks_like_zip(str(path)):
         check_zip(str(path))
-        return ZipSource(str(path), every_file)
+        return ZipSource(str(path), every_file, find_index(str(path)))
     if looks_like_tar(path):
         check_tar(str(path))
-        return TarSource(str(path), every_file)
+        return TarSource(str(path), every_file, find_index(str(path)))
     return FileSource(str(path), every_file)

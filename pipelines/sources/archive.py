@@ -1,41 +1,58 @@
 """Photos that are members of a zip: streamed one at a time, never extracted."""
 
+import contextlib
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
+from functools import lru_cache, partial
+from itertools import chain, islice
+from pathlib import PurePosixPath
+from typing import IO, Final
 
 from diffbfr.errors import UsageError
 from pipelines import storage
-from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, distinct, is_photo
+from pipelines.sources.published import INDEX, Index, check_published, index_at, promised
+from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
+from pipelines.sources.spool import sort_refs
+from pipelines.sources.zip_index import entries
 
 _BLOCK_BYTES: Final = 1 << 18  # what is fetched from S3 beyond a member's header: most of what follows it
 _DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
 """RuntimeError: encrypted; NotImplementedError: an exotic compression; ValueError: nonsense in the local header."""
-_UTF8_FLAG: Final = 0x800
 _MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # a member follows; an empty archive
 
 
 @dataclass(frozen=True)
 class ZipSource(PhotoSource):
-    """The members of a zip, local or on S3; `PhotoRef.uri` ends in the member's number, so that equal or odd names stay apart."""
+    """The members of a zip, local or on S3; `PhotoRef.uri` ends in the member's number, so that equal or odd names stay apart.
+
+    `index` is FFHQ's beside the zip; one inside goes before it.
+    """
 
     uri: str
     every_file: bool = False
+    index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
         """Yield the members that may be photos, sorted by name; a name used twice gets `#2` at its second use."""
-        refs: dict[str, PhotoRef] = {}
-        for number, member in enumerate(_open(self.uri).infolist()):
-            name = _name(member)
-            if member.is_dir() or not (self.every_file or is_photo(name)):
-                continue
-            shown = distinct(name, refs)
-            refs[shown] = PhotoRef(f"{self.uri}#{number}", shown, member.file_size, f"crc32:{member.CRC:08x}")
-        yield from (refs[name] for name in sorted(refs))
+        inside: list[Index] = []
+        refs = sort_refs(self._refs(inside))
+        first = list(islice(refs, 1))  # the whole index of the zip is read by then
+        index = inside[0] if inside else index_at(self.index)
+        yield from promised(chain(first, refs), index, PurePosixPath(self.uri).stem)
+
+    def _refs(self, inside: list[Index]) -> Iterator[PhotoRef]:
+        with _readable(self.uri), storage.open_read(self.uri, _BLOCK_BYTES, twice=True) as file:
+            for entry in entries(file):
+                name, mark = entry.name, f"crc32:{entry.crc:08x}"
+                if PurePosixPath(name).name == INDEX:
+                    inside.append(
+                        Index(f"{self.uri}#{name}", mark, name.removesuffix(INDEX), open=partial(_open_member, self.uri, entry.number))
+                    )
+                if not name.endswith("/") and (self.every_file or is_photo(name)):
+                    yield PhotoRef(f"{self.uri}#{entry.number}", name, entry.num_bytes, mark)
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read one member; its CRC is checked, by the reader against the zip and here against the listing.
@@ -50,7 +67,7 @@ class ZipSource(PhotoSource):
             number = int(ref.uri.rpartition("#")[2])
             if number >= len(members) or f"crc32:{members[number].CRC:08x}" != ref.fingerprint:
                 raise PhotoUnreadableError(gone)
-            return checked(ref, _content(archive, members[number]))
+            data = checked(ref, _content(archive, members[number]))
         except (storage.ReplacedError, FileNotFoundError) as error:
             raise PhotoUnreadableError(gone) from error
         except OSError as error:
@@ -59,6 +76,7 @@ class ZipSource(PhotoSource):
             raise PhotoUnreadableError(f"{ref.name} in {self.uri} cannot be read ({error.strerror or error})") from error
         except _DAMAGE as error:
             raise PhotoUnreadableError(f"{ref.name} in {self.uri} cannot be read ({' '.join(str(error).split())})") from error
+        return check_published(ref, data)
 
 
 def looks_like_zip(uri: str) -> bool:
@@ -68,21 +86,23 @@ def looks_like_zip(uri: str) -> bool:
 
 
 def check_zip(uri: str) -> None:
-    """Raise UsageError unless the archive's index can be read."""
+    """Raise UsageError unless the archive's index can be found; its entries are read when it is listed."""
+    with _readable(uri), storage.open_read(uri, _BLOCK_BYTES, twice=True) as file:
+        next(entries(file), None)
+
+
+@contextlib.contextmanager
+def _readable(uri: str) -> Iterator[None]:
     try:
-        _open(uri)
+        yield
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UsageError(f"{uri} is no readable zip ({error}); expected a whole zip archive; copy or download it again") from error
 
 
-def _name(member: zipfile.ZipInfo) -> str:
-    """Decode a member's name: UTF-8 where flagged or where it happens to be valid (macOS sets no flag), else cp437 as the format says."""
-    if member.flag_bits & _UTF8_FLAG:
-        return member.filename
-    try:
-        return member.filename.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        return member.filename
+@contextlib.contextmanager
+def _open_member(uri: str, number: int) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(storage.open_read(uri, _BLOCK_BYTES, twice=True)) as archive, archive.open(archive.infolist()[number]) as file:
+        yield file
 
 
 def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pipelines import storage
-from pipelines.sources.published import check_published, read_published
+from pipelines.sources.published import check_published, index_at, promised
 from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, is_photo
+from pipelines.sources.spool import sort_refs
 
 _NO_CONTENT: Final = "unreadable"
 
@@ -25,12 +26,10 @@ class FolderSource(PhotoSource):
     index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
-        """Yield the folder's photos, sorted by relative name; one folder's names at a time are held."""
-        promised = read_published(self.index) if self.index else {}
-        for name, path in _files(Path(self.uri), "", set()):
-            if self.every_file or is_photo(name):
-                file_md5, pixel_md5 = promised.get(name) or promised.get(f"{Path(self.uri).name}/{name}") or ("", "")
-                yield replace(_file_ref(path, name), file_md5=file_md5, pixel_md5=pixel_md5)
+        """Yield the folder's photos, sorted by relative name."""
+        files = _files(Path(self.uri), "", set())
+        refs = (_file_ref(path, name) for name, path in files if self.every_file or is_photo(name))
+        yield from promised(sort_refs(refs, in_order=False), index_at(self.index), Path(self.uri).name)
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read a file that has not changed since it was listed and is the published one."""
@@ -57,41 +56,48 @@ class FileSource(PhotoSource):
 
 @dataclass(frozen=True)
 class RemoteFolderSource(PhotoSource):
-    """A folder on S3 and all below it."""
+    """A folder on S3 and all below it, with FFHQ's `index` if there is one."""
 
     uri: str
     every_file: bool = False
+    index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
         """Yield the folder's photos, sorted by relative name; the fingerprint is the ETag."""
-        for entry in storage.walk(self.uri):
-            if self.every_file or is_photo(entry.path):
-                yield PhotoRef(storage.join(self.uri, entry.path), entry.path, entry.num_bytes, entry.version)
+        refs = (
+            PhotoRef(storage.join(self.uri, entry.path), entry.path, entry.num_bytes, entry.version)
+            for entry in storage.walk(self.uri)
+            if self.every_file or is_photo(entry.path)
+        )
+        yield from promised(refs, index_at(self.index), self.uri.rpartition("/")[2])
 
     def read(self, ref: PhotoRef) -> bytes:
         """Fetch one object, proved by its ETag or by a second reading.
 
         A network that fails is not the photo's fault: that error is the task's, and the task is tried again (`cluster/pool.py`).
         """
-        return _read(ref)
+        return check_published(ref, _read(ref))
 
 
 def _files(folder: Path, prefix: str, entered: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
     """Yield the name and path of all below a folder that is no folder, a broken link too: it is an input that cannot be read.
 
-    Sorted by whole names: a folder stands among its neighbours as if its name ended with `/`, because in whole names it does.
+    Files come in no order. Folders are entered in the order of their names, so that of two ways to one folder it is always the same.
     """
     facts = folder.stat()
     if (facts.st_dev, facts.st_ino) in entered:
         return
     entered.add((facts.st_dev, facts.st_ino))
+    folders = []
     with os.scandir(folder) as entries:
-        children = sorted((f"{prefix}{_utf8(entry.name)}{'/' if entry.is_dir() else ''}", entry.path) for entry in entries)
-    for name, path in children:
-        if name.endswith("/"):
-            yield from _files(Path(path), name, entered)
-        else:
-            yield name, Path(path)
+        for entry in entries:
+            name = f"{prefix}{_utf8(entry.name)}"
+            if entry.is_dir():
+                folders.append((f"{name}/", entry.path))
+            else:
+                yield name, Path(entry.path)
+    for name, path in sorted(folders):
+        yield from _files(Path(path), name, entered)
 
 
 def _file_ref(path: Path, name: str) -> PhotoRef:

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -62,7 +62,7 @@ class PhotoSource(ABC):
         """Return the sha256 of the listing: names, sizes, fingerprints and what is promised of each."""
         summer = hashlib.sha256()
         for ref in self.refs():
-            promised = f"\0{ref.file_md5}\0{ref.pixel_md5}" if ref.file_md5 else ""
+            promised = f"\0{ref.file_md5}\0{ref.pixel_md5}" if ref.file_md5 or ref.pixel_md5 else ""
             summer.update(f"{len(ref.name)}\0{ref.name}\0{ref.bytes}\0{ref.fingerprint}{promised}\n".encode("utf-8", "surrogatepass"))
         return summer.hexdigest()
 
@@ -72,15 +72,6 @@ def is_photo(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
     hidden = any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
     return not hidden and PurePosixPath(parts[-1]).suffix.lower() in IMAGE_SUFFIXES
-
-
-def distinct(name: str, taken: Container[str]) -> str:
-    """Return a member's name, or with `#2`, `#3` if others of an archive have it already."""
-    shown, use = name, 1
-    while shown in taken:
-        use += 1
-        shown = f"{name}#{use}"
-    return shown
 
 
 def check_size(ref: PhotoRef) -> None:

@@ -1,14 +1,19 @@
 """Photos that are members of a tar, webdataset's too: the headers are read once, then each member by its place."""
 
+import contextlib
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path, PurePosixPath
+from typing import IO, Final, cast
 
 from diffbfr.errors import UsageError
 from pipelines import storage
-from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, distinct, is_photo
+from pipelines.sources.published import INDEX, Index, check_published, index_at, promised
+from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
+from pipelines.sources.spool import sort_refs
 
 _HEADER_BYTES: Final = 1 << 16  # what one look at a header fetches from S3
 _LINK: Final = "link"
@@ -17,10 +22,14 @@ _SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"
 
 @dataclass(frozen=True)
 class TarSource(PhotoSource):
-    """The members of a plain tar, local or on S3; `PhotoRef.uri` ends in the place of the member's content."""
+    """The members of a plain tar, local or on S3; `PhotoRef.uri` ends in the place of the member's content.
+
+    `index` is FFHQ's beside the tar; one inside goes before it.
+    """
 
     uri: str
     every_file: bool = False
+    index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
         """Yield the members that may be photos, sorted by name; a name used twice gets `#2` at its second use.
@@ -28,15 +37,23 @@ class TarSource(PhotoSource):
         A link is listed and cannot be read. A tar is fingerprinted as a whole: change one photo, and all count as changed.
         """
         version = storage.version(self.uri)
-        refs: dict[str, PhotoRef] = {}
+        inside: list[Index] = []
+        refs = sort_refs(self._refs(version, inside))
+        first = list(islice(refs, 1))  # all headers are read by then
+        if storage.version(self.uri) != version:
+            raise UsageError(f"{self.uri} changed while it was listed; expected a finished tar; run the command again")
+        index = inside[0] if inside else index_at(self.index)
+        yield from promised(chain(first, refs), index, PurePosixPath(self.uri).stem)
+
+    def _refs(self, version: str, inside: list[Index]) -> Iterator[PhotoRef]:
         for member in _members(self.uri):
             name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            if PurePosixPath(name).name == INDEX and member.isreg():
+                inside.append(Index(f"{self.uri}#{name}", version, name.removesuffix(INDEX), open=partial(_open_member, self.uri, member)))
             if member.isdir() or not (self.every_file or is_photo(name)):
                 continue
-            shown = distinct(name, refs)
             place = str(member.offset_data) if member.isreg() and not member.issparse() else _LINK
-            refs[shown] = PhotoRef(f"{self.uri}#{place}", shown, member.size, f"{version}@{place}")
-        yield from (refs[name] for name in sorted(refs))
+            yield PhotoRef(f"{self.uri}#{place}", name, member.size, f"{version}@{place}")
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read one member of a tar that has not changed since it was listed.
@@ -48,11 +65,12 @@ class TarSource(PhotoSource):
         if place == _LINK:
             raise PhotoUnreadableError(f"{ref.name} in {self.uri} is a link or a special file; expected a photo")
         try:
-            return checked(ref, storage.read_listed(self.uri, version, int(place), ref.bytes))
+            data = checked(ref, storage.read_listed(self.uri, version, int(place), ref.bytes))
         except storage.ReplacedError as error:
             raise PhotoUnreadableError(str(error)) from error
         except FileNotFoundError as error:
             raise PhotoUnreadableError(f"{self.uri} is gone; expected it as listed; run the command again") from error
+        return check_published(ref, data)
 
 
 def looks_like_tar(path: Path) -> bool:
@@ -68,6 +86,12 @@ def check_tar(uri: str) -> None:
             tar.next()
     except (tarfile.TarError, OSError) as error:
         raise UsageError(f"{uri} is no readable tar ({error}); expected a plain, uncompressed tar; unpack or copy it again") from error
+
+
+@contextlib.contextmanager
+def _open_member(uri: str, member: tarfile.TarInfo) -> Iterator[IO[bytes]]:
+    with storage.open_read(uri, twice=True) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        yield cast(IO[bytes], tar.extractfile(member))
 
 
 def _members(uri: str) -> Iterator[tarfile.TarInfo]:

@@ -7,12 +7,10 @@ import hashlib
 import json
 import re
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from diffbfr.errors import UsageError
@@ -23,6 +21,7 @@ from pipelines.artifacts import code_digests, flatten
 from pipelines.commits import CommitConflictError
 from pipelines.sealed import read_sealed, write_sealed
 from pipelines.sources import PhotoRef, PhotoSource
+from pipelines.sources.spool import open_spool
 from pipelines.steps.samples import FORMAT, ShardConfig
 
 PLAN: Final = "plan"
@@ -35,7 +34,6 @@ _SAMPLES: Final = "pipelines.steps.samples"
 _DECIDING: Final = ("diffbfr.degradation", "diffbfr.images", _SAMPLES)
 """The code that decides what is in a sample; the rest of what `samples` imports carries it."""
 _STEM_CHARACTERS: Final = 40
-_CACHE_KB: Final = 8192
 
 
 @dataclass(frozen=True)
@@ -96,10 +94,7 @@ def cut_listing(refs: Iterator[PhotoRef], shard_size: int) -> Iterator[list[tupl
     cleaning all get a hash of their whole name, so that a key never depends on the listing's order; where that hash does not yet tell
     them apart, a longer one does.
     """
-    with tempfile.TemporaryDirectory(prefix="diffbfr-plan-") as folder, closing(sqlite3.connect(Path(folder) / "listing")) as spool:
-        spool.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
-        for speed in ("journal_mode = OFF", "synchronous = OFF", "temp_store = FILE"):  # the spool is nobody's but ours
-            spool.execute(f"PRAGMA {speed}")
+    with open_spool() as spool:
         spool.execute("CREATE TABLE photo (stem TEXT, name TEXT, ref TEXT, key TEXT)")
         rows = ((_clean(PurePosixPath(ref.name.replace("\\", "/")).stem), ref.name, json.dumps(astuple(ref))) for ref in refs)
         spool.executemany("INSERT INTO photo (stem, name, ref) VALUES (?, ?, ?)", rows)

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import pickle
 import struct
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from diffbfr.errors import UsageError
-from diffbfr.images import decode, encode_png
+from diffbfr.images import decode
 from diffbfr.synthetic import render_face
 from pipelines import storage
 from pipelines.sources import PhotoSource, PhotoUnreadableError, open_source
@@ -376,65 +375,6 @@ def test_a_tar_on_s3_is_read_member_by_member_like_one_on_disk(tmp_path: Path, s
     storage.write_atomic(remote, _tar(path, {**PHOTOS, "z.png": b"more"}).read_bytes())
     with pytest.raises(PhotoUnreadableError, match="changed after it was listed"):
         source.read(refs[0])
-
-
-def _ffhq(root: Path, count: int = 3) -> tuple[Path, dict[str, np.ndarray]]:
-    """FFHQ as its download leaves it: pictures, thumbnails, and the index beside them."""
-    pictures = {f"{number:05d}": render_face(number, 32).pixels for number in range(count)}
-    index = {}
-    for key, pixels in pictures.items():
-        entry = {"category": "training", "metadata": {"photo_url": "http://x/{y}"}}
-        for kind, name, px in (("image", "images1024x1024", 32), ("thumbnail", "thumbnails128x128", 16)):
-            small = np.array(Image.fromarray(pixels).resize((px, px)))
-            data = encode_png(small)
-            place = f"{name}/{int(key) // 1000 * 1000:05d}/{key}.png"
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            (root / place).write_bytes(data)
-            entry[kind] = {
-                "file_url": "http://x",
-                "file_path": place,
-                "file_size": len(data),
-                "file_md5": hashlib.md5(data).hexdigest(),
-                "pixel_size": [px, px],
-                "pixel_md5": hashlib.md5(small.tobytes()).hexdigest(),
-            }
-        index[str(int(key))] = entry
-    (root / "ffhq-dataset-v2.json").write_text(json.dumps(index))
-    return root, pictures
-
-
-@pytest.mark.parametrize("layout", ["images1024x1024", "thumbnails128x128", "."])
-def test_ffhq_is_read_by_its_layouts_and_checked_against_its_index(tmp_path: Path, layout: str) -> None:
-    root, pictures = _ffhq(tmp_path / "ffhq")
-    source = open_source(root / layout)
-    refs = list(source.refs())
-    assert len(refs) == 2 * len(pictures) if layout == "." else len(pictures)
-    assert all(ref.file_md5 and ref.pixel_md5 for ref in refs)
-    for ref in refs:
-        source.read(ref)
-    before = source.digest()
-    (root / "ffhq-dataset-v2.json").unlink()
-    assert not any(ref.file_md5 for ref in open_source(root / layout).refs())
-    assert open_source(root / layout).digest() != before
-
-
-def test_a_photo_that_is_not_the_published_one_is_unreadable_but_its_pixels_may_come_in_another_file(tmp_path: Path) -> None:
-    root, pictures = _ffhq(tmp_path / "ffhq")
-    folder = root / "images1024x1024" / "00000"
-    other = io.BytesIO()
-    Image.fromarray(pictures["00000"]).save(other, "PNG", compress_level=1, optimize=False)
-    (folder / "00000.png").write_bytes(other.getvalue())
-    damaged = pictures["00001"].copy()
-    damaged[3, 4, 0] ^= 1
-    (folder / "00001.png").write_bytes(encode_png(damaged))
-    (folder / "00002.png").write_bytes((folder / "00002.png").read_bytes()[:-40])
-    source = open_source(root / "images1024x1024")
-    first, second, third = source.refs()
-    assert source.read(first) == other.getvalue()
-    with pytest.raises(PhotoUnreadableError, match=r"00001\.png is not the published photo \(its pixels are others\); expected MD5"):
-        source.read(second)
-    with pytest.raises(PhotoUnreadableError, match=r"00002\.png is not the published photo \(the PNG file ends early"):
-        source.read(third)
 
 
 def test_a_folder_on_s3_is_listed_page_by_page_in_order(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
