@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from diffbfr.degradation import DegradationSpec
 from diffbfr.errors import UsageError
+from diffbfr.images import Codec
 from diffbfr.stages import IRM1, IRM1_TINY, IRM2, IRM2_TINY, TEM, TEM_TINY, StageName, StageSpec
 from diffbfr.training.config import TrainingConfig, check_training
 from pipelines.cluster import ClusterConfig
@@ -27,8 +28,8 @@ class DataConfig:
     """The faces and what they are made into. `faces` is a folder, zip or file, or `synthetic:count=..,seed=..,px=..`.
 
     `variants` draws of Eq. 13 a face are stored; `degradation` holds at the size that it names and is scaled to `hq_px`. The fractions
-    of faces held out are by content; `val` is for looking while developing, `test` only for the final figures. More than `max_bad`
-    photos that cannot be used end the run (None: any number, but not all).
+    of faces held out are by content; `val` is for looking while developing, `test` only for the final figures. `hq_codec` is how ground
+    truths are stored, without loss. More than `max_bad` photos that cannot be used end the run (None: any number, but not all).
     """
 
     faces: str
@@ -40,6 +41,7 @@ class DataConfig:
     test_fraction: float = 0.05
     seed: int = 0
     degradation: DegradationSpec = field(default_factory=DegradationSpec)
+    hq_codec: Codec = "webp"
     max_bad: int | None = None
 
     @property

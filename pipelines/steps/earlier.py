@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from diffbfr.errors import DiffBFRError
+from diffbfr.images import decode, encode_truth
 from diffbfr.shards import Member, Sample
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
 from diffbfr.spec import from_dict
@@ -70,7 +71,9 @@ def take(folder: str, commit: Commit, sample: Sample, made_by: ShardConfig, conf
                 contents[member.column, member.name] = content
     hq, low, _ = (column.column for column in made_by.columns)
     sums = sample.width, sample.height, sample.pixel_sha256, sample.low_pixel_sha256
-    truth = GroundTruth(*sums, contents[hq, "webp"], contents[low, "png"])
+    stored = contents[hq, made_by.hq_codec]
+    stored = stored if made_by.hq_codec == config.hq_codec else encode_truth(decode(stored).pixels, config.hq_codec)
+    truth = GroundTruth(*sums, stored, contents[low, "png"])
     same = made_by.recipe_digest == config.recipe_digest
     jpegs = [content for (column, name), content in contents.items() if column == LQ_COLUMN and name != LQ_RECORD] if same else []
     return Kept(truth, tuple(jpegs))

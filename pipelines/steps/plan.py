@@ -83,7 +83,7 @@ def describe_making(config: ShardConfig) -> dict[str, Any]:
 def shard_digest(config: ShardConfig, index: int, photos: Sequence[tuple[str, PhotoRef]]) -> str:
     """Digest all that a shard is a function of."""
     listed = [(key, ref.name, ref.bytes, ref.fingerprint, ref.file_md5, ref.pixel_md5) for key, ref in photos]
-    parts = [config.recipe_digest, config.variants, config.val_fraction, config.test_fraction, index, listed]
+    parts = [config.recipe_digest, config.variants, config.val_fraction, config.test_fraction, config.hq_codec, index, listed]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from diffbfr.degradation import DegradationSpec, degrade, draw, sample_seed
 from diffbfr.errors import UsageError
-from diffbfr.images import Pixels, center_square, decode, encode_stored_png, encode_webp, pixel_digest, resize
+from diffbfr.images import Codec, Pixels, center_square, decode, encode_stored_png, encode_truth, pixel_digest, resize
 from diffbfr.shards import ColumnInfo, Sample, Split
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 
@@ -22,7 +22,7 @@ class ShardConfig:
     """What a dataset is made of: faces of `hq_px` and `lq_px`, `variants` draws of Eq. 13 each, `shard_size` inputs a shard.
 
     `degradation` holds at the size it names and is scaled to `hq_px`. The fractions are of photo contents, by hash; a `test_fraction` of 1
-    makes an evaluation set, with nothing to train on.
+    makes an evaluation set, with nothing to train on. `hq_codec` is how ground truths are stored; it changes no pixel.
     """
 
     hq_px: int
@@ -33,6 +33,7 @@ class ShardConfig:
     test_fraction: float
     seed: int
     degradation: DegradationSpec
+    hq_codec: Codec = "webp"
 
     def __post_init__(self) -> None:
         if not 1 <= self.lq_px < self.hq_px:
@@ -51,7 +52,7 @@ class ShardConfig:
 
     @cached_property
     def recipe_digest(self) -> str:
-        """Digest of what a sample's pixels and seeds depend on; not of the number of variants, nor of shards or splits."""
+        """Digest of what a sample's pixels and seeds depend on; not of variants, shards, splits or codecs."""
         parts = [FORMAT, self.hq_px, self.lq_px, self.seed, self.spec.digest]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -59,7 +60,7 @@ class ShardConfig:
     def columns(self) -> tuple[ColumnInfo, ...]:
         """The columns made from photos, with their members' names in order."""
         lq_names = (*(f"{variant}.jpg" for variant in range(self.variants)), LQ_RECORD)
-        return ColumnInfo(f"hq{self.hq_px}", ("webp",)), ColumnInfo(f"hq{self.lq_px}", ("png",)), ColumnInfo(LQ_COLUMN, lq_names)
+        return ColumnInfo(f"hq{self.hq_px}", (self.hq_codec,)), ColumnInfo(f"hq{self.lq_px}", ("png",)), ColumnInfo(LQ_COLUMN, lq_names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def make_face(config: ShardConfig, key: str, source: str, data: bytes) -> Face:
     hq = resize(center_square(photo), config.hq_px, "bicubic")
     low = resize(hq, config.lq_px, "bicubic")
     height, width = photo.shape[:2]
-    truth = GroundTruth(width, height, pixel_digest(hq), pixel_digest(low), encode_webp(hq), encode_stored_png(low))
+    truth = GroundTruth(width, height, pixel_digest(hq), pixel_digest(low), encode_truth(hq, config.hq_codec), encode_stored_png(low))
     return _face(config, key, source, len(data), hashlib.sha256(data).hexdigest(), truth, lambda: hq, ())
 
 

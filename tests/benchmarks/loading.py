@@ -76,10 +76,10 @@ def truths(dataset: ShardedDataset) -> Mapping[str, Arm]:
     """The ground truth alone, which TEM learns from (Eq. 11), as it is stored."""
 
     def read(key: str, position: int) -> object:
-        return decode_own(dataset.read(key, "hq512", "webp"))
+        return decode_own(dataset.read(key, "hq512", dataset.hq_name))
 
     def theirs() -> int:
-        return sum(1 for _ in _tars(dataset, "hq512", "webp"))
+        return sum(1 for _ in _tars(dataset, "hq512", dataset.hq_name))
 
     return _arms(dataset, read, TEM) | {"webdataset": theirs}
 

@@ -1,10 +1,12 @@
 """A picture of ours has the same pixels by OpenCV, which reads shards, as by Pillow, which reads everything else."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from diffbfr.degradation import DegradationParams, DegradationSpec, degrade
-from diffbfr.images import Pixels, decode, decode_own, encode_png, encode_stored_png, encode_webp
+from diffbfr.images import Pixels, decode, decode_own, encode_png, encode_stored_png, encode_truth, encode_webp
 from diffbfr.images.refused import ImageRefused
 from tests.diffbfr.image_corpus import file_of, picture, png_claiming
 
@@ -13,7 +15,7 @@ def _noise(px: int) -> Pixels:
     return np.random.default_rng(px).integers(0, 256, (px, px, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("encode", [encode_png, encode_stored_png, encode_webp])
+@pytest.mark.parametrize("encode", [encode_png, encode_stored_png, encode_webp, partial(encode_truth, codec="png")])
 @pytest.mark.parametrize("face", [picture(48, 32), np.zeros((7, 9, 3), np.uint8), _noise(1), _noise(65)], ids=lambda face: str(face.shape))
 def test_a_lossless_picture_comes_back(encode: object, face: Pixels) -> None:
     found = decode_own(encode(face))  # type: ignore[operator]

@@ -71,8 +71,9 @@ def photos(tmp_path: Path) -> Path:
         ({"variants": 5}, 36),
         ({"seed": 9}, 24),
         ({"degradation": PRESETS["difface"]}, 24),
+        ({"hq_codec": "png"}, 0),
     ],
-    ids=["shard-size", "split", "fewer-variants", "more-variants", "seed", "degradation"],
+    ids=["shard-size", "split", "fewer-variants", "more-variants", "seed", "degradation", "codec"],
 )
 def test_a_changed_recipe_makes_only_what_it_must_and_the_same_bytes(
     photos: Path, tmp_path: Path, counted: Counter, change: dict[str, object], degraded: int

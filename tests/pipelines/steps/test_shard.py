@@ -339,6 +339,20 @@ def test_a_shard_alone_says_what_it_holds(photos: Path, tmp_path: Path) -> None:
         assert json.loads(lq["json"])["variants"][0]["sigma"] == sample.variants[0].sigma
 
 
+def test_the_codec_of_the_ground_truths_changes_no_pixel_and_no_content_id(photos: Path, tmp_path: Path) -> None:
+    _build(photos, tmp_path / "webp")
+    _build(photos, tmp_path / "png", replace(CONFIG, hq_codec="png"))
+    webp, png = open_dataset(tmp_path / "webp"), open_dataset(tmp_path / "png")
+    assert (png.column("hq32").names, png.hq_name) == (("png",), "png")
+    for sample in webp.samples:
+        assert png.read(sample.key, "hq32", "png").startswith(b"\x89PNG")
+        assert (png.hq(sample.key, 1) == webp.hq(sample.key, 1)).all()
+    assert (png.info.content_id, png.info.recipe_digest) == (webp.info.content_id, webp.info.recipe_digest)
+    assert png.info.archive_id != webp.info.archive_id
+    with pytest.raises(CommitConflictError, match=r"recipe\.hq_codec webp, expected png"):
+        _build(photos, tmp_path / "webp", replace(CONFIG, hq_codec="png"))
+
+
 def test_more_variants_keep_the_first_ones(photos: Path, tmp_path: Path) -> None:
     _build(photos, tmp_path / "two")
     _build(photos, tmp_path / "three", replace(CONFIG, variants=3))
