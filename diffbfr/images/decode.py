@@ -2,6 +2,9 @@
 
 Pillow opens the file behind an allow-list of formats; the number of pixels is read from the header before anything is decoded. A file with
 several frames (GIF, WebP, APNG, TIFF, MPO) gives its first.
+
+Values are taken as stored: an embedded colour profile is handed on (`Decoded.icc`) and never applied. A face and its low-quality twin share
+their colour space, whichever it is, and no library's colour arithmetic enters the bytes of a dataset.
 """
 
 import io

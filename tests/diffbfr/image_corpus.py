@@ -104,6 +104,34 @@ def jpeg_claiming(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def wide_gamut_profile() -> bytes:
+    """An ICC profile by hand: the primaries of Display P3 (adapted to D50) with gamma 2.2."""
+
+    def numbers(*values: float) -> bytes:
+        return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in values))
+
+    name = b"wide gamut\0"
+    gamma = b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.2 * 256)) + bytes(2)
+    bodies = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(name)) + name + bytes(79),
+        b"cprt": b"text" + bytes(4) + b"none\0" + bytes(3),
+        b"wtpt": numbers(0.9642, 1.0, 0.8249),
+        b"rXYZ": numbers(0.51512, 0.24120, -0.00105),
+        b"gXYZ": numbers(0.29198, 0.69225, 0.04189),
+        b"bXYZ": numbers(0.15710, 0.06657, 0.78407),
+        b"rTRC": gamma,
+        b"gTRC": gamma,
+        b"bTRC": gamma,
+    }
+    table, data, start = struct.pack(">I", len(bodies)), b"", 132 + 12 * len(bodies)
+    for tag, body in bodies.items():
+        table += tag + struct.pack(">II", start + len(data), len(body))
+        data += body + bytes(-len(body) % 4)
+    header = struct.pack(">I4sI4s4s4s", start + len(data), b"none", 0x02400000, b"mntr", b"RGB ", b"XYZ ") + bytes(12) + b"acsp"
+    header += bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + table + data
+
+
 def corpus() -> list[Case]:
     """Every case, each with a name of its own."""
     makers = (
@@ -317,6 +345,8 @@ def _profiles() -> Iterator[Case]:
     for image_format, tolerance in (("PNG", 0), ("TIFF", 0), ("JPEG", 4)):
         data = file_of(picture(), image_format, icc_profile=srgb)
         yield Case("icc", image_format.lower(), _SUFFIX[image_format], data, picture(), tolerance=tolerance)
+        data = file_of(picture(), image_format, icc_profile=wide_gamut_profile())
+        yield Case("icc", f"wide-gamut-{image_format.lower()}", _SUFFIX[image_format], data, picture(), tolerance=tolerance)
     yield Case("icc", "damaged", ".png", file_of(picture(), "PNG", icc_profile=srgb[:60]), picture())
     yield Case("icc", "of-gray", ".png", file_of(picture(), "PNG", icc_profile=srgb[:16] + b"GRAY" + srgb[20:]), picture())
 

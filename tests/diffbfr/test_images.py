@@ -1,5 +1,6 @@
 """Decoding and what it tells beside pixels (odd files: `test_image_corpus`); lossless encoders; resizing; pixels and tensors."""
 
+import io
 import os
 import pickle
 import random
@@ -30,7 +31,7 @@ from diffbfr.images import (
     to_pixels,
     to_tensor,
 )
-from tests.diffbfr.image_corpus import file_of, picture, png_claiming
+from tests.diffbfr.image_corpus import file_of, picture, png_claiming, wide_gamut_profile
 
 ROOT = Path(__file__).parents[2]
 
@@ -199,6 +200,16 @@ def test_a_profile_is_kept_where_it_describes_the_pixels_and_only_there() -> Non
     assert decode(file_of(Image.fromarray(picture()).convert("CMYK"), "JPEG", icc_profile=srgb)).icc is None
     gray_profile = srgb[:16] + b"GRAY" + srgb[20:]
     assert decode(file_of(picture()[..., 0], "PNG", icc_profile=gray_profile)).icc is None
+
+
+def test_a_wide_profile_is_handed_on_and_not_applied() -> None:
+    wide = wide_gamut_profile()
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(wide))
+    converted = ImageCms.profileToProfile(Image.fromarray(picture()), opened, ImageCms.createProfile("sRGB"))
+    assert np.abs(np.asarray(converted).astype(int) - picture()).max() > 20  # what applying it would do
+    decoded = decode(file_of(picture(), "PNG", icc_profile=wide))
+    assert decoded.icc == wide
+    assert (decoded.pixels == picture()).all()
 
 
 def test_a_cut_png_is_accepted_only_with_every_pixel() -> None:
