@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffbfr.diffusion import p_mean_variance
-from diffbfr.samplers import Epsilon, solve, step_grid
+from diffbfr.samplers import Epsilon, solve, start_from, step_grid
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import IRM1, IRM2, TEM, ReverseVariance, SamplerSpec, Solver, StageSpec
 
@@ -57,13 +57,22 @@ class Modes:
 def modes_of(stage: StageSpec) -> Modes:
     """What the stage restores."""
     frequency, share = _bands(stage.px)
+    _, rest, start = _spectra(stage, frequency, share)
+    return Modes(rest, start, share)
+
+
+def _spectra(stage: StageSpec, frequency: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Variances by frequency: of the best guess that the stage is given, of the rest about it, and of where the start lies about it.
+
+    `share` is that of each frequency in all modes; None counts them as equal.
+    """
     power = 1 / (frequency**2 + KNEE**2)
-    power = power * PIXEL_STD**2 / (share * power).sum()
+    power = power * PIXEL_STD**2 / (power.mean() if share is None else (share * power).sum())
     if not stage.conditional:
-        return Modes(power, power * _passed(frequency, SMOOTH_PX) ** 2, share)
+        return torch.zeros_like(power), power, power * _passed(frequency, SMOOTH_PX) ** 2
     noise = (NOISE_LEVELS * LEVEL) ** 2
     rest = power * noise / (_passed(frequency, BLUR_PX) ** 2 * power + noise)
-    return Modes(rest, torch.zeros_like(rest), share)
+    return (power - rest).clamp_min(0), rest, torch.zeros_like(rest)
 
 
 def _passed(frequency: Tensor, blur_px: float) -> Tensor:
@@ -71,10 +80,15 @@ def _passed(frequency: Tensor, blur_px: float) -> Tensor:
     return torch.exp(-0.5 * (2 * torch.pi * frequency * blur_px / FULL_PX) ** 2)
 
 
+def _frequencies(px: int) -> Tensor:
+    """Of every Fourier mode of a px x px image, in cycles an image."""
+    line = torch.fft.fftfreq(px, dtype=torch.float64) * px
+    return torch.hypot(line[:, None], line[None])
+
+
 def _bands(px: int) -> tuple[Tensor, Tensor]:
     """Mean frequency and share of bands an eighth of an octave wide, of all px x px Fourier modes; padded to a multiple of three."""
-    line = np.fft.fftfreq(px) * px
-    frequency = np.hypot(line[:, None], line[None]).ravel()
+    frequency = _frequencies(px).numpy().ravel()
     band = np.where(frequency > 0, np.floor(8 * np.log2(np.maximum(frequency, 1))) + 1, 0).astype(int)
     counts, sums = np.bincount(band), np.bincount(band, weights=frequency)
     mean, share = sums[counts > 0] / counts[counts > 0], counts[counts > 0] / counts.sum()
@@ -119,6 +133,38 @@ def after_solver(stage: StageSpec, modes: Modes, sampler: SamplerSpec) -> Tensor
     return responses.square().sum(0)
 
 
+def moved_by_clamp(stage: StageSpec, sampler: SamplerSpec, seed: int = 0) -> float:
+    """How far the clamp of mode `fast` moves a picture from where the solver would leave it, root mean square over three, in levels.
+
+    A clamp is no linear filter: pictures are drawn, and walked with and without it from the same noise. The same noise makes the
+    difference the clamp's own, however few they are.
+    """
+    schedule, generator = noise_schedule(stage.schedule), torch.Generator().manual_seed(seed)
+    frequency, white = _frequencies(stage.px), torch.Size((3, stage.px, stage.px))
+    known, rest, start = _spectra(stage, frequency)
+
+    def drawn(variance: Tensor) -> Tensor:
+        return _filtered(torch.randn(white, generator=generator, dtype=torch.float64), variance.sqrt())[None]
+
+    guess, grid = drawn(known), step_grid(schedule, stage.start, sampler)
+    noises = {t: torch.randn(white, generator=generator, dtype=torch.float64)[None] for t in [*grid, stage.start + 1]}
+    y_0 = None if stage.start == schedule.num_steps else guess + drawn(start)
+
+    def epsilon(y_t: Tensor, t: Tensor) -> Tensor:
+        gamma = schedule.gamma[t]
+        return _filtered(y_t - gamma.sqrt() * guess, (1 - gamma).sqrt() / (gamma * rest + 1 - gamma))
+
+    def walked(clamp: bool) -> Tensor:
+        y_start = start_from(y_0, [stage.start], schedule, lambda steps: noises[int(steps)])
+        return solve(epsilon, y_start, [grid], schedule, sampler, lambda steps: noises[int(steps)], clamp=clamp)
+
+    return float((walked(True) - walked(False).clamp(-1, 1)).square().mean().sqrt()) / LEVEL
+
+
+def _filtered(image: Tensor, gain: Tensor) -> Tensor:
+    return torch.fft.ifft2(torch.fft.fft2(image) * gain).real
+
+
 def _start(stage: StageSpec, modes: Modes, schedule: NoiseSchedule) -> Tensor:
     if stage.start == schedule.num_steps:
         return torch.ones_like(modes.variance)
@@ -130,6 +176,7 @@ class Row:
     """One line of the study; errors in 8-bit levels."""
 
     name: str
+    stage: StageSpec
     algorithm_1: float
     """With sigma_t^2 = 1 - alpha_t."""
     posterior: float
@@ -157,7 +204,7 @@ def study(budget: Sequence[int] = (20, 10, 8), end_half_log_snr: float = 4.0) ->
         modes = modes_of(stage)
         sampler = SamplerSpec(stage.fast.solver, count, end_half_log_snr)
         few = {solver: modes.error(after_solver(stage, modes, replace(sampler, solver=solver))) for solver in SOLVERS}
-        rows.append(Row(name, _loop_error(stage, "beta"), _loop_error(stage, "posterior"), sampler, few))
+        rows.append(Row(name, stage, _loop_error(stage, "beta"), _loop_error(stage, "posterior"), sampler, few))
     return rows
 
 

@@ -17,9 +17,19 @@ from torch import Tensor
 
 from diffbfr.samplers import p_sample_loop, solve, start_from, step_grid
 from diffbfr.schedule import noise_schedule
-from diffbfr.stages import IRM1, IRM2, TEM, ReverseVariance, SamplerSpec, ScheduleSpec, Solver
+from diffbfr.stages import IRM1, IRM2, TEM, ReverseVariance, SamplerSpec, ScheduleSpec, Solver, StageSpec
 from tests.benchmarks import few_steps
-from tests.benchmarks.exact_score import PIXEL_STD, SHALLOW, Row, after_algorithm_1, after_solver, exact_epsilon, modes_of, study
+from tests.benchmarks.exact_score import (
+    PIXEL_STD,
+    SHALLOW,
+    Row,
+    after_algorithm_1,
+    after_solver,
+    exact_epsilon,
+    modes_of,
+    moved_by_clamp,
+    study,
+)
 
 LOOP = {"IRM-1, from noise": 0.23, "IRM-2, N_1 = 1000": 0.23, "IRM-2, N_1 = 600": 0.36, "TEM, N_2 = 100": 2.60}
 FEW = {"IRM-1, from noise": 0.22, "IRM-2, N_1 = 1000": 0.22, "IRM-2, N_1 = 600": 0.30, "TEM, N_2 = 100": 2.61}
@@ -61,6 +71,12 @@ def test_from_a_deep_start_first_order_solvers_are_an_order_worse(rows: dict[str
     few = rows[name].few
     assert few["dpmpp_2m"] < few["sde_dpmpp_2m"]
     assert 8 < few["ddim"] / few["dpmpp_2m"] < few["ancestral"] / few["dpmpp_2m"] < 31
+
+
+@pytest.mark.parametrize("stage", [IRM1, replace(SHALLOW, unet=replace(SHALLOW.unet, image_px=128))], ids=["irm1", "irm2 at 128 px"])
+def test_the_clamp_of_mode_fast_is_far_below_the_solvers_error(stage: StageSpec) -> None:
+    """At 512 px `--clamp` finds 0.01 levels at most; smaller pictures do for a test."""
+    assert 0 < moved_by_clamp(stage, stage.fast) < 0.02
 
 
 def test_more_evaluations_err_less() -> None:
