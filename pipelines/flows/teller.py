@@ -27,13 +27,15 @@ class Teller:
     ) -> None:
         self._is_refused, self._on_away, self._pulse = is_refused, on_away, pulse
         self._pulse_s, self._pause_s = pulse_s, pause_s
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[Callable[[], object]] = deque()
         self._changed = threading.Condition()
         self._deadline: float | None = None
+        self.num_refused = 0
+        """Calls that were left out because telling them again would not have helped."""
         self._thread = threading.Thread(target=self._run, name="teller", daemon=True)
         self._thread.start()
 
-    def tell(self, call: Callable[[], None]) -> None:
+    def tell(self, call: Callable[[], object]) -> None:
         """Add a call; returns at once."""
         with self._changed:
             self._waiting.append(call)
@@ -70,5 +72,6 @@ class Teller:
                         return
                     time.sleep(self._pause_s)
                     continue
+                self.num_refused += 1
             with self._changed:
                 self._waiting.popleft()

@@ -25,7 +25,7 @@ _ARTIFACT = "diffbfr.artifact"
 _ROOT = "diffbfr.root"
 
 
-Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+Status = Literal["RUNNING", "FINISHED", "FAILED"]
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,6 @@ def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) 
 def _ending(run: Run) -> Iterator[Run]:
     try:
         yield run
-    except KeyboardInterrupt:
-        end_run(run, "KILLED")
-        raise
     except BaseException:
         end_run(run, "FAILED")
         raise

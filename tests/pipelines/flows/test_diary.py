@@ -1,26 +1,33 @@
 """Tracking hears everything once, also when it was away, also after the driver was killed; no run is left RUNNING."""
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
+from pipelines import registry as models
 from pipelines import storage
 from pipelines.artifacts import ArtifactStore, Identity, Record
+from pipelines.flows import drivers
 from pipelines.flows.diary import Diary, is_untold
+from pipelines.flows.drivers import Signs, read_marks
 from pipelines.flows.graph import Made, Step
 from pipelines.flows.journal import Journal
 from pipelines.progress import Metrics
 from pipelines.recipes import Recipe, TrackingConfig
-from pipelines.registry import Registry, find_step, open_registry, run_status
+from pipelines.registry import Registry, begin_pipeline, begin_step, find_step, open_registry, run_status
 from tests.pipelines.flows.pocket import pocket
 from tests.pipelines.registry.mlflow_server import mlflow_server
 
@@ -143,6 +150,111 @@ def test_after_kill_9_of_the_driver_the_next_start_mends_what_tracking_says(stor
         assert sorted(statuses(registry)["pocket"]) == ["FAILED", "FINISHED"]
         assert statuses(registry)["train-irm1"] == ["FAILED"]
     assert not is_untold(store.root)
+
+
+def test_runs_of_whatever_plan_whose_driver_is_gone_are_failed_and_what_they_left_is_told(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine's driver is gone when its mark has not been renewed for ten minutes; this machine's when its process has ended."""
+    registry, done, cut = open_registry(store.root), training(), training("train-tem")
+    here, now = drivers._here(), time.time()
+    pid, started = str(os.getpid()), drivers._started(str(os.getpid()))
+    others = {
+        "container restarted": (":".join(["host", "boot", "ns", "1", "7"]), now - 601),
+        "another machine at work": (":".join(["other", "boot", "ns", "1", "7"]), now - 60),
+        "same number, another process": (":".join([*here, pid, f"{started}0"]), now),
+        "process ended": (":".join([*here, "4194304", started]), now),
+        "at work": (":".join([*here, pid, started]), now),
+    }
+    for name, (driver, renewed) in others.items():
+        tags = {"diffbfr.root": store.root, "diffbfr.driver": driver}
+        parent = begin_pipeline(registry, name, name, tags)
+        begin_step(parent, f"step of {name}", name, tags)
+        steps = {"train-irm1": done.id, "train-tem": cut.id}
+        storage.write_json(storage.join(store.root, "untold", f"{name}.json"), {"driver": driver, "steps": steps, "renewed": renewed})
+    with Diary(pocket(), store, [], "elsewhere") as elsewhere:
+        posts(done, store, elsewhere, range(1, 4))
+    found = statuses(registry)
+    for name in others:
+        lives = name.endswith("at work")
+        assert found[name] == found[f"step of {name}"] == ["RUNNING" if lives else "FAILED"]
+        assert Path(store.root, "untold", f"{name}.json").exists() == lives
+    with Diary(pocket(), store, [], "at work"):
+        pass
+    assert told(registry, store, done) == [8, 16, 24]
+    assert "train-tem" not in statuses(registry)
+
+
+class Gate:
+    """Refuses, as a server does that was given a wrong token."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *doors: str) -> None:
+        self.shut = True
+        for door in doors:
+            monkeypatch.setattr(models, door, partial(self.ask, getattr(models, door)))
+
+    def ask(self, inside: Callable[..., object], *args: object) -> object:
+        if self.shut:
+            raise MlflowException("permission denied", error_code=PERMISSION_DENIED)
+        return inside(*args)
+
+
+@pytest.mark.parametrize("opens", ["in this run", "in the next"])
+def test_what_is_refused_at_first_is_told_when_it_is_allowed(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], opens: str
+) -> None:
+    step, registry, refused = training(), open_registry(store.root), threading.Event()
+    gate = Gate(monkeypatch, "begin_pipeline")
+    with Diary(pocket(), store, [step], "plan") as diary:
+
+        def make() -> Record:
+            diary._teller.tell(refused.set)
+            assert refused.wait(60)
+            gate.shut = opens == "in the next"
+            return posts(step, store, diary, range(1, 4))
+
+        diary.around(step, make, store.folder(step.identity))
+    assert is_untold(store.root)
+    said = capsys.readouterr().err
+    assert "tracking refuses what it is told" in said
+    assert "tracking refused some of it; the next run tells it again" in said
+    if opens == "in this run":
+        assert statuses(registry) == {"pocket": ["FINISHED"], "train-irm1": ["FINISHED"]}
+    else:
+        assert statuses(registry) == {}
+        gate.shut = False
+        with Diary(pocket(), store, [step], "plan"):
+            pass
+        assert not is_untold(store.root)
+        assert statuses(registry) == {"pocket": ["FINISHED"], "train-irm1": ["FINISHED"]}
+    assert told(registry, store, step) == [8, 16, 24]
+
+
+def test_ctrl_c_is_told_as_a_failure(store: ArtifactStore) -> None:
+    step = training()
+
+    def interrupt() -> Record:
+        raise KeyboardInterrupt
+
+    def attempt() -> None:
+        with Diary(pocket(), store, [step], "plan") as diary:
+            diary.around(step, interrupt, store.folder(step.identity))
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt()
+    assert statuses(open_registry(store.root)) == {"pocket": ["FAILED"], "train-irm1": ["FAILED"]}
+
+
+def test_a_mark_is_renewed_while_its_driver_lives(tmp_path: Path) -> None:
+    with Signs(str(tmp_path), "plan", {"shard": "abc"}, renew_s=0.01) as signs:
+        (first,) = read_marks(str(tmp_path))
+        assert first.driver == signs.driver == drivers.this_driver()
+        while read_marks(str(tmp_path))[0].renewed == first.renewed:
+            time.sleep(0.01)
+        assert not drivers.is_gone(first)
+    assert [mark.steps for mark in read_marks(str(tmp_path))] == [{"shard": "abc"}]
+    signs.remove()
+    assert read_marks(str(tmp_path)) == []
 
 
 class Line:

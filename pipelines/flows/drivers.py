@@ -1,0 +1,118 @@
+"""Which drivers of a root are gone: each leaves a mark under `untold/`, renews it while it lives, and removes it once tracking knows all.
+
+A process is known by its machine's boot, its PID namespace, its number and the time of its start: a restarted container has the same host
+name and again the number 1. Whether one of this namespace lives is asked of the system; of any other only the age of its mark tells.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pipelines import storage
+
+UNTOLD: Final = "untold"
+_RENEW_S: Final = 60.0
+_STALE_S: Final = 600.0
+"""Machines that share a root agree on the time to a few minutes."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a driver left: who it is, its plan's steps by name, and when it last gave a sign (s since 1970)."""
+
+    place: str
+    driver: str
+    steps: Mapping[str, str] = field(default_factory=dict)
+    renewed: float = 0.0
+
+
+class Signs:
+    """This driver's mark, renewed on a thread, and the marks that were there before; a context manager."""
+
+    def __init__(self, root: str, plan_id: str, steps: Mapping[str, str], renew_s: float = _RENEW_S) -> None:
+        self.driver = this_driver()
+        self._root, self._steps, self._renew_s = root, dict(steps), renew_s
+        self._place = storage.join(root, UNTOLD, f"{plan_id}.json")
+        self.left: list[Mark] = []
+        """Marks of drivers that were gone, and that of this plan, which this run goes on with."""
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="signs", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.left = [mark for mark in read_marks(self._root) if mark.place == self._place or is_gone(mark)]
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def is_gone(self, driver: str) -> bool:
+        """Whether the driver that a run names has ended; of another machine's that left no mark here nobody knows."""
+        if driver == self.driver or driver in {mark.driver for mark in self.left}:
+            return driver != self.driver
+        marks = {mark.driver: mark for mark in read_marks(self._root)}
+        return is_gone(marks.get(driver, Mark("", driver)))
+
+    def remove(self) -> None:
+        """Say that all is told, also what was left."""
+        for place in {self._place, *(mark.place for mark in self.left)}:
+            storage.remove_tree(place)
+
+    def _run(self) -> None:
+        while not self._ending.wait(self._renew_s):
+            with contextlib.suppress(Exception):  # the next one may come through, and ten minutes of none are no harm
+                self._write()
+
+    def _write(self) -> None:
+        storage.write_json(self._place, {"driver": self.driver, "steps": self._steps, "renewed": time.time()})
+
+
+def read_marks(root: str) -> list[Mark]:
+    """Every mark under a root."""
+    marks = []
+    for name in storage.list_dir(storage.join(root, UNTOLD)):
+        place = storage.join(root, UNTOLD, name)
+        with contextlib.suppress(FileNotFoundError):  # told meanwhile
+            values: dict[str, Any] = storage.read_json(place)
+            marks.append(Mark(place, values.get("driver", ""), values.get("steps", {}), values.get("renewed", 0.0)))
+    return marks
+
+
+def is_gone(mark: Mark) -> bool:
+    """Whether the driver of a mark has ended, as far as can be known here."""
+    *where, pid, started = mark.driver.split(":") if mark.driver.count(":") == 4 else ("", "", "", "", "")
+    if where == _here():
+        return _started(pid) != started
+    return 0 < mark.renewed < time.time() - _STALE_S
+
+
+def this_driver() -> str:
+    """Identity of this process."""
+    pid = str(os.getpid())
+    return ":".join([*_here(), pid, _started(pid)])
+
+
+def _here() -> list[str]:
+    """Host, boot and PID namespace, the last two where Linux tells."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+        namespace = str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+    except OSError:
+        boot = namespace = ""
+    return [socket.gethostname().replace(":", "-"), boot, namespace]
+
+
+def _started(pid: str) -> str:
+    """When a process of this namespace started (clock ticks after the boot); "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
