@@ -93,17 +93,13 @@ def publish(root: str, folder: str, commit: Commit, drafts: Sequence[Draft]) -> 
     """
     written: dict[str, str] = {}
     try:
-        for draft in drafts:
-            _refuse_conflict(root, folder, commit)
-            uri = storage.join(root, draft.record.tar)
-            storage.write_atomic(uri, draft.built.data)
-            written[uri] = storage.version(uri)
-        record = json.loads(json.dumps(commit, default=row_fields))
-        if not write_sealed(_record(root, folder, commit.index), record, create_only=True, indent=None):
-            _refuse_conflict(root, folder, commit)
+        standing = _write(root, folder, commit, drafts, written)
     except CommitConflictError:
         _remove_strangers(root, read(root, folder, commit.index), written)
         raise
+    if standing != commit:
+        _remove_strangers(root, standing, written)
+        return standing
     for draft in drafts:
         uri = storage.join(root, draft.record.tar)
         if storage.version(uri) != written[uri] and storage.digest(uri) != draft.record.sha256:  # by an attempt that came too late
@@ -148,13 +144,44 @@ def _is_whole(root: str, record: TarRecord) -> bool:
         return False
 
 
-def _refuse_conflict(root: str, folder: str, commit: Commit) -> None:
+def _write(root: str, folder: str, commit: Commit, drafts: Sequence[Draft], written: dict[str, str]) -> Commit:
+    """Write tars, noting the version of each, and the record; stop at a record of another attempt, and return the one that stands."""
+    for draft in drafts:
+        standing = _standing(root, folder, commit)
+        if standing is not None and standing != commit:
+            return standing
+        uri = storage.join(root, draft.record.tar)
+        storage.write_atomic(uri, draft.built.data)
+        written[uri] = storage.version(uri)
+    record = json.loads(json.dumps(commit, default=row_fields))
+    if write_sealed(_record(root, folder, commit.index), record, create_only=True, indent=None):
+        return commit
+    return _standing(root, folder, commit) or commit
+
+
+def _standing(root: str, folder: str, commit: Commit) -> Commit | None:
+    """Return the record that is there; `CommitConflictError` if it contradicts this attempt.
+
+    A photo may time out for one of two attempts and not for the other: they agree if they made the same of every sample that both have.
+    """
     standing = read(root, folder, commit.index)
-    if standing is not None and standing != commit:
+    if standing is None or standing == commit:
+        return standing
+    there, made = _contents(standing), _contents(commit)
+    if standing.task != commit.task or any(there[key] != made[key] for key in there.keys() & made.keys()):
         raise CommitConflictError(
             f"{_record(root, folder, commit.index)} is committed with other content than this attempt made; "
             "expected the same bytes; check that every worker runs the same versions, then remove the dataset and run again"
         )
+    return standing
+
+
+def _contents(commit: Commit) -> dict[str, list[tuple[str, str, str]]]:
+    """The digest of every file of each sample, by its key; the low-quality column's description is the sample's row."""
+    contents: dict[str, list[tuple[str, str, str]]] = {}
+    for member in (member for tar in commit.tars for member in tar.members):
+        contents.setdefault(member.key, []).append((member.column, member.name, member.sha256))
+    return contents
 
 
 def _remove_strangers(root: str, standing: Commit | None, written: Iterable[str]) -> None:

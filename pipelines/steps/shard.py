@@ -48,9 +48,9 @@ def shard(task: ShardTask) -> ShardReport:
     samples, refused, drafts = _make(task)
     commit = Commit(task.index, task.digest, tuple(samples), tuple(draft.record for draft in drafts), tuple(refused))
     _assert_all_counted(task, commit)
-    commits.publish(task.dataset_root, COMMITS, commit, drafts)
+    stands = commits.publish(task.dataset_root, COMMITS, commit, drafts)
     forget_withdrawn(task)
-    return ShardReport(task.index, len(samples), len(refused), False, time.monotonic() - started)
+    return ShardReport(task.index, len(stands.samples), len(stands.quarantined), False, time.monotonic() - started)
 
 
 def read_config(dataset_root: str) -> ShardConfig:

@@ -1,5 +1,7 @@
 """A shard is one attempt's, whole, whoever else writes at the same moment."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,33 @@ from pipelines.commits import Commit, CommitConflictError, Draft, TarDraft, find
 COLUMNS = ("hq", "low", "lq")
 
 
-def _attempt(content: bytes) -> tuple[Commit, list[Draft]]:
-    """The same shard by another version of the code: other bytes of the same size."""
+def _attempt(content: bytes, *more: str) -> tuple[Commit, list[Draft]]:
+    """One try at the same shard. Another version of the code makes other bytes of the same size; `more` samples come out well."""
     drafts = []
     for column in COLUMNS:
         tar = TarDraft(column, 0)
-        tar.add("a", "bin", content)
+        for key in ("a", *more):
+            tar.add(key, "bin", content)
         drafts.append(tar.finish())
     return Commit(0, "task", (), tuple(draft.record for draft in drafts), ()), drafts
+
+
+@contextmanager
+def _before_write(monkeypatch: pytest.MonkeyPatch, moment: int, act: Callable[[], object]) -> Iterator[None]:
+    """Act before the write number `moment`, as another process might."""
+    write, calls = storage.write_atomic, []
+
+    def interrupted(uri: storage.Uri, data: bytes, create_only: bool = False) -> bool:
+        calls.append(uri)
+        if len(calls) == moment + 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(storage, "write_atomic", write)
+                act()
+        return write(uri, data, create_only)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_atomic", interrupted)
+        yield
 
 
 def _wrong(root: Path) -> list[str]:
@@ -31,21 +52,10 @@ def _wrong(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("moment", range(4), ids=["before-hq", "before-low", "before-lq", "before-the-record"])
 def test_who_comes_too_late_leaves_no_tar_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
-    write, calls = storage.write_atomic, []
-
-    def interrupted(uri: storage.Uri, data: bytes, create_only: bool = False) -> bool:
-        calls.append(uri)
-        if len(calls) == moment + 1:
-            with monkeypatch.context() as patch:
-                patch.setattr(storage, "write_atomic", write)
-                publish(str(tmp_path), "commits", *_attempt(b"first"))
-        return write(uri, data, create_only)
-
-    monkeypatch.setattr(storage, "write_atomic", interrupted)
-    with pytest.raises(CommitConflictError, match="committed with other content"):
-        publish(str(tmp_path), "commits", *_attempt(b"later"))
-    monkeypatch.setattr(storage, "write_atomic", write)
     first, drafts = _attempt(b"first")
+    interruption = _before_write(monkeypatch, moment, lambda: publish(str(tmp_path), "commits", first, drafts))
+    with interruption, pytest.raises(CommitConflictError, match="committed with other content"):
+        publish(str(tmp_path), "commits", *_attempt(b"later"))
     assert commits.read(str(tmp_path), "commits", 0) == first
     assert _wrong(tmp_path) == []
     assert (find(str(tmp_path), "commits", 0, "task") is None) == (moment < len(COLUMNS))  # a tar is missing, and that is seen
@@ -79,3 +89,14 @@ def test_a_conflict_with_what_stands_touches_nothing_and_is_the_users_to_mend(tm
     with pytest.raises(UsageError, match="check that every worker runs the same versions"):
         publish(str(tmp_path), "commits", *_attempt(b"later"))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("moment", range(4), ids=["before-hq", "before-low", "before-lq", "before-the-record"])
+def test_attempts_that_differ_in_what_was_quarantined_agree_and_the_first_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    first, drafts = _attempt(b"same")
+    with _before_write(monkeypatch, moment, lambda: publish(str(tmp_path), "commits", first, drafts)):
+        assert publish(str(tmp_path), "commits", *_attempt(b"same", "timed-out-there")) == first
+    assert commits.read(str(tmp_path), "commits", 0) == first
+    assert _wrong(tmp_path) == []
