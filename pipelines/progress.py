@@ -33,6 +33,15 @@ class Metrics:
     values: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class History:
+    """How a training has gone until now: how often it began again, and the share of its time that went into steps that no attempt before
+    had made; what is left is starting, waiting for machines, and steps that were lost and made again."""
+
+    restarts: int
+    goodput: float
+
+
 class Link(Protocol):
     """A worker's side: tells numbers now and then, and after each step that it goes on."""
 
@@ -43,7 +52,10 @@ class Link(Protocol):
         """Say that a step is done, or that a known wait after it goes on."""
 
     def rest(self) -> None:
-        """Say that no more steps follow, and that silence is no sign of trouble."""
+        """Say that no more steps follow, only what may take long: the last checkpoint on its way."""
+
+    def history(self) -> History:
+        """Hear how it has gone so far."""
 
 
 class Progress:

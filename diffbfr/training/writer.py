@@ -1,19 +1,21 @@
 """Writes what a training keeps while the training goes on: one piece at a time, in order, on a thread; failures come back."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final, Self
 
-_PATIENCE_S: Final = 1.0
+PATIENCE_S: Final = 600.0
+_SIGN_S: Final = 1.0
 
 
 class Writer:
     """A thread for checkpoints and averages; a context manager, at whose end everything is written.
 
     A piece must hold copies of its own: the training changes its tensors meanwhile. At most one piece is under way: who is faster waits
-    for it, and calls `while_waiting` every second. What a piece raises (a full disk, a refused upload, NaN) is raised by the next call of
-    `check` or `write`, or at the end.
+    for it, and calls `while_waiting` every second, for `PATIENCE_S`: after that whoever listens shall take it for hung. What a piece
+    raises (a full disk, a refused upload, NaN) is raised by the next call of `check` or `write`, or at the end.
     """
 
     def __init__(self, sealed: Callable[[Path], None], while_waiting: Callable[[], None] = lambda: None) -> None:
@@ -41,7 +43,9 @@ class Writer:
 
     def _wait(self) -> None:
         if self._under_way is not None:
-            while wait([self._under_way], _PATIENCE_S).not_done:
-                self._while_waiting()
+            started = time.monotonic()
+            while wait([self._under_way], _SIGN_S).not_done:
+                if time.monotonic() - started < PATIENCE_S:
+                    self._while_waiting()
             done, self._under_way = self._under_way, None
             done.result()

@@ -1,17 +1,19 @@
 """A training on Ray Train V2: ranks, a process group, retries, and nothing else. Checkpoints are the training loop's own."""
 
 import contextlib
+import itertools
+import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from diffbfr.errors import DiffBFRError, IncompleteError
+from diffbfr.errors import DivergedError, IncompleteError, UsageError
 from pipelines import storage
 from pipelines.cluster.link import Board, Pulse
-from pipelines.cluster.watchdog import GRACE_S, RankLink, end_hung, kill_worker
+from pipelines.cluster.watchdog import RankLink, ask_worker, end_hung, kill_worker
 from pipelines.progress import Link, Metrics, Progress
 
 Report = TypeVar("Report")
@@ -24,6 +26,7 @@ _SHOWN = ("loss",)  # of the posted values; the line itself tells the rate
 _COLLECTIVE_TIMEOUT_S = 600
 _OTHERS_REFUSE_S = 10.0
 _END_S = 20.0
+_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Group:
     cpus_per_rank: int
     use_gpu: bool
     hang_s: float = 30.0
-    """How long no rank may finish a step before the group is taken for hung."""
+    """How long no rank may finish a step before the group is taken for hung (`RankLink`)."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def fit(
 ) -> Report:
     """Run the ranks to the end and return rank 0's result; a run that fails for good is an IncompleteError.
 
-    Ranks that die or hang begin again, as often as it takes, until attempts make no progress any more.
+    Ranks that die or hang begin again, as often as it takes, until attempts make no progress any more; while machines are missing they
+    wait, and say so.
 
     Ray's fit runs in a thread: from the main thread it would replace the handler of Ctrl-C by one that exits with 0.
     """
@@ -94,6 +98,7 @@ def fit(
     state = storage.join(root, "ray")
     outcome: list[Any] = []
     loop = _Loop(worker, config, board, label, group.hang_s, NUM_RETRIES)
+    waiting = _Waiting(label, group)
     thread = threading.Thread(target=lambda: outcome.append(_run(loop, name, state, group)), name="ray-train", daemon=True)
     thread.start()
     try:
@@ -103,31 +108,72 @@ def fit(
                 raise KeyboardInterrupt
             for metrics in ray.get(board.drain.remote()):
                 journal.add(metrics)
-            if hung := ray.get(board.hung.remote(GRACE_S)):
-                end_hung(hung, label, root, _end)
+            if hung := ray.get(board.hung.remote()):
                 ray.get(board.forget.remote())
+                end_hung(hung, label, root, _end)
+            waiting.look(ray.get(board.lives.remote()))
         refusal = ray.get(board.refusal.remote())
     finally:
         ray.kill(board)
         if not thread.is_alive():
             with contextlib.suppress(OSError):
-                storage.remove_tree(storage.join(state, name))
+                for folder in storage.list_dir(state):
+                    if folder.startswith(name):
+                        storage.remove_tree(storage.join(state, folder))
     if not outcome:
         raise IncompleteError(f"{label}: the training ended without a result; run the same command again")
     result = outcome[0]
     if isinstance(result, _Refused | BaseException) and refusal is not None:
         raise refusal
+    if isinstance(result, IncompleteError):
+        raise result
     if isinstance(result, BaseException):
         raise _incomplete(label, result) from result
     return cast(Report, result)
 
 
+class _Waiting:
+    """Says now and then that a training waits for machines, while none of its ranks lives."""
+
+    def __init__(self, label: str, group: Group) -> None:
+        self._label, self._group, self._next = label, group, time.monotonic() + _WAIT_S
+
+    def look(self, lives: bool) -> None:
+        """Say so once a minute, where a group of workers has no place yet."""
+        import ray
+        from ray.util import placement_group_table
+
+        if lives:
+            self._next = time.monotonic() + _WAIT_S
+        elif time.monotonic() >= self._next:
+            self._next += _WAIT_S
+            if any(group["state"] in ("PENDING", "RESCHEDULING") for group in placement_group_table().values()):
+                logging.getLogger(__name__).warning(
+                    "%s: waiting for %d workers of %d CPUs each; %d CPUs are free; add machines, or stop and lower cluster.num_workers",
+                    self._label,
+                    self._group.num_ranks,
+                    self._group.cpus_per_rank,
+                    ray.available_resources().get("CPU", 0),  # type: ignore[no-untyped-call]
+                )
+
+
 def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
-    """In the thread: Ray Train's fit; what it raises is handed back as a value."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    """In the thread: Ray Train's fit; what it raises is handed back as a value.
+
+    Ray begins again after a rank's end; after a group that did not even start (ranks that died or did not meet) this does, with the same
+    patience. A group that waits for machines has all the patience.
+    """
+    import ray
+    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    try:
+    board = loop.board
+
+    class Deaths(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
+            ray.get(board.forget.remote())
+
+    for start in itertools.count():
         trainer = TorchTrainer(
             _rank,
             train_loop_config={"loop": loop},
@@ -135,12 +181,25 @@ def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
             scaling_config=ScalingConfig(
                 num_workers=group.num_ranks, use_gpu=group.use_gpu, resources_per_worker={"CPU": group.cpus_per_rank}
             ),
-            run_config=RunConfig(name=name, storage_path=state, failure_config=FailureConfig(max_failures=-1)),
+            run_config=RunConfig(
+                name=f"{name}-{start}",
+                storage_path=state,
+                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=0),  # type: ignore[call-arg] # V1's
+                callbacks=[Deaths()],  # type: ignore[list-item]
+            ),
         )
-        result: Any = trainer.fit()  # typed as V1's Result, which has no return value
-        return result.return_value
-    except Exception as error:  # raised again by the driver's thread
-        return error
+        try:
+            result: Any = trainer.fit()  # typed as V1's Result, which has no return value
+            return result.return_value
+        except ControllerError as error:
+            reason = _words(error.controller_failure)
+            if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
+                continue
+            if ray.get(board.stumble.remote(reason)) > loop.retries:
+                return _exhausted(loop, reason)
+        except Exception as error:  # raised again by the driver's thread
+            return error
+    return None
 
 
 def _rank(settings: dict[str, Any]) -> Any:
@@ -167,7 +226,7 @@ def _rank(settings: dict[str, Any]) -> Any:
     link = RankLink(loop.board, rank, ray.get_runtime_context().get_node_id(), loop.hang_s)
     try:
         result = loop.worker(loop.config, link)
-    except DiffBFRError as error:
+    except (UsageError, DivergedError) as error:  # it would be the same the next time
         ray.get(loop.board.refuse.remote(rank, error))
         if _all_refuse(loop.board, world):
             return _Refused()
@@ -176,22 +235,35 @@ def _rank(settings: dict[str, Any]) -> Any:
         ray.get(loop.board.fail.remote(_words(error)))
         raise
     finally:
-        link.rest()
+        link.close()
     link.flush()
     return result if rank == 0 else None
 
 
-def _end(pulse: Pulse) -> str:
-    """Kill a rank from a task on its own machine."""
+def _end(pulses: Sequence[Pulse]) -> list[tuple[str, str]]:
+    """Ask all ranks what they do, then kill them: one that dies takes the others with it before they have told."""
+    told = _there(ask_worker, [(pulse.node, (pulse.pid, pulse.stacks)) for pulse in pulses])
+    _there(kill_worker, [(pulse.node, (pulse.pid,)) for pulse in pulses])
+    return [(f"out of reach ({type(it).__name__})", "") if isinstance(it, Exception) else it for it in told]
+
+
+def _there(function: Callable[..., Any], calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+    """Call a function on several machines at once; an exception where one is gone, or as silent as its rank."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there = NodeAffinitySchedulingStrategy(pulse.node, soft=False)
-    task = ray.remote(num_cpus=0)(kill_worker).options(scheduling_strategy=there, max_retries=0)
-    try:
-        return str(ray.get(task.remote(pulse.pid), timeout=_END_S))
-    except ray.exceptions.RayError as error:  # its machine is gone or as silent as itself
-        return f"out of reach ({type(error).__name__})"
+    task, running = ray.remote(num_cpus=0)(function), []
+    for node, arguments in calls:
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        running.append(task.options(scheduling_strategy=strategy, max_retries=0).remote(*arguments))
+    ray.wait(running, num_returns=len(running), timeout=_END_S)
+    found = []
+    for call in running:
+        try:
+            found.append(ray.get(call, timeout=0))
+        except ray.exceptions.RayError as error:
+            found.append(error)
+    return found
 
 
 def _all_refuse(board: Any, num_ranks: int) -> bool:

@@ -5,7 +5,35 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from diffbfr.errors import DiffBFRError
-from pipelines.progress import Metrics
+from pipelines.progress import History, Metrics
+
+
+class Goodput:
+    """The share of the time since a training first began in which steps were made that no attempt before had made."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._useful = clock, 0.0
+        self._since: float | None = None
+        self._last: tuple[int, float] | None = None
+        self._furthest = 0
+
+    def begin(self) -> None:
+        """Begin an attempt; what it does before its first step is no use."""
+        self._since = self._clock() if self._since is None else self._since
+        self._last = None
+
+    def step(self, step: int) -> None:
+        """Hear that so many steps are done; of the time since the last word the part counts that went into new ones."""
+        now = self._clock()
+        if self._last is not None and step > self._furthest:
+            before, at = self._last
+            self._useful += (now - at) * (step - max(before, self._furthest)) / (step - before)
+        self._last, self._furthest = (step, now), max(step, self._furthest)
+
+    def share(self) -> float:
+        """Until now."""
+        seconds = 0.0 if self._since is None else self._clock() - self._since
+        return self._useful / seconds if seconds else 0.0
 
 
 class SerialLink:
@@ -13,26 +41,35 @@ class SerialLink:
 
     def __init__(self, on_metrics: Callable[[Metrics], None]) -> None:
         self.post = on_metrics
+        self._goodput = Goodput()
+        self._goodput.begin()
 
     def alive(self, step: int) -> None:
-        """Nobody asks."""
+        """Only the time is taken."""
+        self._goodput.step(step)
 
     def rest(self) -> None:
         """Nobody asks."""
 
+    def history(self) -> History:
+        """A single attempt."""
+        return History(0, self._goodput.share())
+
 
 @dataclass(frozen=True)
 class Pulse:
-    """The last sign of life of a rank: where it runs, when, and how long a silence after it is still no reason to worry."""
+    """The last sign of life of a rank: where it runs, when, and how long a silence after it is still no reason to worry.
+
+    `step` is -1 before the first is done. `stacks` is a file on its machine into which SIGUSR2 makes it write where its threads are.
+    """
 
     rank: int
     pid: int
     node: str
     step: int
     limit_s: float
-    at: float = 0.0
     stacks: str = ""
-    """Of all its threads, told by its own watch when the silence became too long; "" while it has not answered."""
+    at: float = 0.0
 
 
 class Board:
@@ -43,6 +80,9 @@ class Board:
         self._posts: list[Metrics] = []
         self._refusals: dict[int, DiffBFRError] = {}
         self._pulses: dict[int, Pulse] = {}
+        self._ended: set[tuple[str, int]] = set()
+        self._goodput = Goodput(clock)
+        self._attempts = 0
         self._failure = self._failure_before = ""
         self._furthest = -1
         self._fruitless = 0
@@ -50,10 +90,22 @@ class Board:
     def begin(self, rank: int) -> int:
         """Count an attempt that rank 0 begins; returns how many before it came no further than earlier ones."""
         if rank == 0:
-            self._pulses.clear()
+            self._goodput.begin()
+            self._attempts += 1
             self._fruitless += 1
             self._failure, self._failure_before = "", self._failure
         return max(0, self._fruitless - 1)
+
+    def stumble(self, reason: str) -> int:
+        """Count an attempt that ended before its ranks began, as `begin` does those that began."""
+        self.forget()
+        self._fruitless += 1
+        self._failure = self._failure_before = reason
+        return self._fruitless
+
+    def history(self) -> History:
+        """How the training has gone so far."""
+        return History(max(0, self._attempts - 1), self._goodput.share())
 
     def fail(self, reason: str) -> None:
         """Keep a rank's exception in words, the first of an attempt: the others' follow from it."""
@@ -85,8 +137,12 @@ class Board:
         return posts
 
     def beat(self, pulse: Pulse) -> None:
-        """Take a sign of life; it is dated here, so that machines need not agree on the time."""
+        """Take a sign of life; it is dated here, so that machines need not agree on the time. The last words of the dead do not count."""
+        if (pulse.node, pulse.pid) in self._ended:
+            return
         self._pulses[pulse.rank] = replace(pulse, at=self._clock())
+        if pulse.rank == 0 and pulse.step >= 0:
+            self._goodput.step(pulse.step)
         if pulse.step > self._furthest:
             self._furthest, self._fruitless = pulse.step, 0
 
@@ -94,20 +150,20 @@ class Board:
         """Stop watching a rank."""
         self._pulses.pop(rank, None)
 
-    def tell_stacks(self, rank: int, stacks: str) -> None:
-        """Keep where a silent rank's threads are."""
-        if rank in self._pulses:
-            self._pulses[rank] = replace(self._pulses[rank], stacks=stacks)
+    def lives(self) -> bool:
+        """Whether any rank is being watched."""
+        return bool(self._pulses)
 
-    def hung(self, grace_s: float) -> list[Pulse]:
-        """All ranks, when none of them has given a sign for longer than it may, and had the grace to tell its stacks; else nothing.
+    def hung(self) -> list[Pulse]:
+        """All ranks, when none of them has given a sign for longer than it may; else nothing.
 
         One rank that stops holds up all others in the next collective, so that a hang is a silence of all.
         """
         now = self._clock()
-        silent = [pulse for pulse in self._pulses.values() if now - pulse.at > pulse.limit_s + grace_s]
+        silent = [pulse for pulse in self._pulses.values() if now - pulse.at > pulse.limit_s]
         return silent if silent and len(silent) == len(self._pulses) else []
 
     def forget(self) -> None:
-        """Forget the ranks of an attempt that is being ended."""
+        """Forget the ranks of an attempt that has ended, or is being ended: no silence of theirs is a hang."""
+        self._ended |= {(pulse.node, pulse.pid) for pulse in self._pulses.values()}
         self._pulses.clear()

@@ -27,11 +27,6 @@ _SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch on busy cores takes its time
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-_QUIET = {  # of a Ray of our own: nobody looks at its figures, and its waiting processes take a third less
-    "RAY_enable_metrics_collection": "0",
-    "RAY_event_stats": "0",
-    "RAY_task_events_report_interval_ms": "0",
-}
 _FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "DIFFBFR_CACHE", "DIFFBFR_CACHE_BYTES")
 
 
@@ -45,7 +40,7 @@ class ClusterConfig:
 
     Of a training: blocks whose maps are `recompute_px` or wider are run again in the backward pass, and a worker holds at most
     `micro_batch` images at once, adding up their gradients: less memory, more time, the same result. `compile` hands the networks to
-    torch.compile. Workers that finish no step for `hang_s` seconds (or ten times their slowest) are replaced.
+    torch.compile. Workers that finish no step for `hang_s` seconds (or five usual steps) are replaced.
     """
 
     num_workers: int = 2
@@ -137,12 +132,10 @@ class Cluster:
         unit: str = "items",
         weight: Callable[[Task], int] = lambda task: 1,
         on_report: Callable[[Report], None] | None = None,
-        one_core: bool = False,
     ) -> list[Report]:
         """Like `map`, for work that is costly to set up: each of `num_workers` actors calls `factory` once and runs tasks with it.
 
-        On a cluster with GPUs each actor gets an equal share of them, at most one. Elsewhere, with `one_core`, for work that computes
-        on one thread so that its bytes do not depend on their number, there are as many actors as the workers have cores.
+        On a cluster with GPUs each actor gets an equal share of them, at most one.
         """
         with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
             collector = pool.Collector(label, tasks, weight, progress, on_report)
@@ -150,11 +143,10 @@ class Cluster:
                 pool.run_serially(pool.Worker(factory).run, collector)
             elif tasks:
                 self._start()
-                workers, gpus = self.config.num_workers, self._resource("GPU")
-                alone = one_core and not gpus
-                num_actors = min(workers * self._cpus_per_worker(workers) if alone else workers, len(tasks))
-                cpus = 1 if alone else self._cpus_per_worker(num_actors)
-                pool.run_actors(factory, collector, num_actors, cpus, min(1.0, gpus / num_actors), self._stopping)
+                num_actors = min(self.config.num_workers, len(tasks))
+                gpus = self._resource("GPU")
+                cpus, gpu_share = self._cpus_per_worker(num_actors), min(1.0, gpus / num_actors)
+                pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._stopping)
         return collector.reports()
 
     def train(
@@ -199,7 +191,7 @@ class Cluster:
     def _connect(self) -> None:
         import ray
 
-        for name, value in (_SETTINGS | _QUIET if self.config.address is None else _SETTINGS).items():
+        for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         if self.config.address is None:
             ray.init(

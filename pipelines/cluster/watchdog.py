@@ -1,44 +1,55 @@
-"""Notices a training that hangs: every rank gives signs of life, the driver ends the ranks that give none.
+"""Notices a training that hangs: every rank gives signs of life, the driver ends the ranks when none comes any more.
 
 Ray restarts workers that die, not workers that stand still (a stopped process, a deadlock, a network that swallows packets): the
-others wait for them in a collective until its timeout. Here the driver sees the silence within `hang_s` and a few seconds, keeps every
-rank's stacks, and kills those that do not answer; then the training goes on from its newest checkpoint as after any death.
+others wait for them in a collective until its timeout. Here the driver sees the silence within `hang_s` and a second, logs every rank's
+stacks, also those of one that was stopped, and kills them; then the training goes on from its newest checkpoint as after any death.
 """
 
+import contextlib
 import faulthandler
 import logging
 import os
 import signal
+import statistics
 import tempfile
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines import storage
 from pipelines.cluster.link import Pulse
-from pipelines.progress import Metrics
+from pipelines.progress import History, Metrics
 
-GRACE_S = 3.0
+START_S = 900.0
+"""Until the second step is done: data is opened, a checkpoint fetched, a network compiled, and no step's time is known."""
+END_S = 600.0
+"""After the last step: the last checkpoint and the weights are put where they belong."""
+LONGEST_S = 300.0
+"""What no silence may exceed, unless every other step would."""
 _BEAT_S = 1.0
-_SLOWEST = 10.0
+_RECENT_STEPS = 32
+_USUAL_STEPS = 5.0
+_STACKS_S = 2.0
 
 
 class RankLink:
-    """A rank's side of the board. A thread of its own tells the stacks of all threads when the steps stop coming.
+    """A rank's side of the board.
 
-    A rank may be silent for `hang_s`, or for ten times its slowest step so far where that is longer.
+    A rank may be silent for `hang_s`, or for five of its usual steps, a median of the recent ones, where that is longer; `LONGEST_S` ends
+    the patience with steps of a minute, and who takes longer than that for a step may take two. Before the second step and after the last
+    it may be silent for `START_S` and `END_S`.
     """
 
-    def __init__(self, board: Any, rank: int, node: str, hang_s: float) -> None:
-        self._board, self._rank, self._node, self._hang_s = board, rank, node, hang_s
+    def __init__(self, board: Any, rank: int, node: str, hang_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._board, self._rank, self._node, self._hang_s, self._clock = board, rank, node, hang_s, clock
         self._sent: list[Any] = []
-        self._slowest = 0.0
-        self._last: float | None = None
-        self._beaten = -_BEAT_S
-        self._told = False
-        threading.Thread(target=self._watch, name="diffbfr-watch", daemon=True).start()
+        self._steps: deque[float] = deque(maxlen=_RECENT_STEPS)
+        self._done, self._since = -1, clock()
+        self._stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the rank lives
+        faulthandler.register(signal.SIGUSR2, self._stacks)
+        self._beat(START_S)
 
     def post(self, metrics: Metrics) -> None:
         """Tell a few numbers, if this is rank 0."""
@@ -46,19 +57,31 @@ class RankLink:
             self._sent[:] = [self._board.post.remote(metrics)]
 
     def alive(self, step: int) -> None:
-        """Beat, at most once a second."""
-        now = time.monotonic()
-        if self._last is not None:
-            self._slowest = max(self._slowest, now - self._last)
-        self._last, self._told = now, False
-        if now - self._beaten >= _BEAT_S:
-            self._beaten = now
-            self._board.beat.remote(Pulse(self._rank, os.getpid(), self._node, step, self._limit_s))
+        """Beat, at most once a second, but at once when less patience is due; the same step again is a wait that goes on."""
+        now = self._clock()
+        if step > self._done:
+            if self._done >= 0:
+                self._steps.append((now - self._since) / (step - self._done))
+            self._done, self._since = step, now
+        if now - self._beaten >= _BEAT_S or self._limit_s < self._told_s:
+            self._beat(self._limit_s)
 
     def rest(self) -> None:
-        """Stop beating, and watching."""
-        self._last = None
+        """Beat a last time, or once more while the end takes its time."""
+        self._beat(END_S)
+
+    def history(self) -> History:
+        """Ask the board."""
+        import ray
+
+        found: History = ray.get(self._board.history.remote())
+        return found
+
+    def close(self) -> None:
+        """Be watched no more."""
         self._board.rest.remote(self._rank)
+        faulthandler.unregister(signal.SIGUSR2)
+        self._stacks.close()
 
     def flush(self) -> None:
         """Wait until the last post has arrived."""
@@ -68,59 +91,77 @@ class RankLink:
 
     @property
     def _limit_s(self) -> float:
-        return max(self._hang_s, _SLOWEST * self._slowest)
+        if not self._steps:
+            return START_S
+        usual = statistics.median(self._steps)
+        return max(self._hang_s, min(_USUAL_STEPS * usual, LONGEST_S), 2 * usual)
 
-    def _watch(self) -> None:
-        while True:
-            time.sleep(_BEAT_S)
-            last = self._last
-            if last is not None and not self._told and time.monotonic() - last > self._limit_s:
-                self._told = True
-                self._board.tell_stacks.remote(self._rank, stacks())
-
-
-def stacks() -> str:
-    """Where every thread of this process is."""
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read()
+    def _beat(self, limit_s: float) -> None:
+        self._beaten, self._told_s = self._clock(), limit_s
+        stacks = f"/proc/{os.getpid()}/fd/{self._stacks.fileno()}"
+        self._board.beat.remote(Pulse(self._rank, os.getpid(), self._node, self._done, limit_s, stacks))
 
 
-def end_hung(hung: Sequence[Pulse], label: str, root: str, end: Callable[[Pulse], str]) -> str:
-    """Kill the ranks that do not even answer (all, if all do: a deadlock); keep and name what each was doing.
+def end_hung(hung: Sequence[Pulse], label: str, root: str, end: Callable[[Sequence[Pulse]], Sequence[tuple[str, str]]]) -> str:
+    """Kill ranks that hang; log what each was doing, and keep it in a file, whose place is returned.
 
-    `end(pulse)` kills a rank where it runs and says in which state it was. Returns the place of the stacks.
+    `end(pulses)` asks each rank where it runs for its state and its threads (`ask_worker`), and when all have told kills them.
     """
-    mute = [pulse for pulse in hung if not pulse.stacks] or list(hung)
-    states = {pulse.rank: end(pulse) for pulse in mute}
     text = "\n".join(
-        f"rank {pulse.rank}, process {pulse.pid} on {pulse.node}: {states.get(pulse.rank, 'waiting')}\n{pulse.stacks or '(no answer)'}"
-        for pulse in sorted(hung, key=lambda pulse: pulse.rank)
+        f"rank {pulse.rank}, process {pulse.pid} on {pulse.node}, {pulse.step} steps done: {state}\n{stacks or '(no answer)'}"
+        for pulse, (state, stacks) in sorted(zip(hung, end(hung), strict=True), key=lambda told: told[0].rank)
     )
     place = storage.join(root, "hangs", f"{label}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.txt")
-    storage.write_atomic(place, text.encode())
     logging.getLogger(__name__).warning(
-        "%s: no rank has finished a step for %.0f s; ending rank %s (%s) to go on from the newest checkpoint; stacks in %s",
+        "%s: no rank has given a sign for %.0f s; all are ended, to go on from the newest checkpoint; this is also in %s\n%s",
         label,
-        max(pulse.limit_s for pulse in hung) + GRACE_S,
-        ", ".join(str(pulse.rank) for pulse in mute),
-        "; ".join(sorted(set(states.values()))),
+        max(pulse.limit_s for pulse in hung),
         place,
+        text,
     )
+    storage.write_atomic(place, text.encode())
     return place
 
 
-def kill_worker(pid: int) -> str:
-    """On a rank's machine: kill it, and say in which state it was; a process that is no worker of Ray's is left alone."""
+def ask_worker(pid: int, stacks: str) -> tuple[str, str]:
+    """On a rank's machine: in which state it is and where its threads are; one that was stopped goes on, for it could not tell."""
     try:
-        if b"ray::" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return "gone"
+        if not _is_worker(pid):
+            return "gone", ""
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        os.kill(pid, signal.SIGKILL)
+        return f"{fields['State'].strip()}, in {_kernel_function(pid)}", _ask_stacks(pid, stacks)
     except (OSError, ValueError):
-        return "gone"
-    return f"{fields['State'].strip()}, in {_kernel_function(pid)}"
+        return "gone", ""
+
+
+def kill_worker(pid: int) -> None:
+    """On a rank's machine: kill it."""
+    with contextlib.suppress(OSError):
+        if _is_worker(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether a process is a worker of Ray's; others are left alone."""
+    return b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _ask_stacks(pid: int, stacks: str) -> str:
+    """Where a process's threads are, by faulthandler, which needs no interpreter that runs; "" if it does not say within `_STACKS_S`."""
+    told = ""
+    with contextlib.suppress(OSError):
+        file = Path(stacks)
+        before = file.stat().st_size
+        os.kill(pid, signal.SIGUSR2)  # first: a stopped process has it waiting when it goes on
+        os.kill(pid, signal.SIGCONT)
+        deadline = time.monotonic() + _STACKS_S
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            now = file.read_text()[before:]
+            if now and now == told:
+                break
+            told = now
+    return told
 
 
 def _kernel_function(pid: int) -> str:

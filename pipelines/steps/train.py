@@ -1,9 +1,11 @@
 """Train one stage: every rank opens the dataset, takes the newest sealed checkpoint and runs the one loop of `diffbfr.training`.
 
-On S3 each rank works in a folder of its own machine; rank 0 puts every sealed checkpoint and, last, the weights where they belong.
+On S3 each rank works in a folder of its own machine; rank 0 puts every sealed checkpoint and, last, the weights where they belong. What
+S3 refuses ends the attempt, and is kept where it was made.
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,13 +46,15 @@ class TrainTask:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """How a training ended."""
+    """How a training ended; `restarts` and `goodput` are of this command (`History`), `resumed_from` and `seconds` of its last attempt."""
 
     steps: int
     samples: int
     loss: float
     resumed_from: int
     seconds: float
+    restarts: int
+    goodput: float
 
 
 def train_stage(task: TrainTask, link: Link) -> TrainReport:
@@ -74,7 +78,7 @@ def train_stage(task: TrainTask, link: Link) -> TrainReport:
         if done < task.config.num_steps:
             link.alive(done)
         else:
-            link.rest()  # the last checkpoint may take its time to arrive
+            link.rest()
 
     with _workspace(task.folder) as (folder, publish):
         run = Run(
@@ -93,7 +97,10 @@ def train_stage(task: TrainTask, link: Link) -> TrainReport:
         result = train(run, report, sealed=publish, alive=alive)
         publish(folder / f"{task.stage.name}.json")
         publish(folder / f"{task.stage.name}.safetensors")
-    return TrainReport(result.steps, result.samples, result.loss, result.resumed_from, result.seconds)
+    history = link.history()
+    return TrainReport(
+        result.steps, result.samples, result.loss, result.resumed_from, result.seconds, history.restarts, round(history.goodput, 4)
+    )
 
 
 def _check_column(task: TrainTask, dataset: ShardedDataset) -> None:
@@ -131,14 +138,28 @@ def _workspace(folder: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
             if not is_first:
                 return
             target = storage.join(folder, path.relative_to(local).as_posix())
-            if path.is_dir():
-                storage.put_tree(path, target, last=MANIFEST)
-                if path.parent == local / _CHECKPOINTS:
-                    _drop_all_but(path.parent, storage.join(folder, _CHECKPOINTS))
-            else:
-                storage.write_atomic(target, path.read_bytes())
+            try:
+                if path.is_dir():
+                    storage.put_tree(path, target, last=MANIFEST)
+                else:
+                    storage.write_atomic(target, path.read_bytes())
+            except Exception as error:  # every storage client has errors of its own
+                raise _refused(path, target, error) from error
+            if path.parent == local / _CHECKPOINTS:
+                _drop_all_but(path.parent, storage.join(folder, _CHECKPOINTS))
 
         yield local, publish
+
+
+def _refused(path: Path, target: str, error: Exception) -> storage.StorageError:
+    """Put what could not be stored where it stays when the workspace goes, and say so."""
+    kept = Path(tempfile.mkdtemp(prefix="diffbfr-refused-")) / path.name
+    shutil.move(path, kept)
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return storage.StorageError(
+        f"{target} could not be stored ({reason}); expected a place that takes it; it is kept in {kept}; run the same command again to "
+        "go on from the checkpoint before"
+    )
 
 
 def _drop_all_but(kept: Path, place: str) -> None:

@@ -1,6 +1,5 @@
 """A cluster gives what the serial twin gives: the same reports, the same failures, the same user errors."""
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -58,8 +57,6 @@ class SumConfig:
     folder: str
     steps: int
     fails_at: int = -1
-    dies_at: int = -1
-    stops_at: int = -1
     refusing_ranks: tuple[int, ...] = ()
 
 
@@ -87,10 +84,6 @@ def sum_over_ranks(config: SumConfig, link: Link) -> tuple[float, int]:
         if world > 1:
             dist.barrier()
         link.alive(step + 1)
-        if step == config.stops_at and rank == world - 1 and first == 0:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        if step == config.dies_at and rank == world - 1 and first == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
     return total, config.steps - first
 
 
@@ -242,35 +235,6 @@ def test_more_workers_than_cpus_are_refused_before_they_wait_for_ever(cluster: C
         greedy.map_actors(lambda: square, [SquareTask(0, str(tmp_path)), SquareTask(1, str(tmp_path))], label="square")
     with pytest.raises(UsageError, match="2 workers want 2000 CPUs"):
         greedy.train(sum_over_ranks, SumConfig(str(tmp_path), 1), label="sum", total=4, root=str(tmp_path))
-
-
-@pytest.mark.cluster
-@pytest.mark.slow
-def test_a_training_whose_rank_is_killed_goes_on_from_its_own_checkpoint(cluster: Cluster, tmp_path: Path) -> None:
-    posts: list[Metrics] = []
-    total, steps = cluster.train(
-        sum_over_ranks, SumConfig(str(tmp_path), 4, dies_at=1), label="sum", total=16, root=str(tmp_path / "root"), on_metrics=posts.append
-    )
-    assert (total, steps) == (30.0, 2)
-    assert [metrics.step for metrics in posts][-2:] == [3, 4]
-    assert len({metrics.step for metrics in posts}) == len(posts)
-
-
-@pytest.mark.cluster
-@pytest.mark.slow
-def test_a_rank_that_stands_still_is_noticed_and_replaced(cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    watched = Cluster(dataclasses.replace(cluster.config, hang_s=2.0))
-    total, steps = watched.train(
-        sum_over_ranks, SumConfig(str(tmp_path), 4, stops_at=1), label="sum", total=16, root=str(tmp_path / "root")
-    )
-    assert (total, steps) == (30.0, 2)
-    assert "sum: no rank has finished a step for" in caplog.text
-    assert "ending rank 1 (T (stopped)" in caplog.text
-    (stacks,) = (tmp_path / "root" / "hangs").iterdir()
-    told = stacks.read_text()
-    assert "rank 1, process" in told
-    assert "(no answer)" in told
-    assert "in sum_over_ranks" in told.partition("rank 1,")[0]  # rank 0 waits in the next collective
 
 
 @pytest.mark.cluster

@@ -1,17 +1,18 @@
-"""A hang is a silence of all ranks; whoever does not even answer is ended, and what each was doing is kept."""
+"""A hang is a silence of all ranks; all are then ended, and what each was doing is logged."""
 
 import os
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipelines.cluster import watchdog
-from pipelines.cluster.link import Board, Pulse
-from pipelines.cluster.watchdog import RankLink, end_hung, kill_worker
+from pipelines.cluster.link import Board, Goodput, Pulse
+from pipelines.cluster.watchdog import END_S, LONGEST_S, START_S, RankLink, ask_worker, end_hung, kill_worker
 from pipelines.progress import Metrics
 
 
@@ -23,26 +24,41 @@ class Clock:
         return self.now
 
 
-def _pulse(rank: int, step: int = 1, limit_s: float = 30.0, stacks: str = "") -> Pulse:
-    return Pulse(rank, 1000 + rank, "node", step, limit_s, stacks=stacks)
+def _pulse(rank: int, step: int = 1, limit_s: float = 30.0) -> Pulse:
+    return Pulse(rank, 1000 + rank, "node", step, limit_s)
 
 
 def test_a_hang_is_a_silence_of_all_ranks() -> None:
     clock = Clock()
     board = Board(clock)
-    assert board.hung(0) == []
+    assert board.hung() == []
     for rank in (0, 1):
         board.beat(_pulse(rank))
-    clock.now += 32
-    assert board.hung(3) == []
-    clock.now += 2
-    assert [pulse.rank for pulse in board.hung(3)] == [0, 1]
+    clock.now += 30
+    assert board.hung() == []
+    clock.now += 0.5
+    assert [pulse.rank for pulse in board.hung()] == [0, 1]
     board.beat(_pulse(0, limit_s=300.0))  # goes on, or may be silent for longer
-    assert board.hung(3) == []
+    assert board.hung() == []
     board.rest(0)
-    assert [pulse.rank for pulse in board.hung(3)] == [1]
-    board.forget()
-    assert board.hung(3) == []
+    assert [pulse.rank for pulse in board.hung()] == [1]
+
+
+def test_the_dead_do_not_hang_however_long_the_next_attempt_takes_to_begin() -> None:
+    clock = Clock()
+    board = Board(clock)
+    board.begin(0)
+    for rank in (0, 1):
+        board.beat(_pulse(rank))
+    board.forget()  # what the controller says of a death
+    board.beat(_pulse(0, step=2))  # a rank's last word, on its way when it was ended
+    clock.now += 1000
+    assert board.hung() == []
+    assert not board.lives()
+    board.beat(replace(_pulse(0, step=2), pid=2000))  # the next attempt's
+    assert board.lives()
+    clock.now += 31
+    assert [pulse.pid for pulse in board.hung()] == [2000]
 
 
 def test_attempts_that_come_no_further_are_counted_and_those_that_do_are_not() -> None:
@@ -55,92 +71,141 @@ def test_attempts_that_come_no_further_are_counted_and_those_that_do_are_not() -
     assert board.begin(0) == 2
     board.beat(_pulse(0, step=6))
     assert board.begin(0) == 0
+    assert board.history().restarts == 4
+
+
+def test_attempts_that_never_begin_are_counted_like_those_that_come_no_further() -> None:
+    board = Board()
+    assert [board.stumble("no port"), board.stumble("no port")] == [1, 2]
+    assert board.failure() == "no port"
+    assert board.begin(0) == 2
+    board.beat(_pulse(0, step=1))
+    assert board.stumble("no port") == 1
+    assert board.history().restarts == 0  # nothing that had begun began again
+
+
+def test_goodput_is_the_share_of_steps_that_no_attempt_had_made_before() -> None:
+    clock = Clock()
+    goodput = Goodput(clock)
+    for seconds, steps in ((10, (1, 2, 4)), (20, (2, 6))):  # the second goes on after step 1
+        goodput.begin()
+        clock.now += seconds  # until the first step is done
+        for step in steps:
+            goodput.step(step)
+            clock.now += 5
+    assert clock.now == 100 + 10 + 15 + 20 + 10
+    assert goodput.share() == pytest.approx((5 + 5 + 5 * 2 / 4) / 55)
 
 
 class FakeBoard:
     """Keeps what a rank would send."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, tuple[object, ...]]] = []
-
-    def __getattr__(self, name: str) -> object:
-        calls = self.calls
-
-        class Method:
-            @staticmethod
-            def remote(*given: object) -> None:
-                calls.append((name, given))
-
-        return Method
+        self.pulses: list[Pulse] = []
+        self.posts: list[Metrics] = []
+        self.rests: list[int] = []
+        self.beat, self.post, self.rest = (
+            SimpleNamespace(remote=kept.append)
+            for kept in (self.pulses, self.posts, self.rests)  # type: ignore[attr-defined]
+        )
 
 
-def test_a_silent_rank_tells_where_its_threads_are_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "_BEAT_S", 0.01)
-    board = FakeBoard()
-    link = RankLink(board, 3, "node", hang_s=0.2)
-    link.post(Metrics(1, 4))  # only rank 0's are sent
-    link.alive(1)
-    link.alive(2)
-    ((name, (pulse,)), *_rest) = board.calls
-    assert name == "beat"
-    assert isinstance(pulse, Pulse)
-    assert (pulse.rank, pulse.pid, pulse.step) == (3, os.getpid(), 1)
-    deadline = time.monotonic() + 30
-    while not any(name == "tell_stacks" for name, _ in board.calls) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.1)
-    told = [given for name, given in board.calls if name == "tell_stacks"]
-    assert len(told) == 1
-    assert told[0][0] == 3
-    assert "test_a_silent_rank_tells_where_its_threads_are_once" in str(told[0][1])
-    link.rest()
-    assert board.calls[-1] == ("rest", (3,))
+@pytest.fixture
+def board() -> FakeBoard:
+    return FakeBoard()
 
 
-def test_a_slow_training_may_be_silent_for_ten_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = Clock()
-    monkeypatch.setattr(watchdog.time, "monotonic", now)
-    monkeypatch.setattr(threading.Thread, "start", lambda self: None)
-    board = FakeBoard()
-    link = RankLink(board, 0, "node", hang_s=30.0)
-    for step, seconds in enumerate((0.0, 12.0, 2.0)):
-        now.now += seconds
+def _limits(board: FakeBoard, seconds: Sequence[float], hang_s: float = 30.0) -> list[float]:
+    """How long a rank may be silent after each of its steps, of which the first ends with the start."""
+    clock = Clock()
+    link = RankLink(board, 0, "node", hang_s, clock)
+    for step, duration in enumerate(seconds, 1):
+        clock.now += duration
         link.alive(step)
-    assert [given[0].limit_s for _, given in board.calls] == [30.0, 120.0, 120.0]  # type: ignore[attr-defined]
+    link.close()
+    return [pulse.limit_s for pulse in board.pulses]
 
 
-def test_only_ranks_that_do_not_answer_are_ended_unless_all_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ended: list[int] = []
+def test_a_rank_is_watched_from_its_start_to_its_end(board: FakeBoard) -> None:
+    clock = Clock()
+    link = RankLink(board, 3, "node", 30.0, clock)
+    link.post(Metrics(1, 4))  # only rank 0's are sent
+    for step in (1, 2, 2, 3):  # a second for each, and one of waiting
+        clock.now += 1
+        link.alive(step)
+    clock.now += 0.1
+    link.alive(4)  # at most one beat a second
+    link.rest()
+    assert board.posts == []
+    assert {(pulse.rank, pulse.pid, pulse.node) for pulse in board.pulses} == {(3, os.getpid(), "node")}
+    assert [(pulse.step, pulse.limit_s) for pulse in board.pulses] == [(-1, START_S), (1, START_S), (2, 30), (2, 30), (3, 30), (4, END_S)]
+    link.close()
+    assert board.rests == [3]
 
-    def end(pulse: Pulse) -> str:
-        ended.append(pulse.rank)
-        return "T (stopped), in do_signal_stop"
 
-    place = end_hung([_pulse(0, stacks="File a.py in wait"), _pulse(1)], "irm1", str(tmp_path), end)
-    assert ended == [1]
-    assert "ending rank 1 (T (stopped), in do_signal_stop) to go on" in caplog.text
-    told = Path(place).read_text()
-    assert "rank 0, process 1000 on node: waiting\nFile a.py in wait" in told
-    assert "rank 1, process 1001 on node: T (stopped), in do_signal_stop\n(no answer)" in told
-    end_hung([_pulse(0, stacks="a"), _pulse(1, stacks="b")], "irm1", str(tmp_path), end)
-    assert ended == [1, 0, 1]
+def test_a_slow_training_may_be_silent_for_five_usual_steps_and_one_slow_step_is_not_usual(board: FakeBoard) -> None:
+    assert _limits(board, (60, 12, 12, 300, 12))[2:] == [60, 60, 60, 60]
+
+
+def test_steps_of_minutes_are_no_hang_and_end_the_patience(board: FakeBoard) -> None:
+    assert _limits(board, (200, 100))[-1] == LONGEST_S
+    assert _limits(board, (200, 400))[-1] == 800
+
+
+def test_quick_steps_are_watched_with_the_patience_that_was_asked_for(board: FakeBoard) -> None:
+    assert _limits(board, (40, 6, 6), hang_s=30.0)[-1] == 30
+    assert _limits(board, (40, 2, 2), hang_s=2.0)[-1] == 10
+
+
+def test_all_ranks_that_hang_are_ended_and_where_they_were_is_logged_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def end(pulses: Sequence[Pulse]) -> list[tuple[str, str]]:
+        told = {0: ("S (sleeping), in futex", "File a.py in wait"), 1: ("out of reach (GetTimeoutError)", "")}
+        return [told[pulse.rank] for pulse in pulses]
+
+    place = end_hung([_pulse(1), _pulse(0)], "irm1", str(tmp_path), end)
+    kept = Path(place).read_text()
+    assert kept == (
+        "rank 0, process 1000 on node, 1 steps done: S (sleeping), in futex\nFile a.py in wait\n"
+        "rank 1, process 1001 on node, 1 steps done: out of reach (GetTimeoutError)\n(no answer)"
+    )
+    assert "irm1: no rank has given a sign for 30 s; all are ended, to go on from the newest checkpoint" in caplog.text
+    assert kept in caplog.text
 
 
 def test_a_process_that_is_no_worker_of_rays_is_left_alone() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert kill_worker(process.pid) == "gone"
+        kill_worker(process.pid)
+        assert ask_worker(process.pid, "") == ("gone", "")
         assert process.poll() is None
         process.communicate(b"\n")
     assert process.returncode == 0
-    assert kill_worker(process.pid) == "gone"
+    kill_worker(process.pid)
+    assert ask_worker(process.pid, "") == ("gone", "")
 
 
-def test_a_worker_is_killed_even_when_it_is_stopped() -> None:
-    with subprocess.Popen(
-        ["ray::_rank", "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"], executable=sys.executable
-    ) as process:
-        deadline = time.monotonic() + 30
+_STOPPED = """
+import os, signal
+from types import SimpleNamespace
+from pipelines.cluster.watchdog import RankLink
+board = SimpleNamespace(beat=SimpleNamespace(remote=lambda pulse: print(pulse.stacks, flush=True)))
+link = RankLink(board, 0, "node", 30.0)
+def stand_still():
+    os.kill(os.getpid(), signal.SIGSTOP)
+    while True:
+        pass
+stand_still()
+"""
+
+
+def test_a_worker_that_was_stopped_tells_where_it_was_before_it_is_killed() -> None:
+    with subprocess.Popen(["ray::_rank", "-c", _STOPPED], executable=sys.executable, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        stacks = process.stdout.readline().strip()
+        deadline = time.monotonic() + 60
         while "T (stopped)" not in Path(f"/proc/{process.pid}/status").read_text() and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert kill_worker(process.pid).startswith("T (stopped), in ")
+        state, told = ask_worker(process.pid, stacks)
+        kill_worker(process.pid)
+        assert state.startswith("T (stopped), in ")
+        assert "in stand_still" in told
     assert process.returncode == -9
