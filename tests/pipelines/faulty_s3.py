@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-Fault: TypeAlias = Literal["503", "reset", "truncated", "slow", "stall", "flip", "flip-put", "lost-answer"]
+Fault: TypeAlias = Literal["503", "reset", "truncated", "slow", "stall", "flip", "flip-put", "lost-answer", "411"]
 """`slow` dawdles over a body, `stall` says nothing for longer than the client of these tests waits (`IMPATIENT_S`)."""
 Chooser: TypeAlias = Callable[[str, str], Fault | None]
 """(method, path) -> what goes wrong with this request."""
@@ -22,6 +22,8 @@ IMPATIENT_S = 0.8
 _STALL_S = 1.2
 _BODY_FAULTS: tuple[Fault, ...] = ("truncated", "slow", "flip")
 _BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+_UNSIZED = b"<?xml version='1.0'?><Error><Code>MissingContentLength</Code><Message>No length was given.</Message></Error>"
 
 
 @contextlib.contextmanager
@@ -76,6 +78,9 @@ def _handler(upstream: str, choose: Chooser, made: list[tuple[Fault, str, str]])
                 made.append((fault, self.command, self.path))
             if fault == "503":
                 self._answer(503, {"Content-Type": "application/xml"}, _BUSY)
+                return
+            if fault == "411":  # of a server that wants no chunked bodies
+                self._answer(411, {"Content-Type": "application/xml"}, _UNSIZED)
                 return
             if fault == "reset":
                 self._reset()

@@ -259,3 +259,23 @@ def test_a_cut_archive_on_s3_is_one_clear_line(name: str, s3_bucket: str, tmp_pa
     with pytest.raises(UsageError, match="expected a whole") as caught:
         list(open_source(f"{s3_bucket}/cut/{name}").refs())
     assert "\n" not in str(caught.value)
+
+
+def test_a_tree_that_comes_altered_is_not_sealed(s3_bucket: str, tmp_path: Path, through: Callable[[Chooser], Made]) -> None:
+    """Its files are read back, in order, and the seal is last: what reads back different ends the copy, and is removed."""
+    for name in ("MANIFEST.json", "a.bin", "b.bin", "z.bin"):
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    puts: list[str] = []
+
+    def alter(method: str, path: str) -> Fault | None:
+        if method == "PUT":
+            puts.append(path.rsplit("/", 1)[1])
+        return "flip-put" if method == "PUT" and "tree-rotten" in path and path.endswith("b.bin") else None
+
+    through(alter)
+    storage.put_tree(tmp_path, f"{s3_bucket}/tree-{tmp_path.name}", last="MANIFEST.json")
+    assert puts == ["a.bin", "b.bin", "z.bin", "MANIFEST.json"]
+    altered = f"{s3_bucket}/tree-rotten-{tmp_path.name}"
+    with pytest.raises(storage.StorageError, match=r"b\.bin reads back different"):
+        storage.put_tree(tmp_path, altered, last="MANIFEST.json")
+    assert storage.list_dir(altered) == ["a.bin"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffbfr.checkpoint import MANIFEST
 from diffbfr.errors import UsageError
 from diffbfr.shards import ShardedDataset
 from diffbfr.stages import STAGE_NAMES, StageName, StageSpec
@@ -91,6 +92,26 @@ def test_any_number_of_workers_sees_the_same_numbers(tiny_dataset: ShardedDatase
         assert (weights == (tmp_path / "w1" / "irm1.safetensors").read_bytes()) == (parts is not None or name == "w1"), name
     different = train(_run(tiny_dataset, tmp_path / "seed", DROPPING_OUT, replace(config, seed=5)))
     assert different.loss != pytest.approx(curves["w1"][-1], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_every_stage_sees_the_same_numbers_on_two_workers(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+    """IRM-2, with its column and patches, and TEM: losses agree to 1e-6; in one order of sums bitwise, and all that they end with."""
+    config = replace(CONFIG, num_samples=48, global_batch=8, checkpoint_samples=48, max_gradient_norm=1.0, patch_px=16)
+    cases: list[tuple[StageName, int | None]] = [(name, parts) for name in ("irm2", "tem") for parts in (None, 2)]
+
+    def run(folder: str, name: StageName, parts: int | None) -> Run:
+        return _run(tiny_dataset, tmp_path / folder / f"{name}-{parts}", TINY_STAGES[name], replace(config, parts=parts))
+
+    together = train_in_processes([[run("two", *case)] * 2 for case in cases], tmp_path / "meeting")
+    for (name, parts), ((told, _), _) in zip(cases, together, strict=True):
+        alone: list[StepMetrics] = []
+        train(run("one", name, parts), report=alone.append, report_every_s=0)
+        losses = [report.loss for report in alone]
+        assert [report.loss for report in told] == (pytest.approx(losses, rel=1e-6) if parts is None else losses), name
+        one, two = (tmp_path / folder / f"{name}-{parts}" / "checkpoints" / "step-00000006" / MANIFEST for folder in ("one", "two"))
+        assert (one.read_text() == two.read_text()) == (parts is not None), name
 
 
 @pytest.mark.parametrize("name", STAGE_NAMES)

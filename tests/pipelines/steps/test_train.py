@@ -1,0 +1,290 @@
+"""A training survives kills, hangs, lost machines and a storage that refuses, and ends as the undisturbed one: every digest is the same."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from diffbfr.checkpoint import MANIFEST
+from diffbfr.training.config import TrainingConfig
+from diffbfr.training.loop import Run
+from pipelines import storage
+from pipelines.cluster import Cluster, ClusterConfig
+from pipelines.manifest import open_dataset
+from pipelines.progress import Link, Metrics
+from pipelines.steps.train import TrainReport, TrainTask, train_stage
+from tests.diffbfr.tiny import TINY_STAGES, make_dataset
+from tests.diffbfr.training.ranks import train_in_processes
+from tests.pipelines.faulty_s3 import Fault, faulty
+
+STAGE = replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, dropout=0.3)).trained
+EVERY = 4
+"""Steps between checkpoints."""
+CONFIG = TrainingConfig(num_samples=96, global_batch=4, learning_rate=2e-3, checkpoint_samples=4 * EVERY, ema_half_life=20.0, seed=1)
+PROJECT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twenty procedural faces at 32 and 8 px."""
+    root = tmp_path_factory.mktemp("dataset") / "data"
+    make_dataset(root)
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """How two ranks end that nothing befalls, without Ray."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train_in_processes([[Run(STAGE, CONFIG, open_dataset(dataset), folder / "run")] * 2], folder / "meeting")
+    return ending(str(folder / "run"))
+
+
+def ending(folder: str) -> dict[str, str]:
+    """Digests of a training's end: model, average, optimiser, counters, weights; each checked against its file."""
+    last = storage.join(folder, "checkpoints", f"step-{CONFIG.num_steps:08d}")
+    digests: dict[str, str] = storage.read_json(storage.join(last, MANIFEST))
+    assert digests == {name: storage.digest(storage.join(last, name)) for name in storage.list_dir(last) if name != MANIFEST}
+    assert {"model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"} <= digests.keys()
+    return digests | {name: storage.digest(storage.join(folder, name)) for name in ("irm1.safetensors", "irm1.json")}
+
+
+def task_in(folder: str, dataset: str) -> TrainTask:
+    return TrainTask(STAGE, CONFIG, dataset, folder)
+
+
+# On Ray
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """After `step`, once, these ranks send themselves a signal."""
+
+    step: int
+    ranks: tuple[int, ...]
+    signal: int
+
+
+TROUBLES = (
+    Trouble(6, (1,), signal.SIGKILL),
+    Trouble(10, (0, 1), signal.SIGKILL),
+    Trouble(15, (0,), signal.SIGTERM),
+    Trouble(18, (1,), signal.SIGSTOP),
+)
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """A training, its troubles, and a folder for marks: of each trouble that was, and of each attempt's first step."""
+
+    task: TrainTask
+    troubles: tuple[Trouble, ...]
+    marks: str
+
+
+class TroubledLink:
+    """A link that brings trouble after a step, and marks when it came and when training goes on."""
+
+    def __init__(self, link: Link, troubled: Troubled) -> None:
+        self._link, self._troubles, self._marks = link, troubled.troubles, Path(troubled.marks)
+        self._checkpoints = Path(troubled.task.folder, "checkpoints")
+        self.post, self.rest, self.history = link.post, link.rest, link.history
+        self._first = True
+
+    def alive(self, step: int) -> None:
+        import torch.distributed as dist
+
+        self._link.alive(step)
+        rank = dist.get_rank()
+        if self._first and rank == 0:
+            (self._marks / f"begin-{step - 1:02d}-{time.time()}").touch()
+        self._first = False
+        for trouble in self._troubles:
+            mark = self._marks / f"trouble-{trouble.step:02d}-{rank}"
+            if step == trouble.step and rank in trouble.ranks and not mark.exists():
+                while not (self._checkpoints / f"step-{step // EVERY * EVERY:08d}").exists():  # it is written on a thread
+                    time.sleep(0.01)
+                mark.write_text(str(time.time()))
+                os.kill(os.getpid(), trouble.signal)
+                time.sleep(600)  # of a stopped one that goes on to tell where it is
+
+
+def train_in_trouble(troubled: Troubled, link: Link) -> TrainReport:
+    return train_stage(troubled.task, TroubledLink(link, troubled))
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_nothing(
+    cluster: Cluster, dataset: str, undisturbed: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lost are the steps since the newest checkpoint; each step is told once; what hung is noticed, and where it was."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    posts: list[Metrics] = []
+    folder = str(tmp_path / "run")
+    watched = Cluster(replace(cluster.config, hang_s=5.0))
+    report = watched.train(
+        train_in_trouble,
+        Troubled(task_in(folder, dataset), TROUBLES, str(marks)),
+        label="irm1",
+        total=CONFIG.num_samples,
+        root=str(tmp_path / "root"),
+        on_metrics=posts.append,
+    )
+    begins = [path.name.split("-")[1:] for path in sorted(marks.glob("begin-*"), key=lambda path: path.stat().st_mtime)]
+    struck = [float((marks / f"trouble-{trouble.step:02d}-{trouble.ranks[-1]}").read_text()) for trouble in TROUBLES]
+    (hang,) = [record for record in caplog.records if record.name == "pipelines.cluster.watchdog"]
+    print("trouble to a step again:", *(f"{float(at) - since:.1f} s" for since, (_, at) in zip(struck, begins[1:], strict=True)))
+    print(f"stop to notice, with hang_s=5: {hang.created - struck[-1]:.1f} s; goodput {report.goodput:.3f}")
+
+    assert ending(folder) == undisturbed
+    resumed = [int(step) for step, _ in begins]
+    assert resumed == [0, *(trouble.step // EVERY * EVERY for trouble in TROUBLES)]
+    assert (report.resumed_from, report.restarts) == (resumed[-1], len(TROUBLES))
+    assert 0 < report.goodput < 1
+    steps = [metrics.step for metrics in posts]
+    assert steps == sorted(set(steps))
+    assert not list((tmp_path / "root" / "ray").iterdir())
+
+    told = hang.getMessage()
+    assert "irm1: no rank has given a sign for 5 s" in told
+    first, second = told.split("rank 1, process ")
+    assert ": T (stopped), in " in second
+    assert all("in train_in_trouble" in stacks for stacks in (first, second))  # also of the one that was stopped
+    (kept,) = (tmp_path / "root" / "hangs").iterdir()
+    assert told.endswith(kept.read_text())
+
+
+_DRIVER = """
+import sys, threading, time
+from pathlib import Path
+from ray.cluster_utils import Cluster as Nodes
+from pipelines.cluster import Cluster, ClusterConfig
+from pipelines.steps.train import train_stage
+from tests.pipelines.steps.test_train import task_in
+
+root, dataset, loses_a_node = sys.argv[1], sys.argv[2], sys.argv[3] == "loses a node"
+checkpoints = Path(root, "run", "checkpoints")
+
+class Slow:
+    def __init__(self, link):
+        self.post, self.rest, self.history, self.beat = link.post, link.rest, link.history, link.alive
+    def alive(self, step):
+        self.beat(step)
+        time.sleep(0.1)
+
+def slowly(task, link):
+    return train_stage(task, Slow(link))
+
+nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+first, second = nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)
+reports = []
+
+def train():
+    with Cluster(ClusterConfig(num_workers=2, address=nodes.address, cpus_per_worker=1)) as cluster:
+        task = task_in(str(Path(root, "run")), dataset)
+        reports.append(cluster.train(slowly, task, label="irm1", total=task.config.num_samples, root=root))
+
+training = threading.Thread(target=train)
+training.start()
+if loses_a_node:
+    while not (checkpoints / "step-00000016").exists():
+        time.sleep(0.05)
+    nodes.remove_node(second, allow_graceful=False)
+    time.sleep(5)  # nothing to train on
+    nodes.add_node(num_cpus=1)
+training.join()
+Path(root, "report.txt").write_text(f"{reports[0].restarts} {reports[0].resumed_from}")
+nodes.shutdown()
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_killed_driver_then_a_machine_that_is_lost_and_another_that_is_found_change_nothing(
+    dataset: str, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    def start(what: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", _DRIVER, str(tmp_path), dataset, what]
+        return subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.DEVNULL)
+
+    checkpoints = tmp_path / "run" / "checkpoints"
+    driver = start("is killed")
+    while not (checkpoints / "step-00000008").exists():
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    time.sleep(3)  # until the machines of its own have followed it
+    assert not (checkpoints / f"step-{CONFIG.num_steps:08d}").exists()
+    assert start("loses a node").wait(timeout=500) == 0
+    restarts, resumed_from = map(int, (tmp_path / "report.txt").read_text().split())
+    assert (restarts, resumed_from) in ((1, 16), (1, 20))
+    assert ending(str(tmp_path / "run")) == undisturbed
+
+
+# In this process
+
+
+@pytest.fixture(scope="module")
+def alone(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """How one process ends that nothing befalls, on disk."""
+    folder = str(tmp_path_factory.mktemp("alone"))
+    Cluster(ClusterConfig(num_workers=0)).train(train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder)
+    return ending(folder)
+
+
+def test_a_terminated_driver_is_followed_by_the_same_command(dataset: str, alone: dict[str, str], tmp_path: Path, serial: Cluster) -> None:
+    code = "import sys; from pipelines.steps.train import train_stage; from pipelines.cluster.link import SerialLink\n"
+    code += "from tests.pipelines.steps.test_train import task_in; train_stage(task_in(*sys.argv[1:]), SerialLink(print))"
+    folder = str(tmp_path / "run")
+    command = [sys.executable, "-c", code, folder, dataset]
+    with subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.DEVNULL) as driver:
+        while not (tmp_path / "run" / "checkpoints" / "step-00000004").exists():
+            assert driver.poll() is None
+            time.sleep(0.005)
+        driver.terminate()
+    report = serial.train(train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder)
+    assert report.resumed_from >= 4
+    assert report.restarts == 0
+    assert ending(folder) == alone
+
+
+def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
+    dataset: str, alone: dict[str, str], s3_bucket: str, tmp_path: Path, serial: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server refuses the parts of one checkpoint (411, as a real one did): a line says so and where it lies; the rerun goes on."""
+    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize=None: 16_384)
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 256)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = f"{s3_bucket}/refused-{tmp_path.name}/run"
+    refuses = True
+
+    def choose(method: str, path: str) -> Fault | None:
+        return "411" if refuses and method == "PUT" and "step-00000012/" in path and "partNumber=" in path else None
+
+    def run() -> TrainReport:
+        return serial.train(train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder)
+
+    with faulty(os.environ["AWS_ENDPOINT_URL"], choose) as (endpoint, made):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises(storage.StorageError, match=r"step-00000012 could not be stored .* it is kept in (.*); run the same") as refused:
+            run()
+        assert made
+        kept = Path(refused.value.args[0].partition("it is kept in ")[2].partition(";")[0])
+        assert json.loads((kept / MANIFEST).read_text()) == {
+            file.name: storage.digest(file) for file in kept.iterdir() if file.name != MANIFEST
+        }
+        steps = storage.list_dir(f"{folder}/checkpoints")
+        assert [step for step in steps if storage.exists(f"{folder}/checkpoints/{step}/{MANIFEST}")] == ["step-00000004", "step-00000008"]
+        refuses = False
+        assert run().resumed_from == 8
+    assert ending(folder) == alone
+    assert storage.list_dir(f"{folder}/checkpoints") == ["step-00000020", "step-00000024"]
