@@ -277,7 +277,9 @@ def _palettes() -> Iterator[Case]:
     four = png(4, 1, b"\0\x1b", 2, 3, chunk(b"PLTE", bytes(range(12))))
     yield Case("palette", "png-two-bits", ".png", four, np.arange(12, dtype=np.uint8).reshape(1, 4, 3))
     crowded = chunk(b"PLTE", bytes(768)), chunk(b"tRNS", bytes(300))
-    yield Case("palette", "png-300-opacities", ".png", png(2, 2, bytes(6), 8, 3, *crowded), reasons=("corrupt",))
+    yield Case(
+        "palette", "png-300-opacities", ".png", png(WIDTH, HEIGHT, bytes((WIDTH + 1) * HEIGHT), 8, 3, *crowded), reasons=("corrupt",)
+    )
 
 
 def _gray() -> Iterator[Case]:
