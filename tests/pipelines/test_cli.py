@@ -14,7 +14,7 @@ from pipelines.artifacts import ArtifactStore, Identity
 from pipelines.cli import app as cli
 from pipelines.cli import main
 from pipelines.cli.output import table
-from pipelines.flows import graph
+from pipelines.flows.execution import execute
 from pipelines.manifest import read_info
 from pipelines.registry import open_registry
 from tests.pipelines import poison
@@ -282,7 +282,7 @@ def test_the_replay_that_exit_4_recommends_is_one_of_the_run_that_ended_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pipelines.settings.RECIPES", {"smoke": pocket})
-    monkeypatch.setattr("pipelines.flows.train_cascade._execute", lambda steps, shop: graph.execute(steps, shop.store))  # no tracking
+    monkeypatch.setattr("pipelines.flows.train_cascade._execute", lambda steps, shop: execute(steps, shop.store))  # no tracking
     photos, root = make_photos(tmp_path / "photos"), str(tmp_path / "root")
     words = ["shard", "--faces", str(photos), "--root", root, "--json", "--set", "data.max_bad=0"]
     finished: list[str] = []
