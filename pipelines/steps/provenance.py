@@ -51,11 +51,20 @@ class Provenance:
         )
 
 
-def sign_png(png: bytes, provenance: Provenance) -> bytes:
-    """Put the packet into a PNG, as an uncompressed iTXt chunk right after the header, where XMP belongs."""
+def sign_png(png: bytes, provenance: Provenance, icc: bytes | None = None) -> bytes:
+    """Put the packet into a PNG, as an uncompressed iTXt chunk right after the header, where XMP belongs, and the input's colour profile.
+
+    A cascade keeps the values that a file stores (`diffbfr.images.decode`), and so what they mean: the profile goes on with them.
+    """
     header_bytes = struct.unpack_from(">I", png, _SIGNATURE_BYTES)[0]
     end = _SIGNATURE_BYTES + _CHUNK_FRAME_BYTES + header_bytes
     # keyword, no compression (flag and method), no language, no translated keyword
-    body = b"iTXt" + _KEYWORD + b"\0\0\0\0\0" + provenance.xmp().encode()
-    chunk = struct.pack(">I", len(body) - _LENGTH_BYTES) + body + struct.pack(">I", zlib.crc32(body))
-    return png[:end] + chunk + png[end:]
+    chunks = [_chunk(b"iTXt" + _KEYWORD + b"\0\0\0\0\0" + provenance.xmp().encode())]
+    if icc is not None:
+        chunks.append(_chunk(b"iCCPICC profile\0\0" + zlib.compress(icc)))  # name, deflate
+    return png[:end] + b"".join(chunks) + png[end:]
+
+
+def _chunk(body: bytes) -> bytes:
+    """Frame a chunk: length, kind and data, checksum."""
+    return struct.pack(">I", len(body) - _LENGTH_BYTES) + body + struct.pack(">I", zlib.crc32(body))

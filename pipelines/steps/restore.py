@@ -173,7 +173,7 @@ class RestoreWorker:
         spread = deviation(pictures) if task.samples > 1 else None
         if spread is not None:
             pictures.append(spread_picture(spread))
-        pngs = [sign_png(encode_png(picture), made_by) for picture in pictures]
+        pngs = [sign_png(encode_png(picture), made_by, face.icc) for picture in pictures]
         outputs = (face.work.output, *other_outputs(face.work.output, task.samples))
         for output, png in zip(outputs, pngs, strict=True):
             storage.write_atomic(storage.join(task.output_uri, output), png)
@@ -208,6 +208,7 @@ class _Face:
     width: int
     height: int
     pixels: Pixels
+    icc: bytes | None
     seconds: float
 
     def row(self, status: Literal["restored", "failed"], reason: str, message: str) -> LedgerRow:
@@ -237,13 +238,13 @@ def _open_face(source: PhotoSource, work: Work, lq_px: int) -> _Face | Outcome:
         return _without_output(_row(work.ref, "quarantined", UNREADABLE, _one_line(error)), work.ref)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        pixels = decode(data, min_px=_MIN_INPUT_PX).pixels
-        small = lq_to_model(pixels, lq_px)
+        decoded = decode(data, min_px=_MIN_INPUT_PX)
+        small = lq_to_model(decoded.pixels, lq_px)
     except ImageRefused as error:
         row = replace(_row(work.ref, "quarantined", error.reason_code, _one_line(error)), num_bytes=len(data), sha256=sha256)
         return _without_output(replace(row, seconds=time.perf_counter() - started), work.ref)
-    height, width = pixels.shape[:2]
-    return _Face(work, len(data), sha256, width, height, small, time.perf_counter() - started)
+    height, width = decoded.pixels.shape[:2]
+    return _Face(work, len(data), sha256, width, height, small, decoded.icc, time.perf_counter() - started)
 
 
 def _copy(copy: Copy, output_uri: str) -> Outcome:

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from diffbfr.images import encode_png
 from pipelines.steps.provenance import Provenance, sign_png
@@ -32,6 +32,16 @@ def test_every_chunk_has_its_length_and_checksum_and_the_packet_follows_the_head
         position += 12 + length
     assert kinds[:2] == [b"IHDR", b"iTXt"]
     assert kinds[-1] == b"IEND"
+
+
+def test_the_inputs_colour_profile_goes_on_with_its_values() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    signed = sign_png(encode_png(PIXELS), PROVENANCE, profile)
+    with Image.open(io.BytesIO(signed)) as picture:
+        assert picture.info["icc_profile"] == profile
+        assert "InputSha256" in picture.info["XML:com.adobe.xmp"]
+        np.testing.assert_array_equal(np.asarray(picture), PIXELS)
+    assert len(zlib.compress(profile)) < len(signed) - len(sign_png(encode_png(PIXELS), PROVENANCE)) < len(profile)
 
 
 def test_the_packet_names_the_kind_of_picture_and_what_made_it() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from diffbfr.errors import DiffBFRError, UsageError
 from diffbfr.images import decode
@@ -116,6 +117,17 @@ def test_a_request_that_the_cascade_refuses_is_no_failed_face(tmp_path: Path) ->
 
     with pytest.raises(UsageError, match="no such mode"):
         RestoreWorker(RefusingModel())(make_task(tmp_path))
+
+
+def test_the_colour_profile_of_a_photo_is_that_of_its_restoration(tmp_path: Path) -> None:
+    task = make_task(tmp_path, num_photos=1)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with Image.open(tmp_path / "photos/0.png") as photo:
+        photo.save(tmp_path / "photos/tagged.png", icc_profile=profile)
+    tagged = next(ref for ref in task.source.refs() if ref.name == "tagged.png")
+    RestoreWorker(FakeModel())(replace(task, works=(*task.works, Work(tagged, "tagged.png"))))
+    with Image.open(tmp_path / "out/0.png") as plain, Image.open(tmp_path / "out/tagged.png") as restored:
+        assert (plain.info.get("icc_profile"), restored.info.get("icc_profile")) == (None, profile)
 
 
 def test_a_photo_that_is_not_square_is_refused_not_squashed(tmp_path: Path) -> None:
