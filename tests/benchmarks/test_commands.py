@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import loading, networks, resizing, sampling, sharding
+from tests.benchmarks import chain, loading, networks, resizing, sampling, sharding
 from tests.benchmarks.photos import make_photos
 
 
@@ -52,6 +52,20 @@ def test_loading_sets_ours_against_webdataset(capsys: pytest.CaptureFixture[str]
         *("LQ + hq128, IRM-1", "loader", "loader, 2 readers", "training", "webdataset"),
         *("hq512, TEM", "loader", "loader, 2 readers", "training", "webdataset"),
     ]
+
+
+@pytest.mark.slow
+def test_chain_loses_and_doubles_no_point_while_the_server_is_away(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "FACES", 4)
+    lines = _printed(chain, ["--rounds", "1", "--posts", "20", "--outage-s", "0.5"], capsys, monkeypatch)
+    assert [line.split(":")[0] for line in lines[:5]] == [
+        "column",
+        *("warming up", "no tracking", "a server that answers", "a server that is away"),
+    ]
+    assert lines[5].startswith("away for 0.5 s: ")
+    assert lines[5].endswith(" points, 0 lost, 0 doubled")
 
 
 def test_a_photos_time_is_the_difference_between_many_and_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

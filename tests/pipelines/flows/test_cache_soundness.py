@@ -1,6 +1,7 @@
 """What must run again after an edit: exactly the steps that it reaches, each with a reason that names the field, file or input."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,11 +28,23 @@ FROM_COLUMN = ALL[3:]
 FROM_IRM1 = ("train-irm1", *FROM_COLUMN)
 FROM_TEM = ("train-tem", *FROM_CASCADE)
 SCORES = ("evaluate", "register")
+NEEDS = {
+    "shard": {},
+    "train-irm1": {"dataset": "shard"},
+    "train-tem": {"dataset": "shard"},
+    "condition-irm1": {"dataset": "shard", "irm1": "train-irm1"},
+    "train-irm2": {"dataset": "shard", "column": "condition-irm1"},
+    "cascade": {"irm1": "train-irm1", "irm2": "train-irm2", "tem": "train-tem"},
+    "evaluate": {"cascade": "cascade", "dataset": "shard"},
+    "register": {"cascade": "cascade", "evaluation": "evaluate"},
+    "restore": {"cascade": "cascade", "dataset": "shard"},
+}
+"""Step -> its inputs by name -> the step that makes each."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One row of the table: what is done, which steps must run again, and what the plan says of the first of them."""
+    """One row of the table: what is done, which steps must run again, and what the plan says of those that it reaches directly."""
 
     name: str
     runs: tuple[str, ...]
@@ -111,9 +124,9 @@ EDITS = (
     Edit("number of threads", (), environment=(("OMP_NUM_THREADS", "7"),)),
     Edit("log level", (), environment=(("MLFLOW_LOGGING_LEVEL", "DEBUG"), ("RAY_BACKEND_LOG_LEVEL", "debug"))),
     Edit("place of the cache", (), environment=(("DIFFBFR_CACHE", "/nowhere"),)),
-    Edit("weights of the perceptual distance", SCORES, "config squeezenet", environment=(("DIFFBFR_SQUEEZENET", __file__),)),
+    Edit("weights of the perceptual distance", SCORES, "config squeezenet: ", environment=(("DIFFBFR_SQUEEZENET", __file__),)),
     Edit("weights of the identity cosine", SCORES, "config identity", environment=(("DIFFBFR_IDENTITY", __file__),)),
-    Edit("version of a codec", ALL, "config tools.pillow", tool="pillow"),
+    Edit("version of a codec", ALL, "config tools.pillow: ", tool="pillow"),
     # code
     code("diffbfr/degradation/noise.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ALL, "code diffbfr.degradation.noise changed"),
     code("diffbfr/ema.py", "\n\nclass ", "\n\nNEW = 1\n\n\nclass ", TRAINED, "code diffbfr.ema changed"),
@@ -131,20 +144,25 @@ EDITS = (
     code("pipelines/steps/train.py", "\n\n\ndef ", "\n\n\n\n\n\ndef ", (), name="layout"),
     # files
     disk("a flipped byte in a tar", lambda p: flip(p.output("shard", "lq/000001.tar")), ("shard",), "output lq/000001.tar has the digest"),
-    disk("a flipped byte in the column", lambda p: flip(p.output("shard", "irm1-*/000000.tar")), ("condition-irm1",), "has the digest"),
+    disk("a flipped byte in the column", lambda p: flip(p.output("shard", "irm1-*/000000.tar")), ("condition-irm1",), "output irm1-"),
     disk("a flipped byte in weights", lambda p: flip(p.output("train-tem", "tem.safetensors")), ("train-tem",), "output weights has the"),
-    disk("a cut tar", lambda p: os.truncate(p.output("shard", "hq32/000000.tar"), 512), ("shard",), "has 512 bytes, recorded"),
+    disk(
+        "a cut tar",
+        lambda p: os.truncate(p.output("shard", "hq32/000000.tar"), 512),
+        ("shard",),
+        "output hq32/000000.tar has 512 bytes, recorded",
+    ),
     disk("a deleted output", lambda p: p.output("evaluate", "panels.png").unlink(), ("evaluate",), "output panels.png is missing"),
-    disk("a deleted picture", lambda p: p.output("restore", "restored/photos/*.png").unlink(), ("restore",), "is missing"),
+    disk("a deleted picture", lambda p: p.output("restore", "restored/photos/*.png").unlink(), ("restore",), "output photos/"),
     disk("a deleted record", lambda p: p.output("cascade", "record.json").unlink(), ("cascade",), "first run"),
     disk("a deleted checkpoint", lambda p: shutil.rmtree(p.output("train-irm2", "checkpoints")), ()),
     disk("a touched output", lambda p: p.output("shard", "lq/000000.tar").touch(), ()),
     disk("no memory of what was whole", lambda p: p.output("shard", "seen.json").unlink(), ()),
     disk("weights that came out otherwise", train_otherwise, FROM_COLUMN, "input irm1 was made again otherwise"),
-    disk("a photo more", lambda p: shutil.copy(min(p.photos.rglob("*.png")), p.photos / "new.png"), ALL, "input photos"),
-    disk("a photo less", lambda p: min(p.photos.rglob("*.png")).unlink(), ALL, "input photos"),
-    disk("a changed photo", lambda p: flip(min(p.photos.rglob("*.png"))), ALL, "input photos"),
-    disk("a renamed photo", rename, ALL, "input photos"),
+    disk("a photo more", lambda p: shutil.copy(min(p.photos.rglob("*.png")), p.photos / "new.png"), ALL, "input photos: "),
+    disk("a photo less", lambda p: min(p.photos.rglob("*.png")).unlink(), ALL, "input photos: "),
+    disk("a changed photo", lambda p: flip(min(p.photos.rglob("*.png"))), ALL, "input photos: "),
+    disk("a renamed photo", rename, ALL, "input photos: "),
     disk("a file that is no photo", lambda p: (p.photos / "notes.txt").write_text("words"), ()),
 )
 
@@ -179,9 +197,22 @@ def test_an_edit_runs_what_it_reaches_and_nothing_else(edit: Edit, place: Place,
         edit.disk(place)
     found = planned(place)
     assert tuple(found) == edit.runs
-    if found:
-        assert edit.reason
-        assert edit.reason in next(iter(found.values()))
+    for step, why in found.items():
+        changed = [name for name, source in NEEDS[step].items() if source in found]
+        if changed:
+            assert any(re.search(rf"\binput {name}\b", why) for name in changed), f"{step} names none of {changed}: {why}"
+        else:
+            assert edit.reason
+            assert edit.reason in why, step
+
+
+def test_the_inputs_that_the_table_knows_are_those_of_the_story(finished: Place) -> None:
+    store = ArtifactStore(str(finished.root))
+    latest = {step: store.latest(step) for step in ALL}
+    for step, record in latest.items():
+        assert record is not None
+        made = {name: artifact for name, artifact in record.identity.inputs.items() if name not in ("photos", "init")}
+        assert made == {name: latest[source].identity.id for name, source in NEEDS[step].items()}  # type: ignore[union-attr]
 
 
 def test_damage_in_every_step_is_mended_with_the_same_bytes(finished: Place) -> None:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from pipelines.progress import Metrics
 from pipelines.recipes import Recipe, TrackingConfig
 from pipelines.registry import Registry, begin_pipeline, begin_step, find_step, open_registry, run_status
 from tests.pipelines.flows.pocket import pocket
+from tests.pipelines.registry.line import Line
 from tests.pipelines.registry.mlflow_server import mlflow_server
 
 PROJECT = Path(__file__).parents[3]
@@ -255,47 +255,6 @@ def test_a_mark_is_renewed_while_its_driver_lives(tmp_path: Path) -> None:
     assert [mark.steps for mark in read_marks(str(tmp_path))] == [{"shard": "abc"}]
     signs.remove()
     assert read_marks(str(tmp_path)) == []
-
-
-class Line:
-    """A line to a server that can be cut: while it is, connections are refused and open ones end."""
-
-    def __init__(self, port: int) -> None:
-        self._port, self._open = port, list[socket.socket]()
-        self._listener: socket.socket | None = None
-        self.port = 0
-        self.mend()
-
-    def mend(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def cut(self) -> None:
-        assert self._listener is not None
-        self._listener.shutdown(socket.SHUT_RDWR)
-        for end in [self._listener, *self._open]:
-            end.close()
-        self._open.clear()
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                near = listener.accept()[0]
-                far = socket.create_connection(("127.0.0.1", self._port))
-            except OSError:
-                return
-            self._open += [near, far]
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
-
-    def _carry(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
 
 
 @pytest.fixture
