@@ -49,12 +49,18 @@ def show(ref: Ref, root: options.Root = options.DEFAULT_ROOT, tracking: options.
 
 
 @models.command()
-def lineage(ref: Ref, root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
+def lineage(
+    ref: Ref,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every photo too; else they are only listed again.")] = False,
+    root: options.Root = options.DEFAULT_ROOT,
+    tracking: options.Tracking = None,
+    as_json: options.Json = False,
+) -> None:
     """Print the chain from a version back to the photos, and each link that is not what was recorded; reads every file on the way."""
     from pipelines.artifacts import ArtifactStore
     from pipelines.flows.lineage import format_chain, trace
 
-    chain = trace(open_existing(root, tracking), ArtifactStore(root), ref)
+    chain = trace(open_existing(root, tracking), ArtifactStore(root), ref, deep)
     if as_json:
         say_json(chain)
     else:

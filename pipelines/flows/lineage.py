@@ -1,9 +1,12 @@
 """From a registered version back to the photos: every artifact with its digest, and each link compared with what is there now.
 
 The registry says which artifact a version was made from, an artifact's record from which others, and the first of them from which photos.
-Every file is read for its digest, in the registry and under the root; the photos are listed again.
+Every file is read for its digest, in the registry and under the root; the photos are listed again, and read too if that is wanted: a
+listing does not show a photo that changed and kept its size and time.
 """
 
+import contextlib
+import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from diffbfr.stages import STAGE_NAMES
 from pipelines import storage
 from pipelines.artifacts import ArtifactStore, Record
 from pipelines.registry import CASCADE, ModelVersion, Registry, fetch, get_version, list_versions, model_digest
-from pipelines.sources import open_source
+from pipelines.sources import PhotoUnreadableError, open_source
 
 _SHOWN: Final = 12
 _COUNTED: Final = ("num_samples", "samples", "pictures", "faces")
@@ -41,9 +44,9 @@ class Link:
             yield from source._walk()
 
 
-def trace(registry: Registry, store: ArtifactStore, ref: str) -> Link:
-    """Follow a version back to the photos, reading every byte on the way."""
-    return _Tracer(registry, store).version(get_version(registry, ref))
+def trace(registry: Registry, store: ArtifactStore, ref: str, deep: bool = False) -> Link:
+    """Follow a version back to the photos, reading every byte on the way; of the photos themselves only if `deep`."""
+    return _Tracer(registry, store, deep).version(get_version(registry, ref))
 
 
 def format_chain(link: Link) -> str:
@@ -67,8 +70,8 @@ def format_chain(link: Link) -> str:
 class _Tracer:
     """Looks at each version and artifact once."""
 
-    def __init__(self, registry: Registry, store: ArtifactStore) -> None:
-        self._registry, self._store = registry, store
+    def __init__(self, registry: Registry, store: ArtifactStore, deep: bool) -> None:
+        self._registry, self._store, self._deep = registry, store, deep
         self._versions = {version.ref: version for version in list_versions(registry)}
         self._artifacts: dict[str, Link] = {}
         self._weights: dict[str, Mapping[str, str]] = {}
@@ -110,7 +113,10 @@ class _Tracer:
             return self.artifact(source)
         if name == "photos":
             uri = str(record.facts["source"])
-            return Link(f"photos {uri}", made, "names, sizes and times", _photo_problems(uri, made))
+            problems = _listing_problems(uri, made)
+            if not self._deep:
+                return Link(f"photos {uri}", made, "names, sizes and times alone, --deep reads them", problems)
+            return Link(f"photos {uri}", made, "every one read", (*problems, *_photo_problems(uri, self._store.folder(record.identity))))
         if name == "init":
             return self._start(made)
         return Link(f"{name} {made}", "", "", ("its record is gone",))
@@ -153,10 +159,34 @@ class _Tracer:
         return found
 
 
-def _photo_problems(uri: str, recorded: str) -> tuple[str, ...]:
-    """Whether the photos are still those that were listed."""
+def _listing_problems(uri: str, recorded: str) -> tuple[str, ...]:
+    """Whether the photos' names, sizes and times are still those that were listed."""
     try:
         now = open_source(uri).digest()
     except (DiffBFRError, OSError) as error:
         return (f"they cannot be listed ({error})",)
     return () if now == recorded else (f"their listing has the digest {now[:_SHOWN]}, recorded {recorded[:_SHOWN]}",)
+
+
+def _photo_problems(uri: str, dataset: str) -> Iterator[str]:
+    """Read every photo for its digest, and compare it with that of the photo which the dataset was made from."""
+    from pipelines.manifest import open_dataset, read_quarantine
+
+    refused = read_quarantine(dataset)
+    wanted = {sample.source: sample.source_sha256 for sample in open_dataset(dataset).samples}
+    wanted |= {row.source: row.source_sha256 for row in refused if row.source_sha256}
+    never_read = {row.source for row in refused} - wanted.keys()
+    others = []
+    try:
+        source = open_source(uri)
+        for ref in (ref for ref in source.refs() if ref.name not in never_read):
+            with contextlib.suppress(PhotoUnreadableError):
+                if hashlib.sha256(source.read(ref)).hexdigest() == wanted.get(ref.name):
+                    del wanted[ref.name]
+                    continue
+            others.append(ref.name)
+    except (DiffBFRError, OSError):
+        return  # they cannot be listed, which is told already
+    changed = sorted({*others, *wanted})
+    if changed:
+        yield f"{len(changed)} photos are not those that the dataset was made from (first: {changed[0]})"

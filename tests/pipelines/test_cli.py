@@ -48,7 +48,7 @@ COMMAND_LINE = {
     "doctor": ["--root", "--config", "--set", "--json"],
     "models list": MODELS,
     "models show": ["NAME@VERSION", *MODELS],
-    "models lineage": ["NAME@VERSION", *MODELS],
+    "models lineage": ["NAME@VERSION", "--deep", *MODELS],
     "models promote": ["NAME@VERSION", "--force", "--why", *MODELS],
     "models rollback": ["NAME", "--why", *MODELS],
     "models log": MODELS,

@@ -95,6 +95,17 @@ def test_the_damaged_link_is_named(name: str, moved: Place) -> None:
         assert set(found) == {title}
 
 
+def test_a_photo_that_changed_and_kept_its_size_and_time_is_found_when_photos_are_read(moved: Place) -> None:
+    registry, store = open_registry(str(moved.root)), ArtifactStore(str(moved.root))
+    assert broken(trace(registry, store, CASCADE, deep=True)) == {}
+    photo = min(moved.photos.rglob("*.png"))
+    silently(flip, photo)
+    assert broken(chain(moved.root)) == {}
+    told = broken(trace(registry, store, CASCADE, deep=True))
+    name = photo.relative_to(moved.photos).as_posix()
+    assert told == {"photos": (f"1 photos are not those that the dataset was made from (first: {name})",)}
+
+
 def test_damage_in_the_registry_is_named(moved: Place, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     shutil.copy(moved.root / "mlflow.db", tmp_path / "copy")
