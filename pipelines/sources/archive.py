@@ -47,7 +47,7 @@ class ZipSource(PhotoSource):
         with _readable(self.uri), storage.open_read(self.uri, _BLOCK_BYTES, twice=True) as file:
             for entry in entries(file):
                 name, mark = entry.name, f"crc32:{entry.crc:08x}"
-                if PurePosixPath(name).name == INDEX:
+                if name.rpartition("/")[2] == INDEX:
                     inside.append(
                         Index(f"{self.uri}#{name}", mark, name.removesuffix(INDEX), open=partial(_open_member, self.uri, entry.number))
                     )

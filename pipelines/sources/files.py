@@ -27,8 +27,8 @@ class FolderSource(PhotoSource):
 
     def listing(self) -> Iterator[PhotoRef]:
         """Yield the folder's photos, sorted by relative name."""
-        files = _files(Path(self.uri), "", set())
-        refs = (_file_ref(path, name) for name, path in files if self.every_file or is_photo(name))
+        files = _files(self.uri, "", set())
+        refs = (_file_ref(entry, name) for name, entry in files if self.every_file or is_photo(name))
         yield from promised(sort_refs(refs, in_order=False), index_at(self.index), Path(self.uri).name)
 
     def read(self, ref: PhotoRef) -> bytes:
@@ -79,12 +79,12 @@ class RemoteFolderSource(PhotoSource):
         return check_published(ref, _read(ref))
 
 
-def _files(folder: Path, prefix: str, entered: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
-    """Yield the name and path of all below a folder that is no folder, a broken link too: it is an input that cannot be read.
+def _files(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield the name and place of all below a folder that is no folder, a broken link too: it is an input that cannot be read.
 
     Files come in no order. Folders are entered in the order of their names, so that of two ways to one folder it is always the same.
     """
-    facts = folder.stat()
+    facts = Path(folder).stat()
     if (facts.st_dev, facts.st_ino) in entered:
         return
     entered.add((facts.st_dev, facts.st_ino))
@@ -95,17 +95,17 @@ def _files(folder: Path, prefix: str, entered: set[tuple[int, int]]) -> Iterator
             if entry.is_dir():
                 folders.append((f"{name}/", entry.path))
             else:
-                yield name, Path(entry.path)
+                yield name, entry
     for name, path in sorted(folders):
-        yield from _files(Path(path), name, entered)
+        yield from _files(path, name, entered)
 
 
-def _file_ref(path: Path, name: str) -> PhotoRef:
+def _file_ref(path: Path | os.DirEntry[str], name: str) -> PhotoRef:
     try:
         facts = path.stat()
     except OSError:
-        return PhotoRef(str(path), name, 0, _NO_CONTENT)
-    return PhotoRef(str(path), name, facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}")
+        return PhotoRef(os.fspath(path), name, 0, _NO_CONTENT)
+    return PhotoRef(os.fspath(path), name, facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}")
 
 
 def _read(ref: PhotoRef) -> bytes:

@@ -1,10 +1,10 @@
 """What every source of photos is: a listing of `PhotoRef`s and a way to read each of them."""
 
 import hashlib
+import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Final
 
 from diffbfr.errors import DiffBFRError, UsageError
@@ -68,10 +68,13 @@ class PhotoSource(ABC):
 
 
 def is_photo(name: str) -> bool:
-    """Tell whether a listing shows this name when photos are wanted; only names count, content is judged when it is decoded."""
+    """Tell whether a listing shows this name when photos are wanted; only names count, content is judged when it is decoded.
+
+    Here and wherever there is a name for each photo, no `PurePath` is made: it interns its parts, and Python keeps room for all of them.
+    """
     parts = name.replace("\\", "/").split("/")
     hidden = any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
-    return not hidden and PurePosixPath(parts[-1]).suffix.lower() in IMAGE_SUFFIXES
+    return not hidden and posixpath.splitext(parts[-1])[1].lower() in IMAGE_SUFFIXES
 
 
 def check_size(ref: PhotoRef) -> None:

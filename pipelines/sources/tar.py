@@ -48,7 +48,7 @@ class TarSource(PhotoSource):
     def _refs(self, version: str, inside: list[Index]) -> Iterator[PhotoRef]:
         for member in _members(self.uri):
             name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            if PurePosixPath(name).name == INDEX and member.isreg():
+            if name.rpartition("/")[2] == INDEX and member.isreg():
                 inside.append(Index(f"{self.uri}#{name}", version, name.removesuffix(INDEX), open=partial(_open_member, self.uri, member)))
             if member.isdir() or not (self.every_file or is_photo(name)):
                 continue

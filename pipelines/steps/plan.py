@@ -5,12 +5,12 @@ Nothing here grows with the number of photos but files: one beside the driver wh
 
 import hashlib
 import json
+import posixpath
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from importlib.metadata import version
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from diffbfr.errors import UsageError
@@ -96,7 +96,7 @@ def cut_listing(refs: Iterator[PhotoRef], shard_size: int) -> Iterator[list[tupl
     """
     with open_spool() as spool:
         spool.execute("CREATE TABLE photo (stem TEXT, name TEXT, ref TEXT, key TEXT)")
-        rows = ((_clean(PurePosixPath(ref.name.replace("\\", "/")).stem), ref.name, json.dumps(astuple(ref))) for ref in refs)
+        rows = ((_clean(_stem(ref.name)), ref.name, json.dumps(astuple(ref))) for ref in refs)
         spool.executemany("INSERT INTO photo (stem, name, ref) VALUES (?, ?, ?)", rows)
         _give_keys(spool)
         ordered = spool.execute("SELECT key, ref FROM photo ORDER BY key")
@@ -136,6 +136,10 @@ def _give_keys(spool: sqlite3.Connection) -> None:
 
 def _hashed_key(stem: str, name: str, digits: int) -> str:
     return f"{stem or 'photo'}-{hashlib.sha256(name.encode()).hexdigest()[:digits]}"
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(name.replace("\\", "/").rpartition("/")[2])[0]
 
 
 def _clean(stem: str) -> str:

@@ -70,20 +70,21 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
         column.column: manifest.TableWriter(storage.join(root, manifest.members_path(column.column)), Member) for column in config.columns
     }
     samples = manifest.TableWriter(storage.join(root, manifest.SAMPLES), Sample)
-    quarantined: list[Quarantined] = []
-    splits: Counter[Split] = Counter()
+    quarantine = manifest.TableWriter(storage.join(root, manifest.QUARANTINE), Quarantined)
+    reasons, splits = Counter[str](), Counter[Split]()
     content, archive = hashlib.sha256(), hashlib.sha256()
     for task in tasks:
         commit = _committed(root, task, len(tasks))
         samples.append(commit.samples)
-        quarantined += commit.quarantined
+        quarantine.append(commit.quarantined)
+        reasons.update(row.reason for row in commit.quarantined)
         splits.update(sample.split for sample in commit.samples)
         for record in commit.tars:
             tables[record.tar.partition("/")[0]].append(record.members)
             archive.update(archive_line(record))
         content.update(visible_content(commit))
-    digests = {manifest.QUARANTINE: manifest.write_rows(storage.join(root, manifest.QUARANTINE), Quarantined, quarantined)}
-    _refuse_too_many(quarantined, splits, max_bad, storage.join(root, manifest.QUARANTINE))
+    digests = {manifest.QUARANTINE: quarantine.close()}
+    _refuse_too_many(reasons, splits, max_bad, storage.join(root, manifest.QUARANTINE))
     if not splits["train"] and config.val_fraction + config.test_fraction < 1:
         raise UsageError(
             f"none of {splits.total()} photos fell into the train split; expected at least one; add photos or lower the fractions"
@@ -100,7 +101,7 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
         num_train=splits["train"],
         num_val=splits["val"],
         num_test=splits["test"],
-        num_quarantined=len(quarantined),
+        num_quarantined=reasons.total(),
         content_id=content.hexdigest(),
         archive_id=archive.hexdigest(),
         recipe_digest=config.recipe_digest,
@@ -179,11 +180,11 @@ def _committed(root: str, task: ShardTask, num_tasks: int) -> Commit:
     return commit
 
 
-def _refuse_too_many(quarantined: Sequence[Quarantined], splits: Counter[Split], max_bad: int | None, table: str) -> None:
-    bad, total = len(quarantined), len(quarantined) + splits.total()
+def _refuse_too_many(reasons: Counter[str], splits: Counter[Split], max_bad: int | None, table: str) -> None:
+    bad, total = reasons.total(), reasons.total() + splits.total()
     limit = total - 1 if max_bad is None else min(max_bad, total - 1)
     if bad > limit:
-        reason, count = Counter(row.reason for row in quarantined).most_common(1)[0]
+        reason, count = reasons.most_common(1)[0]
         raise QuarantineError(
             f"{bad} of {total} photos were refused, {count} of them as {reason}; expected at most {limit}; "
             f"see {table}, then mend the photos, raise the limit, or `diffbfr data replay` if their reason has passed"

@@ -10,7 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 from diffbfr.degradation import degrade, draw, sample_seed
 from diffbfr.errors import DiffBFRError
@@ -126,8 +127,8 @@ def _check_sums(root: str, record: DatasetRecord) -> Iterator[Finding]:
     """Count and digest the shards' records as the finish did, and compare with what `dataset.json` and the tables say."""
     info = record.info
     content, archive, splits = hashlib.sha256(), hashlib.sha256(), Counter[str]()
-    samples: list[Sample] = []
-    quarantined: list[Quarantined] = []
+    samples = _Table(root, manifest.SAMPLES, Sample, record)
+    quarantined = _Table(root, manifest.QUARANTINE, Quarantined, record)
     for index in range(info.num_shards):
         try:
             commit = commits.read(root, COMMITS, index)
@@ -139,27 +140,48 @@ def _check_sums(root: str, record: DatasetRecord) -> Iterator[Finding]:
         for tar in commit.tars:
             archive.update(archive_line(tar))
         splits.update(sample.split for sample in commit.samples)
-        samples += commit.samples
-        quarantined += commit.quarantined
+        samples.compare(commit.samples)
+        quarantined.compare(commit.quarantined)
     sums = {
-        "num_samples": (len(samples), info.num_samples),
+        "num_samples": (samples.num_rows, info.num_samples),
         "num_train": (splits["train"], info.num_train),
         "num_val": (splits["val"], info.num_val),
         "num_test": (splits["test"], info.num_test),
-        "num_quarantined": (len(quarantined), info.num_quarantined),
+        "num_quarantined": (quarantined.num_rows, info.num_quarantined),
         "content_id": (content.hexdigest(), info.content_id),
         "archive_id": (archive.hexdigest(), info.archive_id),
     }
     for name, (found, said) in sums.items():
         if found != said:
             yield Finding(manifest.DATASET_RECORD, f"{name} is {said}, the shards' records come to {found}; run the shard step again")
-    try:
-        tables = ((manifest.SAMPLES, Sample, samples), (manifest.QUARANTINE, Quarantined, quarantined))
-        rows_agree = all(manifest.read_rows(storage.join(root, path), kind, record.tables[path]) == rows for path, kind, rows in tables)
-    except DiffBFRError:
-        return  # the table has another digest: _check_tables names it
-    if not rows_agree:
-        yield Finding(manifest.SAMPLES, "the rows are not those of the shards' records; run the shard step again")
+    yield from (*samples.findings(), *quarantined.findings())
+
+
+class _Table:
+    """A table that is read beside the shards' records; one with another digest is `_check_tables`' to name, and not compared."""
+
+    def __init__(self, root: str, path: str, row_type: type[Any], record: DatasetRecord) -> None:
+        self.num_rows = 0
+        self._path, self._differs, self._damaged = path, False, False
+        self._rows = manifest.stream_rows(storage.join(root, path), row_type, record.tables[path])
+
+    def compare(self, committed: Sequence[Any]) -> None:
+        """Compare the next rows with those of a shard."""
+        self.num_rows += len(committed)
+        self._differs |= self._take(len(committed)) != list(committed)
+
+    def findings(self) -> Iterator[Finding]:
+        """Say whether all rows were those of the shards, and no more."""
+        more = self._take(1)
+        if (self._differs or more) and not self._damaged:
+            yield Finding(self._path, "the rows are not those of the shards' records; run the shard step again")
+
+    def _take(self, number: int) -> list[Any]:
+        try:
+            return list(islice(self._rows, number))
+        except DiffBFRError:
+            self._damaged = True
+            return []
 
 
 def _records(task: VerifyTask) -> list[Commit]:

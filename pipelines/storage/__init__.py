@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,44 +22,13 @@ from urllib.parse import unquote, urlsplit
 
 from diffbfr.errors import UsageError
 from pipelines.storage import local, s3
-from pipelines.storage.errors import ReplacedError, StorageError, TransportError, rotten
-from pipelines.storage.s3 import RemoteFile, is_transient
+from pipelines.storage.errors import ReplacedError as ReplacedError
+from pipelines.storage.errors import StorageError as StorageError
+from pipelines.storage.errors import TransportError as TransportError
+from pipelines.storage.errors import rotten
+from pipelines.storage.s3 import RemoteFile as RemoteFile
 from pipelines.storage.s3 import connect as _s3
-
-__all__ = [
-    "Entry",
-    "RemoteFile",
-    "ReplacedError",
-    "StorageError",
-    "TransportError",
-    "Uri",
-    "absolute",
-    "cache_folder",
-    "check_writable",
-    "digest",
-    "exists",
-    "fetch_tree",
-    "is_dir",
-    "is_remote",
-    "is_transient",
-    "join",
-    "list_dir",
-    "local_path",
-    "modified",
-    "open_read",
-    "put_file",
-    "put_tree",
-    "read_bytes",
-    "read_json",
-    "read_listed",
-    "read_range",
-    "remove_tree",
-    "size",
-    "version",
-    "walk",
-    "write_atomic",
-    "write_json",
-]
+from pipelines.storage.s3 import is_transient as is_transient
 
 Uri = str | Path
 
@@ -244,6 +214,19 @@ def put_tree(folder: Path, uri: Uri, last: str = "") -> None:
     """Copy a local folder to a place, each file whole and read back, in sorted order; a file named `last` at the end, as a seal."""
     for entry in sorted(walk(folder), key=lambda entry: (entry.path == last, entry.path)):
         put_file(folder / entry.path, join(uri, entry.path))
+
+
+@contextlib.contextmanager
+def local_copy(uri: Uri) -> Iterator[Path]:
+    """Yield where a file lies on this machine: itself, or a copy from S3 that ends with the context; FileNotFoundError if there is none."""
+    if not is_remote(uri):
+        if not local_path(uri).exists():
+            raise FileNotFoundError(str(uri))
+        yield local_path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="diffbfr-copy-") as folder:
+        _s3().get_file(str(uri), str(Path(folder) / "file"))
+        yield Path(folder) / "file"
 
 
 def cache_folder(room: str) -> Path:

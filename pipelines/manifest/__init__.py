@@ -5,34 +5,51 @@ is a list of structs. `open_dataset` reads `dataset.json` and the tables into a 
 """
 
 import dataclasses
-import hashlib
-import io
 import json
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diffbfr.errors import UsageError
-from diffbfr.shards import ColumnIndex, ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, ShardedDataset
+from diffbfr.shards import ColumnIndex, ColumnInfo, DatasetInfo, Member, Sample, ShardedDataset
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
 from pipelines import storage
 from pipelines.commits import Quarantined
+from pipelines.manifest.tables import TableWriter, read_rows, read_table, stream_rows, write_rows
 from pipelines.sealed import read_sealed, write_sealed
 from pipelines.shard_cache import cache_of
+
+__all__ = [
+    "COLUMN_RECORD",
+    "DATASET_RECORD",
+    "QUARANTINE",
+    "SAMPLES",
+    "DatasetRecord",
+    "LedgerRow",
+    "TableWriter",
+    "members_path",
+    "open_dataset",
+    "read_columns",
+    "read_info",
+    "read_ledger",
+    "read_quarantine",
+    "read_record",
+    "read_rows",
+    "read_shard_keys",
+    "stream_rows",
+    "write_column_record",
+    "write_ledger",
+    "write_record",
+    "write_rows",
+]
 
 DATASET_RECORD: Final = "dataset.json"
 COLUMN_RECORD: Final = "column.json"
 SAMPLES: Final = "manifest/samples.parquet"
 QUARANTINE: Final = "quarantine.parquet"
-
-Row = TypeVar("Row")
-_SCALARS: Final[dict[Any, pa.DataType]] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,45 +88,6 @@ class DatasetRecord:
     recipe: Mapping[str, Any]
     tools: Mapping[str, str]
     tables: Mapping[str, str]
-
-
-class TableWriter:
-    """Write rows to a parquet file piece by piece; `close` publishes it whole, and nothing is visible before."""
-
-    def __init__(self, uri: str, row_type: type[Any]) -> None:
-        self._uri = uri
-        self._row_type = row_type
-        self._schema = _schema(row_type)
-        self._buffer = io.BytesIO()
-        self._writer = pq.ParquetWriter(self._buffer, self._schema, compression="zstd")
-
-    def append(self, rows: Iterable[Any]) -> None:
-        """Add rows as one row group."""
-        table = _to_table(rows, self._row_type, self._schema)
-        if table.num_rows:
-            self._writer.write_table(table)
-
-    def close(self) -> str:
-        """Finish the file and publish it; returns its sha256, for a record to keep."""
-        self._writer.close()
-        data = self._buffer.getvalue()
-        storage.write_atomic(self._uri, data)
-        return hashlib.sha256(data).hexdigest()
-
-
-def write_rows(uri: str, row_type: type[Row], rows: Iterable[Row]) -> str:
-    """Write dataclass rows as one parquet file; returns its sha256."""
-    writer = TableWriter(uri, row_type)
-    writer.append(rows)
-    return writer.close()
-
-
-def read_rows(uri: str, row_type: type[Row], sha256: str = "") -> list[Row]:
-    """Read dataclass rows back from a parquet file; `ShardDamagedError` if it has not the digest that a record names."""
-    columns = _read_table(uri, row_type, sha256).to_pydict()
-    build = _builder(row_type)
-    names = [field.name for field in dataclasses.fields(typing.cast(Any, row_type))]
-    return [build(dict(zip(names, values, strict=True))) for values in zip(*(columns[name] for name in names), strict=True)]
 
 
 def write_ledger(uri: str, rows: Iterable[LedgerRow]) -> None:
@@ -199,7 +177,7 @@ def read_shard_keys(root: str | Path) -> tuple[tuple[str, ...], ...]:
     """Read the keys of each shard in order, from the index alone; none for a shard whose photos were all quarantined."""
     record = read_record(root)
     keys: list[list[str]] = [[] for _ in range(record.info.num_shards)]
-    table = _read_table(storage.join(root, members_path(LQ_COLUMN)), Member, record.tables[members_path(LQ_COLUMN)])
+    table = read_table(storage.join(root, members_path(LQ_COLUMN)), Member, record.tables[members_path(LQ_COLUMN)])
     for key, name, tar in zip(*(table[column].to_pylist() for column in ("key", "name", "tar")), strict=True):
         if name == LQ_RECORD:
             keys[int(PurePosixPath(tar).stem)].append(key)
@@ -212,7 +190,7 @@ def _column_info(record: Mapping[str, Any]) -> ColumnInfo:
 
 def _read_column(root: str, info: ColumnInfo, keys: Sequence[str], sha256: str) -> ColumnIndex:
     """Read a column's index straight into arrays, and check that its keys are the dataset's, in order."""
-    table = _read_table(storage.join(root, members_path(info.column)), Member, sha256)
+    table = read_table(storage.join(root, members_path(info.column)), Member, sha256)
     n, m = len(keys), len(info.names)
     names = np.array(table["name"].to_pylist()).reshape(-1)
     in_order = len(names) == n * m and table["key"].to_pylist() == [key for key in keys for _ in range(m)]
@@ -228,71 +206,3 @@ def _read_column(root: str, info: ColumnInfo, keys: Sequence[str], sha256: str) 
         length=table["length"].to_numpy().reshape(n, m),
         digest=np.frombuffer(digest, dtype=np.uint8).reshape(n, m, 32),
     )
-
-
-def _read_table(uri: str, row_type: type[Any], sha256: str = "") -> pa.Table:
-    try:
-        data = storage.read_bytes(uri)
-    except FileNotFoundError as error:
-        raise UsageError(f"{uri} is not there; expected a table of {row_type.__name__}; run the step that writes it again") from error
-    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise ShardDamagedError(f"{uri} is not the table that was committed; expected its sha256; run the step that writes it again")
-    try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{uri} cannot be read ({error}); expected parquet; run the step that writes it again") from error
-    if not table.schema.equals(_schema(row_type)):
-        raise UsageError(
-            f"{uri} has columns {table.column_names}; expected those of {row_type.__name__}; another version wrote it: make it again"
-        )
-    return table
-
-
-def _schema(row_type: type[Any]) -> pa.Schema:
-    return pa.schema([(name, _arrow_type(kind)) for name, kind in typing.get_type_hints(row_type).items()])
-
-
-def _arrow_type(kind: Any) -> pa.DataType:
-    """Map an annotation: a scalar, a Literal of strings, a dataclass, or a tuple of any length of one of these."""
-    if kind in _SCALARS:
-        return _SCALARS[kind]
-    if typing.get_origin(kind) is Literal:
-        return pa.string()
-    if typing.get_origin(kind) is tuple:
-        return pa.list_(_arrow_type(typing.get_args(kind)[0]))
-    if dataclasses.is_dataclass(kind):
-        return pa.struct([(name, _arrow_type(inner)) for name, inner in typing.get_type_hints(kind).items()])
-    raise TypeError(f"{kind!r} has no place in a table; expected str, int, float, bool, a dataclass or a tuple of them")
-
-
-def _to_table(rows: Iterable[Any], row_type: type[Any], schema: pa.Schema) -> pa.Table:
-    listed = list(rows)
-    hints = typing.get_type_hints(row_type)
-    arrays = []
-    for field in schema:
-        values = [getattr(row, field.name) for row in listed]
-        plain = values if hints[field.name] in _SCALARS else [_plain(value) for value in values]
-        arrays.append(pa.array(plain, type=field.type))
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _builder(row_type: type[Any]) -> Any:
-    """Return a function from a plain mapping to a row, with lists turned back into tuples and structs into their dataclasses."""
-    nested: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(row_type).items():
-        if typing.get_origin(kind) is tuple:
-            inner = typing.get_args(kind)[0]
-            nested[name] = _builder(inner) if isinstance(inner, type) and dataclasses.is_dataclass(inner) else inner
-
-    def build(values: dict[str, Any]) -> Any:
-        for name, item in nested.items():
-            values[name] = tuple(item(value) for value in values[name])
-        return row_type(**values)
-
-    return build
