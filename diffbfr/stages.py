@@ -268,6 +268,7 @@ IRM2_TINY = replace(
         patch_px=2,
     ),
     start=600,
+    fast=SamplerSpec("sde_dpmpp_2m", 10),
     predicts="velocity",
     prior_std=0.125,
 )
@@ -294,6 +295,6 @@ TEM_TINY = replace(
 """The small stages make 128 px, where the same noise hides more than at 512 px: IRM-2 and TEM start lower than in Table 6.
 
 Averaged to one size, the noise of TEM's N_2 = 100 (sigma 0.34 of the signal) at 512 px is that of t = 23 at 128 px; `start` rounds it up.
-IRM-2's 600 is the better of the two that the paper's Table 3 tries. A stem of 32 channels over 2 x 2 blocks can pass the 12 values of a
-block through a SiLU (two channels a value); one of 16 cannot.
+IRM-2's 600 is the better of the two that the paper's Table 3 tries; so shallow a start wants the stochastic solver (`diffbfr/README.md`).
+A stem of 32 channels over 2 x 2 blocks can pass the 12 values of a block through a SiLU (two channels a value); one of 16 cannot.
 """

@@ -5,12 +5,13 @@ What was there is not touched, and readers see the column only when it is whole.
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from diffbfr.errors import IncompleteError, UsageError
 from diffbfr.shards import ColumnInfo, Member
 from pipelines import commits, manifest, storage
-from pipelines.commits import Commit
+from pipelines.commits import Commit, Quarantined
 
 _NAME: Final = re.compile(r"(?!(lq|hq\d+|manifest|commits)$)[a-z0-9][a-z0-9-]{0,62}")
 
@@ -20,13 +21,23 @@ def find_column_shard(dataset_root: str, column: str, index: int, task: str) -> 
     return commits.find(storage.absolute(dataset_root), _commits_folder(column), index, task)
 
 
-def write_column_shard(dataset_root: str, column: str, index: int, task: str, files: Iterable[tuple[str, str, bytes]]) -> Commit:
-    """Publish one shard of a column from (key, member name, content) in the dataset's order: tar first, commit record last."""
+def write_column_shard(
+    dataset_root: str,
+    column: str,
+    index: int,
+    task: str,
+    files: Iterable[tuple[str, str, bytes]],
+    quarantined: Sequence[Quarantined] = (),
+) -> Commit:
+    """Publish one shard of a column from (key, member name, content) in the dataset's order: tar first, commit record last.
+
+    `quarantined` names members that are degenerate: they keep their place in the tar, and nothing may learn from them.
+    """
     tar = commits.TarDraft(column, index)
     for key, name, content in files:
         tar.add(key, name, content)
     draft = tar.finish()
-    commit = Commit(index=index, task=task, samples=(), tars=(draft.record,), quarantined=())
+    commit = Commit(index=index, task=task, samples=(), tars=(draft.record,), quarantined=tuple(quarantined))
     return commits.publish(storage.absolute(dataset_root), _commits_folder(column), commit, [draft])
 
 
@@ -41,6 +52,7 @@ def finish_column(dataset_root: str, info: ColumnInfo, tasks: Sequence[str]) -> 
     if len(tasks) != len(shards):
         raise UsageError(f"column {info.column} was made as {len(tasks)} shards, {root} has {len(shards)}; expected as many; make it again")
     table = manifest.TableWriter(storage.join(root, manifest.members_path(info.column)), Member)
+    quarantined: list[tuple[str, str]] = []
     for index, task in enumerate(tasks):
         commit = commits.find(root, _commits_folder(info.column), index, task)
         if commit is None:
@@ -54,8 +66,23 @@ def finish_column(dataset_root: str, info: ColumnInfo, tasks: Sequence[str]) -> 
                 f"expected {len(keys)} keys x {', '.join(info.names)} in order; make it again"
             )
         table.append(members)
-    manifest.write_column_record(root, info, table.close())
-    return info
+        quarantined += map(member_of, commit.quarantined)
+    made = replace(info, quarantined=tuple(quarantined))
+    manifest.write_column_record(root, made, table.close())
+    return made
+
+
+def read_quarantined(dataset_root: str, column: str, num_shards: int) -> list[Quarantined]:
+    """The degenerate pictures of a column by the records of its shards; a shard without a record has none to tell."""
+    root = storage.absolute(dataset_root)
+    shards = (commits.read(root, _commits_folder(column), index) for index in range(num_shards))
+    return [row for commit in shards if commit is not None for row in commit.quarantined]
+
+
+def member_of(row: Quarantined) -> tuple[str, str]:
+    """Key and name of a quarantined member: a key has no dot."""
+    key, _, name = row.source.partition(".")
+    return key, name
 
 
 def _commits_folder(column: str) -> str:
@@ -69,7 +96,7 @@ def _commits_folder(column: str) -> str:
 def _check_free(root: str, info: ColumnInfo) -> None:
     """A name belongs to one model for ever: readers have trained on it."""
     for column in manifest.read_columns(root):
-        if column.column == info.column and column != info:
+        if column.column == info.column and replace(column, quarantined=()) != info:
             raise UsageError(
                 f"{root} already has a column {info.column} of model {column.model_digest[:12]}; "
                 f"expected that of {info.model_digest[:12]}; choose another column name"

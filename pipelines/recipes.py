@@ -71,6 +71,17 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class ColumnConfig:
+    """The column of IRM-1's pictures that IRM-2 learns from: with more degenerate ones than this share of all the run ends."""
+
+    max_bad_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_share <= 1:
+            raise UsageError(f"column.max_bad_share is {self.max_bad_share}; expected a share of the pictures in [0, 1]")
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """What is measured: the first `max_faces` held-out faces (None: all) of a split, one variant, once for each sampling seed.
 
@@ -116,6 +127,7 @@ class Recipe:
     irm2: StageConfig
     tem: StageConfig
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    column: ColumnConfig = field(default_factory=ColumnConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     restore: RestoreConfig = field(default_factory=RestoreConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

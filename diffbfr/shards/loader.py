@@ -6,7 +6,7 @@ shared memory.
 
 import json
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
@@ -63,6 +63,7 @@ class SampleLoader(Generic[T]):
     each takes a contiguous share; where `batch` does not divide by `ranks`, the last shares end with its first positions again, marked as
     padding. `read(key, position)` makes a sample, in one of `readers` threads (0: in the caller's). `position` resumes at once with any
     ranks, readers and batch: a number, or the `state` of another loader, which is refused if it belongs to other samples or another order.
+    `keys` are those of the split to show; all of them without.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class SampleLoader(Generic[T]):
         rank: int = 0,
         ranks: int = 1,
         readers: int = 0,
+        keys: Sequence[str] | None = None,
     ) -> None:
         self._origin = LoaderState(0, seed, split, dataset.info.content_id)
         if isinstance(position, LoaderState):
@@ -85,7 +87,7 @@ class SampleLoader(Generic[T]):
             raise UsageError(f"rank {rank} of {ranks} with {readers} readers; expected 0 <= rank < ranks and no negative number")
         if batch < 1 or position < 0:
             raise UsageError(f"batches of {batch} from position {position} on; expected at least one sample, and no negative position")
-        self._keys, self._read = dataset.keys(split), read
+        self._keys, self._read = dataset.keys(split) if keys is None else list(keys), read
         if not self._keys:
             raise UsageError(f"the dataset in {dataset.root} has no {split} samples; expected at least one; choose another split")
         self._seed, self._batch, self._rank, self._readers = seed, batch, rank, readers

@@ -56,11 +56,15 @@ class Member:
 
 @dataclass(frozen=True)
 class ColumnInfo:
-    """One column: its members' names in order, and the digest of the model that made it ("" for the columns made from photos)."""
+    """One column: its members' names in order, and the digest of the model that made it ("" for the columns made from photos).
+
+    `quarantined` names the members (key, name) that are degenerate: they keep their place, and nothing may learn from them.
+    """
 
     column: str
     names: tuple[str, ...]
     model_digest: str = ""
+    quarantined: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ class PositionLoader:
             raise UsageError(
                 f"the dataset in {dataset.root} has no training faces; shard more of them or lower val_fraction and test_fraction"
             )
+        self._variants = _variants_left(dataset, column)
+        self.keys = [key for key in dataset.keys("train") if self._variants.get(key) != []]
+        """The faces that are trained on: a face all of whose pictures in the column are quarantined is left out."""
+        if not self.keys:
+            raise UsageError(f"every picture of column {column} is quarantined; expected some to learn from; train irm1 longer")
         expected = dataset.info.lq_px if stage.name == "irm1" else dataset.info.hq_px
         if stage.px != expected:
             raise UsageError(
@@ -67,6 +72,7 @@ class PositionLoader:
             rank=rank,
             ranks=ranks,
             readers=readers,
+            keys=self.keys,
         )
         with closing(iter(loader)) as shares:
             for share in shares:
@@ -74,7 +80,8 @@ class PositionLoader:
 
     def _at(self, key: str, position: int) -> "_Sample":
         generator = torch.Generator().manual_seed(position_seed(self.config.seed, self.stage.name, position))
-        variant = int(torch.randint(self.dataset.info.variants, (), generator=generator))
+        variants = self._variants.get(key) or range(self.dataset.info.variants)
+        variant = variants[int(torch.randint(len(variants), (), generator=generator))]
         t = 1 + int(torch.randint(self.t_max, (), generator=generator))
         fraction = float(torch.rand((), generator=generator))
         noise = torch.randn(3, self.stage.px, self.stage.px, generator=generator)
@@ -86,8 +93,7 @@ class PositionLoader:
 
     def keys_at(self, position: int, count: int) -> list[str]:
         """Keys of the faces at positions of the run."""
-        keys = self.dataset.keys("train")
-        return [keys[row_at(self.config.seed, at, len(keys))] for at in range(position, position + count)]
+        return [self.keys[row_at(self.config.seed, at, len(self.keys))] for at in range(position, position + count)]
 
     def _side(self, position: int) -> int:
         """Side of the images at a position: the stage's, or the patches' in the steps that see patches, keyed by the step."""
@@ -133,6 +139,12 @@ def check_column(stage: StageSpec, config: TrainingConfig, column: str | None) -
         raise UsageError("irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first")
     if stage.name == "irm2" and column and not reads:
         raise UsageError(f"irm2 has condition=resized and was given the column {column}; expected none; set condition=sampled to use it")
+
+
+def _variants_left(dataset: ShardedDataset, column: str | None) -> dict[str, list[int]]:
+    """Of each face with quarantined pictures in the column: the variants that can be learnt from."""
+    bad = set(dataset.column(column).quarantined) if column is not None else set()
+    return {key: [v for v in range(dataset.info.variants) if (key, f"{v}.png") not in bad] for key, _ in bad}
 
 
 def _crop(images: Float[Tensor, "b 3 h w"], corners: Sequence[tuple[int, int]], side: int) -> Float[Tensor, "b 3 side side"]:

@@ -152,7 +152,7 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
 
 def make_column(shop: Workshop, folder: str) -> Made:
     """Run IRM-1 over every key and variant, on Ray actors, and append the column that IRM-2 trains on."""
-    from pipelines.steps.condition import ConditionTask, finish_condition, make_conditioner, plan_condition, refuse_degenerate
+    from pipelines.steps.condition import ConditionTask, finish_condition, make_conditioner, plan_condition
 
     dataset, digest = shop.folder("shard"), stage_digest(shop, "irm1")
     template = ConditionTask(
@@ -167,16 +167,18 @@ def make_column(shop: Workshop, folder: str) -> Made:
         mode=shop.recipe.sampling.mode,
     )
     tasks = plan_condition(template)
-    reports = shop.cluster.map_actors(
-        partial(make_conditioner, tasks[0]), tasks, label="condition", unit="img", weight=lambda task: task.num_pictures
+    shop.cluster.map_actors(
+        partial(make_conditioner, tasks[0]), tasks, label="condition", unit="img", weight=lambda task: task.num_pictures, one_core=True
     )
-    refuse_degenerate(reports, storage.join(folder, "quarantine.json"))
-    info = finish_condition(tasks)
+    info = finish_condition(tasks, shop.recipe.column.max_bad_share, storage.join(folder, "quarantine.json"))
     storage.write_json(storage.join(folder, "column.json"), asdict(info) | {"dataset": shop.steps["shard"].id})
     within = f"../../shard/{shop.steps['shard'].id}"
     files = _committed_files(dataset, f"{info.column}/commits", len(tasks), f"{within}/")
     pictures = sum(task.num_pictures for task in tasks)
-    return Made({"record": "column.json", **files}, {"column": info.column, "irm1": digest, "pictures": pictures})
+    return Made(
+        {"record": "column.json", **files},
+        {"column": info.column, "irm1": digest, "pictures": pictures, "quarantined": len(info.quarantined)},
+    )
 
 
 def make_cascade(shop: Workshop, folder: str) -> Made:

@@ -144,7 +144,7 @@ def write_record(root: str, info: DatasetInfo, columns: Sequence[ColumnInfo], ho
 
 def write_column_record(root: str, info: ColumnInfo, table_sha256: str) -> None:
     """Write an appended column's `column.json`, sealed: what makes it visible, so it comes last."""
-    record = {**dataclasses.asdict(info), "names": list(info.names), "table": table_sha256}
+    record = json.loads(json.dumps({**dataclasses.asdict(info), "table": table_sha256}))
     write_sealed(storage.join(root, info.column, COLUMN_RECORD), record)
 
 
@@ -185,7 +185,8 @@ def read_shard_keys(root: str | Path) -> tuple[tuple[str, ...], ...]:
 
 
 def _column_info(record: Mapping[str, Any]) -> ColumnInfo:
-    return ColumnInfo(record["column"], tuple(record["names"]), record["model_digest"])
+    quarantined = tuple((key, name) for key, name in record.get("quarantined", ()))
+    return ColumnInfo(record["column"], tuple(record["names"]), record["model_digest"], quarantined)
 
 
 def _read_column(root: str, info: ColumnInfo, keys: Sequence[str], sha256: str) -> ColumnIndex:

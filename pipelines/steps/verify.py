@@ -19,6 +19,7 @@ from diffbfr.images import Pixels, decode, pixel_digest, resize
 from diffbfr.shards import ColumnInfo, Sample
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 from pipelines import commits, manifest, storage
+from pipelines.columns import member_of, read_quarantined
 from pipelines.commits import Commit, Quarantined, TarRecord
 from pipelines.manifest import DatasetRecord
 from pipelines.sealed import read_sealed
@@ -73,7 +74,7 @@ def verify_records(dataset_root: str) -> list[Finding]:
     """Level 0 for the whole: tables as they were sealed, and counts and identities that follow from the shards' records once more."""
     root = storage.absolute(dataset_root)
     record = manifest.read_record(root)
-    return [*_check_plans(root), *_check_tables(root, record), *_check_sums(root, record)]
+    return [*_check_plans(root), *_check_tables(root, record), *_check_sums(root, record), *_check_quarantined(root, record)]
 
 
 def verify_shard(task: VerifyTask) -> VerifyReport:
@@ -182,6 +183,20 @@ class _Table:
         except DiffBFRError:
             self._damaged = True
             return []
+
+
+def _check_quarantined(root: str, record: DatasetRecord) -> Iterator[Finding]:
+    """Compare the degenerate pictures that an appended column's record names with those of its shards' records."""
+    for column in record.columns:
+        if not column.model_digest:
+            continue
+        try:
+            rows = read_quarantined(root, column.column, record.info.num_shards)
+        except DiffBFRError:
+            continue  # verify_shard names the record
+        if tuple(map(member_of, rows)) != column.quarantined:
+            found = f"{len(column.quarantined)} pictures are quarantined, by the shards' records {len(rows)}"
+            yield Finding(f"{column.column}/{manifest.COLUMN_RECORD}", f"{found}; run `diffbfr condition irm1` again")
 
 
 def _records(task: VerifyTask) -> list[Commit]:

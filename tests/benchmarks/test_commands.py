@@ -36,13 +36,23 @@ def test_sharding_prints_the_same_content_id_for_this_process_and_makes_nothing_
     monkeypatch.setattr(sharding, "_WARM_UP_S", 0.0)
     photos = make_photos(tmp_path / "photos", 5, px=64)
     (photos / "broken.png").write_bytes(b"no picture")
-    words = [str(photos), "--workers", "0", "0", "--hq-px", "32", "--lq-px", "8", "--shard-size", "2"]
+    words = [str(photos), "--workers", "0", "0", "--hq-px", "32", "--lq-px", "8", "--shard-size", "2", "--few", "2"]
     lines = _printed(sharding, words, capsys, monkeypatch)
-    values = {line[:28].strip(): line[28:].split("  ") for line in lines if line}
+    wide = lines[0].index("0 workers")
+    values = {line[:wide].strip(): line[wide:].split("  ") for line in lines if line}
     table = {name: [cell.strip() for cell in cells if cell.strip()] for name, cells in values.items()}
     assert table["committed + quarantined"] == ["5 + 1", "5 + 1"]
     assert table["shards made again"] == ["0", "0"]
     assert len(set(table["content_id"])) == 1
+
+
+def test_orchestration_is_what_the_many_take_more_than_the_few_beside_the_work() -> None:
+    few = sharding.Spent(10, elapsed_s=5, decoding_s=1, reading_s=0.5, committing_s=0.1, driving_s=3, ray_s=1)
+    many = sharding.Spent(110, elapsed_s=15, decoding_s=10, reading_s=1.3, committing_s=0.2, driving_s=3.05, ray_s=1.15)
+    steady = many - few
+    assert (steady.num_photos, steady.elapsed_s) == (100, 10)
+    assert steady.working_s == pytest.approx(9.8)
+    assert steady.beside_s == pytest.approx(0.3)
 
 
 @pytest.mark.slow

@@ -2,12 +2,17 @@
 
 import re
 import shlex
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipelines.settings import load
+from pipelines.manifest import open_dataset
+from pipelines.recipes import paper
+from pipelines.settings import change, load
 from tests.infra.test_infra import accept
+from tests.pipelines.tiny_dataset import build, make_photos
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -36,3 +41,32 @@ def test_every_place_that_the_readme_names_is_there() -> None:
     places = re.findall(r"^(\w+)/ {2,}", README, re.MULTILINE) + re.findall(r"\]\(([\w/.]+\.\w+)\)", README)
     assert len(places) >= 8
     assert [place for place in places if not (ROOT / place).exists()] == []
+
+
+def test_the_settings_of_the_data_that_the_readme_names_exist(tmp_path: Path) -> None:
+    pytest.importorskip("albumentations")
+    (pipeline,) = re.findall(r"`(\[\{MotionBlur.*?\}\])`", README)
+    (tmp_path / "blur.yaml").write_text(pipeline)
+    settings = re.findall(r"`(data\.[\w.]+)(?:=([\w.]+))?`", README)
+    assert len(settings) >= 6
+    for path, value in settings:
+        if value:
+            changed = change(paper(), {path: str(tmp_path / value) if value == "blur.yaml" else value})
+            assert changed != paper(), path
+        else:
+            assert attrgetter(path)(paper()) is not None
+
+
+def test_the_example_of_the_readme_reads_a_dataset_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    build(make_photos(tmp_path / "photos", 20), tmp_path / "DATASET")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    dataset = open_dataset("DATASET")
+    assert len(set(names["shown"])) == 8
+    assert set(names["shown"]) <= set(dataset.keys("train"))
+    assert len(names["state"]) < 1000
+    batch = next(iter(names["resumed"]))
+    assert [sample.position for sample in batch] == [8, 9]
+    assert [picture.shape for picture in batch[0].value] == [(8, 8, 3), (8, 8, 3)]

@@ -98,9 +98,15 @@ def test_mode_fast_takes_20_and_10_and_8_evaluations() -> None:
     ]
 
 
-def test_tiny_stages_differ_from_the_papers_in_the_network_what_it_predicts_and_where_they_start() -> None:
+def test_tiny_stages_differ_from_the_papers_in_the_network_what_it_predicts_and_how_they_start() -> None:
     for tiny, whole in ((IRM1_TINY, IRM1), (IRM2_TINY, IRM2), (TEM_TINY, TEM)):
-        assert replace(tiny, unet=whole.unet, predicts="noise", prior_std=1.0, start=whole.start) == whole
+        assert replace(tiny, unet=whole.unet, predicts="noise", prior_std=1.0, start=whole.start, fast=whole.fast) == whole
+
+
+def test_a_deep_start_takes_the_deterministic_solver_and_a_shallow_one_the_stochastic() -> None:
+    for stage in (IRM1, IRM2, TEM, IRM1_TINY, IRM2_TINY, TEM_TINY):
+        gamma = float(noise_schedule(stage.schedule).gamma[stage.start])
+        assert stage.fast.solver == ("dpmpp_2m" if gamma < 0.1 else "sde_dpmpp_2m")
 
 
 def test_a_tiny_start_hides_no_more_of_an_image_than_the_papers_does_of_a_larger_one() -> None:

@@ -1,6 +1,8 @@
 """A position of a run holds the same sample, variant, t and noise whoever asks for it and with whatever else."""
 
+import copy
 import dataclasses
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from diffbfr.denoiser import upsample
 from diffbfr.errors import UsageError
-from diffbfr.images import lq_to_model, to_tensor
+from diffbfr.images import Pixels, lq_to_model, to_tensor
 from diffbfr.shards import ShardedDataset, position
 from diffbfr.stages import STAGE_NAMES, StageName
 from diffbfr.training.batches import Batch, PositionLoader, position_seed
@@ -117,6 +119,42 @@ def test_irm2_without_a_column_is_refused(tiny_dataset: ShardedDataset) -> None:
 def _resized(dataset: ShardedDataset, config: TrainingConfig = CONFIG) -> Batch:
     config = replace(config, condition="resized", global_batch=20)
     return next(PositionLoader(dataset, TINY_STAGES["irm2"], config, None).batches())
+
+
+def _quarantining(dataset: ShardedDataset, *members: tuple[str, str]) -> ShardedDataset:
+    """The dataset as it would be had these pictures of its column come out degenerate."""
+    damaged, index = copy.copy(dataset), dataset._columns[COLUMN]
+    damaged._columns = {**dataset._columns, COLUMN: replace(index, info=replace(index.info, quarantined=members))}
+    return damaged
+
+
+def test_irm2_never_sees_a_quarantined_picture_and_all_others_as_often(
+    tiny_dataset: ShardedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, half, *others = tiny_dataset.keys("train")
+    damaged = _quarantining(tiny_dataset, (gone, "0.png"), (gone, "1.png"), (half, "0.png"))
+    read = Counter[tuple[str, int]]()
+    true_read = ShardedDataset.conditioning
+
+    def conditioning(self: ShardedDataset, column: str, key: str, variant: int) -> Pixels:
+        read[key, variant] += 1
+        return true_read(self, column, key, variant)
+
+    monkeypatch.setattr(ShardedDataset, "conditioning", conditioning)
+    epochs, faces = 12, 1 + len(others)
+    _batch(damaged, "irm2", 0, epochs * faces)
+    assert Counter(key for key, _ in read.elements()) == dict.fromkeys((half, *others), epochs)
+    assert {variant for key, variant in read if key == half} == {1}
+    assert {variant for key, variant in read if key == others[0]} == {0, 1}
+    loader = PositionLoader(damaged, TINY_STAGES["irm2"], CONFIG, COLUMN)
+    assert gone not in loader.keys_at(0, 10 * faces)
+    assert PositionLoader(damaged, TINY_STAGES["tem"], CONFIG, None).keys == tiny_dataset.keys("train")
+
+
+def test_a_column_of_which_nothing_is_left_is_refused(tiny_dataset: ShardedDataset) -> None:
+    members = [(key, f"{variant}.png") for key in tiny_dataset.keys("train") for variant in range(2)]
+    with pytest.raises(UsageError, match=f"every picture of column {COLUMN} is quarantined"):
+        PositionLoader(_quarantining(tiny_dataset, *members), TINY_STAGES["irm2"], CONFIG, COLUMN)
 
 
 def test_irm2_may_see_the_ground_truth_resized_and_then_reads_no_column(tiny_dataset: ShardedDataset) -> None:

@@ -1,7 +1,9 @@
-"""A column is the same bytes however the work is cut, repeated or spread; a picture that is none never gets into it."""
+"""A column is the same bytes however the work is cut, repeated, spread or killed; from a picture that is none nobody learns."""
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,17 +14,19 @@ import torch
 from diffbfr import cascade
 from diffbfr.errors import QuarantineError
 from pipelines import storage
-from pipelines.cluster import Cluster
+from pipelines.cluster import Cluster, ClusterConfig
+from pipelines.manifest import open_dataset
 from pipelines.registry import model_digest
+from pipelines.sealed import read_sealed, write_sealed
 from pipelines.steps.condition import (
+    ConditionReport,
     ConditionTask,
-    Degenerate,
     condition,
     finish_condition,
     make_conditioner,
     plan_condition,
-    refuse_degenerate,
 )
+from pipelines.steps.verify import verify_records
 from tests.pipelines.tiny_cascade import make_tiny_cascade, tiny_specs
 from tests.pipelines.tiny_dataset import make_dataset
 
@@ -44,6 +48,12 @@ def tars(tasks: list[ConditionTask]) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.tar"))}
 
 
+def finish(tasks: list[ConditionTask], max_bad_share: float = 0.0) -> Path:
+    table = Path(tasks[0].dataset, "bad.json")
+    finish_condition(tasks, max_bad_share, str(table))
+    return table
+
+
 def anew(tasks: list[ConditionTask]) -> None:
     storage.remove_tree(storage.join(tasks[0].dataset, "irm1-abc"))
 
@@ -51,7 +61,7 @@ def anew(tasks: list[ConditionTask]) -> None:
 def test_the_column_is_the_same_bytes_in_any_batches_and_order_and_after_a_stop(tasks: list[ConditionTask]) -> None:
     for task in tasks:
         condition(task)
-    finish_condition(tasks)
+    finish(tasks)
     whole = tars(tasks)
     assert len(whole) == len(tasks) == 3
     for batch in (1, 3):
@@ -61,25 +71,65 @@ def test_the_column_is_the_same_bytes_in_any_batches_and_order_and_after_a_stop(
         again = [worker(replace(task, batch=batch)) for task in tasks]
         assert [report.skipped for report in reports] == [False, False]
         assert [report.skipped for report in again] == [False, True, True]
-        finish_condition(tasks)
+        finish(tasks)
         assert tars(tasks) == whole
+
+
+def mortal(first: ConditionTask, mark: str) -> Callable[[ConditionTask], ConditionReport]:
+    """A worker that dies after the second shard's pictures are made and before they are committed, once."""
+    worker = make_conditioner(first)
+
+    def serve(task: ConditionTask) -> ConditionReport:
+        if task.index == 1 and not Path(mark).exists():
+            list(worker._pictures(task))  # type: ignore[attr-defined]
+            Path(mark).touch()
+            os._exit(9)
+        return worker(task)
+
+    return serve
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_actors_make_the_same_bytes_as_one_process(tasks: list[ConditionTask], cluster: Cluster, serial: Cluster) -> None:
+def test_one_and_two_actors_one_of_which_dies_make_the_same_bytes_as_one_process(
+    tasks: list[ConditionTask], cluster: Cluster, serial: Cluster, tmp_path: Path
+) -> None:
+    alone = Cluster(ClusterConfig(num_workers=1, cpus_per_worker=1))
+    mark = str(tmp_path / "died")
+    ways = ((serial, make_conditioner), (alone, make_conditioner), (cluster, partial(mortal, mark=mark)))
     made = []
-    for where in (serial, cluster):
+    for where, factory in ways:
         anew(tasks)
-        where.map_actors(partial(make_conditioner, tasks[0]), tasks, label="condition")
-        finish_condition(tasks)
+        where.map_actors(partial(factory, tasks[0]), tasks, label="condition", one_core=True)
+        finish(tasks)
         made.append(tars(tasks))
-    assert made[0] == made[1]
+    assert Path(mark).exists()
+    assert made[0] == made[1] == made[2]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_sampler_runs_on_one_thread_whatever_the_process_has(
+    tasks: list[ConditionTask], monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    true_sample, seen, before = cascade.sample, set[int](), torch.get_num_threads()
+
+    def sample(*args: object, **kwargs: object) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return true_sample(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cascade, "sample", sample)
+    torch.set_num_threads(threads)
+    try:
+        condition(tasks[0])
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
 
 
 @pytest.mark.parametrize(("value", "reason"), [(float("nan"), "not_finite"), (float("inf"), "not_finite"), (0.25, "constant")])
-def test_degenerate_pictures_are_counted_and_their_shard_is_not_committed(
-    tasks: list[ConditionTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, reason: str
+def test_a_degenerate_picture_is_quarantined_counted_and_bounded(
+    tasks: list[ConditionTask], monkeypatch: pytest.MonkeyPatch, value: float, reason: str
 ) -> None:
     true_sample = cascade.sample
 
@@ -88,25 +138,37 @@ def test_degenerate_pictures_are_counted_and_their_shard_is_not_committed(
         made[1] = value
         return made
 
-    monkeypatch.setattr(cascade, "sample", sample)
     worker = make_conditioner(tasks[0])
-    bad = worker(tasks[0])
-    monkeypatch.setattr(cascade, "sample", true_sample)
     good = [worker(task) for task in tasks[1:]]
-    assert bad.degenerate == (Degenerate(tasks[0].keys[0], 1, reason),)  # type: ignore[arg-type]
-    assert sorted(tars(tasks)) == ["000001.tar", "000002.tar"]
-    table = tmp_path / "quarantine.json"
-    refuse_degenerate(good, str(table))
-    assert not table.exists()
-    with pytest.raises(
-        QuarantineError, match=rf"1 of 24 pictures by irm1 are degenerate \(first: {tasks[0].keys[0]}, variant 1: {reason}\)"
-    ):
-        refuse_degenerate([bad, *good], str(table))
-    assert json.loads(table.read_text()) == [{"key": tasks[0].keys[0], "variant": 1, "reason": reason}]
+    monkeypatch.setattr(cascade, "sample", sample)
+    bad = worker(tasks[0])
+    key = tasks[0].keys[0]
+    assert [report.quarantined for report in (bad, *good)] == [1, 0, 0]
+    assert worker(tasks[0]) == replace(bad, skipped=True, seconds=pytest.approx(0, abs=30))
+    expected = rf"1 of 24 pictures by irm1 are degenerate \(first: {key}.1.png, {reason}\); expected at most column.max_bad_share=0.04"
+    with pytest.raises(QuarantineError, match=expected):
+        finish(tasks, 0.04)
+    assert "irm1-abc" not in {column.column for column in open_dataset(tasks[0].dataset).columns}
+    table = finish(tasks, 1 / 24)
+    (row,) = json.loads(table.read_text())
+    assert (row["source"], row["reason"]) == (f"{key}.1.png", reason)
+    assert open_dataset(tasks[0].dataset).column("irm1-abc").quarantined == ((key, "1.png"),)
+    assert verify_records(tasks[0].dataset) == []
+
+
+def test_a_column_record_that_names_other_pictures_than_its_shards_is_found(tasks: list[ConditionTask]) -> None:
+    for task in tasks:
+        condition(task)
+    finish(tasks)
+    place = storage.join(tasks[0].dataset, "irm1-abc", "column.json")
+    write_sealed(place, read_sealed(place) | {"quarantined": [[tasks[0].keys[0], "0.png"]]})
+    (found,) = verify_records(tasks[0].dataset)
+    assert found.place == "irm1-abc/column.json"
+    assert found.what.startswith("1 pictures are quarantined, by the shards' records 0")
 
 
 def test_a_flat_picture_of_a_flat_photo_is_not_degenerate(tasks: list[ConditionTask], monkeypatch: pytest.MonkeyPatch) -> None:
     true_sample = cascade.sample
     monkeypatch.setattr(cascade, "sample", lambda *args, **kwargs: torch.zeros_like(true_sample(*args, **kwargs)))
     monkeypatch.setattr("pipelines.steps.condition.lq_to_model", lambda pixels, px: pixels[:1, :1].repeat(px, 0).repeat(px, 1))
-    assert condition(tasks[0]).degenerate == ()
+    assert condition(tasks[0]).quarantined == 0
