@@ -7,9 +7,9 @@ say that they are the same. 0 workers are this process. A worker is one process 
 degrades. Times are of the steady state: a dataset of the first few photos is made before, and its times are taken off.
 
 `orchestration` is all processor time but that of reading, decoding, degrading, encoding and packing: the driver (listing, plans, tables),
-Ray's own processes, and what a worker spends to find and publish a shard. Ray's own processes wait at some 3 % of a core by the clock,
-whatever is done, so the share is smaller the more workers there are, and larger on cores that others use too. Efficiency is of clock time
-and wants cores with nothing else to do; all else is processor time.
+Ray's own processes, and what a worker spends to find and publish a shard. Ray's own processes wait at some percent of a core by the clock,
+whatever is done. On cores that others use too, the clock runs on and that share grows; `on cores of its own` is what it would be if a
+worker had a whole core. Efficiency is of clock time and wants such cores; all else is processor time.
 
 With --command the real `diffbfr shard --recipe RECIPE` makes the dataset once more and is then run again on what is finished.
 """
@@ -104,6 +104,12 @@ class Spent:
         """Orchestration."""
         return self.committing_s + self.driving_s + self.ray_s
 
+    def beside_alone(self, num_workers: int) -> float:
+        """The share of orchestration if each worker had a core of its own: Ray's processes wait for less long, and cost less."""
+        others = self.committing_s + self.driving_s
+        waiting = self.ray_s / self.elapsed_s * (self.working_s + others) / max(1, num_workers)
+        return (others + waiting) / (self.working_s + others + waiting)
+
 
 @dataclass(frozen=True)
 class Making:
@@ -147,6 +153,7 @@ def make(photos: str, config: ShardConfig, root: str, num_workers: int, few: int
     with Cluster(ClusterConfig(num_workers=num_workers)) as cluster:
         cluster.map(partial(_warm_up, config), list(range(max(1, num_workers))), label="warm up")
         starting = tree_seconds(os.getpid()) - before
+        _spend(cluster, First(photos, source, max(1, num_workers)), config, f"{root}-warm")
         _, _, start = _spend(cluster, First(photos, source, few), config, f"{root}-few")
         info, done, whole = _spend(cluster, source, config, root)
     again = time.monotonic()
@@ -190,9 +197,11 @@ def rows(makings: Sequence[Making]) -> list[tuple[str, ...]]:
                 "img/s/core": f"{steady.num_photos / everything:.1f}",
                 "reading, handing over, packing": f"{steady.reading_s / everything:.1%}",
                 "orchestration": f"{steady.beside_s / everything:.1%}",
+                "  on cores of its own": f"{steady.beside_alone(making.num_workers):.1%}",
                 "  driver": f"{steady.driving_s / everything:.1%}",
                 "  Ray's own processes": f"{steady.ray_s / everything:.1%}",
                 "  finding and publishing": f"{steady.committing_s / everything:.1%}",
+                "  Ray, of a core by the clock": f"{steady.ray_s / steady.elapsed_s:.1%}",
                 "start, s of processor time": f"{making.starting_s:.1f}",
                 "peak of a worker, MB": f"{max(task.peaks_mb[0] for task in making.tasks):.0f}",
                 "peak of its decoder, MB": f"{max(max(task.peaks_mb[1:], default=0) for task in making.tasks):.0f}",

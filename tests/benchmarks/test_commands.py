@@ -53,6 +53,7 @@ def test_orchestration_is_what_the_many_take_more_than_the_few_beside_the_work()
     assert (steady.num_photos, steady.elapsed_s) == (100, 10)
     assert steady.working_s == pytest.approx(9.8)
     assert steady.beside_s == pytest.approx(0.3)
+    assert steady.beside_alone(num_workers=1) == pytest.approx((0.15 + 0.015 * 9.95) / (9.95 + 0.015 * 9.95))
 
 
 @pytest.mark.slow
