@@ -169,5 +169,5 @@ def test_a_pipeline_before_eq_13_is_read_from_a_file_or_from_the_settings(tmp_pa
     assert "MotionBlur" in by_file.degradation.before
     assert by_file.shard.recipe_digest != load("smoke").data.shard.recipe_digest
     (tmp_path / "wrong.yaml").write_text("- Rotate: {}\n")
-    with pytest.raises(UsageError, match="Rotate moves pixels"):
+    with pytest.raises(UsageError, match="Rotate is a geometric transform"):
         load("smoke", overrides=(f"data.degradation.before={tmp_path / 'wrong.yaml'}",))
