@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import chain, loading, networks, resizing, sampling, sharding
+from tests.benchmarks import chain, loading, networks, resizing, sampling, sharding, training
 from tests.benchmarks.photos import make_photos
 
 
@@ -77,6 +77,12 @@ def test_chain_loses_and_doubles_no_point_while_the_server_is_away(
     ]
     assert lines[5].startswith("away for 0.5 s: ")
     assert lines[5].endswith(" points, 0 lost, 0 doubled")
+
+
+@pytest.mark.slow
+def test_training_tells_what_checkpoints_cost(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = _printed(training, ["--steps", "14", "--rounds", "1", "--only", "checkpoints"], capsys, monkeypatch)
+    assert [line.split()[0] for line in lines[1:]] == ["checkpoints:"]
 
 
 def test_a_photos_time_is_the_difference_between_many_and_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
