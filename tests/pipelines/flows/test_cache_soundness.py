@@ -199,12 +199,10 @@ def test_an_edit_runs_what_it_reaches_and_nothing_else(edit: Edit, place: Place,
     found = planned(place)
     assert tuple(found) == edit.runs
     for step, why in found.items():
-        changed = [name for name, source in NEEDS[step].items() if source in found]
-        if changed:
-            assert any(re.search(rf"\binput {name}\b", why) for name in changed), f"{step} names none of {changed}: {why}"
-        else:
-            assert edit.reason
-            assert edit.reason in why, step
+        changed = [rf"\binput {name}\b" for name, source in NEEDS[step].items() if source in found]
+        direct = [re.escape(edit.reason)] if not changed or edit.disk is train_otherwise else []  # weights reach the cascade both ways
+        assert edit.reason
+        assert any(re.search(words, why) for words in (*changed, *direct)), f"{step} runs again and names nothing that changed: {why}"
 
 
 def test_the_inputs_that_the_table_knows_are_those_of_the_story(finished: Place) -> None:
