@@ -9,8 +9,9 @@ from functools import lru_cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffbfr.convolution import UpsampleConv
 from diffbfr.stages import UNetSpec
-from diffbfr.unet import UNet, UpsampleConv
+from diffbfr.unet import UNet
 
 _FORWARD_AND_BACKWARD = 3
 """A backward pass is two products, for the input's and the weight's gradient, where the forward pass is one."""

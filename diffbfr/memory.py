@@ -48,6 +48,8 @@ class _Part:
     fresh_input: int
     """Of the input, what is made for this part only (a block's input and skip side by side); it need not be kept to make it again."""
     is_block: bool = True
+    kernels: int = 0
+    """Numbers made of the weights and kept, whatever the batch (`diffbfr.convolution.UpsampleConv`)."""
 
 
 def training_memory(
@@ -57,15 +59,18 @@ def training_memory(
 
     Blocks whose maps are at least `recompute_px` wide keep their input only and are run again, one at a time (`UNet.recompute_px`).
     """
-    kept = again = 0
+    kept = again = kernels = 0
     for part in _parts(spec, image_px or spec.image_px):
         if part.is_block and recompute_px is not None and part.px >= recompute_px:
             kept += part.own_input
             again = max(again, part.fresh_input + part.inner)
         else:
             kept += part.inner + (part.fresh_input or part.own_input)
+        kernels += part.kernels
     numbers = num_parameters * BYTES
-    return TrainingMemory(numbers, numbers, 2 * numbers, averages * numbers, kept * batch * BYTES, again * batch * BYTES, numbers)
+    return TrainingMemory(
+        numbers, numbers, 2 * numbers, averages * numbers, (kept * batch + kernels) * BYTES, again * batch * BYTES, numbers
+    )
 
 
 def _parts(spec: UNetSpec, image_px: int) -> Iterator[_Part]:
@@ -92,7 +97,8 @@ def _parts(spec: UNetSpec, image_px: int) -> Iterator[_Part]:
             yield _block(spec, level, px, channels, width, skip=skips.pop())
             channels = width
         if level:
-            yield _Part(2 * px, 0, channels * (px if px >= FOLD_PX else 2 * px) ** 2, 0, is_block=False)
+            folds = px >= FOLD_PX
+            yield _Part(2 * px, 0, channels * (px if folds else 2 * px) ** 2, 0, is_block=False, kernels=16 * channels**2 * folds)
     yield _Part(top, 2 * channels * top**2, channels * top**2, 0, is_block=False)
 
 

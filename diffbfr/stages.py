@@ -18,8 +18,8 @@ LossKind = Literal["l1", "l2"]
 Solver = Literal["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"]
 ReverseVariance = Literal["beta", "posterior", "learned"]
 ResizeKernel = Literal["bicubic", "bilinear"]
-FOLD_PX = 32
-"""Maps at least this wide are enlarged and convolved in one (`diffbfr.unet.UpsampleConv`); for smaller ones that does not pay."""
+FOLD_PX = 16
+"""Maps at least this wide are enlarged and convolved in one (`diffbfr.convolution.UpsampleConv`); for smaller ones that does not pay."""
 SAMPLING = ("start", "fast", "reverse_variance", "reverse_clamp")
 """Fields of a stage that only sampling asks: the same weights serve any of them."""
 

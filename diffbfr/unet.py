@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from diffbfr.convolution import Conv, UpsampleConv
 from diffbfr.dropout import KeyedDropout
 from diffbfr.errors import UsageError
-from diffbfr.stages import FOLD_PX, UNetSpec
+from diffbfr.stages import UNetSpec
 
 
 class UNet(nn.Module):
@@ -33,7 +34,7 @@ class UNet(nn.Module):
         self.time_embedding = nn.Sequential(
             nn.Linear(spec.inner_channels, 4 * spec.inner_channels), nn.SiLU(), nn.Linear(4 * spec.inner_channels, spec.time_channels)
         )
-        self.stem = nn.Conv2d(spec.in_channels * spec.patch_px**2, widths[0], 3, padding=1)
+        self.stem = Conv(spec.in_channels * spec.patch_px**2, widths[0])
         self.encoder = nn.ModuleList()
         self.decoder = nn.ModuleList()
 
@@ -47,7 +48,7 @@ class UNet(nn.Module):
                 channels = width
                 skips.append(channels)
             last = level == len(widths) - 1
-            down = nn.Identity() if last else nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+            down = nn.Identity() if last else Conv(channels, channels, stride=2)
             if not last:
                 skips.append(channels)
             self.encoder.append(nn.ModuleDict({"blocks": blocks, "down": down}))
@@ -64,7 +65,7 @@ class UNet(nn.Module):
             self.decoder.append(nn.ModuleDict({"blocks": blocks, "up": up}))
 
         self.norm = nn.GroupNorm(spec.norm_groups, channels)
-        self.head = _zeroed(nn.Conv2d(channels, spec.out_channels * spec.patch_px**2, 3, padding=1))
+        self.head = _zeroed(Conv(channels, spec.out_channels * spec.patch_px**2))
         for layer, dropout in enumerate(module for module in self.modules() if isinstance(module, KeyedDropout)):
             dropout.layer = layer
 
@@ -108,34 +109,6 @@ def run_block(
     return checkpoint(forward, *parts, use_reentrant=False)  # type: ignore[no-any-return]
 
 
-class UpsampleConv(nn.Conv2d):
-    """Twice the side by repeating pixels, then a 3 x 3 convolution; both as one convolution of the small image.
-
-    Of the nine values under the kernel at most four differ, for each of the four places that a pixel is repeated to: summing the weights
-    that meet the same value leaves 2 x 2 kernels, one a place, and 4/9 of the operations. Below `fold_px`, a side, it does not pay.
-    """
-
-    fold_px: int = FOLD_PX
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, padding=1)
-
-    def forward(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
-        """Enlarge and convolve."""
-        channels, (height, width) = self.out_channels, h.shape[2:]
-        if min(height, width) < self.fold_px:
-            return super().forward(F.interpolate(h, scale_factor=2.0, mode="nearest"))
-        assert self.bias is not None
-        sums = self.weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # (place, tap, old tap), along one axis
-        kernels = torch.einsum("pti,qsj,ocij->pqocts", sums, sums, self.weight).reshape(4 * channels, -1, 2, 2)
-        placed = F.conv2d(h, kernels.contiguous(memory_format=torch.channels_last), self.bias.repeat(4), padding=1)
-        large = torch.empty_like(placed[:, :channels, :1, :1].expand(-1, -1, 2 * height, 2 * width), memory_format=torch.channels_last)
-        for place, part in enumerate(placed.chunk(4, 1)):
-            y, x = divmod(place, 2)
-            large[:, :, y::2, x::2] = part[:, :, y : y + height, x : x + width]
-        return large
-
-
 class Block(nn.Module):
     """A residual block that hears the time, followed by self-attention where the level has it."""
 
@@ -143,12 +116,12 @@ class Block(nn.Module):
         super().__init__()
         self.scale_shift = spec.scale_shift
         self.norm_1 = nn.GroupNorm(spec.norm_groups, channels_in)
-        self.conv_1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv_1 = Conv(channels_in, channels_out)
         self.time = nn.Linear(spec.time_channels, channels_out * (2 if spec.scale_shift else 1))
         self.norm_2 = nn.GroupNorm(spec.norm_groups, channels_out)
         self.dropout = KeyedDropout(spec.dropout)
-        self.conv_2 = _zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
-        self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+        self.conv_2 = _zeroed(Conv(channels_out, channels_out))
+        self.skip = nn.Identity() if channels_in == channels_out else Conv(channels_in, channels_out, 1)
         self.attention = Attention(channels_out, spec) if attends else nn.Identity()
 
     def forward(
@@ -158,11 +131,11 @@ class Block(nn.Module):
         inner = self.conv_1(_silu(self.norm_1(h)))
         if self.scale_shift:
             scale, shift = self.time(F.silu(embedding))[:, :, None, None].chunk(2, 1)
-            inner = _silu(_plus(_times(self.norm_2(inner), 1 + scale), shift))
+            inner = _silu(_times(self.norm_2(inner), 1 + scale).add_(shift))
         else:
-            inner = _silu(self.norm_2(_plus(inner, self.time(embedding)[:, :, None, None])))
+            inner = _silu(self.norm_2(inner.add_(self.time(embedding)[:, :, None, None])))
         inner = self.conv_2(self.dropout(inner, dropout_seeds))
-        return self.attention(_plus(inner, self.skip(h)))  # type: ignore[no-any-return]
+        return self.attention(inner.add_(self.skip(h)))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -174,13 +147,14 @@ class Attention(nn.Module):
             raise UsageError(f"unet has {channels} channels under attention; expected a multiple of head_channels={spec.head_channels}")
         self.heads = 1 if spec.head_channels is None else channels // spec.head_channels
         self.norm = nn.GroupNorm(spec.norm_groups, channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=spec.head_channels is not None)
-        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
+        self.qkv = Conv(channels, 3 * channels, 1, bias=spec.head_channels is not None)
+        self.out = _zeroed(Conv(channels, channels, 1))
 
     def forward(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Let every pixel look at every other."""
         b, c, height, width = h.shape
-        qkv = self.qkv(self.norm(h)).reshape(b, 3, self.heads, c // self.heads, height * width).transpose(-1, -2)
+        normed = self.norm(h).contiguous(memory_format=torch.channels_last)  # each pixel's channels side by side, as attention reads them
+        qkv = self.qkv(normed).reshape(b, 3, self.heads, c // self.heads, height * width).transpose(-1, -2)
         mixed = F.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
         return h + self.out(mixed.transpose(-1, -2).reshape(b, c, height, width))  # type: ignore[no-any-return]
 
@@ -202,15 +176,11 @@ def _silu(fresh: Tensor) -> Tensor:
     return F.silu(fresh, inplace=not fresh.requires_grad)
 
 
-def _plus(fresh: Tensor, other: Tensor) -> Tensor:
-    return fresh + other if fresh.requires_grad or other.requires_grad else fresh.add_(other)
-
-
 def _times(fresh: Tensor, other: Tensor) -> Tensor:
     return fresh * other if fresh.requires_grad or other.requires_grad else fresh.mul_(other)
 
 
-def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+def _zeroed(conv: Conv) -> Conv:
     """Start a residual branch at zero, so that a fresh block is the identity (Dhariwal & Nichol 2021)."""
     nn.init.zeros_(conv.weight)
     assert conv.bias is not None

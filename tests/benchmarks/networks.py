@@ -32,7 +32,7 @@ def arms(spec: UNetSpec, task: str, given: argparse.Namespace) -> Iterator[tuple
     """Every way to run a task, by name; a network for each layout, its weights laid out before any clock runs."""
     device = torch.device(given.device)
     for (name, maker), layout in itertools.product(MAKERS.items(), given.layouts):
-        eager = _drawn(maker(spec)).to(device).train(task == "train").to(memory_format=FORMATS[layout])
+        eager = _drawn(maker(spec)).to(device).train(task == "train").requires_grad_(task == "train").to(memory_format=FORMATS[layout])
         nets = {name: eager} | ({f"{name} compiled": torch.compile(eager, mode="max-autotune")} if given.compile else {})
         optimizers = [] if task == "forward" else [FUSED] if name == "ours" else [FUSED, DEFAULT]
         for (kind, net), dtype, threads in itertools.product(nets.items(), given.dtypes, given.threads):

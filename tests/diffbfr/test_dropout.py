@@ -45,3 +45,30 @@ def test_it_leaves_evaluation_and_p_of_zero_alone() -> None:
     h = torch.randn(3, 2, 4, 4)
     assert KeyedDropout(0.5).eval()(h, SEEDS) is h
     assert KeyedDropout(0.0).train()(h, SEEDS) is h
+
+
+def test_a_mask_is_what_its_hash_says_in_plain_whole_numbers() -> None:
+    def mixed(x: int) -> int:
+        for shift, factor in ((31, 0xBF58476D1CE4E5B9), (29, 0x94D049BB133111EB)):
+            x ^= (x if x < 2**63 else x - 2**64) >> shift  # torch's shift repeats the sign
+            x = (x % 2**64) * factor % 2**64
+        return x ^ (x >> 32)
+
+    channels, height, width, layer, golden = 5, 3, 2, 6, 0x9E3779B97F4A7C15
+    dropped = KeyedDropout(0.3, layer).train()(torch.ones(3, channels, height, width), SEEDS) == 0
+    for image, seed in enumerate(SEEDS.tolist()):
+        key = mixed((seed ^ (layer + 1) * golden) % 2**64)
+        for place in range(channels * height * width):
+            bits = mixed((place // 4 * golden + key) % 2**64) >> 16 * (place % 4) & 0xFFFF
+            number = bits if bits < 2**15 else bits - 2**16
+            row, column, channel = place // channels // width, place // channels % width, place % channels
+            assert bool(dropped[image, channel, row, column]) == (number < round(0.3 * 2**16) - 2**15)
+
+
+def test_without_seeds_torch_chooses_them() -> None:
+    dropout, h = KeyedDropout(0.5).train(), torch.ones(2, 8, 8, 8)
+    torch.manual_seed(1)
+    first, second = dropout(h), dropout(h)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(h), first)
+    assert not torch.equal(first, second)

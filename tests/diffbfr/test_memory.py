@@ -80,10 +80,10 @@ def test_the_optimizers_step_counts_where_the_maps_are_small() -> None:
 def test_irm2_of_table_6_fits_a_card_of_24_gb_with_recomputing() -> None:
     count = num_parameters(IRM2.unet)
     one = training_memory(IRM2.unet, count, 1, recompute_px=256)
-    assert one.total / 1e9 == pytest.approx(11.5, abs=0.05)
+    assert one.total / 1e9 == pytest.approx(11.6, abs=0.05)
     four, without = (training_memory(IRM2.unet, count, 4, recompute_px=px) for px in (256, None))
-    assert four.total / 1e9 == pytest.approx(20.2, abs=0.05)
-    assert without.total / 1e9 == pytest.approx(31.2, abs=0.05)
+    assert four.total / 1e9 == pytest.approx(20.3, abs=0.05)
+    assert without.total / 1e9 == pytest.approx(31.3, abs=0.05)
 
 
 def test_an_estimate_needs_no_torch() -> None:

@@ -78,7 +78,7 @@ def test_the_networks_have_table_6s_operations() -> None:
 
 def test_enlarging_and_convolving_in_one_runs_fewer_operations() -> None:
     gflop = [evaluation_flops(stage.unet, folded=True) / 1e9 for stage in (IRM1, IRM2, TEM)]
-    assert gflop == pytest.approx([87.21, 1392.49, 344.06], abs=0.005)
+    assert gflop == pytest.approx([84.88, 1383.16, 341.72], abs=0.005)
 
 
 def test_tems_attention_read_as_rates_would_be_another_network() -> None:

@@ -1,15 +1,18 @@
 """The U-Net's shapes, its time, its fresh start at zero, and that every part of it is used."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from diffbfr.convolution import UpsampleConv
 from diffbfr.errors import UsageError
 from diffbfr.stages import UNetSpec
-from diffbfr.unet import Attention, UNet, UpsampleConv
+from diffbfr.unet import Attention, UNet
 from tests.diffbfr.tiny import TINY_STAGES, wake
 
 IRM = TINY_STAGES["irm1"].unet
@@ -110,6 +113,25 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(net(y, time), net(y, time))
     net.eval()
     assert torch.equal(net(y, time), net(y, time))
+
+
+_EXPLAINED = """
+import torch
+from diffbfr.stages import UNetSpec
+from diffbfr.unet import UNet
+spec = UNetSpec(image_px=8, in_channels=6, out_channels=3, inner_channels=8, channel_multipliers=(1, 2), res_blocks=(1, 1),
+                attention_px=(4,), norm_groups=4, dropout=0.5)
+inputs = torch.randn(2, 6, 8, 8), torch.rand(2), torch.arange(2)
+print(torch._dynamo.explain(UNet(spec).train())(*inputs).graph_break_count)
+"""
+
+
+@pytest.mark.slow
+def test_training_with_dropout_is_one_graph_for_the_compiler() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", _EXPLAINED], capture_output=True, text=True, check=True
+    )  # without the tests' shape checks
+    assert found.stdout == "0\n"
 
 
 def test_the_memory_layout_does_not_matter() -> None:
