@@ -11,7 +11,8 @@ Ray's own processes, and what a worker spends to find and publish a shard. Ray's
 whatever is done. On cores that others use too, the clock runs on and that share grows; `on cores of its own` is what it would be if a
 worker had a whole core. Efficiency is of clock time and wants such cores; all else is processor time.
 
-With --command the real `diffbfr shard --recipe RECIPE` makes the dataset once more and is then run again on what is finished.
+With --command the real `diffbfr shard --recipe RECIPE` makes the dataset once more and is then run again on what is finished; its processor
+time is that of the command and what it waited for, not of a Ray that it started.
 """
 
 import argparse
