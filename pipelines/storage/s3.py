@@ -148,7 +148,9 @@ def telling(place: str, call: Callable[[], Any]) -> Any:
         if isinstance(error, TransportError | ReplacedError):
             raise
         if is_transient(error):
-            raise TransportError(f"{place} did not answer as it should ({reason}); expected S3 to; run the same command again") from error
+            raise TransportError(
+                f"{place} did not answer as it should ({reason}); expected an answer; run the same command again"
+            ) from error
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
             raise UsageError(f"{place} is refused ({reason}); expected the right to it; check credentials, endpoint and policy") from error
         raise
