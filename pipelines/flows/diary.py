@@ -18,6 +18,7 @@ from pipelines.artifacts import ArtifactStore, Identity, Record
 from pipelines.flows.drivers import Signs, read_marks
 from pipelines.flows.graph import Step
 from pipelines.flows.journal import Post, read_journal
+from pipelines.flows.panels import PANELS
 from pipelines.flows.teller import Teller
 from pipelines.recipes import Recipe
 from pipelines.registry import Point, Run, Status
@@ -37,6 +38,7 @@ class _Entry:
     run: Run | None = None
     pending: list[Point] = field(default_factory=list)
     known: dict[str, set[int]] = field(default_factory=dict)
+    shown: set[str] = field(default_factory=set)
 
     @property
     def step(self) -> str:
@@ -89,6 +91,12 @@ class Diary:
         if entry is not None:
             entry.pending += _points(posts)
             self._teller.tell(partial(self._tell_points, entry))
+
+    def show(self, step: str, name: str, data: bytes) -> None:
+        """Take a picture of what the stage of a step makes."""
+        entry = self._current.get(step)
+        if entry is not None:
+            self._teller.tell(partial(self._tell_panel, entry, name, data))
 
     def _begin(self) -> Run:
         """Open the parent, and tell what earlier drivers left, of whatever plan: a step is finished where its artifact is there."""
@@ -158,9 +166,16 @@ class Diary:
     def _tell_record(self, run: Run, entry: _Entry, record: Record) -> None:
         run.log_tags({f"output.{name}": output.sha256 for name, output in record.outputs.items() if not output.path.endswith(".tar")})
         run.log_metrics(_numbers(record.facts) | {"seconds": record.seconds})
+        for name in storage.list_dir(storage.join(entry.folder, PANELS)):
+            if name not in entry.shown:
+                self._tell_panel(entry, name, storage.read_bytes(storage.join(entry.folder, PANELS, name)))
         panels = storage.join(entry.folder, "panels.png")
         if entry.step == "evaluate" and storage.exists(panels):
             run.log_bytes("panels.png", storage.read_bytes(panels))
+
+    def _tell_panel(self, entry: _Entry, name: str, data: bytes) -> None:
+        self._run_of(entry).log_bytes(f"{PANELS}/{name}", data)
+        entry.shown.add(name)
 
     def _sample_system(self) -> None:
         """On the teller's thread, every few seconds: what the driver's machine is doing."""

@@ -19,6 +19,8 @@ from pipelines.artifacts import ArtifactStore, Identity, OutputRef, code_digests
 from pipelines.cluster import Cluster
 from pipelines.flows.graph import Made, Step
 from pipelines.flows.journal import Journal, Post
+from pipelines.flows.panels import Panels
+from pipelines.flows.prediction import predicted_work
 from pipelines.recipes import PACKAGED, SCRATCH, Recipe
 from pipelines.registry import model_digest
 
@@ -50,6 +52,8 @@ class Workshop:
         self.steps: dict[str, Step] = {}
         self.on_posts: Callable[[str, Sequence[Post]], None] = lambda step, posts: None
         """Hears what the training of that step posts; the diary's, while one is kept."""
+        self.on_panel: Callable[[str, str, bytes], None] = lambda step, name, data: None
+        """Is shown what a stage makes along its training."""
 
     def step(self, name: str, config: Mapping[str, Any], inputs: Mapping[str, str], make: Callable[["Workshop", str], Made]) -> Step:
         """Add a step; its identity is known at once."""
@@ -135,7 +139,10 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
         )
         total = config.training.num_steps * config.training.global_batch
         step = f"train-{name}"
-        with Journal(storage.join(folder, "journal.json"), partial(shop.on_posts, step)) as journal:
+        on_panel = partial(shop.on_panel, step)
+        beside = shop.recipe.cluster.num_workers > 0 and config.training.average_samples is not None
+        panels = Panels(folder, task.dataset, config.stage, column, beside=beside, on_panel=on_panel)
+        with Journal(storage.join(folder, "journal.json"), partial(shop.on_posts, step)) as journal, panels:
             report = shop.cluster.train(
                 train_stage, task, label=name, total=total, root=shop.store.root, on_metrics=journal.add, side_by_side=_beside(step)
             )
@@ -143,6 +150,8 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
         if storage.exists(storage.join(folder, "journal.json")):  # a disk that refused it does not cost the training
             outputs["journal"] = "journal.json"
         facts = asdict(report) | {"digest": model_digest(local(folder), (name,)), "content_id": shop.facts("shard")["content_id"]}
+        if panels.seconds:
+            facts["panel_seconds"] = panels.seconds
         if column:
             facts |= {"column": column, "irm1": task.column_model}
         return Made(outputs, facts, facts["digest"])
@@ -280,37 +289,6 @@ def _beside(name: str) -> int:
     return len(_SIDE_BY_SIDE) if name in _SIDE_BY_SIDE else 1
 
 
-def predicted_work(shop: Workshop, name: str) -> str:
-    """How much a step is, in the units of its progress line; a training also in parameters and floating-point operations."""
-    recipe = shop.recipe
-    if name.startswith("train-"):
-        from diffbfr.cost import num_parameters, training_flops
-        from diffbfr.memory import training_memory
-
-        config = recipe.stage(name.removeprefix("train-"))  # type: ignore[arg-type]
-        network, count = config.stage.unet, config.training.num_samples
-        flops = training_flops(network, count) * config.training.area_share(config.stage.px)
-        share = -(-config.training.global_batch // max(1, recipe.cluster.num_workers))
-        memory = training_memory(
-            network,
-            num_parameters(network),
-            min(recipe.cluster.micro_batch or share, share),
-            averages=config.training.num_averages,
-            recompute_px=recipe.cluster.recompute_px,
-            image_px=config.training.largest_px(config.stage.px),
-        )
-        return (
-            f"{count:,} samples, {num_parameters(network) / 1e6:.1f} M parameters, {_scaled(flops)}FLOP, {_scaled(memory.total)}B a worker"
-        )
-    if name == "shard":
-        return f"faces of {recipe.data.hq_px} px x {recipe.data.variants} variants"
-    if name == "condition-irm1":
-        return f"{recipe.data.variants} pictures a face"
-    if name == "restore":
-        return f"{recipe.restore.num_photos} photos"
-    return ""
-
-
 def stage_digest(shop: Workshop, name: StageName) -> str:
     """Identity of a trained stage as this recipe samples it: `model_digest` of its weights beside the recipe's specification."""
     record = shop.store.find(shop.steps[f"train-{name}"].identity)
@@ -352,11 +330,3 @@ def _committed_files(dataset: str, folder: str, num_shards: int, prefix: str = "
     if not prefix:
         files |= {name: name for name in ("dataset.json", "manifest/samples.parquet", "quarantine.parquet")}
     return files
-
-
-def _scaled(value: float) -> str:
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} E"

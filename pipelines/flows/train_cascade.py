@@ -139,7 +139,7 @@ def run(recipe: Recipe, root: str, *, plan: bool = False, until: str | None = No
 def _execute(steps: list[Step], shop: Workshop) -> list[graph.Done]:
     """Run the steps with the diary open."""
     with Diary(shop.recipe, shop.store, steps, making.plan_digest(steps)) as diary:
-        shop.on_posts = diary.hear
+        shop.on_posts, shop.on_panel = diary.hear, diary.show
 
         def around(step: Step, make: Callable[[], Record]) -> Record:
             return diary.around(step, make, shop.store.folder(step.identity))

@@ -98,7 +98,7 @@ class Conditioner:
         commit = columns.find_column_shard(task.dataset, task.column, task.index, task.digest)
         skipped = commit is not None
         if commit is None:
-            with _one_thread():
+            with one_thread():
                 made = list(self._pictures(task))
             bad = [row for _, _, _, row in made if row is not None]
             files = ((key, name, data) for key, name, data, _ in made)
@@ -170,7 +170,7 @@ def finish_condition(tasks: list[ConditionTask], max_bad_share: float, table: st
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Let torch compute on this thread alone: how many share a sum decides its last bits."""
     import torch
 

@@ -11,11 +11,13 @@ import pytest
 from torch.utils.checkpoint import checkpoint
 
 from diffbfr.errors import UsageError
+from diffbfr.images import decode
 from pipelines import registry as models
 from pipelines.artifacts import ArtifactStore
 from pipelines.flows import train_cascade
 from pipelines.manifest import open_dataset, read_ledger
 from pipelines.recipes import RECIPES, Recipe
+from pipelines.steps.stage_panel import PanelTask, draw_panel
 from tests.pipelines.flows.pocket import pocket
 
 pytestmark = pytest.mark.slow
@@ -198,3 +200,32 @@ def test_a_finished_run_loads_neither_ray_nor_torch_nor_mlflow(finished: tuple[R
     answer = subprocess.run([sys.executable, "-c", look, root], cwd=project, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_panel_is_drawn_of_each_average_and_changes_no_weight(
+    finished: tuple[Recipe, str, train_cascade.RunReport], tmp_path: Path
+) -> None:
+    recipe, calm, _ = finished
+    seen = recipe
+    for name in ("irm1", "irm2", "tem"):
+        stage = getattr(recipe, name)
+        seen = replace(seen, **{name: replace(stage, training=replace(stage.training, average_samples=16))})
+    train_cascade.run(seen, str(tmp_path), until="cascade")
+    registry, store = models.open_registry(str(tmp_path)), ArtifactStore(str(tmp_path))
+    for name, px in (("irm1", 8), ("irm2", 32), ("tem", 32)):
+        made = folder(str(tmp_path), f"train-{name}")
+        panels = {path.name: path.read_bytes() for path in sorted((made / "panels").iterdir())}
+        assert list(panels) == ["000000016.png", "000000032.png"]
+        pictures = decode(panels["000000016.png"]).pixels
+        assert pictures.shape == (4 * 128, 3 * 128, 3)  # four faces, 8 or 32 px enlarged: input, output, truth
+        assert not (pictures[:, 128:256] == pictures[:, 256:]).all()
+        assert (made / f"{name}.safetensors").read_bytes() == (folder(calm, f"train-{name}") / f"{name}.safetensors").read_bytes()
+        record = store.latest(f"train-{name}")
+        assert record is not None
+        assert record.facts["panel_seconds"] > 0
+        column = record.facts.get("column", "")
+        task = PanelTask(str(folder(str(tmp_path), "shard")), made / "averages" / "000000016", getattr(seen, name).stage, column)
+        assert draw_panel(task) == panels["000000016.png"], f"another drawing at {px} px"
+        run = models.find_step(registry, store.root, f"train-{name}", record.identity.id)
+        assert run is not None
+        assert run.read_bytes("panels/000000032.png") == panels["000000032.png"]
