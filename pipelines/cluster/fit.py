@@ -6,14 +6,14 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from diffbfr.errors import DivergedError, IncompleteError, UsageError
 from pipelines import storage
-from pipelines.cluster.link import Board, Pulse
-from pipelines.cluster.watchdog import RankLink, ask_worker, end_hung, kill_worker
+from pipelines.cluster.link import Board
+from pipelines.cluster.watchdog import RankLink, end_hung, end_ranks
 from pipelines.progress import Link, Metrics, Progress
 
 Report = TypeVar("Report")
@@ -25,7 +25,6 @@ _POLL_S = 0.5
 _SHOWN = ("loss",)  # of the posted values; the line itself tells the rate
 _COLLECTIVE_TIMEOUT_S = 600
 _OTHERS_REFUSE_S = 10.0
-_END_S = 20.0
 _WAIT_S = 60.0
 
 
@@ -110,7 +109,7 @@ def fit(
                 journal.add(metrics)
             if hung := ray.get(board.hung.remote()):
                 ray.get(board.forget.remote())
-                end_hung(hung, label, root, _end)
+                end_hung(hung, label, root, end_ranks)
             waiting.look(ray.get(board.lives.remote()))
         refusal = ray.get(board.refusal.remote())
     finally:
@@ -238,32 +237,6 @@ def _rank(settings: dict[str, Any]) -> Any:
         link.close()
     link.flush()
     return result if rank == 0 else None
-
-
-def _end(pulses: Sequence[Pulse]) -> list[tuple[str, str]]:
-    """Ask all ranks what they do, then kill them: one that dies takes the others with it before they have told."""
-    told = _there(ask_worker, [(pulse.node, (pulse.pid, pulse.stacks)) for pulse in pulses])
-    _there(kill_worker, [(pulse.node, (pulse.pid,)) for pulse in pulses])
-    return [(f"out of reach ({type(it).__name__})", "") if isinstance(it, Exception) else it for it in told]
-
-
-def _there(function: Callable[..., Any], calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-    """Call a function on several machines at once; an exception where one is gone, or as silent as its rank."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    task, running = ray.remote(num_cpus=0)(function), []
-    for node, arguments in calls:
-        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        running.append(task.options(scheduling_strategy=strategy, max_retries=0).remote(*arguments))
-    ray.wait(running, num_returns=len(running), timeout=_END_S)
-    found = []
-    for call in running:
-        try:
-            found.append(ray.get(call, timeout=0))
-        except ray.exceptions.RayError as error:
-            found.append(error)
-    return found
 
 
 def _all_refuse(board: Any, num_ranks: int) -> bool:

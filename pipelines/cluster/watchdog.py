@@ -32,6 +32,7 @@ _BEAT_S = 1.0
 _RECENT_STEPS = 32
 _USUAL_STEPS = 5.0
 _STACKS_S = 2.0
+_ANSWER_S = 20.0
 
 
 class RankLink:
@@ -121,6 +122,32 @@ def end_hung(hung: Sequence[Pulse], label: str, root: str, end: Callable[[Sequen
     )
     storage.write_atomic(place, text.encode())
     return place
+
+
+def end_ranks(pulses: Sequence[Pulse]) -> list[tuple[str, str]]:
+    """Ask all ranks what they do, then kill them: one that dies takes the others with it before they have told."""
+    told = _there(ask_worker, [(pulse.node, (pulse.pid, pulse.stacks)) for pulse in pulses])
+    _there(kill_worker, [(pulse.node, (pulse.pid,)) for pulse in pulses])
+    return [(f"out of reach ({type(it).__name__})", "") if isinstance(it, Exception) else it for it in told]
+
+
+def _there(function: Callable[..., Any], calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+    """Call a function on several machines at once; an exception where one is gone, or as silent as its rank."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task, running = ray.remote(num_cpus=0)(function), []
+    for node, arguments in calls:
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        running.append(task.options(scheduling_strategy=strategy, max_retries=0).remote(*arguments))
+    ray.wait(running, num_returns=len(running), timeout=_ANSWER_S)
+    found = []
+    for call in running:
+        try:
+            found.append(ray.get(call, timeout=0))
+        except ray.exceptions.RayError as error:
+            found.append(error)
+    return found
 
 
 def ask_worker(pid: int, stacks: str) -> tuple[str, str]:

@@ -8,11 +8,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
+from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig, fit, pool
+from pipelines.cluster.link import Board
 from pipelines.progress import Link, Metrics
 
 
@@ -76,7 +80,7 @@ def sum_over_ranks(config: SumConfig, link: Link) -> tuple[float, int]:
             dist.all_reduce(value)
         total += value.item()
         if step == config.fails_at and rank == 0:
-            raise RuntimeError("the loss is not finite")
+            raise storage.StorageError("sealed reads back different from what was written")
         if rank == 0:
             link.post(Metrics(step + 1, (step + 1) * 4, {"loss": total}))
             sealed.with_suffix(".new").write_text(f"{step + 1} {total}")
@@ -247,10 +251,12 @@ def test_a_users_error_of_a_single_rank_surfaces_too(cluster: Cluster, tmp_path:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_training_that_always_fails_ends_with_one_line(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_a_storage_always_fails_is_tried_again_and_ends_with_one_line(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fit, "NUM_RETRIES", 1)
     with pytest.raises(
-        IncompleteError, match="sum: 2 attempts to train came no further, the last with RuntimeError: the loss is not finite"
+        IncompleteError, match="sum: 2 attempts to train came no further, the last with StorageError: sealed reads back different"
     ) as caught:
         cluster.train(sum_over_ranks, SumConfig(str(tmp_path), 3, fails_at=1), label="sum", total=12, root=str(tmp_path / "root"))
     assert "\n" not in str(caught.value)
@@ -303,3 +309,72 @@ def test_work_on_other_threads_is_ended_when_the_cluster_is_told_to_stop(cluster
         beside.stop()
         with pytest.raises(KeyboardInterrupt):
             mapped.result(60)
+
+
+# Groups that do not start, with nothing of Ray running
+
+
+class StartingBoard:
+    """Counts as the board does, in this process."""
+
+    def __init__(self) -> None:
+        self.board = Board()
+
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=getattr(self.board, name))
+
+
+def _start(monkeypatch: pytest.MonkeyPatch, outcomes: list[Exception | str]) -> object:
+    """What comes of a training whose groups start so, one after another."""
+    names: list[str] = []
+
+    class Trainer:
+        def __init__(self, worker: object, **settings: Any) -> None:
+            names.append(settings["run_config"].name)
+
+        def fit(self) -> SimpleNamespace:
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, Exception):
+                raise ControllerError(outcome)
+            return SimpleNamespace(return_value=outcome)
+
+    from ray.train import ControllerError
+
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
+    monkeypatch.setattr("ray.get", lambda found: found)
+    loop = fit._Loop(sum_over_ranks, None, StartingBoard(), "sum", 30.0, 3)
+    found = fit._run(loop, "sum", "state", fit.Group(2, 1, use_gpu=False))
+    assert names == [f"sum-{start}" for start in range(len(names))]  # Ray does nothing for a name that it has ended
+    return found
+
+
+def test_a_group_that_does_not_start_is_tried_again_and_given_up_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = RuntimeError("the address is in use")
+    assert _start(monkeypatch, [broken, broken, broken, "trained"]) == "trained"
+    given_up = _start(monkeypatch, [broken] * 4)
+    assert isinstance(given_up, IncompleteError)
+    assert str(given_up).startswith("sum: 4 attempts to train came no further, the last with RuntimeError: the address is in use; run")
+
+
+def test_a_group_that_waits_for_machines_waits_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    assert _start(monkeypatch, [*[WorkerGroupStartupTimeoutError(2)] * 20, "trained"]) == "trained"
+
+
+def test_a_training_that_waits_for_machines_says_so_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, groups = [0.0], {"a": {"state": "CREATED"}, "b": {"state": "PENDING"}}
+    monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("ray.util.placement_group_table", lambda: groups)
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 1.0})
+    waiting = fit._Waiting("irm1", fit.Group(2, 1, use_gpu=False))
+    for second in range(300):
+        now[0] = float(second)
+        waiting.look(lives=second < 100)
+        if second == 240:
+            groups["b"]["state"] = "CREATED"  # a place was found; the ranks import torch
+    assert [record.getMessage() for record in caplog.records] == [
+        "irm1: waiting for 2 workers of 1 CPUs each; 1 CPUs are free; add machines, or stop and lower cluster.num_workers"
+    ] * 2

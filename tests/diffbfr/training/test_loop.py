@@ -6,6 +6,7 @@ import math
 import resource
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from diffbfr.diffusion import noise_loss, q_sample, variational_loss
 from diffbfr.errors import DivergedError, UsageError
 from diffbfr.shards import ShardedDataset, position
 from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec, UNetSpec
+from diffbfr.training import writer
 from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.engine import Engine, Stepped
@@ -414,6 +416,19 @@ def test_a_checkpoint_holds_the_moment_when_it_was_asked_for(tiny_dataset: Shard
     model = load_file(tmp_path / "checkpoints" / "step-00000003" / "model.safetensors")
     for name, weight in load_file(shorter.folder / "irm1.safetensors").items():
         assert torch.equal(model[name], weight)
+
+
+def test_whoever_waits_for_a_writer_gives_signs_for_a_while_and_then_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that hangs on its way must not look like a training that goes on."""
+    monkeypatch.setattr(writer, "_SIGN_S", 0.01)
+    monkeypatch.setattr(writer, "PATIENCE_S", 0.1)
+    signs: list[float] = []
+    with writer.Writer(lambda path: None, while_waiting=lambda: signs.append(time.monotonic())) as writing:
+        started = time.monotonic()
+        writing.write(lambda: [time.sleep(0.6), tmp_path][1])
+        writing.write(lambda: tmp_path)
+    assert 1 <= len(signs) <= 10
+    assert max(signs) - started < 0.5
 
 
 # Ranks
