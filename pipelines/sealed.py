@@ -13,6 +13,8 @@ from diffbfr.shards import ShardDamagedError
 from pipelines import storage
 
 SEAL: Final = "seal"
+_READINGS: Final = 3
+"""Of a record on S3: what does not fit its seal may have been changed on the way."""
 
 
 def write_sealed(uri: storage.Uri, record: Mapping[str, Any], create_only: bool = False, indent: int | None = 1) -> bool:
@@ -23,14 +25,16 @@ def write_sealed(uri: storage.Uri, record: Mapping[str, Any], create_only: bool 
 
 def read_sealed(uri: storage.Uri) -> dict[str, Any]:
     """Read a record back without its seal; FileNotFoundError if there is none, `ShardDamagedError` if it is not what was written."""
-    data = storage.read_bytes(uri)
-    try:
-        record: dict[str, Any] = json.loads(data.decode("utf-8", "surrogatepass"))
-        if record.pop(SEAL) == _seal(record):
-            return record
-        found = "its seal does not fit its content"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        found = f"it is no sealed JSON ({type(error).__name__})"
+    found = ""
+    for _ in range(_READINGS if storage.is_remote(uri) else 1):
+        data = storage.read_bytes(uri)
+        try:
+            record: dict[str, Any] = json.loads(data.decode("utf-8", "surrogatepass"))
+            if record.pop(SEAL) == _seal(record):
+                return record
+            found = "its seal does not fit its content"
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            found = f"it is no sealed JSON ({type(error).__name__})"
     raise ShardDamagedError(f"{uri} is damaged: {found}; expected the record as it was written; remove it and run the same command again")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffbfr.shards import ShardDamagedError
+from pipelines import storage
 from pipelines.sealed import read_sealed, write_sealed
 
 RECORD = {"name": "é", "n": 3, "share": 0.1, "rows": [{"a": [1, None]}]}
@@ -57,6 +58,17 @@ def test_what_has_no_seal_is_no_record(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ShardDamagedError, match="remove it and run the same command again"):
         read_sealed(tmp_path / "x.json")
+
+
+def test_a_bit_that_flips_on_the_way_from_s3_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_sealed(tmp_path / "record.json", {"a": 1})
+    whole = (tmp_path / "record.json").read_bytes()
+    answers = [whole.replace(b"1", b"3", 1), whole[:-9], whole]
+    monkeypatch.setattr(storage, "read_bytes", lambda _: answers.pop(0))
+    assert read_sealed("s3://bucket/record.json") == {"a": 1}
+    answers[:] = [whole[:-9]] * 3
+    with pytest.raises(ShardDamagedError):
+        read_sealed("s3://bucket/record.json")
 
 
 def test_a_record_that_is_not_there_is_no_damage(tmp_path: Path) -> None:
