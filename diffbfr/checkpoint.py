@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffbfr.denoiser import Denoiser
-from diffbfr.errors import DivergedError, UsageError
+from diffbfr.errors import DivergedError, IncompleteError, UsageError
 from diffbfr.spec import first_difference, from_dict, to_dict
 from diffbfr.stages import StageSpec
 
@@ -81,13 +81,23 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bo
 def _write_checkpoint(draft: Path, state: TrainingState) -> None:
     """Fill a folder with a checkpoint, its manifest last, and have it on disk."""
     for group, tensors in state.tensors.items():
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, draft / f"{group}.safetensors")
+        _write_tensors(draft / f"{group}.safetensors", {name: t.detach().contiguous().cpu() for name, t in tensors.items()})
     values = {name: getattr(state, name) for name in ("step", "samples", "loss", "contract", "skipped")} | {"format": FORMAT}
     (draft / _STATE).write_text(json.dumps(values, indent=1))
     digests = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
     (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
     for path in draft.iterdir():
         _sync(path)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a file of tensors; safetensors has an error of its own for a disk that is full."""
+    try:
+        save_file(dict(tensors), path, metadata)
+    except SafetensorError as error:
+        raise IncompleteError(
+            f"cannot write {path} ({error}); expected room on the disk; make some and run the same command again"
+        ) from error
 
 
 def load_checkpoint(
@@ -125,7 +135,7 @@ def save_stage(folder: Path, spec: StageSpec, weights: Mapping[str, Tensor], dty
     if not_finite := _first_not_finite(tensors):
         raise DivergedError(f"{spec.name} holds NaN or infinity in {not_finite} as {dtype}; {path.name} was not written")
     with _replacing(path) as draft:
-        save_file(tensors, draft, metadata={_SPEC: json.dumps(to_dict(spec.trained))})
+        _write_tensors(draft, tensors, {_SPEC: json.dumps(to_dict(spec.trained))})
     with _replacing(beside) as draft:
         draft.write_text(json.dumps(to_dict(spec), indent=1) + "\n")
     return path
