@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -285,7 +285,7 @@ def test_workers_of_a_joined_cluster_know_the_endpoint_and_the_cache(monkeypatch
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_two_trainings_are_under_way_side_by_side(cluster: Cluster, tmp_path: Path) -> None:
-    beside = Cluster(dataclasses.replace(cluster.config, num_workers=1))
+    beside = Cluster(replace(cluster.config, num_workers=1))
     assert beside.share(2) <= 0.5
     (tmp_path / "met").mkdir()
 
