@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffbfr.checkpoint import file_sha256, load_stage, read_stage_spec
-from diffbfr.denoiser import Denoiser, upsample
+from diffbfr.denoiser import Denoiser, Precision, upsample
 from diffbfr.errors import UsageError
 from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
 from diffbfr.stages import STAGE_NAMES, StageSpec
@@ -60,11 +60,10 @@ class Cascade:
         """Sha256 over the three weight files and specifications; empty for a cascade that was not loaded from a folder."""
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> Self:
-        """Load a cascade folder: `cascade.json` and three stages."""
+    def load(cls, folder: Path, device: str = "cpu", precision: Precision = "float32", *, compiled: bool = False) -> Self:
+        """Load a cascade folder: `cascade.json` and three stages; see `Denoiser.ready`."""
         digest = cascade_digest(folder)
-        stages = [load_stage(folder, name).to(device, memory_format=torch.channels_last) for name in STAGE_NAMES]  # type: ignore[call-overload]
-        irm1, irm2, tem = stages
+        irm1, irm2, tem = (load_stage(folder, name).ready(device, precision, compiled=compiled) for name in STAGE_NAMES)
         return cls(irm1, irm2, tem, digest=digest)
 
     @property

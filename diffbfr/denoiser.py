@@ -1,14 +1,19 @@
 """A stage's network with its schedule: estimates the noise in y_t, one step per image."""
 
+from typing import Literal, Self
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from diffbfr.allocation import keep_large_blocks
 from diffbfr.diffusion import noise_of_velocity, velocity
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import ResizeKernel, StageSpec
 from diffbfr.unet import UNet
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Denoiser(nn.Module):
@@ -19,6 +24,17 @@ class Denoiser(nn.Module):
         self.spec = spec
         self.net = UNet(spec.unet)
         self.schedule: NoiseSchedule = noise_schedule(spec.schedule)
+        self.precision: Precision = "float32"
+        """Of the network's arithmetic when it is sampled; what the sampler holds is float32."""
+
+    def ready(self, device: torch.device | str, precision: Precision = "float32", *, compiled: bool = False) -> Self:
+        """Move the network to a device and lay it out to be sampled there. bfloat16 and compiling are for GPUs."""
+        self.precision = precision
+        if torch.device(device).type == "cpu":
+            keep_large_blocks()
+        if compiled:
+            self.net.compile()
+        return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def forward(
         self,
@@ -57,7 +73,8 @@ class Denoiser(nn.Module):
         known = None if condition is None else condition.contiguous(memory_format=torch.channels_last)
         at_once = 1 if y.device.type == "cpu" else len(y)
         parts = [slice(i, i + at_once) for i in range(0, len(y), at_once)]
-        output = torch.cat([self(y[part], time[part], None if known is None else known[part]) for part in parts])
+        with torch.autocast(y.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            output = torch.cat([self(y[part], time[part], None if known is None else known[part]) for part in parts])
         level = self.schedule.gamma.sqrt()[t.cpu()].to(y.device).view(-1, 1, 1, 1)
         noise = self.noise_of(output[:, :3], y, level, known)
         return torch.cat([noise, output[:, 3:]], 1) if self.spec.learns_range else noise

@@ -140,7 +140,7 @@ class Conditioner:
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
             folder = storage.fetch_tree(self._first.model, storage.cache_folder("artifacts"))
-            stage = load_stage(folder, "irm1", self._first.stage).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            stage = load_stage(folder, "irm1", self._first.stage).ready(device)
             self._opened = stage, open_dataset(self._first.dataset)
         return self._opened
 

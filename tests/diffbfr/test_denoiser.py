@@ -69,6 +69,19 @@ def test_the_noise_in_one_image_is_bitwise_the_same_in_any_batch(name: StageName
         assert torch.equal(some, together[chosen])
 
 
+@pytest.mark.parametrize("name", ["irm1", "tem"])
+@torch.no_grad()
+def test_a_network_in_bfloat16_estimates_in_float32_what_it_estimates_whole(name: StageName) -> None:
+    denoiser = wake(Denoiser(TINY_STAGES[name])).eval()
+    y_t, t = _image(2, denoiser.spec.px), torch.tensor([5, 90])
+    condition = _image(2, 8, seed=1) if name == "irm1" else None
+    whole = denoiser.ready("cpu").estimate(y_t, t, condition)
+    half = denoiser.ready("cpu", "bfloat16").estimate(y_t, t, condition)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, whole)
+    assert torch.allclose(half, whole, atol=0.05 * float(whole.abs().max()))
+
+
 def test_a_velocity_about_mid_grey_with_deviation_one_is_that_of_salimans_and_ho() -> None:
     denoiser = wake(Denoiser(replace(TINY_STAGES["tem"], predicts="velocity"))).eval()
     y_t, t = _image(3, 32), torch.tensor([5, 60, 1000])

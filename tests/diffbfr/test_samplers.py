@@ -1,5 +1,6 @@
 """Samplers against an independent float64 loop and a denoiser known in closed form; `test_solvers.py` has diffusers' schedulers."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -66,6 +67,16 @@ def test_noise_differs_by_key_stage_and_step_and_by_nothing_else() -> None:
 
 def test_step_zero_asks_for_no_noise() -> None:
     assert keyed_noise(KEYS, "tem", 8)(torch.tensor([0, 3])).abs().flatten(1).amax(1).gt(0).tolist() == [False, True]
+
+
+def test_noise_drawn_in_threads_is_bitwise_the_same_as_in_one_call_after_the_other() -> None:
+    keys, steps = [str(i) for i in range(9)], torch.tensor([3, 0, 7, 7, 1, 2, 900, 4, 5])
+    serial = []
+    for key, step in zip(keys, steps.tolist(), strict=True):
+        seed = int.from_bytes(hashlib.sha256(f"{key}/tem/{step}".encode()).digest()[:8], "little") >> 1
+        serial.append(torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(seed)) if step else torch.zeros(3, 24, 24))
+    for threads in (None, 1, 4):
+        assert torch.equal(keyed_noise(keys, "tem", 24, threads=threads)(steps), torch.stack(serial))
 
 
 def test_noise_is_standard_normal() -> None:
