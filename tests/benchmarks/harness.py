@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 Run = Callable[[], object]
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
+"""What the makers' data sheets promise of matrix products in bfloat16, dense."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,14 @@ def peak_bytes(run: Run, device: torch.device) -> int:
     before = _status("VmRSS")
     run()
     return max(0, _status("VmHWM") - before)
+
+
+def utilisation(flop_per_s: float, dtype: str, device: torch.device, peak_tflops: float | None = None) -> str:
+    """The share of the device's peak that is used, to be printed; nothing where no peak is known."""
+    if peak_tflops is None and device.type == "cuda" and dtype == "bfloat16":
+        name = torch.cuda.get_device_name(device)
+        peak_tflops = next((peak for card, peak in PEAK_TFLOPS.items() if card in name), None)
+    return "" if peak_tflops is None else f"  {flop_per_s / peak_tflops / 1e12:6.1%} of the peak"
 
 
 def environment(device: torch.device) -> str:

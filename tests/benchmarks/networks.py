@@ -6,21 +6,29 @@
 Layouts, data types and numbers of threads are arms of their own: the fastest of ours is set against the fastest of diffusers', and all are
 printed. A training step is forward, L1, backward and Adam; data and weights are random. Adam is fused, as in our trainings, on both sides;
 diffusers is run with torch's default one too, which is what its own examples train with.
+In a forward pass the weights are frozen, as a loaded network's are. Operations are Table 6's on both sides, although ours runs fewer, also
+in the share of the device's peak. On a CPU the process keeps freed memory (`diffbfr.allocation`), for both sides.
 """
 
 import argparse
 import itertools
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffbfr.stages import IRM1, IRM2, TEM, UNetSpec
+from diffbfr.allocation import keep_large_blocks
+from diffbfr.cost import evaluation_flops
+from diffbfr.stages import IRM1, IRM2, TEM, StageSpec, UNetSpec
+from diffbfr.training.batches import Batch
+from diffbfr.training.config import TrainingConfig
+from diffbfr.training.engine import Engine
 from diffbfr.unet import UNet
-from tests.benchmarks.harness import Run, environment, measure, peak_bytes, ratio
-from tests.benchmarks.twin import Twin, flops, shrunk
+from tests.benchmarks.harness import Run, environment, measure, peak_bytes, ratio, utilisation
+from tests.benchmarks.twin import Twin, shrunk
 
 STAGES = {"irm1": IRM1, "irm2": IRM2, "tem": TEM}
 MAKERS = {"ours": UNet, "diffusers": Twin}
@@ -33,12 +41,33 @@ def arms(spec: UNetSpec, task: str, given: argparse.Namespace) -> Iterator[tuple
     device = torch.device(given.device)
     for (name, maker), layout in itertools.product(MAKERS.items(), given.layouts):
         eager = _drawn(maker(spec)).to(device).train(task == "train").requires_grad_(task == "train").to(memory_format=FORMATS[layout])
+        if isinstance(eager, UNet):
+            eager.recompute_px = given.recompute
         nets = {name: eager} | ({f"{name} compiled": torch.compile(eager, mode="max-autotune")} if given.compile else {})
-        optimizers = [] if task == "forward" else [FUSED] if name == "ours" else [FUSED, DEFAULT]
-        for (kind, net), dtype, threads in itertools.product(nets.items(), given.dtypes, given.threads):
-            for optimizer in optimizers or [""]:
+        kinds = [""] if task == "forward" else [FUSED] if name == "ours" else [FUSED, DEFAULT]
+        for adam in kinds:
+            optimizer = torch.optim.Adam(eager.parameters(), lr=1e-6, fused=adam == FUSED or None) if adam else None
+            for (kind, net), dtype, threads in itertools.product(nets.items(), given.dtypes, given.threads):
                 run = _run(net, spec, optimizer, FORMATS[layout], dtype, threads, given.batch, device)
-                yield f"{kind} {layout} {dtype} {threads} threads{optimizer}", run
+                yield f"{kind} {layout} {dtype} {threads} threads{adam}", run
+
+
+def trainers(stage: StageSpec, given: argparse.Namespace) -> Iterator[tuple[str, Run]]:
+    """Our training step whole, as a training takes it: loss, gradient's norm, Adam and the average; in the layout of the device."""
+    generator, spec = torch.Generator().manual_seed(0), stage.unet
+    images = torch.rand(3, given.batch, 3, spec.image_px, spec.image_px, generator=generator) * 2 - 1
+    zeros = torch.zeros(given.batch, dtype=torch.long)
+    batch = Batch(images[0], images[1] if stage.conditional else None, images[2], zeros + stage.start // 2, torch.rand(given.batch), zeros)
+    for dtype, threads in itertools.product(given.dtypes, given.threads):
+        config = TrainingConfig(1000, given.batch, 1e-6, precision=dtype)
+        engine = Engine(stage, config, device=given.device, recompute_px=given.recompute, compiled=given.compile)
+        _drawn(engine.denoiser.net)
+
+        def run(engine: Engine = engine, threads: int = threads) -> None:
+            torch.set_num_threads(threads)
+            engine.step(batch, 0)
+
+        yield f"trainer {dtype} {threads} threads", run
 
 
 def _drawn(net: nn.Module) -> nn.Module:
@@ -50,14 +79,20 @@ def _drawn(net: nn.Module) -> nn.Module:
 
 
 def _run(
-    net: nn.Module, spec: UNetSpec, adam: str, form: torch.memory_format, dtype: str, threads: int, batch: int, device: torch.device
+    net: nn.Module,
+    spec: UNetSpec,
+    optimizer: torch.optim.Optimizer | None,
+    form: torch.memory_format,
+    dtype: str,
+    threads: int,
+    batch: int,
+    device: torch.device,
 ) -> Run:
     generator = torch.Generator().manual_seed(0)
     shape = (batch, spec.in_channels, spec.image_px, spec.image_px)
     y = torch.randn(shape, generator=generator).to(device, memory_format=form)
     target = torch.randn(batch, spec.out_channels, *shape[2:], generator=generator).to(device, memory_format=form)
     time = torch.rand(batch, generator=generator).to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-6, fused=adam == FUSED or None) if adam else None
 
     def forward() -> Tensor:
         with torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32"):
@@ -80,14 +115,17 @@ def _run(
 def compare(stage: str, task: str, given: argparse.Namespace) -> None:
     """Measure one stage and task, and print its table."""
     spec, device = shrunk(STAGES[stage].unet, given.shrink, given.width), torch.device(given.device)
-    work = flops(UNet(spec).to("meta"), spec) * given.batch * (3 if task == "train" else 1)
+    work = evaluation_flops(spec) * given.batch * (3 if task == "train" else 1)
     runs = dict(arms(spec, task, given))
+    if given.trainer and task == "train":
+        runs |= trainers(replace(STAGES[stage], unet=spec), given)
     seconds = measure(runs, given.rounds, device)
     print(f"\n{stage} {task}: {spec.image_px} px, {spec.inner_channels} channels, batch {given.batch}, {work / 1e9:.1f} GFLOP")
     for name, found in seconds.items():
         median = statistics.median(found)
         peak = peak_bytes(runs[name], device) / 2**20
-        print(f"  {name:40} {1000 * median:9.1f} ms  {work / median / 1e12:8.3f} TFLOP/s  peak {peak:8.0f} MiB")
+        used = utilisation(work / median, next(dtype for dtype in given.dtypes if dtype in name), device, given.peak_tflops)
+        print(f"  {name:40} {1000 * median:9.1f} ms  {work / median / 1e12:8.3f} TFLOP/s{used}  peak {peak:8.0f} MiB")
     for adam in ("",) if task == "forward" else (FUSED, DEFAULT):
         ours = _fastest(seconds, "ours", "" if task == "forward" else FUSED)
         theirs = _fastest(seconds, "diffusers", adam)
@@ -112,8 +150,13 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", choices=("nchw", "nhwc"), default=("nchw", "nhwc"))
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=("float32",))
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--recompute", type=int, help="run blocks at least this wide again, in ours")
+    parser.add_argument("--trainer", action="store_true", help="also the whole step of our trainer")
+    parser.add_argument("--peak-tflops", type=float, help="what the device can do at most; known for some cards in bfloat16")
     parser.add_argument("--compile", action="store_true", help="also torch.compile(mode='max-autotune') of both")
     given = parser.parse_args()
+    if given.device == "cpu":
+        keep_large_blocks()  # for both sides
     print(environment(torch.device(given.device)))
     for stage, task in itertools.product(given.stages, given.tasks):
         compare(stage, task, given)

@@ -26,11 +26,11 @@ from tests.benchmarks.twin import Twin, shrunk
 def build(given: argparse.Namespace) -> Cascade:
     """The packaged cascade, or Table 6 at the given size with random weights."""
     if given.cascade == "packaged":
-        return Cascade.load(packaged_cascade(), given.device)
+        return Cascade.load(packaged_cascade(), given.device, given.dtype, compiled=given.compile)
     torch.manual_seed(0)
     specs = (replace(stage, unet=shrunk(stage.unet, given.shrink, given.width)) for stage in (IRM1, IRM2, TEM))
     stages = [Denoiser(spec).eval().requires_grad_(False) for spec in specs]
-    irm1, irm2, tem = (stage.to(given.device, memory_format=torch.channels_last) for stage in stages)
+    irm1, irm2, tem = (stage.ready(given.device, given.dtype, compiled=given.compile) for stage in stages)
     return Cascade(irm1, irm2, tem)
 
 
@@ -50,9 +50,14 @@ def thinned(cascade: Cascade, x_0: Tensor, keys: list[str], thin: int) -> Restor
 class DiffusersLoop:
     """The three loops with diffusers' network and scheduler, as its DDPM pipeline runs them; thinned likewise."""
 
-    def __init__(self, cascade: Cascade) -> None:
+    def __init__(self, cascade: Cascade, *, compiled: bool) -> None:
         self.stages = [(stage.spec, Twin(stage.spec.unet).eval().to(cascade.device)) for stage in (cascade.irm1, cascade.irm2, cascade.tem)]
         self.device = cascade.device
+
+        self.precision = cascade.tem.precision
+        if compiled:
+            for _, net in self.stages:
+                net.compile()
 
     @torch.no_grad()
     def __call__(self, x_0: Tensor, thin: int) -> Tensor:
@@ -67,7 +72,8 @@ class DiffusersLoop:
             y = torch.randn_like(known)
             for t in range(max(1, spec.start // thin) - 1, -1, -1):
                 inputs = torch.cat([known, y], 1) if spec.conditional else y
-                epsilon = net(inputs, torch.full((len(y),), float(t), device=self.device))[:, :3]
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                    epsilon = net(inputs, torch.full((len(y),), float(t), device=self.device))[:, :3].float()
                 y = scheduler.step(epsilon, t, y).prev_sample
             known = y
         return known
@@ -82,13 +88,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--thin", type=int, default=50)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the networks, on both sides")
+    parser.add_argument("--compile", action="store_true", help="hand the networks to torch.compile, on both sides")
     given = parser.parse_args()
     device, cascade = torch.device(given.device), build(given)
     x_0 = torch.rand(given.faces, 3, cascade.lq_px, cascade.lq_px, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keys = [f"{i}/0/0" for i in range(given.faces)]
     arms: dict[str, Run] = {"fast": lambda: cascade.restore(x_0, keys), "faithful": lambda: thinned(cascade, x_0, keys, given.thin)}
     if given.cascade == "paper":  # diffusers has no network that folds blocks of pixels
-        loop = DiffusersLoop(cascade)
+        loop = DiffusersLoop(cascade, compiled=given.compile)
         arms["diffusers"] = lambda: loop(x_0, given.thin)
     print(environment(device))
     seconds = measure(arms, given.rounds, device)

@@ -15,10 +15,11 @@ def _printed(module: object, words: list[str], capsys: pytest.CaptureFixture[str
 
 
 def test_networks_sets_every_way_of_ours_against_diffusers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["--stages", "irm1", "--shrink", "8", "--width", "8", "--rounds", "1", "--threads", "1"]
+    words = ["--stages", "irm1", "--shrink", "8", "--width", "8", "--rounds", "1", "--threads", "1", "--trainer", "--peak-tflops", "1"]
     lines = _printed(networks, words, capsys, monkeypatch)
     assert [line.split(":")[0] for line in lines if line.startswith("irm1")] == ["irm1 forward", "irm1 train"]
-    assert sum("TFLOP/s" in line for line in lines) == 2 * 2 + 2 * 3  # two layouts; in training diffusers with two kinds of Adam
+    assert sum("TFLOP/s" in line for line in lines) == 2 * 2 + 2 * 3 + 1  # layouts, diffusers with two kinds of Adam, trainer
+    assert sum("% of the peak" in line for line in lines) == 11
     assert sum(" over ours" in line and "[" in line for line in lines) == 3
 
 

@@ -10,7 +10,7 @@ import torch
 
 from diffbfr.cost import evaluation_flops, num_parameters
 from diffbfr.stages import IRM1, IRM1_TINY, IRM2, TEM, StageSpec
-from tests.benchmarks.harness import environment, measure, peak_bytes, ratio
+from tests.benchmarks.harness import environment, measure, peak_bytes, ratio, utilisation
 from tests.benchmarks.twin import Twin, flops, shrunk
 
 CPU = torch.device("cpu")
@@ -48,6 +48,14 @@ def test_the_peak_is_what_a_call_takes_and_gives_back() -> None:
     run()
     assert 60 * 2**20 < peak_bytes(run, CPU) < 100 * 2**20
     assert peak_bytes(lambda: None, CPU) < 8 * 2**20
+
+
+def test_the_share_of_a_peak_is_of_the_known_cards_or_the_given_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    cuda = torch.device("cuda")
+    assert utilisation(494.5e12, "bfloat16", cuda) == "   50.0% of the peak"
+    assert utilisation(50e12, "bfloat16", cuda, peak_tflops=100) == "   50.0% of the peak"
+    assert utilisation(1e12, "float32", cuda) == utilisation(1e12, "bfloat16", CPU) == ""
 
 
 def test_the_environment_is_named() -> None:
