@@ -1,17 +1,21 @@
 """The model registry: what was trained, from what, and which cascade is in charge. The one door to MLflow.
 
-`connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models, `gate` moves the aliases
-(`turns`: one at a time; `actions`: who and why), `audit` looks for damage, `garbage` removes what nobody names,
-`digests` says when two models are one, `served_cascade` is the code inside a cascade version.
+`connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models (`packing`: what is uploaded;
+`digests`: when two are one; `served_cascade`: the code inside a cascade version). `gate` says who takes charge, by what `measurements`
+keeps of the `holdout`; `moves` changes the aliases (`turns`: one at a time; `actions`: who and why, and what a crash left). `audit` looks
+for damage, `garbage` removes what nobody names.
 MLflow is imported on first use: this package alone costs nothing.
 """
 
-from pipelines.registry.actions import Action, list_actions
+from pipelines.registry.actions import Action, list_actions, log_problems
 from pipelines.registry.audit import Finding, fsck
 from pipelines.registry.connection import Registry, open_registry
 from pipelines.registry.digests import model_digest
 from pipelines.registry.garbage import Removal, collect_garbage
-from pipelines.registry.gate import Comparison, Promotion, RegressionError, format_comparisons, promote, record_evaluation, rollback
+from pipelines.registry.gate import Comparison, Promotion, RegressionError, format_comparisons, promote, rollback
+from pipelines.registry.holdout import HoldOut, holdout_of, read_holdout
+from pipelines.registry.measurements import is_measured, read_faces, record_evaluation
+from pipelines.registry.moves import freeze_holdout
 from pipelines.registry.runs import (
     Point,
     Run,
@@ -35,6 +39,7 @@ from pipelines.registry.versions import (
     Resolved,
     fetch,
     get_version,
+    holder_of,
     list_versions,
     register_cascade,
     register_stage,
@@ -48,6 +53,7 @@ __all__ = [
     "Action",
     "Comparison",
     "Finding",
+    "HoldOut",
     "Lineage",
     "ModelVersion",
     "Point",
@@ -65,15 +71,22 @@ __all__ = [
     "fetch",
     "find_step",
     "format_comparisons",
+    "freeze_holdout",
     "fsck",
     "get_version",
+    "holder_of",
+    "holdout_of",
+    "is_measured",
     "is_refused",
     "list_actions",
     "list_versions",
+    "log_problems",
     "model_digest",
     "open_registry",
     "pipeline_run",
     "promote",
+    "read_faces",
+    "read_holdout",
     "record_evaluation",
     "register_cascade",
     "register_stage",

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffbfr.errors import DiffBFRError
+from pipelines.registry.actions import log_problems, open_actions
 from pipelines.registry.connection import Registry
 from pipelines.registry.garbage import orphans
-from pipelines.registry.versions import CASCADE, MODELS, SERVED, STAGES, ModelVersion, fetch, list_versions, served_tags
+from pipelines.registry.packing import SERVED, served_tags
+from pipelines.registry.turns import turn
+from pipelines.registry.versions import CASCADE, MODELS, STAGES, ModelVersion, aliases_of, fetch, list_versions
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,13 @@ class Finding:
 
 
 def fsck(registry: Registry) -> tuple[Finding, ...]:
-    """Look for dangling sources, digests and signatures that do not match, cascades without a stage, aliases to nothing, and orphans."""
+    """Look for dangling sources, digests and signatures that do not match, cascades without a stage, aliases to nothing, orphans, and a log
+    that was tampered with.
+    """
     every = list_versions(registry)
     known = {version.ref: version for version in every}
     findings = [finding for version in every for finding in _check(registry, version, known)]
+    findings += [finding for name in MODELS for finding in _check_log(registry, name)]
     return tuple(findings + _dangling_aliases(registry, every) + _orphans(registry, every))
 
 
@@ -64,6 +70,24 @@ def _check_served(registry: Registry, version: ModelVersion) -> list[Finding]:
     ]
 
 
+def _check_log(registry: Registry, name: str) -> list[Finding]:
+    """The audit log of a model; where something is odd it is read again while nobody writes."""
+    if not log_problems(registry, name) and not open_actions(registry, name):
+        return []
+    with turn(registry, name):
+        altered = [
+            Finding(f"log of {name}", problem, "compare it with a backup of the registry, and ask who may write there")
+            for problem in log_problems(registry, name)
+        ]
+        half_done = [
+            Finding(
+                f"log of {name}", f"{it.action} {it.after or it.before} was begun at {it.when} and never ended", "the next change ends it"
+            )
+            for it in open_actions(registry, name)
+        ]
+    return altered + half_done
+
+
 def _orphans(registry: Registry, every: tuple[ModelVersion, ...]) -> list[Finding]:
     return [
         Finding(f"run {upload.run_id}", f"it holds {upload.path}, which no version names", "remove it with `diffbfr models gc`")
@@ -72,14 +96,12 @@ def _orphans(registry: Registry, every: tuple[ModelVersion, ...]) -> list[Findin
 
 
 def _dangling_aliases(registry: Registry, every: tuple[ModelVersion, ...]) -> list[Finding]:
-    from pipelines.registry.versions import _aliases
-
     findings = []
     for name in MODELS:
         numbers = {str(version.version) for version in every if version.name == name}
         findings += [
             Finding(f"{name}@{alias}", f"the alias names version {target}, which is gone", "promote another version")
-            for alias, target in sorted(_aliases(registry, name).items())
+            for alias, target in sorted(aliases_of(registry, name).items())
             if target not in numbers
         ]
     return findings

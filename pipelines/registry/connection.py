@@ -81,6 +81,17 @@ def open_registry(root: str, uri: str | None = None, experiment: str = "diffbfr"
     return Registry(uri, place if storage.is_remote(place) else Path(place).as_uri(), experiment)
 
 
+def ensure_model(registry: Registry, name: str) -> None:
+    """Make a registered model, unless it is there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registry.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def _connect_check(uri: str) -> None:
     """One quick look whether a server answers at all, whatever it answers."""
     if not uri.startswith("http"):

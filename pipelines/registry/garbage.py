@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pipelines.registry.actions import record_action
+from pipelines.registry.actions import open_actions
 from pipelines.registry.connection import Registry
-from pipelines.registry.turns import turn
+from pipelines.registry.moves import changing, delete_version
+from pipelines.registry.runs import search_runs
 from pipelines.registry.versions import CASCADE, MODELS, UPLOADS, ModelVersion, list_versions
 
 if TYPE_CHECKING:
@@ -60,36 +61,38 @@ def garbage(versions: Iterable[ModelVersion], referenced: Collection[str], root:
 def orphans(registry: Registry, versions: Iterable[ModelVersion]) -> tuple[Upload, ...]:
     """Files of versions that were never made, or are gone; not those of a run that may still be uploading."""
     sources = {version.source for version in versions}
-    found, token = [], None
-    while True:
-        page = registry.client.search_runs([registry.experiment_id], filter_string=f"tags.`{UPLOADS}` = 'yes'", page_token=token)
-        for run in page:
-            if run.info.status == "RUNNING" and time.time() - run.info.start_time / 1000 < _UNDER_WAY_S:
-                continue
-            found += [upload for upload in _uploads(run.info, run.data.tags) if f"{upload.uri}/{upload.path}" not in sources]
-        token = page.token
-        if not token:
-            return tuple(found)
+    found = []
+    for run in search_runs(registry, f"tags.`{UPLOADS}` = 'yes'"):
+        if run.info.status == "RUNNING" and time.time() - run.info.start_time / 1000 < _UNDER_WAY_S:
+            continue
+        found += [upload for upload in _uploads(run.info, run.data.tags) if f"{upload.uri}/{upload.path}" not in sources]
+    return tuple(found)
 
 
 def collect_garbage(registry: Registry, root: str, referenced: Collection[str], plan: bool = False) -> tuple[Removal, ...]:
     """Remove what nothing names; with `plan` only say what that is. Each model's aliases stand still while its versions are judged."""
     if plan:
-        doomed = sorted(garbage(list_versions(registry), referenced, root), key=lambda version: version.name != CASCADE)
+        doomed = sorted(_doomed(registry, referenced, root), key=lambda version: version.name != CASCADE)
         left = [version for version in list_versions(registry) if version not in doomed]
         return (*map(_of_version, doomed), *(_of_upload(upload) for upload in orphans(registry, left)))
     removed = []
     for name in (CASCADE, *(model for model in MODELS if model != CASCADE)):  # a cascade before its stages
-        with turn(registry, name):
-            for version in garbage(list_versions(registry), referenced, root):
+        with changing(registry, name) as held:
+            for version in _doomed(registry, referenced, root):
                 if version.name == name:
-                    registry.client.delete_model_version(name, str(version.version))
-                    record_action(registry, "gc", name, version.ref, "", _of_version(version).why)
+                    delete_version(held, version, _of_version(version).why)
                     removed.append(_of_version(version))
     for upload in orphans(registry, list_versions(registry)):
         _remove(registry, upload)
         removed.append(_of_upload(upload))
     return tuple(removed)
+
+
+def _doomed(registry: Registry, referenced: Collection[str], root: str) -> tuple[ModelVersion, ...]:
+    """Garbage of a registry; what an action that is not settled yet moves from or to is none."""
+    versions = list_versions(registry)
+    begun = {ref for name in MODELS for entry in open_actions(registry, name) for ref in entry.named}
+    return garbage(versions, {*referenced, *begun}, root)
 
 
 def _uploads(info: "RunInfo", tags: Mapping[str, str]) -> list[Upload]:

@@ -3,26 +3,17 @@
 Not worse means: the 95 % interval of the paired difference, face by face, stays within a metric's margin (a test of non-inferiority).
 """
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Literal
 
 from diffbfr.errors import DiffBFRError, QuarantineError
 from diffbfr.metrics.intervals import bootstrap
-from pipelines.registry.actions import record_action
 from pipelines.registry.connection import Registry
-from pipelines.registry.runs import Run
-from pipelines.registry.turns import turn
-from pipelines.registry.versions import CASCADE, ModelVersion, get_version, list_versions
-from pipelines.steps.scores import Evaluation, faces, means, metric_slug
-
-FaceScores = Mapping[str, Mapping[str, float]]
-"""Metric -> face -> score."""
-_SUBJECT: Final = "tem"
-_PROTOCOL_TAG: Final = "eval.protocol"
+from pipelines.registry.holdout import HoldOut, read_holdout
+from pipelines.registry.measurements import FaceScores, is_measured, kept_metrics, read_faces
+from pipelines.registry.moves import changing, move_aliases
+from pipelines.registry.versions import CASCADE, ModelVersion, get_version, holder_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +31,7 @@ MARGINS: Final = (
     Margin("squeezenet_distance", "lower", 0.01),
     Margin("identity_cosine", "higher", 0.01),
 )
+_COMMAND: Final = "diffbfr models holdout DATASET"
 
 
 @dataclass(frozen=True)
@@ -79,73 +71,50 @@ class Promotion:
     comparisons: tuple[Comparison, ...]
 
 
-def record_evaluation(registry: Registry, version: ModelVersion, evaluation: Evaluation) -> None:
-    """Write an evaluation's means and its protocol on the version, and the scores of every face into its run: what the gate compares."""
-    Run(registry, version.run_id).log_bytes(_faces_path(version, evaluation.protocol.digest), _faces_csv(evaluation))
-    for name, value in evaluation_tags(evaluation).items():
-        registry.client.set_model_version_tag(version.name, str(version.version), name, value)
-
-
-def evaluation_tags(evaluation: Evaluation) -> dict[str, str]:
-    """Means, versions of the metrics and the protocol, as tags of a version."""
-    tags = {f"eval.{name}": repr(value) for name, value in means(evaluation).items()}
-    tags |= {f"eval.version.{metric_slug(card)}": card.version for card in evaluation.cards}
-    return tags | {_PROTOCOL_TAG: evaluation.protocol.digest}
-
-
 def promote(registry: Registry, ref: str = f"{CASCADE}@candidate", force: bool = False, why: str = "") -> Promotion:
     """Make a version the champion and the champion `previous`; a regression beyond the margins is refused, unless forced.
 
-    Of many who promote the candidate at once, one does. Running it again after a crash between the alias moves finishes the job.
+    Both must have been measured on the hold-out. Of many who promote the candidate at once, one does.
     """
-    with turn(registry, ref.partition("@")[0]):
+    name = get_version(registry, ref).name
+    with changing(registry, name) as held:
         version = get_version(registry, ref)
-        champion = _holder(registry, version.name, "champion")
-        comparisons: tuple[Comparison, ...] = ()
+        champion = holder_of(registry, name, "champion")
+        comparisons = () if force else _judge(registry, version, champion)
+        target = {"champion": str(version.version)}
         if champion is not None and champion.version != version.version:
-            if not force:
-                comparisons = compare(champion, version, partial(_read_faces, registry))
-            _move(registry, version.name, "previous", champion)
-        elif not force and _PROTOCOL_TAG not in version.tags:
-            raise DiffBFRError(f"{version.ref} was never evaluated; expected scores on held-out faces; run `diffbfr run`, or force it")
-        _move(registry, version.name, "champion", version)
+            target["previous"] = str(champion.version)
         if "candidate" in version.aliases:
-            registry.client.delete_registered_model_alias(version.name, "candidate")
+            target["candidate"] = ""
         reason = why or ("forced" if force else "no worse on the same faces" if comparisons else "the first champion")
-        before = champion.ref if champion else ""
-        record_action(registry, "promote --force" if force else "promote", version.name, before, version.ref, reason)
-        previous = _holder(registry, version.name, "previous")
-        return Promotion(get_version(registry, version.ref), previous, comparisons)
+        move_aliases(held, "promote --force" if force else "promote", champion.ref if champion else "", version.ref, reason, target)
+        return Promotion(get_version(registry, version.ref), holder_of(registry, name, "previous"), comparisons)
 
 
 def rollback(registry: Registry, name: str = CASCADE, why: str = "") -> Promotion:
     """Put `previous` back in charge; the version that was champion becomes `previous`, so a second rollback undoes the first."""
-    with turn(registry, name):
-        champion, previous = _holder(registry, name, "champion"), _holder(registry, name, "previous")
+    with changing(registry, name) as held:
+        champion, previous = holder_of(registry, name, "champion"), holder_of(registry, name, "previous")
         if previous is None or champion is None or previous.version == champion.version:
             raise DiffBFRError(f"{name} has no previous champion; expected a promotion before a rollback; see `diffbfr models list`")
-        _move(registry, name, "champion", previous)
-        _move(registry, name, "previous", champion)
-        record_action(registry, "rollback", name, champion.ref, previous.ref, why)
+        target = {"champion": str(previous.version), "previous": str(champion.version)}
+        move_aliases(held, "rollback", champion.ref, previous.ref, why, target)
         return Promotion(get_version(registry, previous.ref), get_version(registry, champion.ref), ())
 
 
-def compare(champion: ModelVersion, candidate: ModelVersion, faces_of: Callable[[ModelVersion], FaceScores]) -> tuple[Comparison, ...]:
-    """Compare two versions on the metrics that both have; RegressionError if the candidate may be worse.
+def compare(
+    champion: ModelVersion, candidate: ModelVersion, holdout: HoldOut, faces_of: Callable[[ModelVersion], FaceScores]
+) -> tuple[Comparison, ...]:
+    """Compare two versions on every metric of the hold-out that has a margin; RegressionError if the candidate may be worse.
 
-    DiffBFRError if they cannot be compared.
+    DiffBFRError if one of them was not measured by one of the metrics.
     """
-    protocols = champion.tags.get(_PROTOCOL_TAG), candidate.tags.get(_PROTOCOL_TAG)
-    if None in protocols or protocols[0] != protocols[1]:
-        raise DiffBFRError(
-            f"{candidate.ref} was measured by protocol {protocols[1]}, the champion {champion.ref} by {protocols[0]}; "
-            "expected the same held-out faces; evaluate both on one dataset, or force it"
-        )
-    shared = [margin for margin in MARGINS if _comparable(margin.metric, champion, candidate)]
+    require_measured(champion, holdout)
+    require_measured(candidate, holdout)
     old, new = faces_of(champion), faces_of(candidate)
-    comparisons = tuple(_compare(margin, old[margin.metric], new[margin.metric]) for margin in shared)
+    comparisons = tuple(_compare(margin, old[margin.metric], new[margin.metric]) for margin in MARGINS if margin.metric in holdout.metrics)
     if not comparisons:
-        raise DiffBFRError(f"{candidate.ref} and {champion.ref} share no metric; expected at least PSNR; evaluate both again, or force it")
+        raise DiffBFRError(f"the hold-out has no metric with a margin; expected at least psnr; set another with `{_COMMAND}`")
     worse = [comparison.metric for comparison in comparisons if comparison.regressed]
     if worse:
         raise RegressionError(
@@ -154,6 +123,19 @@ def compare(champion: ModelVersion, candidate: ModelVersion, faces_of: Callable[
             comparisons,
         )
     return comparisons
+
+
+def require_measured(version: ModelVersion, holdout: HoldOut) -> None:
+    """DiffBFRError that names each metric of the hold-out that a version lacks."""
+    if is_measured(version, holdout):
+        return
+    kept = kept_metrics(version, holdout.protocol.digest)
+    lacking = ", ".join(f"{name} v{number}" for name, number in sorted(holdout.metrics.items()) if kept.get(name) != number)
+    have = ", ".join(f"{name} v{number}" for name, number in sorted(kept.items())) or "nothing"
+    raise DiffBFRError(
+        f"{version.ref} has no {lacking} on the hold-out {holdout.protocol.digest}, it has {have}; expected every metric of the hold-out; "
+        "run `diffbfr models promote`, which measures, or force it"
+    )
 
 
 def format_comparisons(comparisons: tuple[Comparison, ...]) -> str:
@@ -167,42 +149,27 @@ def format_comparisons(comparisons: tuple[Comparison, ...]) -> str:
     return "\n".join([head, *rows])
 
 
-def _comparable(metric: str, champion: ModelVersion, candidate: ModelVersion) -> bool:
-    versions = {version.tags.get(f"eval.version.{metric}") for version in (champion, candidate)}
-    return len(versions) == 1 and None not in versions
+def _judge(registry: Registry, version: ModelVersion, champion: ModelVersion | None) -> tuple[Comparison, ...]:
+    """Refuse a version that was not measured, or measures worse than the champion."""
+    if version.name != CASCADE:
+        raise DiffBFRError(f"{version.ref} is one stage, which nobody measures alone; expected a cascade; promote {CASCADE}, or force it")
+    holdout = read_holdout(registry)
+    if holdout is None:
+        raise DiffBFRError(f"there is no hold-out to measure {version.ref} on; expected one; set it with `{_COMMAND}`, or force it")
+    require_measured(version, holdout)
+    if champion is None or champion.version == version.version:
+        return ()
+    return compare(champion, version, holdout, lambda it: read_faces(registry, it, holdout.protocol.digest))
 
 
 def _compare(margin: Margin, champion: Mapping[str, float], candidate: Mapping[str, float]) -> Comparison:
     """Pair two tables of face -> score."""
     sign = 1.0 if margin.better == "higher" else -1.0
+    if champion.keys() != candidate.keys():
+        raise DiffBFRError(
+            f"{margin.metric} was measured on {len(champion)} and {len(candidate)} faces; expected the same; measure both again"
+        )
     losses = [0.0 if champion[key] == candidate[key] else sign * (champion[key] - candidate[key]) for key in sorted(champion)]
     loss = bootstrap(losses)
     old, new = (sum(scores.values()) / len(scores) for scores in (champion, candidate))
     return Comparison(margin.metric, old, new, loss.mean, loss.high, margin.allowed)
-
-
-def _faces_path(version: ModelVersion, protocol: str) -> str:
-    return f"evaluation/{protocol}/{version.name}-{version.version}.csv"
-
-
-def _faces_csv(evaluation: Evaluation) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", *(metric_slug(card) for card in evaluation.cards)])
-    writer.writerows([key, *map(repr, values)] for key, values in faces(evaluation, _SUBJECT).items())
-    return text.getvalue().encode()
-
-
-def _read_faces(registry: Registry, version: ModelVersion) -> FaceScores:
-    """What `record_evaluation` wrote."""
-    path = _faces_path(version, version.tags[_PROTOCOL_TAG])
-    rows = list(csv.DictReader(io.StringIO(Run(registry, version.run_id).read_bytes(path).decode())))
-    return {metric: {row["key"]: float(row[metric]) for row in rows} for metric in rows[0] if metric != "key"}
-
-
-def _holder(registry: Registry, name: str, alias: str) -> ModelVersion | None:
-    return next((version for version in list_versions(registry, name) if alias in version.aliases), None)
-
-
-def _move(registry: Registry, name: str, alias: str, version: ModelVersion) -> None:
-    registry.client.set_registered_model_alias(name, alias, str(version.version))

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from diffbfr.errors import DiffBFRError
 from pipelines.registry.connection import Registry
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
 
 _BATCH = 1000
 _PARAM_BATCH = 100
@@ -102,6 +105,21 @@ class Run:
                 raise DiffBFRError(f"run {self.run_id} has no file {name} ({reason}); expected one; run the step again") from error
 
 
+def search_runs(
+    registry: Registry, wanted: str, order: str = "attributes.start_time DESC", at_most: int | None = None, everywhere: bool = False
+) -> list["MlflowRun"]:
+    """Every run that a filter finds, or the first few; in the registry's experiment, or in all."""
+    found: list[MlflowRun] = []
+    places = [it.experiment_id for it in registry.client.search_experiments()] if everywhere else [registry.experiment_id]
+    token = None
+    while True:
+        page = registry.client.search_runs(places, filter_string=wanted, order_by=[order], max_results=at_most or _BATCH, page_token=token)
+        found += page
+        token = page.token
+        if at_most is not None or not token:
+            return found
+
+
 def begin_pipeline(registry: Registry, name: str, plan_id: str, tags: Mapping[str, str] | None = None) -> Run:
     """Open the parent run of a pipeline run: the unfinished one of the same plan, if a killed command left one, else a new one."""
     wanted = f"tags.`{_PLAN}` = '{plan_id}' and attributes.status != 'FINISHED'"
@@ -116,14 +134,14 @@ def begin_step(parent: Run, step: str, artifact_id: str, tags: Mapping[str, str]
 
 def find_step(registry: Registry, root: str, step: str, artifact_id: str) -> Run | None:
     """The run of a step, whatever became of it."""
-    found = registry.client.search_runs([registry.experiment_id], filter_string=_of_step(root, step, artifact_id), max_results=1)
+    found = search_runs(registry, _of_step(root, step, artifact_id), at_most=1)
     return Run(registry, found[0].info.run_id) if found else None
 
 
 def unfinished_runs(registry: Registry, root: str) -> list[tuple[Run, Mapping[str, str]]]:
     """Runs of a root that say they are still running, with their tags."""
     wanted = f"tags.`{_ROOT}` = '{root}' and attributes.status = 'RUNNING'"
-    found = registry.client.search_runs([registry.experiment_id], filter_string=wanted)
+    found = search_runs(registry, wanted)
     return [(Run(registry, run.info.run_id), run.data.tags) for run in found]
 
 
@@ -168,7 +186,7 @@ def _of_step(root: str, step: str, artifact_id: str) -> str:
 
 def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) -> Run:
     client = registry.client
-    found = client.search_runs([registry.experiment_id], filter_string=wanted, max_results=1)
+    found = search_runs(registry, wanted, at_most=1)
     if not found:
         return Run(registry, client.create_run(registry.experiment_id, run_name=name, tags=dict(tags)).info.run_id)
     run = Run(registry, found[0].info.run_id)

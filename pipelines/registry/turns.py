@@ -1,65 +1,140 @@
 """One at a time: who moves the aliases of a registered model holds its turn, wherever the registry is.
 
-The turn is a registered model of its own: every database that MLflow runs on gives a name to one creator only, so that the same
-few lines serve SQLite, PostgreSQL and a server.
+A turn is a ticket: a version of the registered model `NAME.turn`. Every database that MLflow runs on numbers the versions of a name one
+after another and gives no number twice, so the same few lines serve SQLite, PostgreSQL and a server: the lowest ticket has the turn, the
+others stand behind it in their order, and who removes a ticket can remove no other's.
+
+Its owner renews a ticket, on a thread, as long as he waits and works. Who stands behind watches it with a clock of his own, and compares it
+with nobody's: a ticket that was not renewed for a minute is a dead man's, and is removed. An owner who only slept finds that out from
+`Turn.check`, before he changes anything.
 """
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
 from diffbfr.errors import DiffBFRError
-from pipelines.registry.connection import Registry
+from pipelines.registry.connection import Registry, ensure_model
 
 SUFFIX: Final = ".turn"
 _STALE_S: Final = 60.0
+_RENEW_S: Final = 10.0
 _PATIENCE_S: Final = 120.0
 _POLL_S: Final = 0.1
-_TAKEN: Final = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
-"""What MLflow says of a name that another has; the second where that one gave it back while MLflow looked it up."""
-_IN_THIS_PROCESS = threading.Lock()
+_POLL_AT_MOST_S: Final = 2.0
+_PAGE: Final = 1000
+_RENEWED: Final = "renewed"
+_IN_THIS_PROCESS: Final = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The right to change a registered model, for as long as its ticket is there."""
+
+    registry: Registry
+    name: str
+    ticket: str
+
+    def check(self) -> None:
+        """Renew the ticket; DiffBFRError if others gave its owner up for dead."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.registry.client.set_model_version_tag(f"{self.name}{SUFFIX}", self.ticket, _RENEWED, uuid4().hex)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise DiffBFRError(
+                f"the turn to change {self.name} was lost: nothing was heard of this command for {_STALE_S:.0f} s; "
+                "expected a word every few; run the same command again"
+            ) from error
 
 
 @contextmanager
-def turn(registry: Registry, name: str) -> Iterator[None]:
-    """Hold the turn of a registered model; one whose holder died is taken over after a minute. DiffBFRError if it never comes."""
-    with _IN_THIS_PROCESS, _among_processes(registry, name):
-        yield
+def turn(registry: Registry, name: str) -> Iterator[Turn]:
+    """Hold the turn of a registered model; dead owners are removed after a minute. DiffBFRError if it does not come in two."""
+    if not _IN_THIS_PROCESS.acquire(timeout=_PATIENCE_S):
+        raise _never_came(name)
+    try:
+        held = Turn(registry, name, _draw(registry, name))
+        with _kept(held):
+            _wait(held)
+            yield held
+    finally:
+        _IN_THIS_PROCESS.release()
 
 
-@contextmanager
-def _among_processes(registry: Registry, name: str) -> Iterator[None]:
+def _draw(registry: Registry, name: str) -> str:
+    """Draw a ticket. MLflow gives up where many draw at once and took each other's number three times."""
     from mlflow.exceptions import MlflowException
 
     place, deadline = f"{name}{SUFFIX}", time.monotonic() + _PATIENCE_S
     while True:
         try:
-            registry.client.create_registered_model(place)
-            break
+            return str(registry.client.create_model_version(place, f"turn:{name}", await_creation_for=0).version)
         except MlflowException as error:
-            if error.error_code not in _TAKEN:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                ensure_model(registry, place)
+            elif error.error_code != "INTERNAL_ERROR" or time.monotonic() > deadline:
                 raise
-        if time.monotonic() > deadline:
-            raise DiffBFRError(f"{name} has been changed by others for {_PATIENCE_S:.0f} s; expected a turn; run the same command again")
-        _clear_stale(registry, place)
         time.sleep(_POLL_S)
+
+
+@contextmanager
+def _kept(held: Turn) -> Iterator[None]:
+    """Renew a ticket on a thread, and give it back at the end."""
+    from mlflow.exceptions import MlflowException
+
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(_RENEW_S):
+            with suppress(Exception):  # a server that is away for a while; `check` is who tells
+                held.check()
+
+    thread = threading.Thread(target=renew, name=f"turn of {held.name}", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        with suppress(MlflowException):  # taken over
-            registry.client.delete_registered_model(place)
+        done.set()
+        thread.join()
+        with suppress(MlflowException):  # it was given up for dead
+            held.registry.client.delete_model_version(f"{held.name}{SUFFIX}", held.ticket)
 
 
-def _clear_stale(registry: Registry, place: str) -> None:
-    """Remove a turn whose holder is gone; of several who try, the renaming lets one through."""
+def _wait(held: Turn) -> None:
+    """Return once no lower ticket is left; those that stand still for too long are removed."""
+    seen: dict[str, tuple[str, float]] = {}
+    deadline = time.monotonic() + _PATIENCE_S
+    while ahead := _ahead(held):
+        now = time.monotonic()
+        seen = {it: seen[it] if it in seen and seen[it][0] == renewed else (renewed, now) for it, renewed in ahead.items()}
+        stale = [ticket for ticket, (_, since) in seen.items() if now - since > _STALE_S]
+        _remove(held, stale)
+        if now > deadline and not stale:
+            raise _never_came(held.name)
+        time.sleep(min(_POLL_AT_MOST_S, _POLL_S * len(ahead)))
+    held.check()
+
+
+def _ahead(held: Turn) -> Mapping[str, str]:
+    """The lower tickets -> what each says of its last renewal, which is only compared with itself."""
+    found = held.registry.client.search_model_versions(f"name = '{held.name}{SUFFIX}'", _PAGE, ["version_number ASC"])
+    return {str(it.version): str(it.tags.get(_RENEWED, "")) for it in found if int(it.version) < int(held.ticket)}
+
+
+def _remove(held: Turn, tickets: list[str]) -> None:
     from mlflow.exceptions import MlflowException
 
-    with suppress(MlflowException):
-        held = registry.client.get_registered_model(place)
-        if time.time() - held.creation_timestamp / 1000 > _STALE_S:
-            grave = f"{place}-{uuid4().hex}"
-            registry.client.rename_registered_model(place, grave)
-            registry.client.delete_registered_model(grave)
+    for ticket in tickets:
+        with suppress(MlflowException):  # another was quicker
+            held.registry.client.delete_model_version(f"{held.name}{SUFFIX}", ticket)
+
+
+def _never_came(name: str) -> DiffBFRError:
+    return DiffBFRError(f"{name} has been changed by others for {_PATIENCE_S:.0f} s; expected a turn; run the same command again")

@@ -1,26 +1,24 @@
 """Registered models: three stages and the cascade that names them. A version is an immutable copy, known by the digest of its content."""
 
 import contextlib
-import hashlib
-import json
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 from uuid import uuid4
 
-import diffbfr
 from diffbfr.errors import DiffBFRError, UsageError
-from pipelines.registry.connection import Registry
+from pipelines.registry.connection import Registry, ensure_model
 from pipelines.registry.digests import model_digest, model_files
+from pipelines.registry.packing import CASCADE_PATH, copy_files, save_served, served_tags
 from pipelines.registry.runs import Run
 from pipelines.registry.turns import turn
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+    from mlflow.entities.model_registry import RegisteredModel
 
 Stage = Literal["irm1", "irm2", "tem"]
 STAGES: Final[tuple[Stage, ...]] = ("irm1", "irm2", "tem")
@@ -29,10 +27,8 @@ MODELS: Final = (*(f"diffbfr-{stage}" for stage in STAGES), CASCADE)
 ALIASES: Final = ("candidate", "champion", "previous")
 PACKAGED: Final = "packaged"
 CASCADE_RECORD: Final = "cascade.json"
-SERVED: Final = "served_cascade.py"
 UPLOADS: Final = "diffbfr.uploads"
 """Tag of a run that holds files of versions; `diffbfr.uploads.<attempt>` says where, from before the first byte came."""
-_CASCADE_PATH: Final = "artifacts/cascade"
 _PAGE: Final = 100
 
 
@@ -98,7 +94,7 @@ def register_stage(run: Run, stage: Stage, folder: Path, lineage: Lineage) -> Mo
     """Register a trained stage; the same content registered again is the version that is there. It becomes the candidate."""
     digest = model_digest(folder, (stage,))
     with tempfile.TemporaryDirectory() as temporary:
-        upload = _copy(model_files(folder, (stage,)), Path(temporary) / stage)
+        upload = copy_files(model_files(folder, (stage,)), Path(temporary) / stage)
         return _register(run, f"diffbfr-{stage}", digest, upload, {**lineage.tags(), "stage": stage})
 
 
@@ -111,8 +107,8 @@ def register_cascade(run: Run, folder: Path, stages: Mapping[Stage, ModelVersion
         tags |= {f"stage.{stage}": stages[stage].ref, f"stage.{stage}.digest": stages[stage].digest}
     with tempfile.TemporaryDirectory() as temporary:
         # the last name of a folder is what MLflow keeps of it
-        files = _copy([folder / CASCADE_RECORD, *model_files(folder, STAGES)], Path(temporary) / "cascade")
-        model = _save_served(files, Path(temporary) / "model", digest)
+        files = copy_files([folder / CASCADE_RECORD, *model_files(folder, STAGES)], Path(temporary) / "cascade")
+        model = save_served(files, Path(temporary) / "model", digest)
         return _register(run, CASCADE, digest, model, tags | served_tags(model))
 
 
@@ -120,7 +116,7 @@ def list_versions(registry: Registry, name: str | None = None) -> tuple[ModelVer
     """Every version of one registered model, or of all four, oldest first."""
     found: list[ModelVersion] = []
     for model in (name,) if name else MODELS:
-        aliases = _aliases(registry, model)
+        aliases = aliases_of(registry, model)
         token = None
         while True:
             page = registry.client.search_model_versions(f"name = '{model}'", max_results=_PAGE, page_token=token)
@@ -144,6 +140,33 @@ def get_version(registry: Registry, ref: str) -> ModelVersion:
     raise UsageError(f"{name} has no {which!r}; it has {have or 'no versions at all'}; run the pipeline or choose one of these")
 
 
+def holder_of(registry: Registry, name: str, alias: str) -> ModelVersion | None:
+    """The version that has an alias; None if none has."""
+    from mlflow.exceptions import MlflowException
+
+    aliases = aliases_of(registry, name)
+    if alias not in aliases:
+        return None
+    try:
+        return _message(registry.client.get_model_version(name, aliases[alias]), aliases)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def aliases_of(registry: Registry, name: str) -> Mapping[str, str]:
+    """Alias -> number of a version; MLflow's search of versions leaves them out."""
+    model = _model(registry, name)
+    return {str(alias): str(version) for alias, version in model.aliases.items()} if model is not None else {}
+
+
+def model_tags(registry: Registry, name: str) -> Mapping[str, str]:
+    """Tags of a registered model; none before it is there."""
+    model = _model(registry, name)
+    return dict(model.tags) if model is not None else {}
+
+
 def resolve(ref: str, registry: Registry, cache: Path) -> Resolved:
     """Bring a cascade to this machine: `packaged`, a folder, `name@alias` or `name@version`; its digest is checked every time."""
     if ref == PACKAGED:
@@ -164,7 +187,7 @@ def fetch(registry: Registry, version: ModelVersion, cache: Path) -> Path:
     """Folder with the version's safetensors and JSON files, checked against its digest; a copy under `cache` if the files are remote."""
     from mlflow.artifacts import download_artifacts
 
-    source = f"{version.source}/{_CASCADE_PATH}" if version.name == CASCADE else version.source
+    source = f"{version.source}/{CASCADE_PATH}" if version.name == CASCADE else version.source
     place = None if source.startswith(("file:", "/")) else cache / version.digest
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
@@ -188,63 +211,22 @@ def _register(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str,
     """Upload, read back, then create the version and move the alias: a version never points at something incomplete.
 
     Of several who register the same content at once, one makes the version; the files of the others are left to `collect_garbage`.
+    A version that is collected meanwhile is made again.
     """
-    registry = run.registry
-    _ensure_model(registry, name)
-    version = _known(registry, name, digest)
-    source = "" if version else _upload(run, name, digest, upload, tags)
-    with turn(registry, name):
-        version = version or _known(registry, name, digest)
-        if version is None:
-            version = _message(registry.client.create_model_version(name, source, run.run_id, tags={**tags, "digest": digest}), {})
-        if "champion" not in version.aliases:
-            registry.client.set_registered_model_alias(name, "candidate", str(version.version))
-    return get_version(registry, version.ref)
-
-
-def _known(registry: Registry, name: str, digest: str) -> ModelVersion | None:
-    return next((version for version in reversed(list_versions(registry, name)) if version.digest == digest), None)
-
-
-def _upload(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, str]) -> str:
-    """Copy the files to a new place in the run and read them back; returns where. What a crash leaves is found by the run's tag."""
-    attempt = f"{digest[:12]}-{uuid4().hex[:8]}"
-    path = f"models/{attempt}"
-    run.log_tags({UPLOADS: "yes", f"{UPLOADS}.{attempt}": path})
-    run.registry.client.log_artifacts(run.run_id, str(upload), path)
-    draft = ModelVersion(name, 0, digest, (), "", f"{run.artifact_uri}/{path}", run.run_id, tags)
-    with tempfile.TemporaryDirectory() as temporary:
-        fetch(run.registry, draft, Path(temporary))
-    return draft.source
-
-
-def _copy(files: Sequence[Path], target: Path) -> Path:
-    target.mkdir()
-    for path in files:
-        if not path.is_file():
-            raise UsageError(f"{path.parent} holds no {path.name}; expected it beside the stages; build the cascade again")
-        shutil.copyfile(path, target / path.name)
-    return target
-
-
-def _save_served(cascade: Path, target: Path, digest: str) -> Path:
-    """Write the cascade as an MLflow model; the paths of this machine, which MLflow would keep in it, are taken out."""
-    import mlflow.pyfunc
-    from mlflow.models import Model
-
-    mlflow.pyfunc.save_model(
-        str(target),
-        python_model=str(Path(__file__).with_name(SERVED)),
-        artifacts={"cascade": str(cascade)},
-        pip_requirements=[f"diffbfr=={diffbfr.__version__}"],
-        metadata={"digest": digest},
-    )
-    model = Model.load(str(target))
-    flavor = model.flavors["python_function"]
-    flavor["model_code_path"] = SERVED
-    flavor["artifacts"]["cascade"]["uri"] = _CASCADE_PATH
-    model.save(str(target / "MLmodel"))
-    return target
+    registry, source = run.registry, ""
+    ensure_model(registry, name)
+    while True:
+        if not source and _known(registry, name, digest) is None:
+            source = _upload(run, name, digest, upload, tags)
+        with turn(registry, name):
+            version = _known(registry, name, digest)
+            if version is None and source:
+                made = registry.client.create_model_version(name, source, run.run_id, tags={**tags, "digest": digest})
+                version = _message(made, {})
+            if version is not None:
+                if "champion" not in version.aliases:
+                    registry.client.set_registered_model_alias(name, "candidate", str(version.version))
+                return get_version(registry, version.ref)
 
 
 def _check_triple(folder: Path, stages: Mapping[Stage, ModelVersion]) -> None:
@@ -265,34 +247,30 @@ def _check_triple(folder: Path, stages: Mapping[Stage, ModelVersion]) -> None:
         )
 
 
-def served_tags(model: Path) -> dict[str, str]:
-    """What a cascade version promises its callers, as tags: its signature, and the digest of the code that answers them."""
-    from mlflow.models import Model
-
-    signature = Model.load(str(model)).signature
-    promised = json.dumps(signature.to_dict() if signature is not None else None, sort_keys=True)
-    return {"served.signature": promised, "served.code": hashlib.sha256((model / SERVED).read_bytes()).hexdigest()}
+def _known(registry: Registry, name: str, digest: str) -> ModelVersion | None:
+    return next((version for version in reversed(list_versions(registry, name)) if version.digest == digest), None)
 
 
-def _ensure_model(registry: Registry, name: str) -> None:
+def _upload(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, str]) -> str:
+    """Copy the files to a new place in the run and read them back; returns where. What a crash leaves is found by the run's tag."""
+    attempt = f"{digest[:12]}-{uuid4().hex[:8]}"
+    path = f"models/{attempt}"
+    run.log_tags({UPLOADS: "yes", f"{UPLOADS}.{attempt}": path})
+    run.registry.client.log_artifacts(run.run_id, str(upload), path)
+    draft = ModelVersion(name, 0, digest, (), "", f"{run.artifact_uri}/{path}", run.run_id, tags)
+    with tempfile.TemporaryDirectory() as temporary:
+        fetch(run.registry, draft, Path(temporary))
+    return draft.source
+
+
+def _model(registry: Registry, name: str) -> "RegisteredModel | None":
     from mlflow.exceptions import MlflowException
 
     try:
-        registry.client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
-def _aliases(registry: Registry, name: str) -> Mapping[str, str]:
-    """Alias -> version; MLflow's search of versions leaves them out."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return {str(alias): str(version) for alias, version in registry.client.get_registered_model(name).aliases.items()}
+        return registry.client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
+            return None
         raise
 
 

@@ -1,48 +1,32 @@
 import math
-import os
-import subprocess
-import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from diffbfr.errors import DiffBFRError
-from diffbfr.metrics import psnr, squeezenet, ssim
-from diffbfr.metrics.intervals import Interval
-from pipelines.registry import ModelVersion, Registry, get_version, list_actions, promote, record_evaluation, rollback, turns
-from pipelines.registry.gate import FaceScores, RegressionError, compare, evaluation_tags, format_comparisons
-from pipelines.steps.evaluate import SUBJECTS, Row
-from pipelines.steps.scores import Evaluation, Protocol, SubjectScores
+from pipelines.registry import (
+    HoldOut,
+    ModelVersion,
+    Registry,
+    get_version,
+    holdout_of,
+    list_actions,
+    promote,
+    read_faces,
+    record_evaluation,
+    rollback,
+)
+from pipelines.registry.gate import RegressionError, compare, format_comparisons
+from pipelines.registry.measurements import FaceScores, evaluation_tags
 from tests.pipelines.registry.conftest import CascadeMaker
+from tests.pipelines.registry.contenders import contend
+from tests.pipelines.registry.scored import aliases, evaluation, measured
 
-CARDS = (psnr.CARD, ssim.CARD, squeezenet.CARD)
-
-
-def evaluation(values: tuple[float, ...], dataset: str = "one") -> Evaluation:
-    cards = CARDS[: len(values)]
-    protocol = Protocol(dataset, "test", 10, 0, (0,), "fast", 128, "k" * 64, tuple(card.name for card in cards))
-    table = tuple(SubjectScores(subject, tuple(Interval(value, value, value, 10) for value in values)) for subject in SUBJECTS)
-    rows = tuple(Row(f"face-{i}", subject, 0, values) for i in range(10) for subject in SUBJECTS)
-    return Evaluation(protocol, cards, table, rows, ())
-
-
-def measured(registry: Registry, version: ModelVersion, *values: float, dataset: str = "one") -> ModelVersion:
-    record_evaluation(registry, version, evaluation(values, dataset))
-    return get_version(registry, version.ref)
-
-
-def aliases(registry: Registry) -> dict[str, int]:
-    found = {}
-    for alias in ("candidate", "champion", "previous"):
-        try:
-            found[alias] = get_version(registry, f"diffbfr-cascade@{alias}").version
-        except DiffBFRError:
-            continue
-    return found
+HOLDOUT = holdout_of(evaluation((0.0, 0.0, 0.0)), "/data")
 
 
 def test_the_first_evaluated_candidate_becomes_champion(make_cascade: CascadeMaker, registry: Registry) -> None:
@@ -55,9 +39,21 @@ def test_the_first_evaluated_candidate_becomes_champion(make_cascade: CascadeMak
 
 def test_an_unmeasured_candidate_is_refused(make_cascade: CascadeMaker, registry: Registry) -> None:
     make_cascade(1)
-    with pytest.raises(DiffBFRError, match="never evaluated"):
+    with pytest.raises(DiffBFRError, match="there is no hold-out to measure diffbfr-cascade@1 on"):
         promote(registry)
-    assert aliases(registry) == {"candidate": 1}
+    measured(registry, make_cascade(1), 22.0, 0.6)
+    promote(registry)
+    make_cascade(2)
+    with pytest.raises(DiffBFRError, match=r"diffbfr-cascade@2 has no psnr v.*, ssim v.* on the hold-out .*, it has nothing"):
+        promote(registry)
+    assert aliases(registry) == {"candidate": 2, "champion": 1}
+
+
+def test_a_stage_is_measured_by_nobody_and_promoted_by_force_only(make_cascade: CascadeMaker, registry: Registry) -> None:
+    make_cascade(1)
+    with pytest.raises(DiffBFRError, match="is one stage"):
+        promote(registry, "diffbfr-tem@candidate")
+    assert promote(registry, "diffbfr-tem@candidate", force=True).champion.aliases == ("champion",)
 
 
 def test_a_better_candidate_replaces_the_champion_and_rollback_swaps_them(make_cascade: CascadeMaker, registry: Registry) -> None:
@@ -107,7 +103,7 @@ def test_a_regression_in_one_metric_is_refused_with_the_table(values: tuple[floa
     with pytest.raises(
         RegressionError, match=f"diffbfr-cascade@2 may be worse than the champion diffbfr-cascade@1 in {metric};"
     ) as refusal:
-        compare(version(1, 22.0, 0.6, 0.3), version(2, *values), same_on_every_face)
+        compare(version(1, 22.0, 0.6, 0.3), version(2, *values), HOLDOUT, same_on_every_face)
     assert refusal.value.exit_code == 4
     head, *rows = format_comparisons(refusal.value.comparisons).splitlines()
     assert head.split() == ["metric", "(TEM)", "champion", "candidate", "worse", "by", "at", "most", "allowed"]
@@ -115,26 +111,45 @@ def test_a_regression_in_one_metric_is_refused_with_the_table(values: tuple[floa
 
 
 def test_a_loss_within_the_margins_passes() -> None:
-    assert not any(c.regressed for c in compare(version(1, 22.0, 0.6, 0.3), version(2, 21.95, 0.597, 0.305), same_on_every_face))
+    assert not any(c.regressed for c in compare(version(1, 22.0, 0.6, 0.3), version(2, 21.95, 0.597, 0.305), HOLDOUT, same_on_every_face))
 
 
 def test_scores_on_other_faces_are_not_compared() -> None:
-    with pytest.raises(DiffBFRError, match="the same held-out faces"):
-        compare(version(1, 22.0, 0.6), version(2, 30.0, 0.9, dataset="two"), same_on_every_face)
+    with pytest.raises(DiffBFRError, match=r"diffbfr-cascade@2 has no psnr v.*it has nothing; expected every metric of the hold-out"):
+        compare(version(1, 22.0, 0.6, 0.3), version(2, 30.0, 0.9, 0.1, dataset="two"), HOLDOUT, same_on_every_face)
 
 
-def test_a_metric_that_only_one_of_them_has_is_left_out() -> None:
-    assert [c.metric for c in compare(version(1, 22.0, 0.6, 0.3), version(2, 22.0, 0.6), same_on_every_face)] == ["psnr", "ssim"]
+@pytest.mark.parametrize("lacking", [1, 2])
+def test_a_metric_that_only_one_of_them_has_closes_the_gate_and_is_named(lacking: int) -> None:
+    values = [(22.0, 0.6) if number == lacking else (22.0, 0.6, 0.3) for number in (1, 2)]
+    with pytest.raises(DiffBFRError, match=f"diffbfr-cascade@{lacking} has no squeezenet_distance v.*, it has psnr v.*, ssim v"):
+        compare(version(1, *values[0]), version(2, *values[1]), HOLDOUT, same_on_every_face)
 
 
-def test_promoting_again_after_a_crash_between_the_moves_finishes_the_job(make_cascade: CascadeMaker, registry: Registry) -> None:
+def test_a_metric_of_another_version_closes_the_gate() -> None:
+    newer = HoldOut(HOLDOUT.dataset, HOLDOUT.protocol, {**HOLDOUT.metrics, "psnr": "next"})
+    with pytest.raises(DiffBFRError, match="diffbfr-cascade@1 has no psnr vnext on the hold-out"):
+        compare(version(1, 22.0, 0.6, 0.3), version(2, 22.0, 0.6, 0.3), newer, same_on_every_face)
+
+
+def test_a_table_of_scores_that_was_changed_in_the_store_is_refused(make_cascade: CascadeMaker, registry: Registry) -> None:
+    it = measured(registry, make_cascade(1), 22.0, 0.6)
+    protocol = HOLDOUT.protocol.digest
+    assert set(read_faces(registry, it, protocol)["psnr"].values()) == {22.0}
+    place = Path(registry.client.get_run(it.run_id).info.artifact_uri.removeprefix("file://")) / "evaluation" / protocol
+    table = place / "diffbfr-cascade-1.csv"
+    table.write_text(table.read_text().replace("22.0", "32.0"))
+    with pytest.raises(DiffBFRError, match="was changed; expected sha256"):
+        read_faces(registry, it, protocol)
+
+
+def test_scores_by_several_protocols_are_kept_side_by_side(make_cascade: CascadeMaker, registry: Registry) -> None:
     measured(registry, make_cascade(1), 22.0, 0.6)
     promote(registry)
-    measured(registry, make_cascade(2), 22.0, 0.6)
-    registry.client.set_registered_model_alias("diffbfr-cascade", "previous", "1")
-    registry.client.set_registered_model_alias("diffbfr-cascade", "champion", "2")
-    promote(registry)
-    assert aliases(registry) == {"champion": 2, "previous": 1}
+    better = make_cascade(2)
+    measured(registry, better, 23.0, 0.6)
+    record_evaluation(registry, better, evaluation((9.0, 0.1), "another data set"))
+    assert promote(registry).comparisons[0].candidate == 23.0
 
 
 def test_registering_the_champion_again_makes_it_no_candidate(make_cascade: CascadeMaker, registry: Registry) -> None:
@@ -158,7 +173,7 @@ def test_a_mean_within_the_margin_is_not_enough_where_the_faces_disagree() -> No
         return {"psnr": {f"face-{i}": 22.0 - loss for i, loss in enumerate(losses)}}
 
     with pytest.raises(RegressionError) as refusal:
-        compare(version(1, 22.0), version(2, 21.95), faces_of)
+        compare(version(1, 22.0), version(2, 21.95), holdout_of(evaluation((0.0,)), "/data"), faces_of)
     (psnr,) = refusal.value.comparisons
     assert psnr.loss == pytest.approx(0.05)
     assert psnr.at_most > 0.3
@@ -170,7 +185,7 @@ def test_the_audit_log_keeps_every_move_with_its_reason(make_cascade: CascadeMak
     measured(registry, make_cascade(2), 21.0, 0.5, 0.4)
     promote(registry, force=True, why="the old one leaks")
     rollback(registry, why="it did not")
-    log = list_actions(registry)
+    log = [it for it in list_actions(registry) if it.action != "holdout"]
     assert [(it.action, it.before, it.after, it.why) for it in log] == [
         ("promote", "", "diffbfr-cascade@1", "the first champion"),
         ("promote --force", "diffbfr-cascade@1", "diffbfr-cascade@2", "the old one leaks"),
@@ -179,10 +194,42 @@ def test_the_audit_log_keeps_every_move_with_its_reason(make_cascade: CascadeMak
     assert all("@" in it.who and it.when for it in log)
 
 
+@contextmanager
+def watched(registry: Registry) -> Iterator[list[tuple[int, int]]]:
+    """Read champion and previous all the while, as a stranger would; what a reader cannot read fails the test."""
+    stop, seen, errors = threading.Event(), [], []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                champion = get_version(registry, "diffbfr-cascade@champion").version
+                previous = get_version(registry, "diffbfr-cascade@previous").version
+                seen.append((champion, previous))
+        except BaseException as error:
+            errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        reader.join()
+    assert errors == []
+    assert len(seen) > 1
+    assert seen == sorted(seen), "no alias ever goes back"
+
+
+def three_cascades(make_cascade: CascadeMaker, registry: Registry) -> None:
+    """A champion, one before it, and a candidate that is better."""
+    for number in (1, 2, 3):
+        measured(registry, make_cascade(number), 22.0 + number, 0.6, 0.3)
+        if number < 3:
+            promote(registry)
+
+
 def test_of_many_who_promote_the_candidate_at_once_one_does(make_cascade: CascadeMaker, registry: Registry) -> None:
-    measured(registry, make_cascade(1), 22.0, 0.6, 0.3)
-    promote(registry)
-    measured(registry, make_cascade(2), 22.5, 0.61, 0.28)
+    three_cascades(make_cascade, registry)
 
     def attempt(_: int) -> bool:
         try:
@@ -191,112 +238,22 @@ def test_of_many_who_promote_the_candidate_at_once_one_does(make_cascade: Cascad
             return False
         return True
 
-    reading, dangling = threading.Event(), []
-
-    def read() -> None:
-        while not reading.is_set():
-            if get_version(registry, "diffbfr-cascade@champion").version not in (1, 2):
-                dangling.append(1)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    with ThreadPoolExecutor(50) as pool:
+    with watched(registry) as seen, ThreadPoolExecutor(50) as pool:
         wins = sum(pool.map(attempt, range(50)))
-    reading.set()
-    reader.join()
     assert wins == 1
-    assert aliases(registry) == {"champion": 2, "previous": 1}
-    assert dangling == []
-    assert len(list_actions(registry)) == 2
-
-
-_PROMOTE = """
-import sys, time
-from diffbfr.errors import DiffBFRError
-from pipelines.registry import open_registry, promote
-registry = open_registry(sys.argv[1], experiment=sys.argv[2])
-registry.client
-for _ in range(int(sys.argv[3])):
-    print("ready", flush=True)
-    sys.stdin.readline()
-    try:
-        promote(registry)
-        print("won", flush=True)
-    except DiffBFRError as error:
-        print(f"lost: {error}", flush=True)
-"""
+    assert set(seen) <= {(2, 1), (2, 2), (3, 2)}
+    assert aliases(registry) == {"champion": 3, "previous": 2}
+    assert [it.action for it in list_actions(registry)].count("promote") == 3
 
 
 @pytest.mark.slow
-def test_of_fifty_promotions_by_processes_one_wins_a_turn(make_cascade: CascadeMaker, registry: Registry, tmp_path: Path) -> None:
-    """Five processes, ten turns: in each a new candidate, which all promote at once; a reader looks on."""
-    num_processes, num_turns = 5, 10
-    measured(registry, make_cascade(0), 22.0, 0.6, 0.3)
-    promote(registry)
-    command = [sys.executable, "-c", _PROMOTE, str(tmp_path / "root"), registry.experiment, str(num_turns)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    rivals = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[3])
-        for _ in range(num_processes)
-    ]
-    reading, seen = threading.Event(), []
-
-    def read() -> None:
-        while not reading.is_set():
-            seen.append(get_version(registry, "diffbfr-cascade@champion").version)
-
-    reader = threading.Thread(target=read)
-    try:
-        for rival in rivals:
-            assert rival.stdout is not None
-            assert rival.stdout.readline() == "ready\n"
-        reader.start()
-        for number in range(1, num_turns + 1):
-            measured(registry, make_cascade(number), 22.0 + number, 0.6 + number / 100, 0.3 - number / 100)
-            for rival in rivals:
-                assert rival.stdin is not None
-                rival.stdin.write("go\n")
-                rival.stdin.flush()
-            answers = []
-            for rival in rivals:
-                assert rival.stdout is not None
-                answers.append(rival.stdout.readline().strip())
-                if number < num_turns:
-                    assert rival.stdout.readline() == "ready\n"
-            assert answers.count("won") == 1, answers
-            assert all(answer == "won" or "no 'candidate'" in answer for answer in answers), answers
-            assert aliases(registry) == {"champion": number + 1, "previous": number}
-    finally:
-        reading.set()
-        for rival in rivals:
-            rival.kill()
-            rival.wait()
-        reader.join()
-    assert seen == sorted(seen)
-    assert len(list_actions(registry)) == 1 + num_turns
-
-
-def test_a_turn_whose_holder_died_is_taken_over(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.client.create_registered_model("diffbfr-cascade.turn")
-    monkeypatch.setattr(turns, "_PATIENCE_S", 0.3)
-    with pytest.raises(DiffBFRError, match="expected a turn"), turns.turn(registry, "diffbfr-cascade"):
-        pass
-    monkeypatch.setattr(turns, "_STALE_S", 0.0)
-    with turns.turn(registry, "diffbfr-cascade"):
-        pass
-    assert not [model.name for model in registry.client.search_registered_models() if "turn" in model.name]
-
-
-def test_a_turn_that_is_given_back_while_mlflow_looks_it_up_is_waited_for(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two who create a name at once one loses; MLflow looks the other's up to say so, and finds nothing if that was quick."""
-    create, calls = registry.client.create_registered_model, []
-
-    def lose_once(name: str) -> object:
-        calls.append(name)
-        if len(calls) == 1:
-            raise MlflowException(f"Registered Model with name={name} not found", RESOURCE_DOES_NOT_EXIST)
-        return create(name)
-
-    monkeypatch.setattr(registry.client, "create_registered_model", lose_once)
-    with turns.turn(registry, "diffbfr-cascade"):
-        assert len(calls) == 2
+def test_of_fifty_processes_that_promote_at_once_one_does(make_cascade: CascadeMaker, registry: Registry, tmp_path: Path) -> None:
+    three_cascades(make_cascade, registry)
+    with watched(registry) as seen:
+        answers = contend(tmp_path / "root", registry.uri, registry.experiment, 50)
+    assert len(answers) == 50
+    assert answers.count("won") == 1, answers
+    assert all(answer == "won" or "has no 'candidate'" in answer for answer in answers), answers
+    assert set(seen) <= {(2, 1), (2, 2), (3, 2)}
+    assert aliases(registry) == {"champion": 3, "previous": 2}
+    assert [it.action for it in list_actions(registry)].count("promote") == 3

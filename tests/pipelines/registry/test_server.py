@@ -28,7 +28,7 @@ from pipelines.registry import (
 from pipelines.registry import garbage as module
 from tests.pipelines.registry.conftest import ROOT, StageMaker, cascade_folder, lineage
 from tests.pipelines.registry.mlflow_server import mlflow_server
-from tests.pipelines.registry.test_gate import measured
+from tests.pipelines.registry.scored import measured
 
 pytestmark = pytest.mark.slow
 
