@@ -33,7 +33,7 @@ def show(
     from pipelines.steps.shard import read_config
     from pipelines.summary import summarize
 
-    folder = _find(dataset)
+    folder = find_dataset(dataset)
     opened = open_dataset(folder)
     summary, degradation = summarize(opened), read_config(folder).spec
     if sheet:
@@ -66,7 +66,7 @@ def verify(
     from pipelines.cluster import Cluster, ClusterConfig
     from pipelines.steps.verify import LEVELS, Finding, plan_verification, verify_records, verify_shard
 
-    folder = _find(dataset)
+    folder = find_dataset(dataset)
     tasks = plan_verification(folder, level)
     findings: list[Finding] = verify_records(folder)
     with Cluster(ClusterConfig(num_workers=workers)) as cluster:
@@ -125,7 +125,7 @@ def hashes(
     from pipelines.hashes import compare_lists, digest_list, find_damage, list_hashes, read_list
     from pipelines.manifest import open_dataset
 
-    folder = _find(dataset)
+    folder = find_dataset(dataset)
     opened = open_dataset(folder)
     ours = list_hashes(opened, split, variants)
     differences = compare_lists(read_list(check), ours) if check else []
@@ -175,7 +175,8 @@ def _rounded(value: float) -> float:
     return round(value, 1) if value < 100 else round(value)
 
 
-def _find(place: str) -> str:
+def find_dataset(place: str) -> str:
+    """The folder of a dataset, given by itself or by the root whose newest it is."""
     from pipelines import storage
     from pipelines.artifacts import ArtifactStore
     from pipelines.manifest import DATASET_RECORD

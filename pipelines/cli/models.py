@@ -6,12 +6,13 @@ import typer
 
 from diffbfr.errors import QuarantineError, UsageError
 from pipelines.cli import options
+from pipelines.cli.data import find_dataset
 from pipelines.cli.output import say, say_json, table
 
 if TYPE_CHECKING:
-    from pipelines.registry import Registry
+    from pipelines.registry import HoldOut, Registry
 
-models = typer.Typer(help="The model registry: list, show, lineage, promote, rollback, log, fsck, gc.", no_args_is_help=True)
+models = typer.Typer(help="The model registry: list, show, lineage, holdout, promote, rollback, log, fsck, gc.", no_args_is_help=True)
 
 Ref = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION, e.g. diffbfr-cascade@candidate.", metavar="NAME@VERSION")]
 
@@ -77,14 +78,18 @@ def promote(
     why: Why = "",
     root: options.Root = options.DEFAULT_ROOT,
     tracking: options.Tracking = None,
+    config: options.Config = None,
+    overrides: options.Overrides = None,
     as_json: options.Json = False,
 ) -> None:
-    """Put a version in charge, if it measures no worse than the champion on the same held-out faces."""
+    """Put a version in charge, if it measures no worse than the champion on the hold-out; what is not measured there yet, is now."""
+    from pipelines.flows.promoting import promote as measure_and_promote
     from pipelines.registry import RegressionError, format_comparisons
-    from pipelines.registry import promote as put_in_charge
+    from pipelines.settings import load
 
+    recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
     try:
-        promotion = put_in_charge(open_existing(root, tracking), ref, force, why)
+        promotion = measure_and_promote(open_existing(root, tracking or recipe.tracking.uri), ref, force, why, recipe, root)
     except RegressionError as refusal:
         say(format_comparisons(refusal.comparisons))
         raise
@@ -94,6 +99,40 @@ def promote(
     if promotion.comparisons:
         say(format_comparisons(promotion.comparisons))
     say(f"champion: {promotion.champion.ref}" + (f", previous: {promotion.previous.ref}" if promotion.previous else ""))
+
+
+@models.command()
+def holdout(
+    dataset: Annotated[str, typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="[DATASET]")] = "",
+    why: Why = "",
+    recipe: options.Recipe = options.DEFAULT_RECIPE,
+    root: options.Root = options.DEFAULT_ROOT,
+    tracking: options.Tracking = None,
+    config: options.Config = None,
+    overrides: options.Overrides = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show the hold-out on which `promote` compares; with DATASET choose another, measured as the recipe's `evaluate` says."""
+    from pipelines.registry import freeze_holdout, read_holdout
+
+    chosen: HoldOut | None
+    if dataset:
+        from pipelines.flows.promoting import choose_holdout
+        from pipelines.settings import load
+
+        settings = load(recipe, config, tuple(overrides or ()))
+        registry = open_existing(root, tracking or settings.tracking.uri)
+        chosen = freeze_holdout(registry, choose_holdout(find_dataset(dataset), settings), why)
+    else:
+        chosen = read_holdout(open_existing(root, tracking))
+    if as_json:
+        say_json(chosen)
+    elif chosen is None:
+        say("there is no hold-out yet; the first cascade that `diffbfr run` registers brings it, or choose one: `models holdout DATASET`")
+    else:
+        metrics = ", ".join(f"{name} v{version}" for name, version in sorted(chosen.metrics.items()))
+        facts = vars(chosen.protocol) | {"content": chosen.protocol.dataset, "dataset": chosen.dataset, "metrics": metrics}
+        say(table(("hold-out", chosen.protocol.digest), [(name, str(value)) for name, value in facts.items()]))
 
 
 @models.command()
@@ -116,15 +155,21 @@ def rollback(
 
 @models.command("log")
 def show_log(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
-    """Print the audit log: who put which version in charge, and why."""
-    from pipelines.registry import list_actions
+    """Print the audit log: who put which version in charge, and why; exit 4 if an entry was altered or deleted."""
+    from pipelines.registry import MODELS, list_actions, log_problems
 
-    actions = list_actions(open_existing(root, tracking))
+    registry = open_existing(root, tracking)
+    actions = list_actions(registry)
+    problems = [f"{name}: {problem}" for name in MODELS for problem in log_problems(registry, name)]
     if as_json:
         say_json(actions)
     else:
-        rows = [(it.when, it.who, it.action, it.before or "-", it.after, it.why or "-") for it in actions]
-        say(table(("when", "who", "what", "from", "to", "why"), rows) if rows else "no version was ever put in charge")
+        rows = [(it.when, it.who, it.action, it.outcome, it.before or "-", it.after or "-", it.why or "-") for it in actions]
+        say(table(("when", "who", "what", "", "from", "to", "why"), rows) if rows else "no version was ever put in charge")
+        for problem in problems:
+            say(f"! {problem}")
+    if problems:
+        raise QuarantineError(f"the audit log is not what was written ({problems[0]}); expected an unbroken chain; see the lines with an !")
 
 
 @models.command()

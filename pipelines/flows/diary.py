@@ -15,7 +15,7 @@ from typing import Final, Self
 from pipelines import registry as models
 from pipelines import storage
 from pipelines.artifacts import ArtifactStore, Identity, Record
-from pipelines.flows.drivers import Signs, read_marks
+from pipelines.flows.drivers import DRIVER, Signs, read_marks, run_tags
 from pipelines.flows.graph import Step
 from pipelines.flows.journal import Post, read_journal
 from pipelines.flows.panels import PANELS
@@ -26,7 +26,6 @@ from pipelines.system import read_system
 
 _CLOSE_S: Final = 10.0
 _SYSTEM_S: Final = 10.0
-_DRIVER: Final = "diffbfr.driver"
 
 
 @dataclass(eq=False)
@@ -51,7 +50,7 @@ class Diary:
     def __init__(self, recipe: Recipe, store: ArtifactStore, steps: Sequence[Step], plan_id: str, close_s: float = _CLOSE_S) -> None:
         self._recipe, self._store, self._plan_id, self._close_s = recipe, store, plan_id, close_s
         self._signs = Signs(store.root, plan_id, {step.name: step.id for step in steps})
-        self._tags = {"diffbfr.root": store.root, _DRIVER: self._signs.driver}
+        self._tags = run_tags(store.root)
         self._parent: Run | None = None
         self._current: dict[str, _Entry] = {}
         self._teller = Teller(models.is_refused, _say_why, self._sample_system, _SYSTEM_S)
@@ -117,7 +116,7 @@ class Diary:
     def _end_gone(self, parent: Run) -> None:
         """Say FAILED of every run of this root whose driver is gone."""
         for run, tags in models.unfinished_runs(parent.registry, self._store.root):
-            if run.run_id != parent.run_id and self._signs.is_gone(tags.get(_DRIVER, "")):
+            if run.run_id != parent.run_id and self._signs.is_gone(tags.get(DRIVER, "")):
                 models.end_run(run, "FAILED")
 
     def _end(self, status: Status) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from pipelines import storage
 
 UNTOLD: Final = "untold"
+DRIVER: Final = "diffbfr.driver"
 _RENEW_S: Final = 60.0
 _STALE_S: Final = 600.0
 """Machines that share a root agree on the time to a few minutes."""
@@ -98,6 +99,11 @@ def this_driver() -> str:
     """Identity of this process."""
     pid = str(os.getpid())
     return ":".join([*_here(), pid, _started(pid)])
+
+
+def run_tags(root: str) -> dict[str, str]:
+    """What every MLflow run of a root says of itself: by them the next driver ends what a dead one left running."""
+    return {"diffbfr.root": root, DRIVER: this_driver()}
 
 
 def _here() -> list[str]:

@@ -218,35 +218,17 @@ def make_cascade(shop: Workshop, folder: str) -> Made:
 
 
 def make_evaluation(shop: Workshop, folder: str) -> Made:
-    """Restore the held-out faces, never trained on, and measure every output of Algorithm 1."""
-    from pipelines.manifest import open_dataset
-    from pipelines.steps.evaluate import EvaluateTask, identity_weights, make_evaluator, plan_evaluation, squeezenet_weights
+    """Measure the cascade on held-out faces, and keep the scores of each, the table and the panels."""
+    from pipelines.flows.measuring import measure
     from pipelines.steps.pinned_cascade import pin_cascade
-    from pipelines.steps.scores import means, summarise, write_evaluation
+    from pipelines.steps.scores import means, write_evaluation
 
-    config, dataset = shop.recipe.evaluate, shop.folder("shard")
-    keys = tuple(open_dataset(dataset).keys(config.split))[: config.max_faces]
-    template = EvaluateTask(
-        index=0,
-        dataset=dataset,
-        cascade=shop.given.near(storage.join(folder, "cascade")) if shop.given else pin_cascade(shop.folder("cascade")),
-        keys=keys,
-        variant=config.variant,
-        seeds=config.seeds,
-        mode=shop.recipe.sampling.mode,
-        batch=config.batch,
-        squeezenet=squeezenet_weights(config.squeezenet),
-        identity=identity_weights(config.identity),
-    )
-    tasks = plan_evaluation(template, config.num_panels, keys_per_task=16)
-    reports = shop.cluster.map_actors(
-        partial(make_evaluator, tasks[0]), tasks, label="evaluate", unit="faces", weight=lambda task: len(task.keys)
-    )
-    facts = shop.facts("shard")
-    evaluation = summarise(tasks, reports, facts["content_id"], config.split, facts["hq_px"])
+    cascade = shop.given.near(storage.join(folder, "cascade")) if shop.given else pin_cascade(shop.folder("cascade"))
+    evaluation = measure(shop.cluster, cascade, shop.folder("shard"), shop.recipe.evaluate, shop.recipe.sampling.mode)
     files = write_evaluation(evaluation, folder)
     finite = {name: value for name, value in means(evaluation).items() if abs(value) != float("inf")}
-    return Made({name: name for name in files}, {"faces": len(keys), **finite}, storage.digest(storage.join(folder, "rows.csv")))
+    facts = {"faces": evaluation.protocol.num_images, **finite}
+    return Made({name: name for name in files}, facts, storage.digest(storage.join(folder, "rows.csv")))
 
 
 def make_versions(shop: Workshop, folder: str) -> Made:

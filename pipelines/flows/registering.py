@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from diffbfr.stages import STAGE_NAMES, StageName
 from pipelines import registry as models
 from pipelines.artifacts import Identity
+from pipelines.flows.drivers import run_tags
 from pipelines.steps.scores import read_evaluation
 
 if TYPE_CHECKING:
@@ -14,21 +15,24 @@ if TYPE_CHECKING:
 
 
 def register_all(shop: "Workshop") -> dict[str, str]:
-    """Register what a run made and return its versions by name; what is there already stays the version it is."""
+    """Register what a run made and return its versions by name; what is there already stays the version it is.
+
+    All files lie in the one MLflow run of the step, which is also the diary's.
+    """
     from pipelines.flows.making import local
 
     tracking = shop.recipe.tracking
     registry = models.open_registry(shop.store.root, tracking.uri, tracking.experiment)
     evaluation = read_evaluation(shop.folder("evaluate"))
-    plan_id, folder = shop.steps["cascade"].id, local(shop.folder("cascade"))
-    with models.pipeline_run(registry, f"register {shop.recipe.name}", f"register-{plan_id}") as parent:
+    folder = local(shop.folder("cascade"))
+    with models.step_run(registry, "register", shop.steps["register"].id, run_tags(shop.store.root)) as run:
         stages: dict[StageName, models.ModelVersion] = {}
         for name in STAGE_NAMES:
-            with models.step_run(parent, f"register-{name}", shop.steps[f"train-{name}"].id) as run:
-                stages[name] = models.register_stage(run, name, folder, _lineage(shop, name))
-        with models.step_run(parent, "register-cascade", plan_id) as run:
-            cascade = models.register_cascade(run, folder, stages, _lineage(shop, "cascade"))
-    models.record_evaluation(registry, cascade, evaluation)
+            stages[name] = models.register_stage(run, name, folder, _lineage(shop, name))
+        cascade = models.register_cascade(run, folder, stages, _lineage(shop, "cascade"))
+        models.record_evaluation(registry, cascade, evaluation)
+        holdout = models.holdout_of(evaluation, shop.folder("shard"))
+        models.freeze_holdout(registry, holdout, f"the first evaluation, of {cascade.ref}", first_only=True)
     return {version.name: version.ref for version in (*stages.values(), cascade)}
 
 

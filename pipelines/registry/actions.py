@@ -31,7 +31,7 @@ _ACTION: Final = "diffbfr.action"
 _HEAD: Final = "diffbfr.actions"
 """Tag of a registered model: number and digest of the last entry of its log."""
 _FIELDS: Final = ("number", "when_ms", "who", "model", "before", "after", "why", "moves", "previous", "digest")
-_OUTCOMES: Final[Mapping[str, Outcome]] = {"FINISHED": "done", "FAILED": "undone", "KILLED": "undone"}
+_OUTCOMES: Final[Mapping[str, Outcome]] = {"FINISHED": "done", "FAILED": "undone"}
 _WHY_CHARACTERS: Final = 2000
 
 

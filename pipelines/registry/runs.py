@@ -5,6 +5,7 @@ again continues its runs and logs no point of a curve twice.
 """
 
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ _STEP = "diffbfr.step"
 _PARENT = "mlflow.parentRunId"
 _ARTIFACT = "diffbfr.artifact"
 _ROOT = "diffbfr.root"
+_ONE_BEGINS = threading.Lock()
+"""A step and the diary beside it, on a thread of its own, may open the same run at once."""
 
 
 Status = Literal["RUNNING", "FINISHED", "FAILED"]
@@ -128,8 +131,7 @@ def begin_pipeline(registry: Registry, name: str, plan_id: str, tags: Mapping[st
 
 def begin_step(parent: Run, step: str, artifact_id: str, tags: Mapping[str, str] | None = None) -> Run:
     """Open the child run of a step: one for each artifact of a root, however often and under whichever plan it is gone on with."""
-    own = {**(tags or {}), _PARENT: parent.run_id, _STEP: step, _ARTIFACT: artifact_id}
-    return _begin(parent.registry, step, own, _of_step(own.get(_ROOT, ""), step, artifact_id))
+    return _begin_step(parent.registry, step, artifact_id, {**(tags or {}), _PARENT: parent.run_id})
 
 
 def find_step(registry: Registry, root: str, step: str, artifact_id: str) -> Run | None:
@@ -166,17 +168,19 @@ def is_refused(error: Exception) -> bool:
 
 
 @contextmanager
-def pipeline_run(registry: Registry, name: str, plan_id: str, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
-    """Enter the parent run of a pipeline run, and say how it ended."""
-    with _ending(begin_pipeline(registry, name, plan_id, tags)) as run:
+def step_run(registry: Registry, step: str, artifact_id: str, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+    """Enter the run of a step, the same that `begin_step` opens, and say how it ended; who begins it as a child gives it its parent."""
+    run = _begin_step(registry, step, artifact_id, tags or {})
+    try:
         yield run
+    except BaseException:
+        end_run(run, "FAILED")
+        raise
+    end_run(run, "FINISHED")
 
 
-@contextmanager
-def step_run(parent: Run, step: str, artifact_id: str) -> Iterator[Run]:
-    """Enter the child run of a step, and say how it ended."""
-    with _ending(begin_step(parent, step, artifact_id)) as run:
-        yield run
+def _begin_step(registry: Registry, step: str, artifact_id: str, tags: Mapping[str, str]) -> Run:
+    return _begin(registry, step, {**tags, _STEP: step, _ARTIFACT: artifact_id}, _of_step(tags.get(_ROOT, ""), step, artifact_id))
 
 
 def _of_step(root: str, step: str, artifact_id: str) -> str:
@@ -186,20 +190,11 @@ def _of_step(root: str, step: str, artifact_id: str) -> str:
 
 def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) -> Run:
     client = registry.client
-    found = search_runs(registry, wanted, at_most=1)
-    if not found:
-        return Run(registry, client.create_run(registry.experiment_id, run_name=name, tags=dict(tags)).info.run_id)
+    with _ONE_BEGINS:
+        found = search_runs(registry, wanted, at_most=1)
+        if not found:
+            return Run(registry, client.create_run(registry.experiment_id, run_name=name, tags=dict(tags)).info.run_id)
     run = Run(registry, found[0].info.run_id)
     client.update_run(run.run_id, status="RUNNING")
     run.log_tags(tags)
     return run
-
-
-@contextmanager
-def _ending(run: Run) -> Iterator[Run]:
-    try:
-        yield run
-    except BaseException:
-        end_run(run, "FAILED")
-        raise
-    end_run(run, "FINISHED")

@@ -89,11 +89,16 @@ def summarise(tasks: Sequence[EvaluateTask], reports: Sequence[EvaluateReport], 
         seeds=first.seeds,
         mode=first.mode,
         hq_px=hq_px,
-        keys_sha256=hashlib.sha256("\n".join(keys).encode()).hexdigest(),
+        keys_sha256=digest_of_keys(keys),
         metrics=tuple(f"{card.name} v{card.version}" for card in cards),
     )
     table = tuple(SubjectScores(subject, _intervals(rows, subject, len(cards))) for subject in SUBJECTS)
     return Evaluation(protocol, cards, table, rows, tuple(panels[key] for key in keys if key in panels))
+
+
+def digest_of_keys(keys: Sequence[str]) -> str:
+    """Which faces, in which order."""
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 
 def format_table(evaluation: Evaluation) -> str:

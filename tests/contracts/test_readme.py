@@ -24,7 +24,7 @@ def test_a_command_of_the_readme_is_accepted(command: str) -> None:
     words = shlex.split(command)
     if words[1] in ("models", "data"):  # groups: their own commands are parsed below them
         words = words[:3] if len(words) > 2 else words
-        assert words[2] in ("list", "show", "promote", "rollback", "lineage", "log", "fsck", "gc", "verify", "replay", "hashes")
+        assert words[2] in ("list", "show", "holdout", "promote", "rollback", "lineage", "log", "fsck", "gc", "verify", "replay", "hashes")
         return
     given = accept(words)
     if "recipe" in given:

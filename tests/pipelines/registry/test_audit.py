@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.registry import Registry, fsck, get_version, pipeline_run
+from pipelines.registry import Registry, fsck, get_version, step_run
 from tests.pipelines.registry.conftest import CascadeMaker
 
 
@@ -58,7 +58,7 @@ def missing_stage(registry: Registry) -> None:
 
 
 def orphan(registry: Registry) -> None:
-    with pipeline_run(registry, "killed", "plan-2") as killed:
+    with step_run(registry, "register", "b" * 20) as killed:
         killed.log_tags({"diffbfr.uploads": "yes", "diffbfr.uploads.abc": "models/abc"})
         killed.log_bytes("models/abc/irm1.safetensors", b"half")
 

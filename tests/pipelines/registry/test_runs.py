@@ -1,6 +1,9 @@
-import contextlib
+import threading
+from collections.abc import Callable
 
-from pipelines.registry import Point, Registry, begin_pipeline, begin_step, pipeline_run, step_run
+import pytest
+
+from pipelines.registry import Point, Registry, Run, begin_pipeline, begin_step, end_run, step_run
 
 
 def status(registry: Registry, run_id: str) -> str:
@@ -8,12 +11,13 @@ def status(registry: Registry, run_id: str) -> str:
 
 
 def test_a_pipeline_run_has_a_child_a_step(registry: Registry) -> None:
-    with pipeline_run(registry, "smoke", "plan", {"recipe": "smoke"}) as parent:
-        with step_run(parent, "shard", "s" * 20) as shard:
-            shard.log_params({"variants": 2, "faces": "synthetic:count=4"})
-            shard.log_metrics({"seconds": 1.5})
-        with step_run(parent, "irm1", "t" * 20) as irm1:
-            irm1.log_points([Point("loss", 8, 0.5, 1000), Point("loss", 16, 0.25, 2000)])
+    parent = begin_pipeline(registry, "smoke", "plan", {"recipe": "smoke"})
+    shard, irm1 = (begin_step(parent, name, artifact * 20) for name, artifact in (("shard", "s"), ("irm1", "t")))
+    shard.log_params({"variants": 2, "faces": "synthetic:count=4"})
+    shard.log_metrics({"seconds": 1.5})
+    irm1.log_points([Point("loss", 8, 0.5, 1000), Point("loss", 16, 0.25, 2000)])
+    for run in (shard, irm1, parent):
+        end_run(run, "FINISHED")
     children = registry.client.search_runs([registry.experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'")
     assert {child.info.run_name for child in children} == {"shard", "irm1"}
     assert {status(registry, run.run_id) for run in (parent, shard, irm1)} == {"FINISHED"}
@@ -23,40 +27,59 @@ def test_a_pipeline_run_has_a_child_a_step(registry: Registry) -> None:
     assert [(m.step, m.value) for m in registry.client.get_metric_history(irm1.run_id, "loss")] == [(8, 0.5), (16, 0.25)]
 
 
-def test_an_exception_marks_the_runs_and_the_same_plan_continues_them(registry: Registry) -> None:
-    with (
-        contextlib.suppress(ZeroDivisionError),
-        pipeline_run(registry, "smoke", "plan") as parent,
-        step_run(parent, "irm1", "t" * 20) as child,
-    ):
-        child.log_points([Point("loss", 8, 0.5, 1000)])
-        raise ZeroDivisionError
-    assert status(registry, parent.run_id) == status(registry, child.run_id) == "FAILED"
-    with pipeline_run(registry, "smoke", "plan") as again, step_run(again, "irm1", "t" * 20) as child_again:
-        child_again.log_points([Point("loss", 8, 0.5, 1000), Point("loss", 16, 0.25, 2000)])
-    assert (again.run_id, child_again.run_id) == (parent.run_id, child.run_id)
-    assert status(registry, parent.run_id) == "FINISHED"
-    assert [m.step for m in registry.client.get_metric_history(child.run_id, "loss")] == [8, 16]
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
+def test_an_exception_marks_the_run_and_the_same_step_continues_it(registry: Registry, error: type[BaseException]) -> None:
+    first = begin_step(begin_pipeline(registry, "smoke", "plan"), "irm1", "t" * 20)
+    first.log_points([Point("loss", 8, 0.5, 1000)])
+    with pytest.raises(error), step_run(registry, "irm1", "t" * 20):
+        raise error
+    assert status(registry, first.run_id) == "FAILED"
+    with step_run(registry, "irm1", "t" * 20) as again:
+        again.log_points([Point("loss", 8, 0.5, 1000), Point("loss", 16, 0.25, 2000)])
+    assert again.run_id == first.run_id
+    assert status(registry, first.run_id) == "FINISHED"
+    assert [m.step for m in registry.client.get_metric_history(first.run_id, "loss")] == [8, 16]
 
 
-def test_a_finished_plan_run_again_is_a_run_of_its_own(registry: Registry) -> None:
-    with pipeline_run(registry, "smoke", "plan") as first:
-        pass
-    with pipeline_run(registry, "smoke", "plan") as second:
-        pass
-    assert first.run_id != second.run_id
+def test_a_finished_plan_run_again_is_a_run_of_its_own_and_a_failed_one_goes_on(registry: Registry) -> None:
+    first = begin_pipeline(registry, "smoke", "plan")
+    end_run(first, "FAILED")
+    assert begin_pipeline(registry, "smoke", "plan") == first
+    end_run(first, "FINISHED")
+    assert begin_pipeline(registry, "smoke", "plan") != first
+
+
+def test_a_step_and_the_diary_beside_it_open_one_run(registry: Registry) -> None:
+    parent, together, opened = begin_pipeline(registry, "smoke", "plan"), threading.Barrier(2), list[Run]()
+
+    def open_with(begin: Callable[[], Run]) -> None:
+        together.wait()
+        opened.append(begin())
+
+    def as_the_step() -> Run:
+        with step_run(registry, "register", "r" * 20, {"diffbfr.root": "/one"}) as run:
+            return run
+
+    ways = (as_the_step, lambda: begin_step(parent, "register", "r" * 20, {"diffbfr.root": "/one"}))
+    threads = [threading.Thread(target=open_with, args=(way,)) for way in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert opened[0] == opened[1]
+    assert registry.client.get_run(opened[0].run_id).data.tags["mlflow.parentRunId"] == parent.run_id
 
 
 def test_a_long_curve_goes_in_batches_and_arrives_whole(registry: Registry) -> None:
     points = [Point("loss", i, float(i), 1000 + i) for i in range(2300)]
-    with pipeline_run(registry, "smoke", "plan") as run:
+    with step_run(registry, "train-irm1", "t" * 20) as run:
         run.log_points(points)
         run.log_points(points[:1500])
     assert len(registry.client.get_metric_history(run.run_id, "loss")) == 2300
 
 
 def test_a_picture_is_a_file_of_the_run(registry: Registry) -> None:
-    with pipeline_run(registry, "smoke", "plan") as run:
+    with step_run(registry, "train-irm1", "t" * 20) as run:
         run.log_bytes("panels/first.png", b"png")
         run.log_bytes("report.html", b"<html>")
     assert [file.path for file in registry.client.list_artifacts(run.run_id, "panels")] == ["panels/first.png"]
@@ -64,7 +87,7 @@ def test_a_picture_is_a_file_of_the_run(registry: Registry) -> None:
 
 
 def test_a_long_value_is_cut_and_not_refused(registry: Registry) -> None:
-    with pipeline_run(registry, "smoke", "plan") as run:
+    with step_run(registry, "train-irm1", "t" * 20) as run:
         run.log_params({"faces": "x" * 9000})
     assert len(registry.client.get_run(run.run_id).data.params["faces"]) == 6000
 

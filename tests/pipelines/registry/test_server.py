@@ -17,7 +17,6 @@ from pipelines.registry import (
     list_versions,
     model_digest,
     open_registry,
-    pipeline_run,
     promote,
     register_cascade,
     register_stage,
@@ -61,7 +60,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
 
 def register(registry: Registry, number: int, make: StageMaker, tmp_path: Path) -> None:
     folders = {stage: make(stage, number) for stage in ("irm1", "irm2", "tem")}
-    with pipeline_run(registry, "smoke", f"plan-{number}") as parent, step_run(parent, "register", f"{number:020d}") as run:
+    with step_run(registry, "register", f"{number:020d}") as run:
         versions = {stage: register_stage(run, stage, folder, lineage()) for stage, folder in folders.items()}  # type: ignore[arg-type]
         folder = cascade_folder(tmp_path, folders, number)
         made = register_cascade(run, folder, versions, lineage())  # type: ignore[arg-type]
