@@ -33,11 +33,12 @@ from pipelines.registry import (
 from pipelines.steps.pinned_cascade import PinnedCascade, pin_cascade
 from pipelines.steps.scores import Evaluation, means
 from tests.pipelines.registry.conftest import lineage
-from tests.pipelines.registry.scored import aliases
+from tests.pipelines.registry.scored import aliases, evaluation
 from tests.pipelines.tiny_cascade import HQ_PX, LQ_PX, make_tiny_cascade
 from tests.pipelines.tiny_dataset import CONFIG, build
 
-RECIPE = replace(RECIPES["smoke"](), cluster=ClusterConfig(num_workers=0))
+SMOKE = RECIPES["smoke"]()
+RECIPE = replace(SMOKE, cluster=ClusterConfig(num_workers=0), evaluate=replace(SMOKE.evaluate, max_faces=2))
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +64,19 @@ def cascade(folder: Path, loudness: float) -> Path:
     return folder
 
 
-Trainer = Callable[[str, float, str], ModelVersion]
+Trainer = Callable[[str, float, Evaluation], ModelVersion]
+ELSEWHERE = evaluation((30.0, 0.9, 0.1), "a data set of another recipe")
 
 
 @pytest.fixture
 def train(run: Run, tmp_path: Path) -> Trainer:
-    """Register a cascade with the evaluation of its own run, on its own data."""
+    """Register a cascade with the evaluation of its own run."""
 
-    def make(name: str, loudness: float, dataset: str) -> ModelVersion:
+    def make(name: str, loudness: float, own: Evaluation) -> ModelVersion:
         folder = cascade(tmp_path / name, loudness)
         stages = {stage: register_stage(run, stage, folder, lineage()) for stage in ("irm1", "irm2", "tem")}  # type: ignore[arg-type]
         version = register_cascade(run, folder, stages, lineage())  # type: ignore[arg-type]
-        record_evaluation(run.registry, version, scores(folder, dataset))
+        record_evaluation(run.registry, version, own)
         return version
 
     return make
@@ -104,6 +106,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_cascades_of_two_recipes_and_data_sets_are_measured_once_on_the_hold_out(
     train: Trainer,
     registry: Registry,
@@ -113,13 +116,14 @@ def test_cascades_of_two_recipes_and_data_sets_are_measured_once_on_the_hold_out
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    here, elsewhere = datasets
-    first = train("first", 0.5, here)
+    here = datasets[0]
+    own = scores(cascade(tmp_path / "first", 0.5), here)
+    first = train("first", 0.5, own)
     freeze_holdout(registry, choose_holdout(here, RECIPE), "the first evaluation")
     promote(registry, "diffbfr-cascade@candidate", False, "", RECIPE, str(tmp_path))
     assert measured == [], "its own run measured it on the hold-out"
 
-    louder = train("louder", 8.0, elsewhere)
+    louder = train("louder", 8.0, ELSEWHERE)
     words = ("promote", "--root", str(tmp_path / "root"), "--set", "cluster.num_workers=0")
     assert command(monkeypatch, *words) == 4
     out, error = capsys.readouterr()
@@ -129,7 +133,7 @@ def test_cascades_of_two_recipes_and_data_sets_are_measured_once_on_the_hold_out
     with pytest.raises(RegressionError) as refusal:
         promote(registry, "diffbfr-cascade@2", False, "", RECIPE, str(tmp_path))
     assert measured == [louder.digest], "its scores are kept"
-    expected = [means(scores(tmp_path / name, here))["tem.psnr"] for name in ("first", "louder")]
+    expected = [means(it)["tem.psnr"] for it in (own, scores(tmp_path / "louder", here))]
     psnr = refusal.value.comparisons[0]
     assert (psnr.champion, psnr.candidate) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
     assert aliases(registry) == {"champion": first.version, "candidate": louder.version}
@@ -139,12 +143,13 @@ def test_cascades_of_two_recipes_and_data_sets_are_measured_once_on_the_hold_out
     newest = list_actions(registry)[-1]
     assert (newest.action, newest.before, newest.after, newest.why) == ("promote --force", first.ref, louder.ref, "for a poster")
 
-    quiet = train("quiet", 0.0, elsewhere)
+    quiet = train("quiet", 0.0, ELSEWHERE)
     promote(registry, "diffbfr-cascade@candidate", False, "", RECIPE, str(tmp_path))
     assert measured == [louder.digest, quiet.digest]
     assert aliases(registry) == {"champion": quiet.version, "previous": louder.version}
 
 
+@pytest.mark.slow
 def test_another_hold_out_is_a_command_and_measures_both_anew(
     train: Trainer,
     registry: Registry,
@@ -155,21 +160,21 @@ def test_another_hold_out_is_a_command_and_measures_both_anew(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     here, elsewhere = datasets
-    one = train("one", 0.5, here)
+    one = train("one", 0.5, ELSEWHERE)
     root = ("--root", str(tmp_path / "root"))
     assert command(monkeypatch, "holdout", *root) == 0
     assert "there is no hold-out yet" in capsys.readouterr().out
-    assert command(monkeypatch, "holdout", here, *root) == 0
+    assert command(monkeypatch, "holdout", here, "--set", "evaluate.max_faces=1", *root) == 0
     promote(registry, "diffbfr-cascade@candidate", False, "", RECIPE, str(tmp_path))
-    words = ("holdout", elsewhere, "--set", "evaluate.max_faces=4", "--why", "harder faces", *root)
+    words = ("holdout", elsewhere, "--set", "evaluate.max_faces=2", "--why", "harder faces", *root)
     assert command(monkeypatch, *words) == 0
-    two = train("two", 0.5001, here)
+    two = train("two", 0.5001, ELSEWHERE)
     assert "psnr v" in capsys.readouterr().out
     promote(registry, "diffbfr-cascade@candidate", False, "", RECIPE, str(tmp_path))
-    assert measured == [one.digest, two.digest]
+    assert measured == [one.digest, one.digest, two.digest]
     holdout = read_holdout(registry)
     assert holdout is not None
-    assert (holdout.dataset, holdout.protocol.num_images) == (elsewhere, 4)
+    assert (holdout.dataset, holdout.protocol.num_images) == (elsewhere, 2)
     assert [it.why for it in list_actions(registry) if it.action == "holdout"] == ["", "harder faces"]
 
 
@@ -183,7 +188,7 @@ def test_a_hold_out_that_is_not_what_was_frozen_is_refused(
     if fault == "metric":
         holdout = HoldOut(holdout.dataset, holdout.protocol, {**holdout.metrics, "squeezenet_distance": "1"})
     freeze_holdout(registry, holdout, "")
-    train("one", 0.5, datasets[1])
+    train("one", 0.5, ELSEWHERE)
     if fault != "metric":
         shutil.rmtree(place)
     if fault == "another":
