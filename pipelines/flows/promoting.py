@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def promote(registry: Registry, ref: str, force: bool, why: str, recipe: Recipe, root: str) -> Promotion:
     """Measure what is not measured yet, and put the version in charge if it is no worse than the champion; force measures nothing."""
+    models.settle_all(registry, models.CASCADE)
     holdout, version = models.read_holdout(registry), models.get_version(registry, ref)
     if version.name == models.CASCADE and holdout is not None and not force:
         champion = models.holder_of(registry, models.CASCADE, "champion")

@@ -15,7 +15,7 @@ from pipelines.registry.garbage import Removal, collect_garbage
 from pipelines.registry.gate import Comparison, Promotion, RegressionError, format_comparisons, promote, rollback
 from pipelines.registry.holdout import HoldOut, holdout_of, read_holdout
 from pipelines.registry.measurements import is_measured, read_faces, record_evaluation
-from pipelines.registry.moves import freeze_holdout
+from pipelines.registry.moves import freeze_holdout, settle_all
 from pipelines.registry.runs import (
     Point,
     Run,
@@ -91,6 +91,7 @@ __all__ = [
     "resolve",
     "rollback",
     "run_status",
+    "settle_all",
     "step_run",
     "unfinished_runs",
 ]

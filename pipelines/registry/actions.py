@@ -108,10 +108,10 @@ def open_actions(registry: Registry, model: str) -> tuple[Action, ...]:
 
 def log_problems(registry: Registry, model: str) -> tuple[str, ...]:
     """What is wrong with the chain of a model's entries."""
+    head, head_digest = _head(registry, model)  # before the entries: one that is being written is none too few
     every = [entry for entry in map(_entry, _search(registry, _of(model))) if entry.number]
     entries = {entry.number: entry for entry in sorted(every, key=lambda entry: entry.outcome != "open")}
-    last, (head, head_digest) = max(entries, default=0), _head(registry, model)
-    problems = [f"entry {number} is gone" for number in range(1, max(last, head) + 1) if number not in entries]
+    problems = [f"entry {number} is gone" for number in range(1, max(head, *entries, 0) + 1) if number not in entries]
     problems += sorted({f"entry {it.number} is there twice" for it in every if it.digest != entries[it.number].digest})
     for number, entry in sorted(entries.items()):
         if not entry.sound or (head == number and head_digest != entry.digest):

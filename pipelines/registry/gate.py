@@ -76,7 +76,7 @@ def promote(registry: Registry, ref: str = f"{CASCADE}@candidate", force: bool =
 
     Both must have been measured on the hold-out. Of many who promote the candidate at once, one does.
     """
-    name = get_version(registry, ref).name
+    name = ref.partition("@")[0]
     with changing(registry, name) as held:
         version = get_version(registry, ref)
         champion = holder_of(registry, name, "champion")

@@ -28,6 +28,13 @@ def changing(registry: Registry, name: str) -> Iterator[Turn]:
         yield held
 
 
+def settle_all(registry: Registry, name: str) -> None:
+    """Settle what a crash left half done, before anybody looks at what there is."""
+    if open_actions(registry, name):
+        with changing(registry, name):
+            return
+
+
 def move_aliases(held: Turn, action: str, before: str, after: str, why: str, target: Mapping[str, str]) -> None:
     """Move aliases to versions ("" takes one away), and keep who did it, from what to what, and why."""
     now = aliases_of(held.registry, held.name)

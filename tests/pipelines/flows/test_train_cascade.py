@@ -172,6 +172,19 @@ def test_the_registry_leads_from_the_cascade_back_to_the_data(finished: tuple[Re
     assert cascade.tags["data.content_id"] == content_id
     assert models.get_version(registry, cascade.tags["stage.irm2"]).tags["parent.irm1"] == cascade.tags["stage.irm1.digest"]
     assert models.fsck(registry) == ()
+    holdout = models.read_holdout(registry)
+    assert holdout is not None
+    assert (holdout.dataset, holdout.protocol.dataset) == (str(folder(root, "shard")), content_id)
+    assert models.is_measured(cascade, holdout)
+
+
+def test_registering_is_one_run_of_the_parent(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+    _, root, _ = finished
+    registry = models.open_registry(root)
+    runs = [run for run in registry.client.search_runs([registry.experiment_id]) if run.info.run_name.startswith("register")]
+    assert [(run.info.run_name, run.info.status) for run in runs] == [("register", "FINISHED")]
+    assert {"mlflow.parentRunId", "diffbfr.root", "diffbfr.driver"} <= runs[0].data.tags.keys()
+    assert {version.run_id for version in models.list_versions(registry)} == {runs[0].info.run_id}
 
 
 def test_the_sample_archive_is_restored_with_a_row_a_photo(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:

@@ -9,12 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffbfr.errors import UsageError
-from pipelines.registry import (
-    Registry,
-    list_versions,
-    open_registry,
-    pipeline_run,
-)
+from pipelines.registry import Registry, list_versions, open_registry, step_run
 
 
 def test_importing_the_package_imports_no_mlflow() -> None:
@@ -54,7 +49,7 @@ def test_a_dead_server_is_one_clear_line_within_seconds(tmp_path: Path) -> None:
 
 
 def test_a_working_registry_says_nothing(registry: Registry, capfd: pytest.CaptureFixture[str]) -> None:
-    with pipeline_run(registry, "quiet", "plan") as run:
+    with step_run(registry, "quiet", "q" * 20) as run:
         run.log_metrics({"psnr": 20.0})
     assert capfd.readouterr() == ("", "")
 

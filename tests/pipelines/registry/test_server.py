@@ -1,13 +1,19 @@
-"""Everything that the registry does, with the embedded database and with a server whose files are on S3: only the URI changes."""
+"""Everything that the registry does, with the embedded database and with servers, on PostgreSQL and S3 too: only the URI changes."""
 
+import base64
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+import diffbfr
+from diffbfr.images import decode, encode_png
+from diffbfr.synthetic import render_face
 from pipelines.cli import main
 from pipelines.registry import (
     Registry,
@@ -26,26 +32,30 @@ from pipelines.registry import (
 )
 from pipelines.registry import garbage as module
 from tests.pipelines.registry.conftest import ROOT, StageMaker, cascade_folder, lineage
+from tests.pipelines.registry.contenders import PROJECT, contend
 from tests.pipelines.registry.mlflow_server import mlflow_server
+from tests.pipelines.registry.postgres import postgres
 from tests.pipelines.registry.scored import measured
+from tests.pipelines.tiny_cascade import HQ_PX, make_tiny_cascade
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["embedded", "server on disk", "server on S3"])
+@pytest.fixture(params=["embedded", "server on PostgreSQL", "server on S3"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path, shared_root: Path) -> Iterator[str]:
-    """Where the registry is: a database in a file, or a server that keeps its files on disk or in a bucket."""
-    if request.param == "embedded":
-        _ = open_registry(str(shared_root)).client
-        shutil.copy(shared_root / "mlflow.db", tmp_path / "mlflow.db")
-        yield f"sqlite:///{tmp_path}/mlflow.db"
-        return
-    store = str(tmp_path / "store")
-    if request.param == "server on S3":
-        store = f"{request.getfixturevalue('s3_bucket')}/mlflow-{tmp_path.name}"
-    environment = {"MLFLOW_S3_ENDPOINT_URL": os.environ.get("AWS_ENDPOINT_URL", "")} if store.startswith("s3:") else {}
-    with mlflow_server(tmp_path, store, environment) as place:
-        yield place
+    """Where the registry is: tables in a file; a server with tables in PostgreSQL; a server that keeps its files in a bucket."""
+    with ExitStack() as running:
+        if request.param == "embedded":
+            _ = open_registry(str(shared_root)).client
+            shutil.copy(shared_root / "mlflow.db", tmp_path / "mlflow.db")
+            yield f"sqlite:///{tmp_path}/mlflow.db"
+        elif request.param == "server on PostgreSQL":
+            database = running.enter_context(postgres())
+            yield running.enter_context(mlflow_server(tmp_path, str(tmp_path / "store"), database=database))
+        else:
+            store = f"{request.getfixturevalue('s3_bucket')}/mlflow-{tmp_path.name}"
+            environment = {"MLFLOW_S3_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"]}
+            yield running.enter_context(mlflow_server(tmp_path, store, environment))
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -96,12 +106,54 @@ def test_the_registry_does_the_same_wherever_it_is(
     chain = call(monkeypatch, capsys, "lineage", "diffbfr-cascade@champion", *place)
     assert [line.split()[1] for line in chain.splitlines() if "@" in line][1:] == ["diffbfr-irm1@2", "diffbfr-irm2@2", "diffbfr-tem@2"]
     assert "nothing wrong" in call(monkeypatch, capsys, "fsck", *place)
-    assert [it.action for it in list_actions(registry)] == ["promote", "promote", "rollback", "rollback"]
+    assert [it.action for it in list_actions(registry)] == ["holdout", "promote", "promote", "rollback", "rollback"]
 
     register(registry, 3, stage_folder, tmp_path)
     register(registry, 4, stage_folder, tmp_path)
-    removed = [removal.name for removal in collect_garbage(registry, ROOT, ())]
-    assert removed[0] == "diffbfr-cascade@3"
-    assert len(list_versions(registry)) == 12
+    answers = contend(tmp_path, uri, registry.experiment, 8)
+    assert sorted(answers)[-1] == "won", answers
+    assert sum("has no 'candidate'" in answer for answer in answers) == 7, answers
+    removed = {removal.name for removal in collect_garbage(registry, ROOT, ())}
+    assert {name for name in removed if name.startswith("diffbfr-cascade")} == {"diffbfr-cascade@1", "diffbfr-cascade@3"}
+    assert len(list_versions(registry)) == 8
     assert fsck(registry) == ()
-    assert resolve("diffbfr-cascade@champion", registry, tmp_path / "cache").ref == "diffbfr-cascade@2"
+    assert resolve("diffbfr-cascade@champion", registry, tmp_path / "cache").ref == "diffbfr-cascade@4"
+    assert resolve("diffbfr-cascade@previous", registry, tmp_path / "cache").ref == "diffbfr-cascade@2"
+
+
+@pytest.mark.parametrize("uri", ["server on S3"], indirect=True)
+def test_a_cascade_in_a_bucket_behind_a_server_keeps_its_promises(uri: str, tmp_path: Path) -> None:
+    """It loads without pickle and without S3 credentials, has its signature, and asks for nothing but this package."""
+    folder, registry = make_tiny_cascade(tmp_path / "cascade"), open_registry(str(tmp_path), uri)
+    with step_run(registry, "register", "a" * 20) as run:
+        stages = {stage: register_stage(run, stage, folder, lineage()) for stage in ("irm1", "irm2", "tem")}  # type: ignore[arg-type]
+        register_cascade(run, folder, stages, lineage())  # type: ignore[arg-type]
+    picture = encode_png(render_face(1, HQ_PX).pixels)
+    hidden = {name: "" for name in os.environ if name.startswith("AWS_")}
+    requirements, signature, restored = load_without_pickle(uri, picture, hidden)
+    assert requirements == f"diffbfr=={diffbfr.__version__}"
+    assert '"string"' in signature
+    assert decode(base64.b64decode(restored)).pixels.shape == (HQ_PX, HQ_PX, 3)
+
+
+_LOAD = """
+import json, sys
+from pathlib import Path
+import mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+place = mlflow.artifacts.download_artifacts("models:/diffbfr-cascade@candidate")
+print((Path(place) / "requirements.txt").read_text().strip())
+model = mlflow.pyfunc.load_model(place)
+print(model.metadata.signature.inputs.to_json())
+print(model.predict([sys.stdin.read()])[0])
+"""
+
+
+def load_without_pickle(uri: str, picture: bytes, hidden: dict[str, str]) -> list[str]:
+    """Load the candidate in a process of its own; returns its requirements, its signature and what it makes of a picture."""
+    environment = {**os.environ, **hidden, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    words = [sys.executable, "-c", _LOAD, uri]
+    sent = base64.b64encode(picture).decode()
+    done = subprocess.run(words, input=sent, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-3:]
