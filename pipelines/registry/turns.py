@@ -75,7 +75,7 @@ def _draw(registry: Registry, name: str) -> str:
     place, deadline = f"{name}{SUFFIX}", time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return str(registry.client.create_model_version(place, f"turn:{name}", await_creation_for=0).version)
+            return str(registry.client.create_model_version(place, f"turn:/{name}", await_creation_for=0).version)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 ensure_model(registry, place)

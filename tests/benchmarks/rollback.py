@@ -21,7 +21,7 @@ def two_versions(registry: Registry) -> None:
     """A champion and one before it; rollback reads no files, so they have none."""
     registry.client.create_registered_model(CASCADE)
     for alias in ("previous", "champion"):
-        version = registry.client.create_model_version(CASCADE, "none:/")
+        version = registry.client.create_model_version(CASCADE, "none:/nowhere")
         registry.client.set_registered_model_alias(CASCADE, alias, version.version)
 
 

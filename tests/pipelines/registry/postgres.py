@@ -29,7 +29,7 @@ def postgres() -> Iterator[str]:
     if folder.owner() == "root":  # whom PostgreSQL refuses
         shutil.chown(folder, "postgres")
         who = {"user": "postgres", "group": "postgres", "extra_groups": []}
-    programs_at = Path(initdb).parent
+    programs_at = Path(initdb).resolve().parent
     options = ["-D", str(folder / "data"), "-U", "mlflow", "--auth=trust", "--no-sync"]
     subprocess.run([initdb, *options], check=True, capture_output=True, cwd=folder, **who)
     words = [programs_at / "postgres", "-D", folder / "data", "-F", "-k", folder, "-h", "127.0.0.1", "-p", str(port)]

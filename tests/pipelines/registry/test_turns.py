@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -32,34 +33,42 @@ def tickets(registry: Registry) -> list[int]:
     return sorted(int(ticket.version) for ticket in registry.client.search_model_versions(f"name = '{NAME}.turn'"))
 
 
-def take_in_a_thread(registry: Registry, entered: threading.Event) -> threading.Thread:
-    def take() -> None:
-        with turn(registry, NAME):
-            entered.set()
-
-    thread = threading.Thread(target=take)
-    thread.start()
-    return thread
+def renewals(held: Turn) -> list[str]:
+    found = held.registry.client.search_model_versions(f"name = '{NAME}.turn'")
+    return [ticket.tags.get("renewed", "") for ticket in found if str(ticket.version) == held.ticket]
 
 
-def test_a_slow_owner_who_renews_is_waited_for(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_STALE_S", 1.0)
-    monkeypatch.setattr(turns, "_RENEW_S", 0.1)
-    entered = threading.Event()
+def test_an_owner_renews_as_long_as_he_works(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_RENEW_S", 0.05)
     with turn(registry, NAME) as held:
-        rival = take_in_a_thread(registry, entered)
-        time.sleep(3.0)
-        assert not entered.is_set()
-        held.check()
-    rival.join(30)
-    assert entered.is_set()
+        seen: set[str] = set()
+        while len(seen) < 4:
+            seen |= set(renewals(held))
     assert tickets(registry) == []
+
+
+def test_a_slow_owner_who_renews_is_waited_for(held: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock of who waits, 50 s pass between two looks; the owner works for more than eight minutes, and renews."""
+    clock, looks = [0.0], [0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += 50.0
+        looks[0] += 1
+        if looks[0] <= 10:
+            held.check()
+        else:
+            held.registry.client.delete_model_version(f"{NAME}.turn", held.ticket)
+
+    monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(turns, "_PATIENCE_S", 3600.0)
+    with turn(held.registry, NAME):
+        assert looks[0] == 11
 
 
 def test_a_dead_owners_turn_is_taken_over_and_not_before(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     with turn(registry, NAME):
         pass
-    registry.client.create_model_version(f"{NAME}.turn", "turn:dead")
+    registry.client.create_model_version(f"{NAME}.turn", "turn:/dead")
     monkeypatch.setattr(turns, "_PATIENCE_S", 0.3)
     with pytest.raises(DiffBFRError, match="expected a turn"), turn(registry, NAME):
         pass
@@ -75,7 +84,7 @@ def test_the_dead_behind_a_dead_owner_cost_no_further_minute(registry: Registry,
     with turn(registry, NAME):
         pass
     for _ in range(5):
-        registry.client.create_model_version(f"{NAME}.turn", "turn:dead")
+        registry.client.create_model_version(f"{NAME}.turn", "turn:/dead")
     monkeypatch.setattr(turns, "_STALE_S", 1.0)
     removed: list[list[str]] = []
     remove = turns._remove
