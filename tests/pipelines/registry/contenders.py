@@ -21,7 +21,8 @@ def contend(root: Path, uri: str, experiment: str, count: int) -> list[str]:
 
 
 def _main(root: str, uri: str, experiment: str, count: str) -> None:
-    import mlflow  # noqa: F401 - before the forks
+    import mlflow.store.model_registry.sqlalchemy_store  # before the forks, for each would take seconds
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     from diffbfr.errors import DiffBFRError
     from pipelines.registry import open_registry, promote
