@@ -69,7 +69,7 @@ def turn(registry: Registry, name: str) -> Iterator[Turn]:
 
 
 def _draw(registry: Registry, name: str) -> str:
-    """Draw a ticket. MLflow gives up where many draw at once and took each other's number three times."""
+    """Draw a ticket. MLflow gives up where many draw at once: they took each other's number three times, or SQLite was locked."""
     from mlflow.exceptions import MlflowException
 
     place, deadline = f"{name}{SUFFIX}", time.monotonic() + _PATIENCE_S
@@ -79,7 +79,7 @@ def _draw(registry: Registry, name: str) -> str:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 ensure_model(registry, place)
-            elif error.error_code != "INTERNAL_ERROR" or time.monotonic() > deadline:
+            elif error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE") or time.monotonic() > deadline:
                 raise
         time.sleep(_POLL_S)
 

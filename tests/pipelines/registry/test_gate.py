@@ -247,11 +247,12 @@ def test_of_many_who_promote_the_candidate_at_once_one_does(make_cascade: Cascad
 
 
 @pytest.mark.slow
-def test_of_fifty_processes_that_promote_at_once_one_does(make_cascade: CascadeMaker, registry: Registry, tmp_path: Path) -> None:
+def test_of_many_processes_that_promote_at_once_one_does(make_cascade: CascadeMaker, registry: Registry, tmp_path: Path) -> None:
+    """Fifty contend above, as threads; a dozen processes are what two cores bear."""
     three_cascades(make_cascade, registry)
     with watched(registry) as seen:
-        answers = contend(tmp_path / "root", registry.uri, registry.experiment, 50)
-    assert len(answers) == 50
+        answers = contend(tmp_path / "root", registry.uri, registry.experiment, 12)
+    assert len(answers) == 12
     assert answers.count("won") == 1, answers
     assert all(answer == "won" or "has no 'candidate'" in answer for answer in answers), answers
     assert set(seen) <= {(2, 1), (2, 2), (3, 2)}
