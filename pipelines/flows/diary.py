@@ -165,9 +165,10 @@ class Diary:
     def _tell_record(self, run: Run, entry: _Entry, record: Record) -> None:
         run.log_tags({f"output.{name}": output.sha256 for name, output in record.outputs.items() if not output.path.endswith(".tar")})
         run.log_metrics(_numbers(record.facts) | {"seconds": record.seconds})
-        for name in storage.list_dir(storage.join(entry.folder, PANELS)):
-            if name not in entry.shown:
-                self._tell_panel(entry, name, storage.read_bytes(storage.join(entry.folder, PANELS, name)))
+        if entry.step.startswith("train-"):
+            for name in storage.list_dir(storage.join(entry.folder, PANELS)):
+                if name not in entry.shown:
+                    self._tell_panel(entry, name, storage.read_bytes(storage.join(entry.folder, PANELS, name)))
         panels = storage.join(entry.folder, "panels.png")
         if entry.step == "evaluate" and storage.exists(panels):
             run.log_bytes("panels.png", storage.read_bytes(panels))

@@ -2,17 +2,15 @@
 
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from diffbfr.stages import STAGE_NAMES
 from pipelines import storage
 from pipelines.flows.journal import read_journal
-from pipelines.flows.making import ARCHIVE, MIRROR, Workshop
+from pipelines.flows.making import ARCHIVE, MIRROR
+from pipelines.flows.run_report import StepReport
+from pipelines.flows.workshop import Workshop
 from pipelines.recipes import SCRATCH
 from pipelines.report import LineageLink, ReportData, RestoredPhoto, StepLine, TrainingCurve, write_report
-
-if TYPE_CHECKING:
-    from pipelines.flows.train_cascade import StepReport
 
 _NUM_PHOTOS = 6
 
@@ -22,7 +20,7 @@ def page_place(shop: Workshop) -> str:
     return storage.join(shop.store.root, "report.html")
 
 
-def write_page(shop: Workshop, steps: "tuple[StepReport, ...]", seconds: float) -> str:
+def write_page(shop: Workshop, steps: tuple[StepReport, ...], seconds: float) -> str:
     """Write the page of a complete run and return its place."""
     from pipelines.steps.scores import read_evaluation
 

@@ -1,14 +1,10 @@
 """How much a step is, before it runs: what `--plan` prints."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pipelines.flows.making import Workshop
+from pipelines.recipes import Recipe
 
 
-def predicted_work(shop: "Workshop", name: str) -> str:
+def predicted_work(recipe: Recipe, name: str) -> str:
     """How much a step is, in the units of its progress line; a training also in parameters and floating-point operations."""
-    recipe = shop.recipe
     if name.startswith("train-"):
         from diffbfr.cost import num_parameters, training_flops
         from diffbfr.memory import training_memory

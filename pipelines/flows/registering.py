@@ -2,25 +2,20 @@
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
 
 from diffbfr.stages import STAGE_NAMES, StageName
 from pipelines import registry as models
 from pipelines.artifacts import Identity
 from pipelines.flows.drivers import run_tags
+from pipelines.flows.workshop import Workshop, local
 from pipelines.steps.scores import read_evaluation
 
-if TYPE_CHECKING:
-    from pipelines.flows.making import Workshop
 
-
-def register_all(shop: "Workshop") -> dict[str, str]:
+def register_all(shop: Workshop) -> dict[str, str]:
     """Register what a run made and return its versions by name; what is there already stays the version it is.
 
     All files lie in the one MLflow run of the step, which is also the diary's.
     """
-    from pipelines.flows.making import local
-
     tracking = shop.recipe.tracking
     registry = models.open_registry(shop.store.root, tracking.uri, tracking.experiment)
     evaluation = read_evaluation(shop.folder("evaluate"))
@@ -36,7 +31,7 @@ def register_all(shop: "Workshop") -> dict[str, str]:
     return {version.name: version.ref for version in (*stages.values(), cascade)}
 
 
-def _lineage(shop: "Workshop", name: str) -> models.Lineage:
+def _lineage(shop: Workshop, name: str) -> models.Lineage:
     """Where a stage, or the cascade, comes from."""
     step = shop.steps["cascade" if name == "cascade" else f"train-{name}"]
     parents = {"dataset": shop.steps["shard"].id}

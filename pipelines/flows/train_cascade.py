@@ -7,8 +7,7 @@ how each step is spread over the cluster.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from diffbfr.stages import SAMPLING, STAGE_NAMES, StageName
 from diffbfr.training.config import UPKEEP
@@ -19,7 +18,8 @@ from pipelines.flows import graph, making
 from pipelines.flows.diary import Diary, is_untold
 from pipelines.flows.execution import execute
 from pipelines.flows.graph import Step
-from pipelines.flows.making import Workshop
+from pipelines.flows.run_report import RunReport, StepReport
+from pipelines.flows.workshop import Workshop
 from pipelines.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -95,30 +95,6 @@ def sampling(recipe: Recipe, name: StageName) -> dict[str, Any]:
 def _but(settings: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
     """The settings without some, and without all in them if they are groups: how the work is done, and not what comes of it."""
     return {path: value for path, value in settings.items() if not any(f"{path}.".startswith(f"{out}.") for out in left_out)}
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """One line of the plan: what happens to a step and why, how much work that is, and how long it took."""
-
-    name: str
-    action: Literal["HIT", "RUN"]
-    reason: str
-    work: str
-    seconds: float
-    artifact: str
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What a run came to. `page` is the report that a person would rather look at; "" while there is none."""
-
-    recipe: str
-    root: str
-    steps: tuple[StepReport, ...]
-    seconds: float
-    page: str = ""
-    scores: str = ""
 
 
 def run(recipe: Recipe, root: str, *, plan: bool = False, until: str | None = None, cascade: "PinnedCascade | None" = None) -> RunReport:

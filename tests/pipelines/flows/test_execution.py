@@ -14,8 +14,8 @@ from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.flows import execution
 from pipelines.flows.execution import execute
 from pipelines.flows.graph import Made, Step
-from pipelines.flows.making import Workshop
 from pipelines.flows.train_cascade import story
+from pipelines.flows.workshop import Workshop
 from tests.pipelines.flows.pocket import pocket
 
 MEETING_S = 30.0

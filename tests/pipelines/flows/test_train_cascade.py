@@ -15,6 +15,7 @@ from diffbfr.images import decode
 from pipelines import registry as models
 from pipelines.artifacts import ArtifactStore
 from pipelines.flows import train_cascade
+from pipelines.flows.run_report import RunReport
 from pipelines.manifest import open_dataset, read_ledger
 from pipelines.recipes import RECIPES, Recipe
 from pipelines.steps.stage_panel import PanelTask, draw_panel
@@ -26,17 +27,17 @@ STEPS = ["shard", "train-irm1", "train-tem", "condition-irm1", "train-irm2", "ca
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, str, train_cascade.RunReport]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, str, RunReport]:
     root = str(tmp_path_factory.mktemp("root"))
     recipe = pocket()
     return recipe, root, train_cascade.run(recipe, root)
 
 
-def actions(report: train_cascade.RunReport) -> dict[str, str]:
+def actions(report: RunReport) -> dict[str, str]:
     return {step.name: step.action for step in report.steps}
 
 
-def reason(report: train_cascade.RunReport, name: str) -> str:
+def reason(report: RunReport, name: str) -> str:
     return next(step.reason for step in report.steps if step.name == name)
 
 
@@ -45,7 +46,7 @@ def folder(root: str, step: str) -> Path:
     return only
 
 
-def test_a_first_run_makes_every_step_and_a_page(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_a_first_run_makes_every_step_and_a_page(finished: tuple[Recipe, str, RunReport]) -> None:
     _, root, report = finished
     assert actions(report) == dict.fromkeys(STEPS, "RUN")
     page = Path(report.page).read_text()
@@ -65,7 +66,7 @@ def test_an_irm2_of_the_resized_ground_truth_needs_no_column_and_waits_for_no_ir
     assert list(actions(alone)) == ["shard", "train-irm2"]
 
 
-def test_a_second_run_makes_nothing(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_a_second_run_makes_nothing(finished: tuple[Recipe, str, RunReport]) -> None:
     recipe, root, first = finished
     before = {path: path.stat().st_mtime_ns for path in Path(root).rglob("*") if path.is_file()}
     report = train_cascade.run(recipe, root)
@@ -74,14 +75,14 @@ def test_a_second_run_makes_nothing(finished: tuple[Recipe, str, train_cascade.R
     assert {path: path.stat().st_mtime_ns for path in Path(root).rglob("*") if path.is_file()} == before
 
 
-def test_where_it_runs_is_not_what_it_is(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_where_it_runs_is_not_what_it_is(finished: tuple[Recipe, str, RunReport]) -> None:
     recipe, root, _ = finished
     elsewhere = replace(recipe, cluster=replace(recipe.cluster, num_workers=7, recompute_px=16))
     assert actions(train_cascade.run(elsewhere, root, plan=True)) == dict.fromkeys(STEPS, "HIT")
 
 
 def test_running_wide_blocks_again_leaves_the_same_weights(
-    finished: tuple[Recipe, str, train_cascade.RunReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Recipe, str, RunReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, root, _ = finished
     again: list[int] = []
@@ -108,7 +109,7 @@ def test_a_plan_says_what_a_training_takes_of_memory(tmp_path: Path) -> None:
     assert work[None]["train-irm1"] == work[256]["train-irm1"]
 
 
-def test_a_changed_setting_runs_only_what_it_reaches_and_is_named(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_a_changed_setting_runs_only_what_it_reaches_and_is_named(finished: tuple[Recipe, str, RunReport]) -> None:
     recipe, root, _ = finished
     changed = replace(recipe, irm2=replace(recipe.irm2, training=replace(recipe.irm2.training, learning_rate=2e-3)))
     report = train_cascade.run(changed, root, plan=True)
@@ -117,7 +118,7 @@ def test_a_changed_setting_runs_only_what_it_reaches_and_is_named(finished: tupl
     assert "input irm2" in reason(report, "cascade")
 
 
-def test_other_photos_run_everything(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_other_photos_run_everything(finished: tuple[Recipe, str, RunReport]) -> None:
     recipe, root, _ = finished
     changed = replace(recipe, data=replace(recipe.data, faces="synthetic:count=24,seed=4,px=32"))
     report = train_cascade.run(changed, root, plan=True)
@@ -125,7 +126,7 @@ def test_other_photos_run_everything(finished: tuple[Recipe, str, train_cascade.
     assert "input photos" in reason(report, "shard")
 
 
-def test_a_deleted_column_is_made_again_with_the_same_bytes(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_a_deleted_column_is_made_again_with_the_same_bytes(finished: tuple[Recipe, str, RunReport]) -> None:
     recipe, root, _ = finished
     tar = next(folder(root, "shard").glob("irm1-*/*.tar"))
     digest = hashlib.sha256(tar.read_bytes()).hexdigest()
@@ -149,7 +150,7 @@ def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
         train_cascade.run(pocket(), str(tmp_path), until="train-irm3")
 
 
-def test_the_column_is_what_this_irm1_makes_of_every_variant(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_the_column_is_what_this_irm1_makes_of_every_variant(finished: tuple[Recipe, str, RunReport]) -> None:
     from diffbfr.cascade import Cascade
     from diffbfr.images import lq_to_model, to_pixels, to_tensor
 
@@ -164,7 +165,7 @@ def test_the_column_is_what_this_irm1_makes_of_every_variant(finished: tuple[Rec
     assert info.model_digest == models.model_digest(folder(root, "cascade"), ("irm1",))
 
 
-def test_the_registry_leads_from_the_cascade_back_to_the_data(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_the_registry_leads_from_the_cascade_back_to_the_data(finished: tuple[Recipe, str, RunReport]) -> None:
     _, root, _ = finished
     registry = models.open_registry(root)
     cascade = models.get_version(registry, "diffbfr-cascade@candidate")
@@ -187,13 +188,13 @@ def test_registering_is_one_run_of_the_parent(finished: tuple[Recipe, str, train
     assert {version.run_id for version in models.list_versions(registry)} == {runs[0].info.run_id}
 
 
-def test_the_sample_archive_is_restored_with_a_row_a_photo(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_the_sample_archive_is_restored_with_a_row_a_photo(finished: tuple[Recipe, str, RunReport]) -> None:
     _, root, _ = finished
     rows = read_ledger(folder(root, "restore") / "restored" / "ledger.parquet")
     assert [row.status for row in rows] == ["restored"] * 3
 
 
-def test_evaluation_uses_faces_that_no_stage_trained_on(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_evaluation_uses_faces_that_no_stage_trained_on(finished: tuple[Recipe, str, RunReport]) -> None:
     _, root, _ = finished
     dataset = open_dataset(folder(root, "shard"))
     measured = {line.split(",")[0] for line in (folder(root, "evaluate") / "rows.csv").read_text().splitlines()[1:]}
@@ -201,7 +202,7 @@ def test_evaluation_uses_faces_that_no_stage_trained_on(finished: tuple[Recipe, 
     assert measured.isdisjoint(dataset.keys("train"))
 
 
-def test_a_finished_run_loads_neither_ray_nor_torch_nor_mlflow(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
+def test_a_finished_run_loads_neither_ray_nor_torch_nor_mlflow(finished: tuple[Recipe, str, RunReport]) -> None:
     _, root, _ = finished
     look = (
         "import sys; from tests.pipelines.flows.pocket import pocket; from pipelines.flows import train_cascade\n"
@@ -215,9 +216,7 @@ def test_a_finished_run_loads_neither_ray_nor_torch_nor_mlflow(finished: tuple[R
     assert answer.stdout.strip() == "[]"
 
 
-def test_a_panel_is_drawn_of_each_average_and_changes_no_weight(
-    finished: tuple[Recipe, str, train_cascade.RunReport], tmp_path: Path
-) -> None:
+def test_a_panel_is_drawn_of_each_average_and_changes_no_weight(finished: tuple[Recipe, str, RunReport], tmp_path: Path) -> None:
     recipe, calm, _ = finished
     seen = recipe
     for name in ("irm1", "irm2", "tem"):
