@@ -104,8 +104,8 @@ def test_a_plan_says_what_a_training_takes_of_memory(tmp_path: Path) -> None:
     for px in (None, 256):
         changed = replace(recipe, cluster=replace(recipe.cluster, recompute_px=px))
         work[px] = {step.name: step.work for step in train_cascade.run(changed, str(tmp_path), plan=True).steps}
-    assert work[None]["train-irm2"].endswith("18.2 GB a worker")  # two workers share a batch of 4, and keep no average
-    assert work[256]["train-irm2"].endswith("12.7 GB a worker")
+    assert work[None]["train-irm2"].endswith("18.3 GB a worker")  # two workers share a batch of 4, and keep no average
+    assert work[256]["train-irm2"].endswith("12.8 GB a worker")
     assert work[None]["train-irm1"] == work[256]["train-irm1"]
 
 
