@@ -19,6 +19,7 @@ from torch import Tensor
 from diffbfr.cascade import Cascade, Restoration, packaged_cascade, sample
 from diffbfr.denoiser import Denoiser, upsample
 from diffbfr.stages import IRM1, IRM2, TEM
+from tests.benchmarks.exact_score import study
 from tests.benchmarks.harness import Run, environment, measure, peak_bytes, ratio
 from tests.benchmarks.twin import Twin, shrunk
 
@@ -107,6 +108,13 @@ def main() -> None:
         print(f"  {name:10} {statistics.median(found) / given.faces:9.3f} s a face, peak {peak:6.0f} MiB for {given.faces}{scaled}")
     for name in list(whole)[1:]:
         print(f"  {name} over fast: {ratio(whole[name], whole['fast'])}")
+    if given.cascade == "paper":
+        print("  what each leaves of error where the score is exact, in 8-bit levels (few_steps):")
+        for row in study():
+            fast = row.few[row.sampler.solver]
+            print(
+                f"    {row.name:18} fast {fast:.2f}, Algorithm 1 {row.algorithm_1:.2f}, with the posterior's variance {row.posterior:.2f}"
+            )
 
 
 if __name__ == "__main__":
