@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipelines import code_identity, storage
 from pipelines.artifacts import ArtifactStore
-from pipelines.flows import making, train_cascade
+from pipelines.flows import train_cascade, workshop
 from pipelines.settings import change
 from tests.pipelines.flows.conftest import PROJECT, Place, flip
 
@@ -193,7 +193,7 @@ def test_an_edit_runs_what_it_reaches_and_nothing_else(edit: Edit, place: Place,
         text = (tmp_path / "code" / file).read_text()
         assert old in text
         (tmp_path / "code" / file).write_text(text.replace(old, new, 1))
-        monkeypatch.setattr(making, "code_digests", partial(code_identity.code_digests, root=tmp_path / "code"))
+        monkeypatch.setattr(workshop, "code_digests", partial(code_identity.code_digests, root=tmp_path / "code"))
     if edit.disk:
         edit.disk(place)
     found = planned(place)
