@@ -161,4 +161,4 @@ def test_two_processes_run_blocks_again_alike_and_refuse_different_checkpoints(t
     assert (tmp_path / "again" / "irm1.safetensors").read_bytes() == (tmp_path / "two" / "irm1.safetensors").read_bytes()
     for reports, refusal in apart:
         assert reports == []
-        assert "ranks found checkpoints of steps [9, 0]" in refusal
+        assert "ranks found checkpoints of steps [10, 0]" in refusal

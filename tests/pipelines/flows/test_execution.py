@@ -129,8 +129,12 @@ def test_of_two_failures_the_first_is_raised_and_the_other_told(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("after_a_failure", [False, True])
-def test_ctrl_c_ends_every_step_and_the_diary_hears_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_a_failure: bool) -> None:
+def test_ctrl_c_ends_every_step_and_the_diary_hears_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, after_a_failure: bool
+) -> None:
     stopping, draining, heard = threading.Event(), threading.Event(), list[str]()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     meet, drain = meeting(), execution._Execution._drain
 
     def work() -> None:

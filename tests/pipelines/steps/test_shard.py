@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -146,19 +146,27 @@ class _PowerCutError(Exception):
 def test_a_crash_between_any_two_writes_leaves_no_trace(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = _build(photos, tmp_path / "whole")
     whole = _files(tmp_path / "whole")
-    write = storage.write_atomic
+    write, put = storage.write_atomic, storage.put_file
     for survives in range(len(whole)):
         left = [survives]
 
-        def write_some(uri: storage.Uri, data: bytes, create_only: bool = False, left: list[int] = left) -> bool:
+        def spend(left: list[int] = left) -> None:
             if left[0] == 0:
                 raise _PowerCutError
             left[0] -= 1
+
+        def write_some(uri: storage.Uri, data: bytes, create_only: bool = False, spend: Callable[[], None] = spend) -> bool:
+            spend()
             return write(uri, data, create_only)
+
+        def put_some(source: Path, uri: storage.Uri, spend: Callable[[], None] = spend) -> None:
+            spend()
+            put(source, uri)
 
         root = tmp_path / f"cut-{survives}"
         with monkeypatch.context() as patch:
             patch.setattr(storage, "write_atomic", write_some)
+            patch.setattr(storage, "put_file", put_some)
             with pytest.raises(_PowerCutError):
                 _build(photos, root)
         assert not (root / "dataset.json").exists()
