@@ -11,8 +11,9 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)  ## the whole pipeline on the embedded faces; ends with the path of report.html
 	$(BIN)/diffbfr run --recipe smoke --root build/demo
 
-test: $(INSTALLED)  ## every test
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## every test: two at a time, then those that start a Ray of their own or kill parts of one
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not cluster"
+	$(BIN)/python -m pytest -q -m cluster
 
 check: lint  ## what a commit must pass: format, lint, types, import contracts and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not cluster"

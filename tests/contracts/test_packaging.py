@@ -60,7 +60,8 @@ def test_check_formats_lints_types_and_tests() -> None:
 
 def test_demo_runs_the_pipeline_and_test_runs_every_test() -> None:
     assert dry_run("demo").strip().splitlines()[-1] == ".venv/bin/diffbfr run --recipe smoke --root build/demo"
-    assert dry_run("test").strip().splitlines()[-1] == ".venv/bin/python -m pytest"
+    marked = [line.partition("-m pytest -q ")[2] for line in dry_run("test").strip().splitlines()[-2:]]
+    assert marked == ['-n 2 -m "not cluster"', "-m cluster"], "each test has one of the two marks"
 
 
 def test_continuous_integration_fails_when_a_test_fails(tmp_path: Path) -> None:
