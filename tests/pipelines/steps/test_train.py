@@ -178,7 +178,7 @@ class Slow:
         self.post, self.rest, self.history, self.beat = link.post, link.rest, link.history, link.alive
     def alive(self, step):
         self.beat(step)
-        time.sleep(0.1)
+        time.sleep(0.1 if loses_a_node else 0.8)  # whose driver is killed goes on for some seconds, and must not come to the end
 
 def slowly(task, link):
     return train_stage(task, Slow(link))
