@@ -25,7 +25,7 @@ SCRATCH, PACKAGED = "scratch", "packaged"
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The faces and what they are made into. `faces` is a folder, zip or file, or `synthetic:count=..,seed=..,px=..`.
+    """The faces and what they are made into. `faces` is what `sources.open_source` opens: a folder, a zip, `photos/*.zip`.
 
     `variants` draws of Eq. 13 a face are stored; `degradation` holds at the size that it names and is scaled to `hq_px`. The fractions
     of faces held out are by content; `val` is for looking while developing, `test` only for the final figures. `hq_codec` is how ground

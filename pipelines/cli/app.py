@@ -6,6 +6,7 @@ import sys
 import typer
 
 from diffbfr.errors import DiffBFRError
+from pipelines.cli.arguments import PhotosCommand
 from pipelines.cli.data import data
 from pipelines.cli.doctor import doctor
 from pipelines.cli.models import models
@@ -23,12 +24,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(run)
-app.command()(shard)
-app.command()(train)
-app.command()(condition)
-app.command()(evaluate)
-app.command()(restore)
+app.command(cls=PhotosCommand)(run)
+app.command(cls=PhotosCommand)(shard)
+app.command(cls=PhotosCommand)(train)
+app.command(cls=PhotosCommand)(condition)
+app.command(cls=PhotosCommand)(evaluate)
+app.command(cls=PhotosCommand)(restore)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 app.command()(doctor)

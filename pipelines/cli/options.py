@@ -9,7 +9,12 @@ Recipe = Annotated[
 ]
 Faces = Annotated[
     str | None,
-    typer.Option("--faces", help="Folder, zip, tar or file of photos, here or on s3://; synthetic:count=..,seed=..,px=..", metavar="URI"),
+    typer.Option(
+        "--faces",
+        help="Folder, zip, tar or file of photos, or several archives as 'photos/*.zip' (quoted), here or on s3://; "
+        "synthetic:count=..,seed=..,px=..",
+        metavar="URI",
+    ),
 ]
 Root = Annotated[str, typer.Option("--root", help="Where everything that is made goes: a folder or s3://bucket/prefix.", metavar="URI")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML, TOML or JSON file of settings.", metavar="FILE")]

@@ -10,7 +10,9 @@ from pipelines.cli.output import say, say_json, table
 
 
 def restore(
-    source: Annotated[str, typer.Argument(help="Photos: a file, folder or zip.", metavar="INPUT")],
+    source: Annotated[
+        str, typer.Argument(help="Photos: a folder, zip, tar or file, or several archives as 'photos/*.zip' (quoted).", metavar="INPUT")
+    ],
     output: Annotated[str, typer.Argument(help="New folder for the restored ones; the same again continues.", metavar="OUTPUT")],
     model: options.Model = options.PACKAGED,
     mode: Annotated[Literal["fast", "faithful"] | None, typer.Option("--mode", help="Few-step solvers, or Algorithm 1.")] = None,

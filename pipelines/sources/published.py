@@ -72,17 +72,20 @@ def index_at(uri: str) -> Index | None:
     return Index(uri, storage.version(uri), open=lambda: storage.open_read(uri, twice=True)) if uri else None
 
 
-def promised(refs: Iterable[PhotoRef], index: Index | None, place: str) -> Iterator[PhotoRef]:
+def promised(refs: Iterable[PhotoRef], index: Index | None, place: str, in_archives: bool = False) -> Iterator[PhotoRef]:
     """Yield the photos with what the index promises of each, and tell at the end of those that only one of the two has.
 
-    A photo is looked up by its name, then as one of the folder or archive `place`, of which only a part is here.
+    A photo is looked up by its name, then as one of the folder or archive `place`, of which only a part is here. Photos `in_archives` have
+    their archive before their name: they are looked up without it, then as in a folder called so, then as in a folder in `place`.
     """
     if index is None:
         yield from refs
         return
     promises, found, unnamed = read_promises(index), Counter[str](), 0
     for ref in refs:
-        names = (ref.name.removeprefix(index.folder).removeprefix("./"), f"{place}/{ref.name.removeprefix('./')}")
+        archive, slash, name = ref.name.partition("/") if in_archives else ("", "", ref.name)
+        inside = f"{archive}{slash}{name.removeprefix('./')}"
+        names = (name.removeprefix(index.folder).removeprefix("./"), *([inside] if in_archives else []), f"{place}/{inside}")
         known = next(((name, promise) for name in names if (promise := promises.find(name)) is not None), None)
         if known is None:
             unnamed += is_photo(ref.name)

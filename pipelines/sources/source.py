@@ -56,7 +56,10 @@ class PhotoSource(ABC):
             empty = False
             yield ref
         if empty:
-            raise UsageError(f"{self.uri} holds no images; expected files such as .png, .jpg or .webp; name a folder or zip of photos")
+            raise UsageError(
+                f"{self.uri} holds no images; expected files such as .png, .jpg or .webp; "
+                f"name a folder or zip of photos, or several zips as '*.zip'"
+            )
 
     def digest(self) -> str:
         """Return the sha256 of the listing: names, sizes, fingerprints and what is promised of each."""

@@ -26,6 +26,7 @@ from pipelines.storage.errors import ReplacedError as ReplacedError
 from pipelines.storage.errors import StorageError as StorageError
 from pipelines.storage.errors import TransportError as TransportError
 from pipelines.storage.errors import rotten
+from pipelines.storage.names import find_names as find_names
 from pipelines.storage.s3 import RemoteFile as RemoteFile
 from pipelines.storage.s3 import connect as _s3
 from pipelines.storage.s3 import is_transient as is_transient
@@ -174,14 +175,10 @@ def walk(uri: Uri) -> Iterator[Entry]:
     if is_remote(uri):
         bucket, _, key = str(uri).rstrip("/")[len(s3.SCHEME) :].partition("/")
         prefix = f"{key}/" if key else ""
-        page, token = s3.list_page(_s3(), bucket, prefix)
-        while True:
-            for name, num_bytes, etag in page:
-                if not name.endswith("/") and not _is_temporary(name):
-                    yield Entry(name[len(prefix) :], num_bytes, etag)
-            if not token:
-                return
-            page, token = s3.list_page(_s3(), bucket, prefix, token)
+        for name, num_bytes, etag in s3.list_keys(_s3(), bucket, prefix):
+            if not name.endswith("/") and not _is_temporary(name):
+                yield Entry(name[len(prefix) :], num_bytes, etag)
+        return
     root = local_path(uri)
     for path in sorted((path for path in root.rglob("*") if path.is_file()), key=lambda path: path.relative_to(root).as_posix()):
         if not _is_temporary(path.name):

@@ -13,7 +13,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from diffbfr.errors import UsageError
@@ -185,23 +185,34 @@ def read_whole(client: Client, uri: str, etag: str) -> bytes:
     )
 
 
-def list_page(client: Client, bucket: str, prefix: str, token: str = "") -> tuple[list[tuple[str, int, str]], str]:
-    """Return a page of (key, bytes, ETag) in order and the token of the next page ("" after the last); read until two readings agree."""
-    options = {"Bucket": bucket, "Prefix": prefix, **({"ContinuationToken": token} if token else {})}
-    seen: list[Any] = []
-    for _ in range(_READINGS):
-        page = client.call_s3("list_objects_v2", **options)
-        found = [(facts["Key"], int(facts["Size"]), str(facts["ETag"]).strip('"')) for facts in page.get("Contents", ())]
-        if found in seen:
-            return found, page["NextContinuationToken"] if page.get("IsTruncated") else ""
-        seen.append(found)
-    raise _disagreement(f"{SCHEME}{bucket}/{prefix}")
+def list_keys(client: Client, bucket: str, prefix: str, delimiter: str = "") -> Iterator[tuple[str, int, str]]:
+    """Yield (key, bytes, ETag) of the objects below a prefix, in order, a page at a time; with a delimiter, folders in place of theirs."""
+    page, token = _list_page(client, bucket, prefix, "", delimiter)
+    yield from page
+    while token:
+        page, token = _list_page(client, bucket, prefix, token, delimiter)
+        yield from page
 
 
 def place_of(uri: str) -> dict[str, str]:
     """Name an object as S3 does."""
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
     return {"Bucket": bucket, "Key": key}
+
+
+def _list_page(client: Client, bucket: str, prefix: str, token: str, delimiter: str) -> tuple[list[tuple[str, int, str]], str]:
+    """Return a page and the token of the next one ("" after the last); read until two readings agree."""
+    given = {"Delimiter": delimiter, "ContinuationToken": token}
+    options = {"Bucket": bucket, "Prefix": prefix, **{name: value for name, value in given.items() if value}}
+    seen: list[Any] = []
+    for _ in range(_READINGS):
+        page = client.call_s3("list_objects_v2", **options)
+        found = [(facts["Key"], int(facts["Size"]), str(facts["ETag"]).strip('"')) for facts in page.get("Contents", ())]
+        found += [(facts["Prefix"], 0, "") for facts in page.get("CommonPrefixes", ())]
+        if found in seen:
+            return found, page["NextContinuationToken"] if page.get("IsTruncated") else ""
+        seen.append(found)
+    raise _disagreement(f"{SCHEME}{bucket}/{prefix}")
 
 
 async def _get(files: Any, uri: str, etag: str, start: int, stop: int | None) -> bytes:

@@ -130,6 +130,10 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
         (["restore", "empty", "out", "--model", "diffbfr-cascade@champion"], "no registry at"),
         (["models", "list"], "no registry at runs/mlflow.db"),
         (["data", "show", "empty"], "empty holds no dataset.json"),
+        (["run", "--plan", "--faces", "*.zip"], "holds no .zip or .tar; expected archives of photos; check the path"),
+        (["run", "--plan", "--faces", "a.zip", "b.zip"], "more arguments than it takes (1, the last is 'b.zip')"),
+        (["train", "--faces", "a.zip", "b.zip", "c.zip", "irm1"], "if the shell has written out a pattern of archives, quote it: "),
+        (["restore", "a.zip", "b.zip", "c.zip", "out", "--aligned"], "more arguments than it takes (2, the last is 'out')"),
         (["unknown"], "unknown"),
     ],
 )
