@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -9,26 +10,29 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import PurePosixPath
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from diffbfr.errors import UsageError
 from pipelines import storage
 from pipelines.sources.published import INDEX, Index, check_published, index_at, promised
 from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
 from pipelines.sources.spool import sort_refs
-from pipelines.sources.zip_index import entries
+from pipelines.sources.zip_index import ZipEntry, entries, entry_at, find_index
 
 _BLOCK_BYTES: Final = 1 << 18  # what is fetched from S3 beyond a member's header: most of what follows it
 _DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
 """RuntimeError: encrypted; NotImplementedError: an exotic compression; ValueError: nonsense in the local header."""
+_HEADER: Final = struct.Struct("<4s22x2H")  # magic, what the index says too, bytes of the name, bytes of the extra field
+_ENCRYPTED: Final = 1
 _MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # a member follows; an empty archive
 
 
 @dataclass(frozen=True)
 class ZipSource(PhotoSource):
-    """The members of a zip, local or on S3; `PhotoRef.uri` ends in the member's number, so that equal or odd names stay apart.
+    """The members of a zip, local or on S3; `PhotoRef.uri` ends in the place of the member's entry in the zip's index.
 
-    `index` is FFHQ's beside the zip; one inside goes before it.
+    So equal or odd names stay apart, and a worker reads one entry and not the index. `index` is FFHQ's beside the zip; one inside goes
+    before it.
     """
 
     uri: str
@@ -48,11 +52,9 @@ class ZipSource(PhotoSource):
             for entry in entries(file):
                 name, mark = entry.name, f"crc32:{entry.crc:08x}"
                 if name.rpartition("/")[2] == INDEX:
-                    inside.append(
-                        Index(f"{self.uri}#{name}", mark, name.removesuffix(INDEX), open=partial(_open_member, self.uri, entry.number))
-                    )
+                    inside.append(Index(f"{self.uri}#{name}", mark, name.removesuffix(INDEX), open=partial(_open_member, self.uri, entry)))
                 if not name.endswith("/") and (self.every_file or is_photo(name)):
-                    yield PhotoRef(f"{self.uri}#{entry.number}", name, entry.num_bytes, mark)
+                    yield PhotoRef(f"{self.uri}#{entry.place}", name, entry.num_bytes, mark)
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read one member; its CRC is checked, by the reader against the zip and here against the listing.
@@ -63,11 +65,10 @@ class ZipSource(PhotoSource):
         gone = f"{ref.name} changed in {self.uri} after it was listed; expected the listed content; run the command again"
         try:
             archive = _open(self.uri)
-            members = archive.infolist()
-            number = int(ref.uri.rpartition("#")[2])
-            if number >= len(members) or f"crc32:{members[number].CRC:08x}" != ref.fingerprint:
+            entry = archive.entry(int(ref.uri.rpartition("#")[2]))
+            if entry is None or f"crc32:{entry.crc:08x}" != ref.fingerprint:
                 raise PhotoUnreadableError(gone)
-            data = checked(ref, _content(archive, members[number]))
+            data = checked(ref, archive.content(entry))
         except (storage.ReplacedError, FileNotFoundError) as error:
             raise PhotoUnreadableError(gone) from error
         except OSError as error:
@@ -100,36 +101,64 @@ def _readable(uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _open_member(uri: str, number: int) -> Iterator[IO[bytes]]:
-    with zipfile.ZipFile(storage.open_read(uri, _BLOCK_BYTES, twice=True)) as archive, archive.open(archive.infolist()[number]) as file:
-        yield file
+def _open_member(uri: str, entry: ZipEntry) -> Iterator[IO[bytes]]:
+    with storage.open_read(uri, _BLOCK_BYTES, twice=True) as file, _unpacking(file, entry) as unpacked:
+        yield cast(IO[bytes], unpacked)
 
 
-def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    try:
-        return archive.read(member)
-    except _DAMAGE:
-        file: object = archive.fp
-        if not isinstance(file, storage.RemoteFile):
-            raise
-        file.forget()
-        file.twice = True
+def _unpacking(file: IO[bytes], entry: ZipEntry) -> zipfile.ZipExtFile:
+    """Read a member from its header on; the reader unpacks it and checks its CRC."""
+    if entry.flags & _ENCRYPTED:
+        raise RuntimeError("it is encrypted")
+    file.seek(entry.header)
+    head = file.read(_HEADER.size)
+    if len(head) < _HEADER.size or head[:4] != _MAGIC[0]:
+        raise zipfile.BadZipFile(f"no header at byte {entry.header}")
+    _, name_bytes, extra_bytes = _HEADER.unpack(head)
+    file.seek(entry.header + _HEADER.size + name_bytes + extra_bytes)
+    facts = zipfile.ZipInfo(entry.name)
+    facts.compress_type, facts.compress_size, facts.file_size, facts.CRC = entry.method, entry.packed_bytes, entry.num_bytes, entry.crc
+    return zipfile.ZipExtFile(file, "r", facts)
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """An open zip, read in two places at once: a block of its index, which members follow each other in, and one of its contents.
+
+    From S3 the index is read twice, for it carries no digest; the members do, and are read once.
+    """
+
+    index: IO[bytes]
+    contents: IO[bytes]
+    shift: int
+
+    def entry(self, place: int) -> ZipEntry | None:
         try:
-            return archive.read(member)
-        finally:
-            file.twice = False
+            return entry_at(self.index, place, self.shift)
+        except (zipfile.BadZipFile, ValueError):
+            return None
+
+    def content(self, entry: ZipEntry) -> bytes:
+        try:
+            return _unpacking(self.contents, entry).read()
+        except _DAMAGE:
+            file: object = self.contents
+            if not isinstance(file, storage.RemoteFile):
+                raise
+            file.forget()
+            file.twice = True
+            try:
+                return _unpacking(self.contents, entry).read()
+            finally:
+                file.twice = False
 
 
-def _open(uri: str) -> zipfile.ZipFile:
-    """Open an archive once a process: its index is read only once, and a forked child does not share the parent's file position."""
+def _open(uri: str) -> _Archive:
+    """Open an archive once a process: a forked child does not share the parent's file position."""
     return _opened(uri, storage.version(uri), os.getpid())
 
 
-@lru_cache(maxsize=8)
-def _opened(uri: str, version: str, process: int) -> zipfile.ZipFile:
-    """Read the index, from S3 twice, for it carries no digest; the members do, and are then read once."""
-    file = storage.open_read(uri, _BLOCK_BYTES, twice=True)
-    archive = zipfile.ZipFile(file)
-    if isinstance(file, storage.RemoteFile):
-        file.twice = False
-    return archive
+@lru_cache(maxsize=64)
+def _opened(uri: str, version: str, process: int) -> _Archive:
+    index = storage.open_read(uri, _BLOCK_BYTES, twice=True)
+    return _Archive(index, storage.open_read(uri, _BLOCK_BYTES), find_index(index)[2])

@@ -1,4 +1,4 @@
-"""The index at the end of a zip, an entry at a time: `zipfile` would hold all of it."""
+"""The index at the end of a zip, an entry at a time, each of which leads to its member: `zipfile` would hold all of it in every worker."""
 
 import struct
 from collections.abc import Iterator
@@ -13,42 +13,49 @@ _ENTRY: Final = struct.Struct("<4s6H3L5H2L")
 _END_MAGIC, _END_64_MAGIC, _LOCATOR_64_MAGIC, _ENTRY_MAGIC = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
 _MAX_COMMENT: Final = (1 << 16) - 1
 _UTF8_FLAG: Final = 0x800
-_IN_EXTRA: Final = (1 << 32) - 1  # a size of 4 GiB or more stands in the extra field
+_IN_EXTRA: Final = (1 << 32) - 1  # a size or a place of 4 GiB or more stands in the extra field
 _EXTRA_64: Final = 1
 
 
 @dataclass(frozen=True)
 class ZipEntry:
-    """One member: its number in the index, name, size, CRC-32."""
+    """One member: where its entry stands in the file and where its header does, its name, and how it is packed (`flags`, `method`).
 
-    number: int
+    `num_bytes` and `crc` (CRC-32) are of the content, `packed_bytes` is what it takes in the zip.
+    """
+
+    place: int
+    header: int
     name: str
     num_bytes: int
+    packed_bytes: int
     crc: int
+    flags: int
+    method: int
 
 
 def entries(file: IO[bytes]) -> Iterator[ZipEntry]:
-    """Yield the members in the order of the index, numbered as `zipfile` numbers them; BadZipFile if it cannot be read."""
-    place, num_bytes = _find(file)
+    """Yield the members in the order of the index; BadZipFile if it cannot be read."""
+    place, num_bytes, shift = find_index(file)
+    end = place + num_bytes
     file.seek(place)
-    number = done = 0
-    while done < num_bytes:
-        head = file.read(_ENTRY.size)
-        if len(head) < _ENTRY.size or head[:4] != _ENTRY_MAGIC:
-            raise BadZipFile(f"entry {number} of its index is damaged")
-        _, _, _, flags, _, _, _, crc, _, size, name_bytes, extra_bytes, comment_bytes, *_ = _ENTRY.unpack(head)
-        rest_bytes = name_bytes + extra_bytes + comment_bytes
-        rest = file.read(rest_bytes)
-        if len(rest) < rest_bytes:
-            raise BadZipFile(f"entry {number} of its index is cut")
-        if size == _IN_EXTRA:
-            size = _size_64(rest[name_bytes : name_bytes + extra_bytes])
-        yield ZipEntry(number, _name(rest[:name_bytes], flags), size, crc)
-        number, done = number + 1, done + _ENTRY.size + rest_bytes
+    while place < end:
+        entry, entry_bytes = _next(file, place, shift)
+        yield entry
+        place += entry_bytes
 
 
-def _find(file: IO[bytes]) -> tuple[int, int]:
-    """Return place and size of the index. It ends where the end records begin, so what is glued before the zip moves nothing."""
+def entry_at(file: IO[bytes], place: int, shift: int) -> ZipEntry:
+    """Read the entry that stands at a place; BadZipFile if there is none. `shift` is that of `find_index`."""
+    file.seek(place)
+    return _next(file, place, shift)[0]
+
+
+def find_index(file: IO[bytes]) -> tuple[int, int, int]:
+    """Return place and size of the index, and by how much the zip was shifted: by what somebody glued before it.
+
+    The index ends where the end records begin, wherever it says that it is.
+    """
     end = file.seek(0, 2)
     start = max(0, end - _END.size - _MAX_COMMENT)
     file.seek(start)
@@ -56,28 +63,46 @@ def _find(file: IO[bytes]) -> tuple[int, int]:
     at = tail.rfind(_END_MAGIC)
     if at < 0 or len(tail) - at < _END.size:
         raise BadZipFile("File is not a zip file")
-    *_, num_bytes, _, _ = _END.unpack_from(tail, at)
+    *_, num_bytes, told, _ = _END.unpack_from(tail, at)
     index_end = start + at
     locator = index_end - _LOCATOR_64.size
     if locator >= _END_64.size:
         file.seek(locator - _END_64.size)
         before = file.read(_END_64.size + _LOCATOR_64.size)
         if before[-_LOCATOR_64.size :].startswith(_LOCATOR_64_MAGIC) and before.startswith(_END_64_MAGIC):
-            *_, num_bytes, _ = _END_64.unpack_from(before)
+            *_, num_bytes, told = _END_64.unpack_from(before)
             index_end = locator - _END_64.size
     if num_bytes > index_end:
         raise BadZipFile("its index is larger than the file")
-    return index_end - num_bytes, num_bytes
+    return index_end - num_bytes, num_bytes, index_end - num_bytes - told
 
 
-def _size_64(extra: bytes) -> int:
+def _next(file: IO[bytes], place: int, shift: int) -> tuple[ZipEntry, int]:
+    """Read the entry where the file stands, which is `place`; returns how long it is too."""
+    head = file.read(_ENTRY.size)
+    if len(head) < _ENTRY.size or head[:4] != _ENTRY_MAGIC:
+        raise BadZipFile(f"its index is damaged at byte {place}")
+    _, _, _, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes, comment_bytes, _, _, _, header = _ENTRY.unpack(head)
+    rest_bytes = name_bytes + extra_bytes + comment_bytes
+    rest = file.read(rest_bytes)
+    if len(rest) < rest_bytes:
+        raise BadZipFile(f"its index is cut at byte {place}")
+    if _IN_EXTRA in (size, packed, header):
+        size, packed, header = _large(rest[name_bytes : name_bytes + extra_bytes], size, packed, header)
+    entry = ZipEntry(place, header + shift, _name(rest[:name_bytes], flags), size, packed, crc, flags, method)
+    return entry, _ENTRY.size + rest_bytes
+
+
+def _large(extra: bytes, *values: int) -> list[int]:
+    """Return the values with those that stand in the extra field, where they follow each other in this order."""
     at = 0
     while at + 4 <= len(extra):
         kind, num_bytes = struct.unpack_from("<HH", extra, at)
-        if kind == _EXTRA_64 and num_bytes >= 8:
-            return int(struct.unpack_from("<Q", extra, at + 4)[0])
+        if kind == _EXTRA_64 and num_bytes >= 8 * values.count(_IN_EXTRA) and at + 4 + num_bytes <= len(extra):
+            stored = iter(struct.unpack_from(f"<{num_bytes // 8}Q", extra, at + 4))
+            return [next(stored) if value == _IN_EXTRA else value for value in values]
         at += 4 + num_bytes
-    raise BadZipFile("a size is missing in its index")
+    raise BadZipFile("a size or a place is missing in its index")
 
 
 def _name(raw: bytes, flags: int) -> str:
