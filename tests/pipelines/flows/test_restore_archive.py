@@ -144,6 +144,18 @@ def test_a_zip_gives_what_its_folder_gives(archive: Path, tmp_path: Path, serial
     assert pictures(tmp_path / "b") == pictures(tmp_path / "a")
 
 
+def test_several_archives_by_a_pattern_get_a_folder_each_in_the_mirror(tmp_path: Path, serial: Cluster) -> None:
+    for number, stem in enumerate(("trip_a", "trip_b")):
+        with zipfile.ZipFile(tmp_path / f"{stem}.zip", "w") as file:
+            file.writestr("me.png", encode(face(number), "PNG"))
+            file.writestr(f"../{stem}.png", encode(face(2 + number), "PNG"))
+    for num_worked in (4, 0):
+        report = restore_archive(f"{tmp_path}/trip_*.zip", str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
+        assert report.num_worked == num_worked
+    assert set(pictures(tmp_path / "out")) == {"trip_a/me.png", "trip_a/trip_a.png", "trip_b/me.png", "trip_b/trip_b.png"}
+    assert {photo.status for photo in sample_photos(report)} == {"restored"}
+
+
 def test_a_picture_depends_on_content_and_seed_alone_not_on_its_batch(archive: Path, tmp_path: Path, serial: Cluster) -> None:
     one_by_one = RestoreOptions(aligned=True, unit_size=1)
     restore_archive(str(archive), str(tmp_path / "a"), FakeModel(), one_by_one, serial)
