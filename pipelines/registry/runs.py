@@ -1,6 +1,6 @@
 """Mirror a pipeline run in MLflow: one parent run, a child a step. Nothing here is needed to resume the pipeline itself.
 
-A run is found again by its identity (the plan of a parent; step, artifact and root of a child), so a command that was killed and started
+A run is found again by its identity (plan and root of a parent; step, artifact and root of a child), so a command that was killed and started
 again continues its runs and logs no point of a curve twice.
 """
 
@@ -124,8 +124,8 @@ def search_runs(
 
 
 def begin_pipeline(registry: Registry, name: str, plan_id: str, tags: Mapping[str, str] | None = None) -> Run:
-    """Open the parent run of a pipeline run: the unfinished one of the same plan, if a killed command left one, else a new one."""
-    wanted = f"tags.`{_PLAN}` = '{plan_id}' and attributes.status != 'FINISHED'"
+    """Open the parent run of a pipeline run: the unfinished one of the same plan and root, if a killed command left one, else a new one."""
+    wanted = f"tags.`{_PLAN}` = '{plan_id}' and attributes.status != 'FINISHED'{_of_root(tags or {})}"
     return _begin(registry, name, {**(tags or {}), _PLAN: plan_id}, wanted)
 
 
@@ -136,7 +136,7 @@ def begin_step(parent: Run, step: str, artifact_id: str, tags: Mapping[str, str]
 
 def find_step(registry: Registry, root: str, step: str, artifact_id: str) -> Run | None:
     """The run of a step, whatever became of it."""
-    found = search_runs(registry, _of_step(root, step, artifact_id), at_most=1)
+    found = search_runs(registry, _of_step({_ROOT: root}, step, artifact_id), at_most=1)
     return Run(registry, found[0].info.run_id) if found else None
 
 
@@ -180,12 +180,15 @@ def step_run(registry: Registry, step: str, artifact_id: str, tags: Mapping[str,
 
 
 def _begin_step(registry: Registry, step: str, artifact_id: str, tags: Mapping[str, str]) -> Run:
-    return _begin(registry, step, {**tags, _STEP: step, _ARTIFACT: artifact_id}, _of_step(tags.get(_ROOT, ""), step, artifact_id))
+    return _begin(registry, step, {**tags, _STEP: step, _ARTIFACT: artifact_id}, _of_step(tags, step, artifact_id))
 
 
-def _of_step(root: str, step: str, artifact_id: str) -> str:
-    of_root = f" and tags.`{_ROOT}` = '{root}'" if root else ""
-    return f"tags.`{_STEP}` = '{step}' and tags.`{_ARTIFACT}` = '{artifact_id}'{of_root}"
+def _of_step(tags: Mapping[str, str], step: str, artifact_id: str) -> str:
+    return f"tags.`{_STEP}` = '{step}' and tags.`{_ARTIFACT}` = '{artifact_id}'{_of_root(tags)}"
+
+
+def _of_root(tags: Mapping[str, str]) -> str:
+    return f" and tags.`{_ROOT}` = '{tags[_ROOT]}'" if tags.get(_ROOT) else ""
 
 
 def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) -> Run:
