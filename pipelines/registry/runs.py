@@ -1,7 +1,7 @@
 """Mirror a pipeline run in MLflow: one parent run, a child a step. Nothing here is needed to resume the pipeline itself.
 
-A run is found again by its identity (plan and root of a parent; step, artifact and root of a child), so a command that was killed and started
-again continues its runs and logs no point of a curve twice.
+A run is found again by its identity (plan and root of a parent; step, artifact and root of a child), so a command that was killed and
+started again continues its runs and logs no point of a curve twice.
 """
 
 import tempfile

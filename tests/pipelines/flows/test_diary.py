@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -95,21 +96,29 @@ def test_a_step_that_fails_and_is_gone_on_with_is_one_run(store: ArtifactStore) 
     assert not is_untold(store.root)
 
 
-def test_the_machine_is_told_beside_the_curves(store: ArtifactStore) -> None:
+def test_the_machine_is_told_beside_the_curves_however_often_these_are_told(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.flows.diary._SYSTEM_S", 0.3)
     step, registry = training(), open_registry(store.root)
+
+    def machine() -> bool:
+        run = find_step(registry, store.root, step.name, step.id)
+        return run is not None and "system/cpu_load_percentage" in registry.client.get_run(run.run_id).data.metrics
+
     with Diary(pocket(), store, [step], "plan") as diary:
 
         def make() -> Record:
-            sampled = threading.Event()
-            for call in (diary._sample_system, sampled.set):
-                diary._teller.tell(call)
-            assert sampled.wait(120)
-            return posts(step, store, diary, range(1, 3))
+            folder, deadline = store.folder(step.identity), time.monotonic() + 30
+            with Journal(storage.join(folder, "journal.json"), partial(diary.hear, step.name), every_s=0.02) as journal:
+                for number in count(1):
+                    journal.add(Metrics(number, 8 * number, {"loss": 1 / number}))
+                    time.sleep(0.02)
+                    if number % 50 == 0 and (machine() or time.monotonic() > deadline):
+                        break
+            assert machine()
+            return store.commit(step.identity, {"journal": "journal.json"}, {"loss": 0.1}, 1.0)
 
         diary.around(step, make, store.folder(step.identity))
-    run = find_step(registry, store.root, step.name, step.id)
-    assert run is not None
-    assert {"system/cpu_load_percentage", "loss", "seconds"} <= registry.client.get_run(run.run_id).data.metrics.keys()
+    assert told(registry, store, step)
 
 
 _KILLED = """

@@ -65,3 +65,33 @@ def test_the_pulse_beats_while_there_is_nothing_to_tell() -> None:
     assert beats.acquire(timeout=30)
     assert beats.acquire(timeout=30)
     assert teller.close()
+
+
+def test_the_pulse_beats_also_while_there_is_always_something_to_tell() -> None:
+    beats, ending = threading.Semaphore(0), threading.Event()
+    teller = Teller(pulse=beats.release, pulse_s=0.01)
+
+    def call() -> None:
+        if not ending.is_set():
+            teller.tell(call)
+
+    teller.tell(call)
+    beaten = [beats.acquire(timeout=10) for _ in range(2)]
+    ending.set()
+    assert beaten == [True, True]
+    assert teller.close()
+
+
+def test_a_pulse_that_fails_is_said_once_not_repeated_and_keeps_nobody_waiting() -> None:
+    heard, said, beats = list[str](), list[str](), threading.Semaphore(0)
+
+    def pulse() -> None:
+        beats.release()
+        raise ConnectionError("away")
+
+    teller = Teller(pulse=pulse, on_away=lambda error: said.append(str(error)), pulse_s=0.01, pause_s=1000)
+    assert all(beats.acquire(timeout=10) for _ in range(3))
+    assert said == ["away"]
+    teller.tell(lambda: heard.append("call"))
+    assert teller.close()
+    assert heard == ["call"]
