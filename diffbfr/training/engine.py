@@ -20,6 +20,7 @@ from diffbfr.training.batches import Batch
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.in_order import InOrder
 from diffbfr.training.objective import stage_loss
+from diffbfr.training.seats import seats
 
 _LAYOUTS = {"cuda": torch.channels_last}
 """Of weights and images where it is not torch's own: a CPU trains 5 to 7 % faster without (`tests.benchmarks.networks`), although it
@@ -72,12 +73,12 @@ class Engine:
         self._averages: list[Ema | PowerEma] = [*([] if self.ema is None else [self.ema]), *self.powers]
         if compiled:
             self.denoiser.net.compile()
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.seats = seats(config.global_batch, config.parts)
         self._net: nn.Module = self.denoiser
         self._in_order: InOrder | None = None
         if config.parts is not None:
-            self._in_order = InOrder(config.parts, config.global_batch, micro_batch)
-        elif self.world > 1:
+            self._in_order = InOrder(config.parts, config.global_batch, micro_batch, self.seats)
+        elif self.seats.world > 1:
             self._net = nn.parallel.DistributedDataParallel(self.denoiser, gradient_as_bucket_view=True)
 
     def step(self, share: Batch, step: int) -> Stepped:
@@ -90,9 +91,9 @@ class Engine:
             loss = self._in_order.backward(share, self._loss, list(self.denoiser.net.parameters()))
         else:
             loss = self._backward(share)
-            if self.world > 1:
+            if self.seats.world > 1:
                 dist.all_reduce(loss)
-                loss /= self.world
+                loss /= self.seats.world
         if not bool(torch.isfinite(loss + self._gradient_norm())):
             return Stepped(loss, applied=False)
         self.optimizer.step()
@@ -145,9 +146,9 @@ class Engine:
         parts = [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
         total = torch.zeros((), device=self.device)
         for part in parts:
-            alone = self.world > 1 and part is not parts[-1]
+            alone = self.seats.world > 1 and part is not parts[-1]
             with self._net.no_sync() if alone else nullcontext():  # type: ignore[operator]
-                loss = self._loss(share.cut(part)) * ((part.stop - part.start) / count)
+                loss = self._loss(share.cut(part)) * (self.seats.weight * (part.stop - part.start) / count)
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total

@@ -14,25 +14,35 @@ from torch import distributed as dist
 
 from diffbfr.errors import UsageError
 from diffbfr.training.batches import Batch
+from diffbfr.training.seats import Seats
 
 
 class InOrder:
-    """Takes the place of DistributedDataParallel: `parts` of each global batch, spread evenly over the ranks."""
+    """Takes the place of DistributedDataParallel: `parts` of each global batch, spread evenly over the ranks that have a seat."""
 
-    def __init__(self, parts: int, global_batch: int, micro_batch: int | None) -> None:
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    def __init__(self, parts: int, global_batch: int, micro_batch: int | None, seats: Seats) -> None:
         self._size = global_batch // parts
         self._scale = 1 / parts
-        if world & (world - 1) or parts % world:
-            raise UsageError(f"{world} workers share training.parts={parts}; expected a power of two of workers, at most as many as parts")
         if micro_batch is not None and micro_batch < self._size:
             raise UsageError(
                 f"cluster.micro_batch is {micro_batch} and a part of the batch {self._size} images; expected no fewer; raise training.parts"
             )
-        self._pairs = _pairs(rank, world)
+        self._seats = seats
+        self._pairs = _pairs(seats) if seats.taken > 1 else []
 
     def backward(self, share: Batch, mean_loss: Callable[[Batch], Tensor], parameters: Sequence[nn.Parameter]) -> Tensor:
         """Leave the gradients of the global batch's mean loss in the parameters; returns that loss."""
+        if not self._seats.works:
+            total = [*(torch.empty_like(p) for p in parameters), torch.empty((), device=share.t.device)]
+        else:
+            total = self._subtree(share, mean_loss, parameters)
+        self._add_over_ranks(total)
+        for p, gradient in zip(parameters, total, strict=False):
+            p.grad = gradient
+        return total[-1]
+
+    def _subtree(self, share: Batch, mean_loss: Callable[[Batch], Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """The sum of the gradients, and of the loss, of this rank's parts."""
         tree: list[tuple[int, list[Tensor]]] = []
         for first in range(0, len(share.t), self._size):
             loss = mean_loss(share.cut(slice(first, first + self._size))) * self._scale
@@ -43,31 +53,30 @@ class InOrder:
                 leaves *= 2
             tree.append((leaves, leaf))
         ((_, total),) = tree
-        self._add_over_ranks(total)
-        for p, gradient in zip(parameters, total, strict=False):
-            p.grad = gradient
-        return total[-1]
+        return total
 
     def _add_over_ranks(self, tensors: Sequence[Tensor]) -> None:
-        """Add, in place, what every rank holds, in pairs of ranks and of their sums."""
-        if not self._pairs:
+        """Add, in place, what every rank holds, in pairs of ranks and of their sums; ranks without a seat are told the end."""
+        if self._seats.world == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         for pair in self._pairs:
             dist.all_reduce(flat, group=pair)
+        if self._seats.taken < self._seats.world:
+            dist.broadcast(flat, 0)
         for tensor, piece in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(piece.view(tensor.shape))
 
 
-def _pairs(rank: int, world: int) -> list[dist.ProcessGroup]:
+def _pairs(seats: Seats) -> list[dist.ProcessGroup]:
     """This rank's partner at each height of the tree, as a group of two; every rank makes every group, in the same order."""
     mine = []
     distance = 1
-    while distance < world:
-        for one in range(world):
+    while distance < seats.taken:
+        for one in range(seats.taken):
             if not one & distance:
                 group = dist.new_group([one, one | distance])
-                if rank in (one, one | distance):
+                if seats.rank in (one, one | distance):
                     mine.append(group)
         distance *= 2
     return mine

@@ -104,10 +104,7 @@ def train(
     last checkpoint is that of the end, and `Engine.weights` are then written to `folder/STAGE.safetensors`. DivergedError if more than
     `max_skipped` steps had a loss that is not finite.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     config = run.config
-    if config.global_batch % world:
-        raise UsageError(f"{run.stage.name} has global_batch={config.global_batch}; expected a multiple of the {world} workers")
     started = time.monotonic()
     engine = Engine(
         run.stage,
@@ -118,18 +115,19 @@ def train(
         recompute_px=run.recompute_px,
         compiled=run.compiled,
     )
+    seats = engine.seats
     contract = _contract(run)
     state = load_checkpoint(run.folder / "checkpoints", contract, _completed)
     first = 0 if state is None else state.step
     skipped = [] if state is None else list(state.skipped)
     losses: list[Tensor] = []  # since the checkpoint before
-    _check_same_step(first, run.folder / "checkpoints", engine.device, world)
+    _check_same_step(first, run.folder / "checkpoints", engine.device, seats.world)
     if state is not None:
         engine.restore(state)
     loader = PositionLoader(run.dataset, run.stage, config, run.column)
-    stretch = _Stretch(config, report, report_every_s, rank, math.nan if state is None or state.loss is None else state.loss)
+    stretch = _Stretch(config, report, report_every_s, seats.rank, math.nan if state is None or state.loss is None else state.loss)
 
-    batches = loader.batches(first * config.global_batch, rank, world, run.readers)
+    batches = loader.batches(first * config.global_batch, seats.seat, seats.taken, run.readers)
     done = first
     with closing(batches), Writer(sealed, while_waiting=lambda: alive(done)) as writer:
         for step in range(first, config.num_steps):
@@ -138,19 +136,19 @@ def train(
             stepped = engine.step(share, step)
             if not stepped.applied:
                 skipped.append(step)
-                _tell_skipped(run, loader, skipped, float(stepped.loss), sealed if rank == 0 else None)
-            elif rank == 0:
+                _tell_skipped(run, loader, skipped, float(stepped.loss), sealed if seats.rank == 0 else None)
+            elif seats.rank == 0:
                 losses.append(stepped.loss)
             stretch.add(step, stepped.loss if stepped.applied else None, engine.learning_rate(step), len(skipped))
-            if rank == 0:
+            if seats.rank == 0:
                 with stretch.waiting("writer"):
                     _keep(run, engine, writer, step + 1, contract, skipped, losses)
             done = step + 1
             alive(done)
 
-    if rank == 0:
+    if seats.rank == 0:
         save_stage(run.folder, run.stage, engine.weights)
-    if world > 1:
+    if seats.world > 1:
         dist.barrier()
     stretch.close()
     steps = config.num_steps

@@ -26,6 +26,8 @@ _SHOWN = ("loss",)  # of the posted values; the line itself tells the rate
 _COLLECTIVE_TIMEOUT_S = 600
 _OTHERS_REFUSE_S = 10.0
 _WAIT_S = 60.0
+RESIZE_S = 60.0
+"""How often a training that may grow looks whether it can."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,14 @@ class Group:
     use_gpu: bool
     hang_s: float = 30.0
     """How long no rank may finish a step before the group is taken for hung (`RankLink`)."""
+    min_ranks: int | None = None
+    """With fewer ranks than `num_ranks`, but no fewer than these, it trains while there is no room for more."""
+
+    @property
+    def sizes(self) -> int | tuple[int, int]:
+        """As Ray Train asks for it."""
+        least = self.min_ranks or self.num_ranks
+        return self.num_ranks if least == self.num_ranks else (least, self.num_ranks)
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,7 @@ class _Waiting:
                 logging.getLogger(__name__).warning(
                     "%s: waiting for %d workers of %d CPUs each; %d CPUs are free; add machines, or stop and lower cluster.num_workers",
                     self._label,
-                    self._group.num_ranks,
+                    self._group.min_ranks or self._group.num_ranks,
                     self._group.cpus_per_rank,
                     ray.available_resources().get("CPU", 0),  # type: ignore[no-untyped-call]
                 )
@@ -177,8 +187,11 @@ def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
             _rank,
             train_loop_config={"loop": loop},
             torch_config=TorchConfig(backend="nccl" if group.use_gpu else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S),
-            scaling_config=ScalingConfig(
-                num_workers=group.num_ranks, use_gpu=group.use_gpu, resources_per_worker={"CPU": group.cpus_per_rank}
+            scaling_config=ScalingConfig(  # typed as V1's, which is not elastic
+                num_workers=group.sizes,  # type: ignore[arg-type]
+                use_gpu=group.use_gpu,
+                resources_per_worker={"CPU": group.cpus_per_rank},
+                elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]
             ),
             run_config=RunConfig(
                 name=f"{name}-{start}",
@@ -216,7 +229,7 @@ def _rank(settings: dict[str, Any]) -> Any:
     if ray.get(loop.board.num_refusals.remote()):
         return _Refused()
     world = ray.train.get_context().get_world_size()
-    if ray.get(loop.board.begin.remote(rank)) > loop.retries:
+    if ray.get(loop.board.begin.remote(rank, world)) > loop.retries:
         reason = ray.get(loop.board.failure.remote())
         ray.get(loop.board.refuse.remote(rank, _exhausted(loop, reason)))
         if _all_refuse(loop.board, world):

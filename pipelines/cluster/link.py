@@ -87,8 +87,12 @@ class Board:
         self._furthest = -1
         self._fruitless = 0
 
-    def begin(self, rank: int) -> int:
-        """Count an attempt that rank 0 begins; returns how many before it came no further than earlier ones."""
+    def begin(self, rank: int, world: int) -> int:
+        """Count an attempt that rank 0 begins; returns how many before it came no further than earlier ones.
+
+        Of a group that has shrunk, ranks that are no more are watched no more.
+        """
+        self._pulses = {other: pulse for other, pulse in self._pulses.items() if other < world}
         if rank == 0:
             self._goodput.begin()
             self._attempts += 1

@@ -32,6 +32,9 @@ _QUIET = {  # of a Ray of our own: nobody looks at its figures, and its waiting 
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
 }
+_ELASTIC = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # workers whose machine is lost are not waited for where fewer will do
+}
 _FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "DIFFBFR_CACHE", "DIFFBFR_CACHE_BYTES")
 
 
@@ -41,7 +44,8 @@ class ClusterConfig:
 
     `num_workers=0` runs everything in this process. `address=None` starts a Ray of its own on this machine, otherwise that
     cluster is joined. `cpus_per_worker=0` shares this machine's cores equally (1 on a joined cluster). Steps that need none of each other
-    (TEM and IRM-1) run side by side where there are cores, or GPUs, for the workers of both.
+    (TEM and IRM-1) run side by side where there are cores, or GPUs, for the workers of both. With `min_workers` work needs no more than
+    so many to begin, or to go on when machines are lost; more are taken as they come, up to `num_workers`.
 
     Of a training: blocks whose maps are `recompute_px` or wider are run again in the backward pass, and a worker holds at most
     `micro_batch` images at once, adding up their gradients: less memory, more time, the same result. `compile` hands the networks to
@@ -49,6 +53,7 @@ class ClusterConfig:
     """
 
     num_workers: int = 2
+    min_workers: int | None = None
     address: str | None = None
     cpus_per_worker: int = 0
     recompute_px: int | None = None
@@ -59,6 +64,9 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         if min(self.num_workers, self.cpus_per_worker, self.recompute_px or 0) < 0:
             raise UsageError(f"{self} has a negative number; expected cluster.num_workers=0 (in this process) or more")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            most = f"1 to cluster.num_workers={self.num_workers}"
+            raise UsageError(f"cluster.min_workers is {self.min_workers}; expected {most}, or none for exactly those")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise UsageError(f"cluster.micro_batch is {self.micro_batch}; expected at least 1, or none for all at once")
         if self.hang_s <= 0:
@@ -150,7 +158,7 @@ class Cluster:
                 pool.run_serially(pool.Worker(factory).run, collector)
             elif tasks:
                 self._start()
-                workers, gpus = self.config.num_workers, self._resource("GPU")
+                workers, gpus = self._num_there(), self._resource("GPU")
                 alone = one_core and not gpus
                 num_actors = min(workers * self._cpus_per_worker(workers) if alone else workers, len(tasks))
                 cpus = 1 if alone else self._cpus_per_worker(num_actors)
@@ -172,10 +180,10 @@ class Cluster:
         """Run `worker(config, link)` on `num_workers` ranks of one torch.distributed group and return rank 0's result.
 
         Rank 0's posts move the progress line (`total` and `Metrics.samples` in the same unit) and reach `on_metrics` here, each step
-        once, also when a retried attempt repeats steps. When a rank dies all start again, and the worker is expected to go on from the
-        newest checkpoint that it sealed itself; `root` only holds Ray's own small state while the training runs. Ranks use gloo; on a
-        cluster with GPUs NCCL, one GPU a rank, so that there are at most as many ranks as GPUs. Where this machine's cores are shared out,
-        they are for `side_by_side` such trainings.
+        once, also when a retried attempt repeats steps. When a rank dies, or with `min_workers` when there is room for more, all start
+        again, and the worker is expected to go on from the newest checkpoint that it sealed itself; `root` only holds Ray's own small
+        state while the training runs. Ranks use gloo; on a cluster with GPUs NCCL, one GPU a rank, so that there are at most as many ranks
+        as GPUs. Where this machine's cores are shared out, they are for `side_by_side` such trainings.
         """
         with Progress(label, total, unit) as progress:
             journal = fit.Journal(progress, on_metrics)
@@ -183,9 +191,11 @@ class Cluster:
                 return worker(config, SerialLink(journal.add))
             self._start()
             gpus = int(self._resource("GPU"))
-            num_ranks = min(self.config.num_workers, gpus) if gpus else self.config.num_workers
+            num_ranks, least = self.config.num_workers, self.config.min_workers
+            if least is None and gpus:
+                num_ranks = min(num_ranks, gpus)
             cpus = self._cpus_per_worker(num_ranks, side_by_side)
-            group = fit.Group(num_ranks, cpus, use_gpu=gpus > 0, hang_s=self.config.hang_s)
+            group = fit.Group(num_ranks, cpus, use_gpu=gpus > 0, hang_s=self.config.hang_s, min_ranks=least or num_ranks)
             return fit.fit(worker, config, label=label, root=root, group=group, journal=journal, stopping=self._stopping)
 
     def _start(self) -> None:
@@ -199,7 +209,8 @@ class Cluster:
     def _connect(self) -> None:
         import ray
 
-        for name, value in (_SETTINGS | _QUIET if self.config.address is None else _SETTINGS).items():
+        settings = _SETTINGS | (_QUIET if self.config.address is None else {}) | (_ELASTIC if self.config.min_workers else {})
+        for name, value in settings.items():
             os.environ.setdefault(name, value)
         if self.config.address is None:
             ray.init(
@@ -211,7 +222,7 @@ class Cluster:
                 logging_level=logging.ERROR,
             )
         else:
-            forwarded = {name: os.environ[name] for name in (*_SETTINGS, *_FORWARDED) if name in os.environ}
+            forwarded = {name: os.environ[name] for name in (*settings, *_FORWARDED) if name in os.environ}
             try:
                 ray.init(address=self.config.address, runtime_env={"env_vars": forwarded}, log_to_driver=False, logging_level=logging.ERROR)
             except ConnectionError as error:
@@ -232,9 +243,17 @@ class Cluster:
         there = int(self._resource("CPU"))
         share = max(1, there // (num_workers * side_by_side)) if self.config.address is None else 1
         wanted = self.config.cpus_per_worker or share
-        if wanted * num_workers > there:
+        least = min(self.config.min_workers or num_workers, num_workers)
+        if wanted * least > there:
             raise UsageError(
-                f"{num_workers} workers want {wanted * num_workers} CPUs, the cluster has {there}; "
-                "lower cluster.num_workers or cluster.cpus_per_worker"
+                f"{least} workers want {wanted * least} CPUs, the cluster has {there}; "
+                f"lower cluster.{'num' if self.config.min_workers is None else 'min'}_workers or cluster.cpus_per_worker"
             )
         return wanted
+
+    def _num_there(self) -> int:
+        """The workers that there is room for, where fewer than `num_workers` will do."""
+        workers, least = self.config.num_workers, self.config.min_workers
+        if least is None:
+            return workers
+        return max(least, min(workers, int(self._resource("CPU")) // max(1, self.config.cpus_per_worker)))

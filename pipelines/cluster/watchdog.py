@@ -33,6 +33,7 @@ _RECENT_STEPS = 32
 _USUAL_STEPS = 5.0
 _STACKS_S = 2.0
 _ANSWER_S = 20.0
+_GONE = "gone"
 
 
 class RankLink:
@@ -106,11 +107,15 @@ class RankLink:
 def end_hung(hung: Sequence[Pulse], label: str, root: str, end: Callable[[Sequence[Pulse]], Sequence[tuple[str, str]]]) -> str:
     """Kill ranks that hang; log what each was doing, and keep it in a file, whose place is returned.
 
-    `end(pulses)` asks each rank where it runs for its state and its threads (`ask_worker`), and when all have told kills them.
+    `end(pulses)` asks each rank where it runs for its state and its threads (`ask_worker`), and when all have told kills them. Ranks of
+    which none is there any more do not hang: their group was ended for another of a different size, and "" is returned.
     """
+    told = list(end(hung))
+    if all(state == _GONE for state, _ in told):
+        return ""
     text = "\n".join(
         f"rank {pulse.rank}, process {pulse.pid} on {pulse.node}, {pulse.step} steps done: {state}\n{stacks or '(no answer)'}"
-        for pulse, (state, stacks) in sorted(zip(hung, end(hung), strict=True), key=lambda told: told[0].rank)
+        for pulse, (state, stacks) in sorted(zip(hung, told, strict=True), key=lambda it: it[0].rank)
     )
     place = storage.join(root, "hangs", f"{label}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.txt")
     logging.getLogger(__name__).warning(
@@ -154,11 +159,11 @@ def ask_worker(pid: int, stacks: str) -> tuple[str, str]:
     """On a rank's machine: in which state it is and where its threads are; one that was stopped goes on, for it could not tell."""
     try:
         if not _is_worker(pid):
-            return "gone", ""
+            return _GONE, ""
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         return f"{fields['State'].strip()}, in {_kernel_function(pid)}", _ask_stacks(pid, stacks)
     except (OSError, ValueError):
-        return "gone", ""
+        return _GONE, ""
 
 
 def kill_worker(pid: int) -> None:

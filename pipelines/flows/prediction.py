@@ -12,7 +12,7 @@ def predicted_work(recipe: Recipe, name: str) -> str:
         config = recipe.stage(name.removeprefix("train-"))  # type: ignore[arg-type]
         network, count = config.stage.unet, config.training.num_samples
         flops = training_flops(network, count) * config.training.area_share(config.stage.px)
-        share = -(-config.training.global_batch // max(1, recipe.cluster.num_workers))
+        share = -(-config.training.global_batch // max(1, recipe.cluster.min_workers or recipe.cluster.num_workers))
         memory = training_memory(
             network,
             num_parameters(network),

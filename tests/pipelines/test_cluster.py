@@ -122,6 +122,12 @@ def test_a_negative_number_of_workers_is_refused() -> None:
         Cluster(ClusterConfig(num_workers=-1))
 
 
+@pytest.mark.parametrize("least", [0, 3])
+def test_at_least_more_workers_than_at_most_or_none_is_refused(least: int) -> None:
+    with pytest.raises(UsageError, match=rf"min_workers is {least}; expected 1 to cluster.num_workers=2, or none"):
+        ClusterConfig(num_workers=2, min_workers=least)
+
+
 def test_no_tasks_are_no_work(serial: Cluster) -> None:
     assert serial.map(square, [], label="nothing") == []
 

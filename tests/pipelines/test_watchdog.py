@@ -47,7 +47,7 @@ def test_a_hang_is_a_silence_of_all_ranks() -> None:
 def test_the_dead_do_not_hang_however_long_the_next_attempt_takes_to_begin() -> None:
     clock = Clock()
     board = Board(clock)
-    board.begin(0)
+    board.begin(0, 2)
     for rank in (0, 1):
         board.beat(_pulse(rank))
     board.forget()  # what the controller says of a death
@@ -61,16 +61,26 @@ def test_the_dead_do_not_hang_however_long_the_next_attempt_takes_to_begin() -> 
     assert [pulse.pid for pulse in board.hung()] == [2000]
 
 
+def test_ranks_that_a_smaller_group_has_not_are_watched_no_more() -> None:
+    clock = Clock()
+    board = Board(clock)
+    for rank in (0, 1):
+        board.beat(_pulse(rank))
+    clock.now += 31
+    board.begin(0, 1)
+    assert [pulse.rank for pulse in board.hung()] == [0]
+
+
 def test_attempts_that_come_no_further_are_counted_and_those_that_do_are_not() -> None:
     board = Board()
-    assert [board.begin(0), board.begin(1)] == [0, 0]
+    assert [board.begin(0, 2), board.begin(1, 2)] == [0, 0]
     board.beat(_pulse(0, step=5))
-    assert board.begin(0) == 0
+    assert board.begin(0, 2) == 0
     board.beat(_pulse(0, step=5))  # from the checkpoint to where the last attempt died
-    assert board.begin(0) == 1
-    assert board.begin(0) == 2
+    assert board.begin(0, 2) == 1
+    assert board.begin(0, 2) == 2
     board.beat(_pulse(0, step=6))
-    assert board.begin(0) == 0
+    assert board.begin(0, 2) == 0
     assert board.history().restarts == 4
 
 
@@ -78,7 +88,7 @@ def test_attempts_that_never_begin_are_counted_like_those_that_come_no_further()
     board = Board()
     assert [board.stumble("no port"), board.stumble("no port")] == [1, 2]
     assert board.failure() == "no port"
-    assert board.begin(0) == 2
+    assert board.begin(0, 2) == 2
     board.beat(_pulse(0, step=1))
     assert board.stumble("no port") == 1
     assert board.history().restarts == 0  # nothing that had begun began again
@@ -170,6 +180,12 @@ def test_all_ranks_that_hang_are_ended_and_where_they_were_is_logged_and_kept(tm
     )
     assert "irm1: no rank has given a sign for 30 s; all are ended, to go on from the newest checkpoint" in caplog.text
     assert kept in caplog.text
+
+
+def test_a_group_that_is_gone_does_not_hang(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert end_hung([_pulse(0), _pulse(1)], "irm1", str(tmp_path), lambda pulses: [("gone", "")] * 2) == ""
+    assert not caplog.records
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_that_is_no_worker_of_rays_is_left_alone() -> None:

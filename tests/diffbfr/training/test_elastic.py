@@ -14,6 +14,7 @@ from diffbfr.stages import STAGE_NAMES, StageName, StageSpec
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.in_order import InOrder
 from diffbfr.training.loop import Run, StepMetrics, train
+from diffbfr.training.seats import seats
 from tests.diffbfr.tiny import COLUMN, TINY_STAGES
 from tests.diffbfr.training.ranks import StoppedError, train_in_processes
 
@@ -63,13 +64,16 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("parts", [None, 4])
 def test_any_number_of_workers_sees_the_same_numbers(tiny_dataset: ShardedDataset, tmp_path: Path, parts: int | None) -> None:
-    """With dropout, on 1, 2 and 4 workers and through 2, 1, 2: losses agree to 1e-6; in one order of sums bitwise, and the weights too."""
+    """With dropout, on 1 to 4 workers and through 2, 1, 2: losses agree to 1e-6; in one order of sums bitwise, and the weights too.
+
+    Three have no even shares of eight faces: two of them compute.
+    """
     config = replace(CONFIG, num_samples=96, global_batch=8, checkpoint_samples=32, max_gradient_norm=1.0, parts=parts)
     curves: dict[str, list[float]] = {}
     alone: list[StepMetrics] = []
     train(_run(tiny_dataset, tmp_path / "w1", DROPPING_OUT, config), report=alone.append, report_every_s=0)
     curves["w1"] = [report.loss for report in alone]
-    for ranks in (2, 4):
+    for ranks in (2, 3, 4):
         run = _run(tiny_dataset, tmp_path / f"w{ranks}", DROPPING_OUT, config)
         ((told, _), *_others), *_ = train_in_processes([[run] * ranks], tmp_path / f"meeting{ranks}")
         curves[f"w{ranks}"] = [report.loss for report in told]
@@ -132,15 +136,28 @@ def test_parts_that_make_no_tree_of_the_batch_are_refused(parts: int) -> None:
         replace(CONFIG, parts=parts)
 
 
-def test_workers_and_parts_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_larger_than_what_is_held_at_once_are_refused() -> None:
     with pytest.raises(UsageError, match=r"micro_batch is 1 and a part of the batch 2 images; expected no fewer"):
-        InOrder(2, 4, micro_batch=1)
+        InOrder(2, 4, 1, seats(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("world", "batch", "parts", "taken"),
+    [(1, 4, None, 1), (2, 4, None, 2), (3, 4, None, 2), (8, 4, None, 4), (5, 15, None, 5), (3, 48, 4, 2), (8, 48, 4, 4), (6, 48, 8, 4)],
+)
+def test_as_many_workers_compute_as_there_are_even_shares_for(
+    monkeypatch: pytest.MonkeyPatch, world: int, batch: int, parts: int | None, taken: int
+) -> None:
+    """Every share is computed by one worker that counts, and their weights make the mean over all workers the mean over the batch."""
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
-    for world in (3, 8):
-        monkeypatch.setattr("torch.distributed.get_world_size", lambda world=world: world)
-        with pytest.raises(UsageError, match=rf"{world} workers share training\.parts=4; expected a power of two of workers"):
-            InOrder(4, 48, None)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: world)
+    places = []
+    for rank in range(world):
+        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        places.append(seats(batch, parts))
+    assert {place.taken for place in places} == {taken}
+    assert [place.seat for place in places if place.works] == list(range(taken))
+    assert sum(place.weight for place in places) == world
 
 
 def _stop_after(reports: list[StepMetrics], metrics: StepMetrics, count: int) -> None:

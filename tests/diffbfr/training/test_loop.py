@@ -428,16 +428,3 @@ def test_whoever_waits_for_a_writer_gives_signs_for_a_while_and_then_none(tmp_pa
         writing.write(lambda: tmp_path)
     assert 1 <= len(signs) <= 10
     assert max(signs) - started < 0.5
-
-
-# Ranks
-
-
-def test_a_batch_that_the_ranks_cannot_share_is_refused(
-    tiny_dataset: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
-    with pytest.raises(UsageError, match="irm1 has global_batch=4; expected a multiple of the 3 workers"):
-        train(_run(tiny_dataset, tmp_path))

@@ -1,0 +1,41 @@
+"""Which of a group's ranks compute: a batch is shared evenly, so that any number of workers can take it on.
+
+Workers come and go, and a global batch of 16 has no even shares for three. Then as many compute as there are even shares for, here two;
+the others follow them, ready for the day when a fourth comes.
+"""
+
+from dataclasses import dataclass
+
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class Seats:
+    """This rank's place in its group: `taken` of `world` ranks compute, each an equal share of the batch."""
+
+    rank: int
+    world: int
+    taken: int
+
+    @property
+    def works(self) -> bool:
+        """Whether what this rank computes counts."""
+        return self.rank < self.taken
+
+    @property
+    def seat(self) -> int:
+        """Whose share this rank computes: its own, or, if it only follows, that of another."""
+        return self.rank % self.taken
+
+    @property
+    def weight(self) -> float:
+        """What a rank's loss counts in a mean over all ranks, so that it is the mean over the batch."""
+        return self.world / self.taken if self.works else 0.0
+
+
+def seats(global_batch: int, parts: int | None = None) -> Seats:
+    """The seats of the group that this process is in; those of `parts` are a power of two, for their sums are a binary tree."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    shares = global_batch if parts is None else parts
+    taken = max(count for count in range(1, min(world, shares) + 1) if shares % count == 0)
+    return Seats(rank, world, taken)
