@@ -51,7 +51,10 @@ class TrainingState:
 
 
 def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bool = False) -> Path:
-    """Seal one checkpoint and drop all but the newest `keep`, and the one of least loss; saving the same step again replaces nothing."""
+    """Seal one checkpoint and drop all but the newest `keep`, and the one of least loss; saving the same step again replaces nothing.
+
+    Checkpoints of later steps are left alone and do not count: a training that comes to this step could read none of them.
+    """
     target = folder / f"step-{state.step:08d}"
     if target.exists() and _is_sealed(target):
         return target
@@ -68,9 +71,9 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bo
         shutil.rmtree(draft, ignore_errors=True)
         raise
     _sync(folder)
-    older = sorted(folder.glob("step-*"))[:-keep]
-    best = min(sorted(folder.glob("step-*")), key=_loss) if keep_best else None
-    for old in older:
+    steps = [path for path in sorted(folder.glob("step-*")) if path <= target]
+    best = min(steps, key=_loss) if keep_best else None
+    for old in steps[:-keep]:
         if old != best:
             shutil.rmtree(old)
     for left in folder.glob(".draft-*"):

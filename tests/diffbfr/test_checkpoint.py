@@ -62,9 +62,9 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 30, 4):
+    for step in (1, 2, 3, 40):
         save_checkpoint(tmp_path, _state(step), keep=2)
-    assert _steps(tmp_path) == ["step-00000004", "step-00000030"]
+    assert _steps(tmp_path) == ["step-00000003", "step-00000040"]
 
 
 def test_the_one_of_least_loss_is_kept_too_if_that_is_wanted(tmp_path: Path) -> None:
@@ -170,6 +170,18 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(tmp_path: Path, 
     assert found is not None
     assert found.step == 1
     assert float(found.tensors["model"]["a"][0, 0]) == 1
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_is_sealed_before_damaged_checkpoints_of_later_steps_stays(tmp_path: Path, keep: int) -> None:
+    for step in (9, 10)[-keep:]:
+        _flip(save_checkpoint(tmp_path, replace(_state(step), loss=0.0), keep, keep_best=True))
+    for step in (3, 6, 7, 10):  # from the beginning again
+        path = save_checkpoint(tmp_path, replace(_state(step), loss=1 / step), keep, keep_best=True)
+        found = load_checkpoint(tmp_path, CONTRACT)
+        assert found is not None
+        assert (path.name, found.step) == (f"step-{step:08d}", step)
+    assert _steps(tmp_path)[-1] == "step-00000010"
 
 
 @pytest.mark.parametrize(
