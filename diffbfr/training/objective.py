@@ -17,7 +17,7 @@ def stage_loss(
 
     IRM draws its noise level uniformly between the neighbours sqrt(gamma_t) and sqrt(gamma_{t-1}) (SR3); a network that hears
     steps takes t itself. TEM adds the variational term that trains its variance range, a thousandth of the bound: the sum over the steps
-    that are drawn, 1..`t_max` (None: 1..T), which one of them stands for. A network that predicts the velocity is
+    that are drawn, 1..`t_max` (None, or more than T: 1..T), which one of them stands for. A network that predicts the velocity is
     measured in it. `min_snr_gamma` weights the images by their levels (`min_snr_weight`); the variational term keeps its own weights.
     """
     schedule, spec = denoiser.schedule, denoiser.spec
@@ -36,7 +36,7 @@ def stage_loss(
     if spec.learns_range:
         epsilon = denoiser.noise_of(output[:, :3], y_t, level, batch.condition)
         term = variational_loss(output[:, 3:], batch.y_0, y_t, batch.t, schedule, epsilon)
-        loss = loss + VLB_WEIGHT * (t_max or schedule.num_steps) * term
+        loss = loss + VLB_WEIGHT * min(t_max or schedule.num_steps, schedule.num_steps) * term
     return loss.mean()
 
 

@@ -106,6 +106,7 @@ def test_tems_loss_is_eq_11_with_a_thousandth_of_the_whole_bound(tiny_dataset: S
     assert stage_loss(denoiser, denoiser, batch).item() == pytest.approx((simple + 0.001 * bound).item(), rel=1e-5)
     part = stage_loss(denoiser, denoiser, batch, t_max=120).item()  # of steps up to 120 a draw stands for 120, not for all
     assert part == pytest.approx((simple + 0.001 * 0.12 * bound).item(), rel=1e-5)
+    assert stage_loss(denoiser, denoiser, batch, t_max=1500).item() == pytest.approx((simple + 0.001 * bound).item(), rel=1e-5)
 
 
 def test_tem_without_a_range_trains_on_eq_11_alone(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
