@@ -1,14 +1,9 @@
 """Train one stage: every rank opens the dataset, takes the newest sealed checkpoint and runs the one loop of `diffbfr.training`.
 
-On S3 each rank works in a folder of its own machine; rank 0 puts every sealed checkpoint and, last, the weights where they belong. What
-S3 refuses ends the attempt, and is kept where it was made.
+Rank 0 puts every sealed checkpoint and, last, the weights where they belong (`pipelines.steps.workspace`). What S3 refuses ends the
+attempt.
 """
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +13,7 @@ from diffbfr.stages import StageSpec
 from diffbfr.training.config import TrainingConfig
 from pipelines import storage
 from pipelines.progress import Link, Metrics
-
-_CHECKPOINTS = "checkpoints"
+from pipelines.steps.workspace import workspace
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ def train_stage(task: TrainTask, link: Link) -> TrainReport:
         else:
             link.rest()
 
-    with _workspace(task.folder) as (folder, publish):
+    with workspace(task.folder) as (folder, publish):
         run = Run(
             task.stage,
             task.config,
@@ -116,57 +110,6 @@ def _check_column(task: TrainTask, dataset: ShardedDataset) -> None:
             f"column {task.column} was made by irm1 {maker[:12] or '(photos)'}, this run's irm1 is {task.column_model[:12]}; "
             "expected the same; run `diffbfr condition irm1` again"
         )
-
-
-@contextmanager
-def _workspace(folder: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
-    """The folder to train in, and what to do with a file or checkpoint that is finished there: nothing, or put it on S3."""
-    if not storage.is_remote(folder):
-        yield storage.local_path(folder), lambda path: None
-        return
-    is_first = int(os.environ.get("RANK", "0")) == 0
-    with tempfile.TemporaryDirectory(prefix="diffbfr-train-") as name:
-        local = Path(name)
-        for step in storage.list_dir(storage.join(folder, _CHECKPOINTS)):
-            fetched = storage.fetch_tree(storage.join(folder, _CHECKPOINTS, step), local / "fetched")
-            (local / _CHECKPOINTS).mkdir(exist_ok=True)
-            fetched.rename(local / _CHECKPOINTS / step)
-
-        def publish(path: Path) -> None:
-            from diffbfr.checkpoint import MANIFEST
-
-            if not is_first:
-                return
-            target = storage.join(folder, path.relative_to(local).as_posix())
-            try:
-                if path.is_dir():
-                    storage.put_tree(path, target, last=MANIFEST)
-                else:
-                    storage.write_atomic(target, path.read_bytes())
-            except Exception as error:  # every storage client has errors of its own
-                raise _refused(path, target, error) from error
-            if path.parent == local / _CHECKPOINTS:
-                _drop_all_but(path.parent, storage.join(folder, _CHECKPOINTS))
-
-        yield local, publish
-
-
-def _refused(path: Path, target: str, error: Exception) -> storage.StorageError:
-    """Put what could not be stored where it stays when the workspace goes, and say so."""
-    kept = Path(tempfile.mkdtemp(prefix="diffbfr-refused-")) / path.name
-    shutil.move(path, kept)
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return storage.StorageError(
-        f"{target} could not be stored ({reason}); expected a place that takes it; it is kept in {kept}; run the same command again to "
-        "go on from the checkpoint before"
-    )
-
-
-def _drop_all_but(kept: Path, place: str) -> None:
-    """Remove checkpoints that are no longer kept here from where they were put."""
-    for step in storage.list_dir(place):
-        if not (kept / step).exists():
-            storage.remove_tree(storage.join(place, step))
 
 
 def _local(folder: str) -> Path:

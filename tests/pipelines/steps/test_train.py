@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -260,10 +261,13 @@ def test_a_terminated_driver_is_followed_by_the_same_command(dataset: str, alone
 def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
     dataset: str, alone: dict[str, str], s3_bucket: str, tmp_path: Path, serial: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server refuses the parts of one checkpoint (411, as a real one did): a line says so and where it lies; the rerun goes on."""
+    """The server refuses the parts of one checkpoint (411, as a real one did): a line says so and where it lies; the rerun goes on.
+
+    Nothing of it stays on this machine once it is stored.
+    """
     monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize=None: 16_384)
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 256)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "cache"))
     folder = f"{s3_bucket}/refused-{tmp_path.name}/run"
     refuses = True
 
@@ -275,10 +279,12 @@ def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
 
     with faulty(os.environ["AWS_ENDPOINT_URL"], choose) as (endpoint, made):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        with pytest.raises(storage.StorageError, match=r"step-00000012 could not be stored .* it is kept in (.*); run the same") as refused:
+        with pytest.raises(
+            storage.StorageError, match=rf"step-00000012 could not be stored .* it is kept on {platform.node()} in .*; run"
+        ) as refused:
             run()
         assert made
-        kept = Path(refused.value.args[0].partition("it is kept in ")[2].partition(";")[0])
+        kept = Path(refused.value.args[0].partition(f"it is kept on {platform.node()} in ")[2].partition(";")[0])
         assert json.loads((kept / MANIFEST).read_text()) == {
             file.name: storage.digest(file) for file in kept.iterdir() if file.name != MANIFEST
         }
@@ -286,5 +292,6 @@ def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
         assert [step for step in steps if storage.exists(f"{folder}/checkpoints/{step}/{MANIFEST}")] == ["step-00000004", "step-00000008"]
         refuses = False
         assert run().resumed_from == 8
+    assert [path.suffix for path in kept.parents[2].rglob("*") if path.is_file()] == [".lock"]
     assert ending(folder) == alone
     assert storage.list_dir(f"{folder}/checkpoints") == ["step-00000020", "step-00000024"]
