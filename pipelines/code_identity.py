@@ -13,8 +13,10 @@ from pathlib import Path
 from diffbfr.errors import UsageError
 
 PACKAGES = ("diffbfr", "pipelines")
-_COUNTED = re.compile(r"(diffbfr\.|pipelines\.(steps\.|(apart|mirror|outcomes|sources)\b|flows\.restore_(archive|plan)\b)).*")
-"""Where content is decided: the paper, the steps, what a photo or an archive is and what its pictures are called."""
+_COUNTED = re.compile(
+    r"(diffbfr\.|pipelines\.(steps\.|(apart|mirror|outcomes|sources)\b|flows\.(measuring|restore_archive|restore_plan)\b)).*"
+)
+"""Where content is decided: the paper, the steps, which faces are measured, what a photo or an archive is and its pictures' names."""
 _ROOT = Path(__file__).resolve().parent.parent
 
 

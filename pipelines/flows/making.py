@@ -1,18 +1,18 @@
 """How each step is made: its tasks, spread over the cluster, and what it leaves in its folder.
 
-Every function here takes the workshop and the artifact's folder and returns what it made; the work itself is in `pipelines/steps`.
+Every function here takes the workshop and the artifact's folder and returns what it made. The work itself is in `pipelines/steps`, and so
+is what is chosen for it: code there is part of a step's identity, code here is not.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from diffbfr.errors import UsageError
-from diffbfr.spec import to_dict
-from diffbfr.stages import STAGE_NAMES, StageName, StageSpec
+from diffbfr.stages import STAGE_NAMES, StageName
 from pipelines import commits, storage
 from pipelines.artifacts import OutputRef
 from pipelines.flows.graph import Made, Step
@@ -26,6 +26,7 @@ ARCHIVE, MIRROR = "archive.zip", "restored"
 
 def make_dataset(shop: Workshop, folder: str) -> Made:
     """Photos to shards, a Ray task a shard, with Eq. 13 pre-sampled."""
+    from pipelines import manifest
     from pipelines.sources import open_source
     from pipelines.steps.earlier import siblings
     from pipelines.steps.shard import finish_dataset, plan_shards, shard
@@ -34,7 +35,9 @@ def make_dataset(shop: Workshop, folder: str) -> Made:
     tasks = plan_shards(open_source(data.faces), data.shard, folder, siblings(folder))
     shop.cluster.map(shard, tasks, label="shard", unit="img", weight=lambda task: task.num_photos)
     info = finish_dataset(folder, tasks, data.max_bad)
-    return Made(_committed_files(folder, "commits", len(tasks)), asdict(info), info.content_id)
+    tables = (manifest.members_path(column.column) for column in data.shard.columns)
+    index = (manifest.DATASET_RECORD, manifest.SAMPLES, manifest.QUARANTINE, *tables)
+    return Made(_committed_files(folder, "commits", len(tasks), index), asdict(info), info.content_id)
 
 
 def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
@@ -46,7 +49,7 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
         config = shop.recipe.stage(name)
         column = shop.facts("condition-irm1")["column"] if name == "irm2" and "condition-irm1" in shop.steps else ""
         task = TrainTask(
-            stage=config.stage.trained,
+            stage=config.stage,
             config=config.training,
             dataset=shop.folder("shard"),
             folder=folder,
@@ -88,6 +91,7 @@ def make_stage(name: StageName) -> Callable[[Workshop, str], Made]:
 
 def make_column(shop: Workshop, folder: str) -> Made:
     """Run IRM-1 over every key and variant, on Ray actors, and append the column that IRM-2 trains on."""
+    from pipelines import manifest
     from pipelines.steps.condition import ConditionTask, finish_condition, make_conditioner, plan_condition
 
     dataset, digest = shop.folder("shard"), stage_digest(shop, "irm1")
@@ -108,26 +112,24 @@ def make_column(shop: Workshop, folder: str) -> Made:
     )
     info = finish_condition(tasks, shop.recipe.column.max_bad_share, storage.join(folder, "quarantine.json"))
     storage.write_json(storage.join(folder, "column.json"), asdict(info) | {"dataset": shop.steps["shard"].id})
-    within = f"../../shard/{shop.steps['shard'].id}"
-    files = _committed_files(dataset, f"{info.column}/commits", len(tasks), f"{within}/")
+    index = (storage.join(info.column, manifest.COLUMN_RECORD), manifest.members_path(info.column))
+    files = _committed_files(dataset, f"{info.column}/commits", len(tasks), index, f"../../shard/{shop.steps['shard'].id}/")
     pictures = sum(task.num_pictures for task in tasks)
+    seen = [asdict(info), [file.sha256 for file in files.values() if isinstance(file, OutputRef)]]
     return Made(
         {"record": "column.json", **files},
         {"column": info.column, "irm1": digest, "pictures": pictures, "quarantined": len(info.quarantined)},
+        hashlib.sha256(json.dumps(seen).encode()).hexdigest(),
     )
 
 
 def make_cascade(shop: Workshop, folder: str) -> Made:
     """Put the three stages into one folder, with the record of where they come from, last."""
     from diffbfr.cascade import cascade_digest, write_record
+    from pipelines.steps.assemble import assemble
 
-    outputs, stages = {}, {}
-    for name in STAGE_NAMES:
-        weights = storage.read_bytes(storage.join(shop.folder(f"train-{name}"), f"{name}.safetensors"))
-        for file, data in ((f"{name}.json", spec_text(shop.recipe.stage(name).stage)), (f"{name}.safetensors", weights)):
-            storage.write_atomic(storage.join(folder, file), data)
-            outputs[file] = file
-        stages[name] = {"artifact": shop.steps[f"train-{name}"].id, "digest": stage_digest(shop, name)}
+    outputs = assemble(folder, {name: (shop.recipe.stage(name).stage, shop.folder(f"train-{name}")) for name in STAGE_NAMES})
+    stages = {name: {"artifact": shop.steps[f"train-{name}"].id, "digest": stage_digest(shop, name)} for name in STAGE_NAMES}
     dataset = shop.facts("shard")
     record = {
         "recipe": shop.recipe.name,
@@ -141,7 +143,7 @@ def make_cascade(shop: Workshop, folder: str) -> Made:
     else:
         storage.write_json(storage.join(folder, "cascade.json"), record)
     digest = cascade_digest(local(folder))
-    return Made({**outputs, "record": "cascade.json"}, {"digest": digest, **record}, digest)
+    return Made({**{name: name for name in outputs}, "record": "cascade.json"}, {"digest": digest, **record}, digest)
 
 
 def make_evaluation(shop: Workshop, folder: str) -> Made:
@@ -169,22 +171,13 @@ def make_versions(shop: Workshop, folder: str) -> Made:
 
 def make_restored_archive(shop: Workshop, folder: str) -> Made:
     """Zip the degraded photos of some held-out faces and restore that archive, as a user would."""
-    import io
-    import zipfile
-
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
-    from pipelines.manifest import open_dataset
+    from pipelines.steps.held_out import zip_degraded
     from pipelines.steps.pinned_cascade import pin_cascade
 
-    config = shop.recipe.restore
-    dataset = open_dataset(shop.folder("shard"))
-    keys = dataset.keys(shop.recipe.evaluate.split)[: config.num_photos]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for key in keys:
-            archive.writestr(zipfile.ZipInfo(f"photos/{key}.jpg"), dataset.lq_bytes(key, shop.recipe.evaluate.variant))
+    config, shown = shop.recipe.restore, shop.recipe.evaluate
     place = storage.join(folder, ARCHIVE)
-    storage.write_atomic(place, buffer.getvalue())
+    storage.write_atomic(place, zip_degraded(shop.folder("shard"), shown.split, config.num_photos, shown.variant))
     options = RestoreOptions(aligned=True, mode=shop.recipe.sampling.mode, seed=config.seed, unit_size=config.unit_size)
     report = restore_archive(place, storage.join(folder, MIRROR), pin_cascade(shop.folder("cascade")), options, shop.cluster)
     require_clean(report)
@@ -195,17 +188,14 @@ def make_restored_archive(shop: Workshop, folder: str) -> Made:
 
 def stage_digest(shop: Workshop, name: StageName) -> str:
     """Identity of a trained stage as this recipe samples it: `model_digest` of its weights beside the recipe's specification."""
+    from pipelines.steps.assemble import spec_text
+
     record = shop.store.find(shop.steps[f"train-{name}"].identity)
     if record is None:
         raise UsageError(f"train-{name} is not finished, or was changed meanwhile; expected its weights; run the same command again")
     spec = hashlib.sha256(spec_text(shop.recipe.stage(name).stage)).hexdigest()
     lines = f"{name}.json\0{spec}\n{name}.safetensors\0{record.outputs['weights'].sha256}\n"
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def spec_text(spec: StageSpec) -> bytes:
-    """A stage's specification as the file that lies beside its weights."""
-    return (json.dumps(to_dict(spec), indent=1) + "\n").encode()
 
 
 def _column_name(shop: Workshop, digest: str) -> str:
@@ -219,13 +209,11 @@ def plan_digest(steps: list[Step]) -> str:
     return hashlib.sha256(json.dumps([step.id for step in steps]).encode()).hexdigest()[:20]
 
 
-def _committed_files(dataset: str, folder: str, num_shards: int, prefix: str = "") -> dict[str, str | OutputRef]:
-    """Everything that shards committed under `folder`, with the digests that are already known, and the tables that index it."""
+def _committed_files(dataset: str, folder: str, num_shards: int, index: Sequence[str], prefix: str = "") -> dict[str, str | OutputRef]:
+    """Everything that shards committed under `folder`, with the digests that are already known, and the files that index it."""
     files: dict[str, str | OutputRef] = {}
-    for index in range(num_shards):
-        commit = commits.read(dataset, folder, index)
+    for number in range(num_shards):
+        commit = commits.read(dataset, folder, number)
         for tar in commit.tars if commit is not None else ():
             files[tar.tar] = OutputRef(f"{prefix}{tar.tar}", tar.num_bytes, tar.sha256)
-    if not prefix:
-        files |= {name: name for name in ("dataset.json", "manifest/samples.parquet", "quarantine.parquet")}
-    return files
+    return files | {name: f"{prefix}{name}" for name in index}

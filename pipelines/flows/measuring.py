@@ -3,16 +3,15 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipelines.cluster import Cluster
-from pipelines.recipes import EvaluateConfig
-
 if TYPE_CHECKING:
+    from pipelines.cluster import Cluster
+    from pipelines.recipes import EvaluateConfig
     from pipelines.steps.evaluate import Mode
     from pipelines.steps.pinned_cascade import PinnedCascade
     from pipelines.steps.scores import Evaluation
 
 
-def measure(cluster: Cluster, cascade: "PinnedCascade", dataset: str, config: EvaluateConfig, mode: "Mode") -> "Evaluation":
+def measure(cluster: "Cluster", cascade: "PinnedCascade", dataset: str, config: "EvaluateConfig", mode: "Mode") -> "Evaluation":
     """Restore the held-out faces of a dataset, never trained on, and measure every output of Algorithm 1."""
     from pipelines.manifest import open_dataset
     from pipelines.steps.evaluate import EvaluateTask, identity_weights, make_evaluator, plan_evaluation, squeezenet_weights

@@ -24,10 +24,10 @@ _CODE: Mapping[str, tuple[str, ...]] = {
     "train-tem": ("pipelines.steps.train",),
     "condition-irm1": ("pipelines.steps.condition",),
     "train-irm2": ("pipelines.steps.train",),
-    "cascade": ("diffbfr.spec",),
-    "evaluate": ("diffbfr.cascade", "pipelines.steps.evaluate", "pipelines.steps.pinned_cascade", "pipelines.steps.scores"),
+    "cascade": ("pipelines.steps.assemble",),
+    "evaluate": ("diffbfr.cascade", "pipelines.flows.measuring", "pipelines.steps.pinned_cascade"),
     "register": (),
-    "restore": ("diffbfr.cascade", "pipelines.steps.pinned_cascade", "pipelines.flows.restore_archive"),
+    "restore": ("diffbfr.cascade", "pipelines.flows.restore_archive", "pipelines.steps.held_out", "pipelines.steps.pinned_cascade"),
 }
 """Where the code of each step begins; what only a worker loads (the cascade, which its tasks carry) is named too."""
 _SIDE_BY_SIDE = ("train-irm1", "train-tem")

@@ -4,7 +4,7 @@ Rank 0 puts every sealed checkpoint and, last, the weights where they belong (`p
 attempt.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from diffbfr.errors import UsageError
@@ -52,13 +52,17 @@ class TrainReport:
 
 
 def train_stage(task: TrainTask, link: Link) -> TrainReport:
-    """Train to the end, or go on from where an earlier attempt stopped; every rank of a group calls this."""
+    """Train to the end, or go on from where an earlier attempt stopped; every rank of a group calls this.
+
+    How the stage will be sampled is no part of its training, nor of its checkpoints.
+    """
     import torch
 
     from diffbfr.checkpoint import load_stage
     from diffbfr.training.loop import Run, StepMetrics, train
     from pipelines.manifest import open_dataset
 
+    task = replace(task, stage=task.stage.trained)
     dataset = open_dataset(task.dataset)
     _check_column(task, dataset)
     initial = load_stage(_local(task.initial), task.stage.name, expected=task.stage) if task.initial else None

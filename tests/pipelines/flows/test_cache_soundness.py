@@ -138,6 +138,10 @@ EDITS = (
     code("pipelines/steps/panels.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", SCORES, "code pipelines.steps.panels changed"),
     code("pipelines/steps/provenance.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ("restore",), "code pipelines.steps.provenance changed"),
     code("pipelines/mirror.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ("restore",), "code pipelines.mirror changed"),
+    code("pipelines/flows/measuring.py", "keys_per_task=16", "keys_per_task=8", SCORES, "code pipelines.flows.measuring changed"),
+    code("pipelines/steps/held_out.py", "[:num_photos]", "[1:num_photos]", ("restore",), "code pipelines.steps.held_out changed"),
+    code("pipelines/steps/assemble.py", "indent=1", "indent=2", FROM_CASCADE, "code pipelines.steps.assemble changed"),
+    code("pipelines/flows/making.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ()),
     code("pipelines/registry/gate.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ()),
     code("pipelines/cli/run.py", "\n\ndef ", "\n\nNEW = 1\n\n\ndef ", ()),
     code("diffbfr/unet.py", "\n\nclass ", "\n\n# a comment\nclass ", (), name="a comment"),
@@ -146,6 +150,14 @@ EDITS = (
     # files
     disk("a flipped byte in a tar", lambda p: flip(p.output("shard", "lq/000001.tar")), ("shard",), "output lq/000001.tar has the digest"),
     disk("a flipped byte in the column", lambda p: flip(p.output("shard", "irm1-*/000000.tar")), ("condition-irm1",), "output irm1-"),
+    disk("no table of lq", lambda p: p.output("shard", "manifest/columns/lq.parquet").unlink(), ("shard",), "output manifest/columns/lq"),
+    disk(
+        "a flipped byte in the column's table",
+        lambda p: flip(p.output("shard", "manifest/columns/irm1-*")),
+        ("condition-irm1",),
+        "output manifest",
+    ),
+    disk("no record of the column", lambda p: p.output("shard", "irm1-*/column.json").unlink(), ("condition-irm1",), "output irm1-"),
     disk("a flipped byte in weights", lambda p: flip(p.output("train-tem", "tem.safetensors")), ("train-tem",), "output weights has the"),
     disk(
         "a cut tar",
