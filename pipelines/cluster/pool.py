@@ -1,9 +1,10 @@
 """Tasks on Ray, or in this process: every task ends with a report or is counted as failed, never neither.
 
-A worker that dies is replaced, and its task tried again. A task that a network or a server failed is tried again by its worker, after a
-pause. Any other error is the task's own: it would only come again.
+A worker that dies is replaced, and its task tried again, by whoever is free. A task that a network or a server failed is tried again by its
+worker, after a pause. Any other error is the task's own: it would only come again.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -79,6 +80,9 @@ class Worker(Generic[Task, Report]):
         self._factory = factory
         self._function: Callable[[Task], Report] | None = None
 
+    def answer(self) -> None:
+        """Answer, and so say that there is a place for this actor."""
+
     def run(self, task: Task) -> Report:
         """Do one task."""
         if self._function is None:
@@ -145,39 +149,97 @@ def run_actors(
     num_gpus: float,
     stopping: threading.Event,
 ) -> None:
-    """Every task on a pool of actors; a dead actor is replaced, and its task tried again on the new one."""
+    """Every task on a pool of actors; a dead actor is replaced, and its task tried again.
+
+    An actor gets its first task once it has answered: one that the cluster has no room for, or no longer, keeps no task from the others.
+    """
     import ray
 
     actor_class: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(Worker)
     attempts = [0] * len(collector.tasks)
     waiting = deque(range(len(collector.tasks)))
-    idle: list[Any] = [actor_class.remote(factory) for _ in range(num_actors)]
     flying: dict[Any, tuple[int, Any]] = {}
+    crew = _Crew(lambda: actor_class.remote(factory), num_actors)
     try:
         while waiting or flying:
-            while waiting and idle:
-                position, actor = waiting.popleft(), idle.pop()
+            while waiting and crew.idle:
+                position, actor = waiting.popleft(), crew.idle.pop()
                 flying[actor.run.remote(collector.tasks[position])] = position, actor
-            ended = _next(flying, stopping)
+            if not flying and not crew.coming:
+                raise IncompleteError(
+                    f"{crew.num_stillborn} workers died before they began; expected them to live; run the same command again"
+                )
+            ended = _next([*flying, *crew.coming], stopping)
+            if ended not in flying:
+                crew.welcome(ended)
+                continue
             position, actor = flying.pop(ended)
             try:
                 report = ray.get(ended)
             except ray.exceptions.RayActorError as error:
-                ray.kill(actor)
-                actor = actor_class.remote(factory)
+                crew.replace(actor)
                 attempts[position] += 1
                 if attempts[position] > NUM_RETRIES:
                     collector.fail(position, error)
                 else:
                     waiting.appendleft(position)
+                continue
             except ray.exceptions.RayError as error:
                 collector.fail(position, _cause(error))
             else:
                 collector.succeed(position, report)
-            idle.append(actor)
+            crew.idle.append(actor)
     finally:
-        for actor in [*idle, *(actor for _, actor in flying.values())]:
+        crew.end(actor for _, actor in flying.values())
+
+
+class _Crew:
+    """Actors without a task: `idle` ones, and by the reference of their first answer those that are `coming`."""
+
+    def __init__(self, make: Callable[[], Any], num_actors: int) -> None:
+        self._make = make
+        self.idle: list[Any] = []
+        self.coming: dict[Any, Any] = {}
+        self.num_stillborn = 0
+        for _ in range(num_actors):
+            self._call()
+
+    def welcome(self, answer: Any) -> None:
+        """Take an actor that has answered; one that died instead is replaced, but not for ever."""
+        import ray
+
+        actor = self.coming.pop(answer)
+        try:
+            ray.get(answer)
+        except ray.exceptions.RayError:
+            self.num_stillborn += 1
+            if self.num_stillborn <= NUM_RETRIES:
+                self.replace(actor)
+        else:
+            self.idle.append(actor)
+
+    def replace(self, actor: Any) -> None:
+        """Let another come for one that died."""
+        import ray
+
+        ray.kill(actor)
+        self._call()
+
+    def end(self, others: Iterable[Any]) -> None:
+        """End all of them, and others."""
+        import ray
+
+        for actor in [*self.idle, *self.coming.values(), *others]:
             ray.kill(actor)
+
+    def _call(self) -> None:
+        actor = self._make()
+        self.coming[actor.answer.remote()] = actor
+
+
+def gpu_share(num_actors: int, num_gpus: int) -> float:
+    """The part of a GPU that each of several actors asks for: the largest with which all find a place, for a share lies on one GPU."""
+    return 1.0 / math.ceil(num_actors / num_gpus) if num_gpus else 0.0
 
 
 def _next(flying: Iterable[Any], stopping: threading.Event) -> Any:

@@ -162,7 +162,7 @@ class Cluster:
                 alone = one_core and not gpus
                 num_actors = min(workers * self._cpus_per_worker(workers) if alone else workers, len(tasks))
                 cpus = 1 if alone else self._cpus_per_worker(num_actors)
-                pool.run_actors(factory, collector, num_actors, cpus, min(1.0, gpus / num_actors), self._stopping)
+                pool.run_actors(factory, collector, num_actors, cpus, pool.gpu_share(num_actors, int(gpus)), self._stopping)
         return collector.reports()
 
     def train(

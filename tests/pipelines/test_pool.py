@@ -1,0 +1,103 @@
+"""The pool of actors on a cluster that has less room than was asked for, played in this process."""
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from diffbfr.errors import IncompleteError
+from pipelines.cluster import pool
+from pipelines.progress import Progress
+
+
+class RayError(Exception): ...
+
+
+class RayActorError(RayError): ...
+
+
+class Call:
+    """A call of an actor: what `get` and `wait` are asked for."""
+
+    def __init__(self, function: Callable[[], Any], ends: bool) -> None:
+        self.function, self.ends = function, ends
+
+
+class NarrowRay:
+    """What the pool asks of Ray, on a cluster with room for `room` actors: calls of one more never end, and what dies leaves no room."""
+
+    exceptions = SimpleNamespace(RayError=RayError, RayActorError=RayActorError)
+
+    def __init__(self, room: int, stillborn: bool = False) -> None:
+        self.room, self.stillborn = room, stillborn
+
+    def remote(self, **resources: float) -> Callable[[type], Any]:
+        return lambda kind: SimpleNamespace(remote=lambda factory: self._place(kind(factory)))
+
+    def wait(self, calls: Sequence[Call], num_returns: int, timeout: float) -> tuple[list[Call], list[Call]]:
+        done = [call for call in calls if call.ends]
+        assert done, "this would wait for ever"
+        return done[:num_returns], []
+
+    def get(self, call: Call) -> Any:
+        return call.function()
+
+    def kill(self, actor: Any) -> None: ...
+
+    def _place(self, worker: Any) -> Any:
+        placed, self.room = self.room > 0, self.room - 1
+        answer = self._die if self.stillborn else worker.answer
+        return SimpleNamespace(
+            answer=SimpleNamespace(remote=lambda: Call(answer, placed)),
+            run=SimpleNamespace(remote=lambda task: Call(partial(worker.run, task), placed)),
+        )
+
+    def _die(self) -> None:
+        raise RayActorError
+
+
+def run(ray: NarrowRay, function: Callable[[int], int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Five tasks on a pool of three actors."""
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    collector = pool.Collector[int, int]("square", range(5), lambda task: 1, Progress("square", 5, "items"), None)
+    pool.run_actors(lambda: function, collector, 3, 1, 0.0, threading.Event())
+    return collector.reports()
+
+
+def test_actors_that_find_no_room_keep_no_task_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(NarrowRay(room=1), lambda task: task**2, monkeypatch) == [0, 1, 4, 9, 16]
+
+
+def test_the_task_of_an_actor_that_is_lost_with_its_machine_is_done_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def square(task: int) -> int:
+        tried.append(task)
+        if tried.count(1) == 1 == task:
+            raise RayActorError
+        return task**2
+
+    assert run(NarrowRay(room=3), square, monkeypatch) == [0, 1, 4, 9, 16]
+    assert sorted(tried) == [0, 1, 1, 2, 3, 4]
+
+
+def test_actors_that_never_live_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(IncompleteError, match="6 workers died before they began; expected them to live"):
+        run(NarrowRay(room=9, stillborn=True), abs, monkeypatch)
+
+
+@pytest.mark.parametrize("num_gpus", range(5))
+@pytest.mark.parametrize("num_actors", range(1, 10))
+def test_every_actor_finds_a_gpu_that_has_room_for_its_share(num_actors: int, num_gpus: int) -> None:
+    share = Fraction(pool.gpu_share(num_actors, num_gpus)).limit_denominator(100)
+    if num_gpus:
+        assert 0 < share <= 1
+        assert int(1 / share) * num_gpus >= num_actors
+        assert num_actors > num_gpus or share == 1
+    else:
+        assert share == 0
