@@ -74,6 +74,8 @@ class Run:
     config: TrainingConfig
     dataset: ShardedDataset
     folder: Path
+    place: str = ""
+    """What messages call the folder, where it is only this machine's copy of another."""
     column: str | None = None
     """The appended column that conditions IRM-2."""
     initial: Denoiser | None = None
@@ -121,7 +123,7 @@ def train(
     first = 0 if state is None else state.step
     skipped = [] if state is None else list(state.skipped)
     losses: list[Tensor] = []  # since the checkpoint before
-    _check_same_step(first, run.folder / "checkpoints", engine.device, seats.world)
+    _check_same_step(first, run.place or str(run.folder), engine.device, seats.world)
     if state is not None:
         engine.restore(state)
     loader = PositionLoader(run.dataset, run.stage, config, run.column)
@@ -193,7 +195,8 @@ def _tell_skipped(run: Run, loader: PositionLoader, skipped: Sequence[int], loss
     if len(skipped) > config.max_skipped:
         raise DivergedError(
             f"{run.stage.name}: the loss or gradient was NaN or infinity in steps {', '.join(map(str, skipped))}; expected at most "
-            f"training.max_skipped={config.max_skipped}; see {run.folder / SKIPPED} for the faces, or lower training.learning_rate"
+            f"training.max_skipped={config.max_skipped}; see {run.place or run.folder}/{SKIPPED} for the faces, or lower "
+            "training.learning_rate"
         )
 
 
@@ -246,7 +249,7 @@ class _Stretch:
         self._clear()
 
 
-def _check_same_step(first: int, checkpoints: Path, device: torch.device, world: int) -> None:
+def _check_same_step(first: int, place: str, device: torch.device, world: int) -> None:
     """Refuse ranks that found different checkpoints: they would go on from different weights without a word."""
     if world == 1:
         return
@@ -254,7 +257,7 @@ def _check_same_step(first: int, checkpoints: Path, device: torch.device, world:
     dist.all_gather(firsts, torch.tensor(first, device=device))
     if any(int(other) != first for other in firsts):
         raise UsageError(
-            f"ranks found checkpoints of steps {[int(other) for other in firsts]} in {checkpoints}; "
+            f"ranks found checkpoints of steps {[int(other) for other in firsts]} in {place}; "
             "expected the same one; choose a --root on storage that every machine shares"
         )
 

@@ -84,6 +84,7 @@ def train_stage(task: TrainTask, link: Link) -> TrainReport:
             task.config,
             dataset,
             folder,
+            place=task.folder,
             column=task.column or None,
             initial=initial,
             initial_digest=task.initial_digest,

@@ -372,6 +372,8 @@ def test_a_training_ends_with_one_line_after_too_many_of_them(
     for _ in range(2):  # and again, from the checkpoint of step 3, which remembers two of them
         with pytest.raises(DivergedError, match=line):
             train(run)
+    with pytest.raises(DivergedError, match=r"see s3://bucket/run/skipped\.json for the faces"):
+        train(replace(run, place="s3://bucket/run"))
 
 
 # Checkpoints are written on a thread
