@@ -23,7 +23,7 @@ from pipelines.cluster.link import Pulse
 from pipelines.progress import History, Metrics
 
 START_S = 900.0
-"""Until the second step is done: data is opened, a checkpoint fetched, a network compiled, and no step's time is known."""
+"""Until the first step is done: data is opened, a checkpoint fetched, a network compiled, and no step's time is known."""
 END_S = 600.0
 """After the last step: the last checkpoint and the weights are put where they belong."""
 LONGEST_S = 300.0
@@ -40,15 +40,15 @@ class RankLink:
     """A rank's side of the board.
 
     A rank may be silent for `hang_s`, or for five of its usual steps, a median of the recent ones, where that is longer; `LONGEST_S` ends
-    the patience with steps of a minute, and who takes longer than that for a step may take two. Before the second step and after the last
-    it may be silent for `START_S` and `END_S`.
+    the patience with steps of a minute, and who takes longer than that for a step may take two. Until a second step is done the time to the
+    first one stands for a step's. Before the first step and after the last it may be silent for `START_S` and `END_S`.
     """
 
     def __init__(self, board: Any, rank: int, node: str, hang_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._board, self._rank, self._node, self._hang_s, self._clock = board, rank, node, hang_s, clock
         self._sent: list[Any] = []
         self._steps: deque[float] = deque(maxlen=_RECENT_STEPS)
-        self._done, self._since = -1, clock()
+        self._done, self._since, self._start_s = -1, clock(), START_S
         self._stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the rank lives
         faulthandler.register(signal.SIGUSR2, self._stacks)
         self._beat(START_S)
@@ -64,6 +64,8 @@ class RankLink:
         if step > self._done:
             if self._done >= 0:
                 self._steps.append((now - self._since) / (step - self._done))
+            else:
+                self._start_s = now - self._since
             self._done, self._since = step, now
         if now - self._beaten >= _BEAT_S or self._limit_s < self._told_s:
             self._beat(self._limit_s)
@@ -93,9 +95,7 @@ class RankLink:
 
     @property
     def _limit_s(self) -> float:
-        if not self._steps:
-            return START_S
-        usual = statistics.median(self._steps)
+        usual = statistics.median(self._steps or [self._start_s])
         return max(self._hang_s, min(_USUAL_STEPS * usual, LONGEST_S), 2 * usual)
 
     def _beat(self, limit_s: float) -> None:

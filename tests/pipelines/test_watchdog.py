@@ -148,7 +148,7 @@ def test_a_rank_is_watched_from_its_start_to_its_end(board: FakeBoard) -> None:
     link.rest()
     assert board.posts == []
     assert {(pulse.rank, pulse.pid, pulse.node) for pulse in board.pulses} == {(3, os.getpid(), "node")}
-    assert [(pulse.step, pulse.limit_s) for pulse in board.pulses] == [(-1, START_S), (1, START_S), (2, 30), (2, 30), (3, 30), (4, END_S)]
+    assert [(pulse.step, pulse.limit_s) for pulse in board.pulses] == [(-1, START_S), (1, 30), (2, 30), (2, 30), (3, 30), (4, END_S)]
     link.close()
     assert board.rests == [3]
 
@@ -160,6 +160,10 @@ def test_a_slow_training_may_be_silent_for_five_usual_steps_and_one_slow_step_is
 def test_steps_of_minutes_are_no_hang_and_end_the_patience(board: FakeBoard) -> None:
     assert _limits(board, (200, 100))[-1] == LONGEST_S
     assert _limits(board, (200, 400))[-1] == 800
+
+
+def test_after_the_first_step_the_time_to_it_stands_for_a_steps(board: FakeBoard) -> None:
+    assert [_limits(board, (seconds,))[-1] for seconds in (2, 40, 400)] == [30, 200, 800]
 
 
 def test_quick_steps_are_watched_with_the_patience_that_was_asked_for(board: FakeBoard) -> None:
