@@ -80,6 +80,7 @@ class Engine:
             self._in_order = InOrder(config.parts, config.global_batch, micro_batch, self.seats)
         elif self.seats.world > 1:
             self._net = nn.parallel.DistributedDataParallel(self.denoiser, gradient_as_bucket_view=True)
+        self._is_arranged = self._in_order is not None or self.seats.world < 3
 
     def step(self, share: Batch, step: int) -> Stepped:
         """Take step number `step` on this rank's share of its batch."""
@@ -90,6 +91,7 @@ class Engine:
         if self._in_order is not None:
             loss = self._in_order.backward(share, self._loss, list(self.denoiser.net.parameters()))
         else:
+            self._arrange(share)
             loss = self._backward(share)
             if self.seats.world > 1:
                 dist.all_reduce(loss)
@@ -138,6 +140,17 @@ class Engine:
                 if moment is not None:
                     kept = torch.zeros((), device=p.device) if kind == "step" else torch.empty_like(p)
                     self.optimizer.state[p][kind] = kept.copy_(moment)
+
+    def _arrange(self, share: Batch) -> None:
+        """Once, with three ranks or more: a backward pass that is thrown away.
+
+        DistributedDataParallel puts gradients into other buckets after its first pass than before, and from three ranks on a ring adds in
+        an order that an element's place decides. A training that goes on would add its first step otherwise than one that was not stopped.
+        """
+        if not self._is_arranged:
+            self._backward(share)
+            self.optimizer.zero_grad(set_to_none=True)
+            self._is_arranged = True
 
     def _backward(self, share: Batch) -> Tensor:
         """Leave the gradients of the share's mean loss, which is returned; they become the global batch's in the last part."""

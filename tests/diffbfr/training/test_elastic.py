@@ -16,7 +16,7 @@ from diffbfr.training.in_order import InOrder
 from diffbfr.training.loop import Run, StepMetrics, train
 from diffbfr.training.seats import seats
 from tests.diffbfr.tiny import COLUMN, TINY_STAGES
-from tests.diffbfr.training.ranks import StoppedError, train_in_processes
+from tests.diffbfr.training.ranks import Steps, StoppedError, Trouble, noting_steps, steps_of, train_in_processes
 
 CONFIG = TrainingConfig(num_samples=40, global_batch=4, learning_rate=2e-3, checkpoint_samples=12, ema_half_life=20.0, seed=1)
 DROPPING_OUT = replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, dropout=0.3))
@@ -66,7 +66,8 @@ def one_thread() -> Iterator[None]:
 def test_any_number_of_workers_sees_the_same_numbers(tiny_dataset: ShardedDataset, tmp_path: Path, parts: int | None) -> None:
     """With dropout, on 1 to 4 workers and through 2, 1, 2: losses agree to 1e-6; in one order of sums bitwise, and the weights too.
 
-    Three have no even shares of eight faces: two of them compute.
+    Three have no even shares of eight faces: two of them compute. On each number a training that is stopped ends bitwise as the
+    undisturbed, and through the change each face is seen once an epoch.
     """
     config = replace(CONFIG, num_samples=96, global_batch=8, checkpoint_samples=32, max_gradient_norm=1.0, parts=parts)
     curves: dict[str, list[float]] = {}
@@ -74,20 +75,31 @@ def test_any_number_of_workers_sees_the_same_numbers(tiny_dataset: ShardedDatase
     train(_run(tiny_dataset, tmp_path / "w1", DROPPING_OUT, config), report=alone.append, report_every_s=0)
     curves["w1"] = [report.loss for report in alone]
     for ranks in (2, 3, 4):
-        run = _run(tiny_dataset, tmp_path / f"w{ranks}", DROPPING_OUT, config)
-        ((told, _), *_others), *_ = train_in_processes([[run] * ranks], tmp_path / f"meeting{ranks}")
+        run, again = (_run(tiny_dataset, tmp_path / f"{kind}{ranks}", DROPPING_OUT, config) for kind in ("w", "again"))
+        ((told, _), *_others), *_ = train_in_processes(
+            [[run] * ranks, [again] * ranks, [again] * ranks], tmp_path / f"meeting{ranks}", [Trouble(), Trouble(stop_after=5)]
+        )
         curves[f"w{ranks}"] = [report.loss for report in told]
+        whole, resumed = (folder / "checkpoints" / "step-00000012" / MANIFEST for folder in (run.folder, again.folder))
+        assert resumed.read_text() == whole.read_text(), ranks  # it went on after step 4
 
     changing = _run(tiny_dataset, tmp_path / "changing", DROPPING_OUT, config)
     losses: list[float] = []
-    ((told, _), _), *_ = train_in_processes([[changing] * 2], tmp_path / "first", stop_after=5)  # step 4 is sealed
+    ((told, _), _), *_ = train_in_processes([[changing] * 2], tmp_path / "first", [Trouble(stop_after=5)])  # step 4 is sealed
     losses += [report.loss for report in told][:4]
     one: list[StepMetrics] = []
-    with pytest.raises(StoppedError):
+    steps: Steps = []
+    with pytest.raises(StoppedError), noting_steps(steps):
         train(changing, report=lambda metrics: _stop_after(one, metrics, 5), report_every_s=0)  # steps 5 to 9, 8 is sealed
     losses += [report.loss for report in one][:4]
     ((told, _), _), *_ = train_in_processes([[changing] * 2], tmp_path / "second")
     curves["changing"] = losses + [report.loss for report in told]
+    first, second = ([steps_of(tmp_path / meeting, rank) for rank in range(2)] for meeting in ("first", "second"))
+    ranks_of_steps = list(zip(*first, strict=True))[:4] + [(taken,) for taken in steps[:4]] + list(zip(*second, strict=True))
+    assert [step for (step, _), *_ in ranks_of_steps] == list(range(12))
+    seen = [key for ranks_of_step in ranks_of_steps for _, keys in ranks_of_step for key in keys]
+    for epoch in range(4):  # of twenty faces
+        assert sorted(seen[20 * epoch : 20 * (epoch + 1)]) == sorted(tiny_dataset.keys("train"))
 
     for name, curve in curves.items():
         assert len(curve) == 12, name
@@ -167,15 +179,31 @@ def _stop_after(reports: list[StepMetrics], metrics: StepMetrics, count: int) ->
 
 
 @pytest.mark.slow
-def test_two_processes_run_blocks_again_alike_and_refuse_different_checkpoints(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_run_blocks_again_alike_skip_alike_and_refuse_different_checkpoints(
+    tiny_dataset: ShardedDataset, tmp_path: Path
+) -> None:
+    """A step whose images are NaN on one of them is skipped by both, as one process skips it that finds them all so."""
     one = train(_run(tiny_dataset, tmp_path / "one"))
     run, behind = _run(tiny_dataset, tmp_path / "two"), _run(tiny_dataset, tmp_path / "elsewhere")
     again = replace(_run(tiny_dataset, tmp_path / "again"), recompute_px=8)
-    together, recomputed, apart = train_in_processes(
-        [(run, run), (again, again), (replace(behind, folder=one.folder), behind)], tmp_path / "meeting"
+    spoilt = [_run(tiny_dataset, tmp_path / f"spoilt-{parts}", config=replace(CONFIG, parts=parts)) for parts in (None, 2)]
+    *skipped, together, recomputed, apart = train_in_processes(
+        [*((it, it) for it in spoilt), (run, run), (again, again), (replace(behind, folder=one.folder), behind)],
+        tmp_path / "meeting",
+        [Trouble(nan_rank=1, nan_step=4)] * 2,
     )
     assert [[report.loss for report in reports] for reports, _ in recomputed] == [[report.loss for report in told] for told, _ in together]
     assert (tmp_path / "again" / "irm1.safetensors").read_bytes() == (tmp_path / "two" / "irm1.safetensors").read_bytes()
     for reports, refusal in apart:
         assert reports == []
         assert "ranks found checkpoints of steps [10, 0]" in refusal
+    for it, ((told, _), _) in zip(spoilt, skipped, strict=True):
+        alone: list[StepMetrics] = []
+        whole = replace(it, folder=tmp_path / "alone" / it.folder.name)
+        with noting_steps([], nan_step=4):
+            train(whole, report=alone.append, report_every_s=0)
+        assert [report.skipped for report in told] == [0] * 4 + [1] * 6
+        assert [report.loss for report in told] == pytest.approx([report.loss for report in alone], rel=1e-6, nan_ok=True)
+        ends = [(folder / "checkpoints" / "step-00000010" / MANIFEST).read_text() for folder in (it.folder, whole.folder)]
+        assert (ends[0] == ends[1]) == (it.config.parts is not None)
