@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +17,9 @@ from diffbfr import cascade
 from diffbfr.errors import QuarantineError
 from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig
+from pipelines.cluster.pool import Collector, run_actors
 from pipelines.manifest import open_dataset
+from pipelines.progress import Progress
 from pipelines.registry import model_digest
 from pipelines.sealed import read_sealed, write_sealed
 from pipelines.steps.condition import (
@@ -89,9 +93,22 @@ def mortal(first: ConditionTask, mark: str) -> Callable[[ConditionTask], Conditi
     return serve
 
 
+def social(first: ConditionTask, folder: str) -> Callable[[ConditionTask], ConditionReport]:
+    """A worker that waits at its first task until three are at work."""
+    worker = make_conditioner(first)
+
+    def serve(task: ConditionTask) -> ConditionReport:
+        Path(folder, f"{os.getpid()}.here").touch()
+        while len(list(Path(folder).glob("*.here"))) < 3:
+            time.sleep(0.05)
+        return worker(task)
+
+    return serve
+
+
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_one_and_two_actors_one_of_which_dies_make_the_same_bytes_as_one_process(
+def test_one_two_and_three_actors_one_of_which_dies_make_the_same_bytes_as_one_process(
     tasks: list[ConditionTask], cluster: Cluster, serial: Cluster, tmp_path: Path
 ) -> None:
     alone = Cluster(ClusterConfig(num_workers=1, cpus_per_worker=1))
@@ -104,7 +121,12 @@ def test_one_and_two_actors_one_of_which_dies_make_the_same_bytes_as_one_process
         finish(tasks)
         made.append(tars(tasks))
     assert Path(mark).exists()
-    assert made[0] == made[1] == made[2]
+    anew(tasks)
+    collector = Collector[ConditionTask, ConditionReport]("condition", tasks, lambda task: 1, Progress("condition", 3, "img"), None)
+    run_actors(partial(social, tasks[0], str(tmp_path)), collector, 3, 0, 0.0, threading.Event())  # of no core: here may be two
+    finish(tasks)
+    assert len(list(tmp_path.glob("*.here"))) == 3
+    assert made[0] == made[1] == made[2] == tars(tasks)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
