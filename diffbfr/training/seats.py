@@ -34,8 +34,12 @@ class Seats:
 
 
 def seats(global_batch: int, parts: int | None = None) -> Seats:
-    """The seats of the group that this process is in; those of `parts` are a power of two, for their sums are a binary tree."""
+    """The seats of the group that this process is in."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return Seats(rank, world, num_taken(world, global_batch, parts))
+
+
+def num_taken(world: int, global_batch: int, parts: int | None = None) -> int:
+    """How many of `world` ranks compute: with `parts` a power of two, for their sums are a binary tree."""
     shares = global_batch if parts is None else parts
-    taken = max(count for count in range(1, min(world, shares) + 1) if shares % count == 0)
-    return Seats(rank, world, taken)
+    return max(count for count in range(1, min(world, shares) + 1) if shares % count == 0)

@@ -8,11 +8,13 @@ def predicted_work(recipe: Recipe, name: str) -> str:
     if name.startswith("train-"):
         from diffbfr.cost import num_parameters, training_flops
         from diffbfr.memory import training_memory
+        from diffbfr.training.seats import num_taken
 
         config = recipe.stage(name.removeprefix("train-"))  # type: ignore[arg-type]
         network, count = config.stage.unet, config.training.num_samples
         flops = training_flops(network, count) * config.training.area_share(config.stage.px)
-        share = -(-config.training.global_batch // max(1, recipe.cluster.min_workers or recipe.cluster.num_workers))
+        batch, workers = config.training.global_batch, max(1, recipe.cluster.min_workers or recipe.cluster.num_workers)
+        share = batch // num_taken(workers, batch, config.training.parts)
         memory = training_memory(
             network,
             num_parameters(network),
