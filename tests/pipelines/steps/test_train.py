@@ -242,18 +242,32 @@ def alone(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     return ending(folder)
 
 
+_SLOW_TRAINING = """
+import sys, time
+from pipelines.cluster.link import SerialLink
+from pipelines.steps.train import train_stage
+from tests.pipelines.steps.test_train import task_in
+
+class Slow(SerialLink):
+    def alive(self, step):
+        time.sleep(0.1)  # it is terminated before its last step, however busy the machine is
+
+train_stage(task_in(*sys.argv[1:]), Slow(print))
+"""
+
+
 def test_a_terminated_driver_is_followed_by_the_same_command(dataset: str, alone: dict[str, str], tmp_path: Path, serial: Cluster) -> None:
-    code = "import sys; from pipelines.steps.train import train_stage; from pipelines.cluster.link import SerialLink\n"
-    code += "from tests.pipelines.steps.test_train import task_in; train_stage(task_in(*sys.argv[1:]), SerialLink(print))"
     folder = str(tmp_path / "run")
-    command = [sys.executable, "-c", code, folder, dataset]
+    command = [sys.executable, "-c", _SLOW_TRAINING, folder, dataset]
     with subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.DEVNULL) as driver:
         while not (tmp_path / "run" / "checkpoints" / "step-00000004").exists():
             assert driver.poll() is None
             time.sleep(0.005)
         driver.terminate()
+    assert driver.returncode == -signal.SIGTERM
+    assert not (tmp_path / "run" / "checkpoints" / f"step-{CONFIG.num_steps:08d}").exists()
     report = serial.train(train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder)
-    assert report.resumed_from >= 4
+    assert 4 <= report.resumed_from < CONFIG.num_steps
     assert report.restarts == 0
     assert ending(folder) == alone
 
