@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from diffbfr.errors import DiffBFRError
+from diffbfr.errors import DiffBFRError, IncompleteError
 from pipelines.cli.arguments import PhotosCommand
 from pipelines.cli.data import data
 from pipelines.cli.doctor import doctor
@@ -36,14 +36,31 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and its exit code, with a traceback only on `DIFFBFR_TRACEBACK=1`."""
+    """Run the command line; a user's error is one line and its exit code, with a traceback only on `DIFFBFR_TRACEBACK=1`.
+
+    What MLflow refuses (its database is locked, its server is too busy) may be given the next time: nothing of it is ours to mend.
+    """
     try:
         app()
     except DiffBFRError as error:
-        if os.environ.get(TRACEBACK_VARIABLE) == "1":
+        _end(error, str(error), error.exit_code)
+    except Exception as error:
+        if not _is_mlflows(error):
             raise
-        typer.echo(f"diffbfr: {' '.join(str(error).split())}", err=True)
-        sys.exit(error.exit_code)
+        _end(error, f"the registry answered {error}; expected what was asked for; run the same command again", IncompleteError.exit_code)
     except KeyboardInterrupt:
         typer.echo("diffbfr: interrupted; the same command goes on from here", err=True)
         sys.exit(_INTERRUPTED)
+
+
+def _end(error: Exception, line: str, exit_code: int) -> None:
+    if os.environ.get(TRACEBACK_VARIABLE) == "1":
+        raise error
+    typer.echo(f"diffbfr: {' '.join(line.split())}", err=True)
+    sys.exit(exit_code)
+
+
+def _is_mlflows(error: Exception) -> bool:
+    """Whether MLflow raised it: only if it was imported it can have."""
+    module = sys.modules.get("mlflow.exceptions")
+    return module is not None and isinstance(error, module.MlflowException)

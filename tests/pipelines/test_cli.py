@@ -96,6 +96,24 @@ def test_a_users_error_is_one_line_and_its_exit_code(
     assert capsys.readouterr().err == "diffbfr: found this; expected that; do so\n"
 
 
+def test_what_mlflow_refuses_is_one_line_and_what_is_wrong_with_us_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    errors = [RuntimeError("a bug"), MlflowException("(sqlite3.OperationalError)\ndatabase is locked")]
+
+    def fail() -> None:
+        raise errors.pop()
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert call(monkeypatch) == IncompleteError.exit_code
+    told = "the registry answered (sqlite3.OperationalError) database is locked; expected what was asked for; run the same command again"
+    assert capsys.readouterr().err == f"diffbfr: {told}\n"
+    with pytest.raises(RuntimeError, match="a bug"):
+        main()
+
+
 def test_a_traceback_is_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise UsageError("found this")

@@ -1,5 +1,6 @@
-"""kill -9 in the middle of each step; the same command then ends with the same dataset, weights and restored pictures."""
+"""kill -9 in the middle of each step, and of all of Ray; the same command ends with the same dataset, weights and restored pictures."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,7 +18,11 @@ from dataclasses import replace
 sys.path.insert(0, {tests!r})
 from tests.pipelines.flows.pocket import pocket
 from pipelines.flows import train_cascade
-train_cascade.run(pocket(num_samples=400), sys.argv[1])
+recipe, workers = pocket(num_samples=400), int(sys.argv[2])
+if sys.argv[3:] == ["in order"]:
+    stages = {{name: recipe.stage(name) for name in ("irm1", "irm2", "tem")}}
+    recipe = replace(recipe, **{{name: replace(it, training=replace(it.training, parts=2)) for name, it in stages.items()}})
+train_cascade.run(replace(recipe, cluster=replace(recipe.cluster, num_workers=workers, cpus_per_worker=1)), sys.argv[1])
 """
 MIDDLES = {
     "shard": "artifacts/shard/*/commits/000000.json",
@@ -30,20 +35,21 @@ MIDDLES = {
 """What is on disk when a step is under way."""
 
 
-def start(root: Path) -> subprocess.Popen[bytes]:
+def start(root: Path, *words: str) -> subprocess.Popen[bytes]:
     project = str(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND.format(tests=project), str(root)],
+        [sys.executable, "-c", _COMMAND.format(tests=project), str(root), *(words or ("0",))],
         cwd=project,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
-def finish(root: Path) -> None:
-    run = start(root)
+def finish(root: Path, *words: str) -> None:
+    run = start(root, *words)
     _, error = run.communicate(timeout=300)
     assert run.returncode == 0, error.decode()
 
@@ -76,4 +82,32 @@ def test_a_run_killed_in_every_step_ends_like_an_undisturbed_one(tmp_path: Path)
         run.communicate()
     assert deaths >= 4, "the run was hardly ever caught in the middle of a step"
     finish(killed)
+    assert outcome(killed) == outcome(calm)
+
+
+def kill_all(run: subprocess.Popen[bytes]) -> int:
+    """Kill a driver and all of the Ray that it started; returns how many processes there were."""
+    killed = 0
+    for place in Path("/proc").iterdir():
+        with contextlib.suppress(ValueError, ProcessLookupError):
+            if os.getsid(int(place.name)) == run.pid:
+                os.kill(int(place.name), signal.SIGKILL)
+                killed += 1
+    run.communicate()
+    return killed
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_run_on_two_workers_whose_whole_ray_is_killed_ends_like_an_undisturbed_one_without_ray(tmp_path: Path) -> None:
+    """Gradients are added in one order, so that one process and two workers train to the same bits."""
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    finish(calm, "0", "in order")
+    run = start(killed, "2", "in order")
+    while not any(killed.glob(MIDDLES["train-irm1"])):
+        assert run.poll() is None
+        time.sleep(0.01)
+    assert kill_all(run) > 5
+    assert ArtifactStore(str(killed)).latest("train-irm1") is None
+    finish(killed, "2", "in order")
     assert outcome(killed) == outcome(calm)
