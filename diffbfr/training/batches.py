@@ -1,7 +1,8 @@
 """What a global position of a run holds: sample, variant, t and noise, keyed by (seed, position) and by nothing else."""
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from diffbfr.denoiser import upsample
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
-from diffbfr.shards import SampleLoader, ShardedDataset
+from diffbfr.shards import Loaded, SampleLoader, ShardedDataset
 from diffbfr.shards import position as row_at
 from diffbfr.stages import StageSpec
 from diffbfr.training.config import TrainingConfig, check_training
@@ -61,7 +62,7 @@ class PositionLoader:
             )
 
     def batches(self, position: int = 0, rank: int = 0, ranks: int = 1, readers: int = 0) -> Generator[Batch, None, None]:
-        """Yield a rank's shares of the global batches from a position on, without end, read ahead by threads; close it after use."""
+        """Yield a rank's shares of the global batches from a position on, without end, made ahead by threads; close it after use."""
         loader = SampleLoader(
             self.dataset,
             "train",
@@ -74,9 +75,8 @@ class PositionLoader:
             readers=readers,
             keys=self.keys,
         )
-        with closing(iter(loader)) as shares:
-            for share in shares:
-                yield self._join([loaded.value for loaded in share])
+        with closing(iter(loader)) as shares, closing(_one_ahead(map(self._join, shares), readers)) as batches:
+            yield from batches
 
     def _at(self, key: str, position: int) -> "_Sample":
         generator = torch.Generator().manual_seed(position_seed(self.config.seed, self.stage.name, position))
@@ -113,7 +113,8 @@ class PositionLoader:
             return self.dataset.hq(key, variant, in_colour), known
         return self.dataset.hq(key, variant, in_colour), None
 
-    def _join(self, samples: Sequence["_Sample"]) -> Batch:
+    def _join(self, share: Sequence[Loaded["_Sample"]]) -> Batch:
+        samples = [loaded.value for loaded in share]
         conditions = [sample.condition for sample in samples if sample.condition is not None]
         corners, side = [sample.corner for sample in samples], samples[0].side
         return Batch(
@@ -130,6 +131,18 @@ class PositionLoader:
         if self.stage.name != "irm2":
             return condition
         return upsample(condition, self.stage.px, self.stage.resize_kernel, clamp=self.stage.resize_clamp)
+
+
+def _one_ahead(batches: Iterator[Batch], readers: int) -> Generator[Batch, None, None]:
+    """The same, each made on a thread while the one before is trained on; where nobody reads ahead, in the caller's."""
+    if readers == 0:
+        yield from batches
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="diffbfr-batches") as thread:
+        coming = thread.submit(next, batches)
+        while True:
+            batch, coming = coming.result(), thread.submit(next, batches)
+            yield batch
 
 
 def check_column(stage: StageSpec, config: TrainingConfig, column: str | None) -> None:
@@ -156,7 +169,7 @@ def _crop(images: Float[Tensor, "b 3 h w"], corners: Sequence[tuple[int, int]], 
 
 @dataclass(frozen=True)
 class _Sample:
-    """What a position holds, as a reader leaves it: the arithmetic of a whole batch is one call of torch's, in the training's thread."""
+    """What a position holds, as a reader leaves it: the arithmetic of a whole batch is one call of torch's, on a thread of its own."""
 
     target: Pixels
     condition: Pixels | None

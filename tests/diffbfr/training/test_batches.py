@@ -2,9 +2,13 @@
 
 import copy
 import dataclasses
+import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from threading import Semaphore, active_count
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +17,7 @@ from torch import Tensor
 from diffbfr.denoiser import upsample
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
-from diffbfr.shards import ShardedDataset, position
+from diffbfr.shards import Loaded, ShardedDataset, position
 from diffbfr.stages import STAGE_NAMES, StageName
 from diffbfr.training.batches import Batch, PositionLoader, position_seed
 from diffbfr.training.config import TrainingConfig
@@ -45,6 +49,34 @@ def test_a_position_does_not_depend_on_ranks_and_readers(tiny_dataset: ShardedDa
             assert torch.equal(torch.cat([part[field] for part in parts]), value), field
     for share in shares:
         share.close()
+
+
+def test_a_batch_is_made_while_the_one_before_is_trained_on(tiny_dataset: ShardedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a thread, which is gone once the batches are closed; what stops a reader is raised where its batch is asked for."""
+    loader, made, threads = PositionLoader(tiny_dataset, TINY_STAGES["irm1"], CONFIG, None), Semaphore(0), active_count()
+    join, read = loader._join, loader._at
+
+    def noted(share: Sequence[Loaded[Any]]) -> Batch:
+        made.release()
+        return join(share)
+
+    def fail_at_9(key: str, position: int) -> object:
+        if position == 9:
+            raise UsageError("a damaged shard")
+        return read(key, position)
+
+    monkeypatch.setattr(loader, "_join", noted)
+    monkeypatch.setattr(loader, "_at", fail_at_9)
+    with closing(loader.batches(readers=1)) as batches:
+        next(batches)
+        assert all(made.acquire(timeout=30) for _ in range(2))  # positions 0 to 7
+        next(batches)
+        with pytest.raises(UsageError, match="a damaged shard"):
+            next(batches)
+    deadline = time.monotonic() + 30
+    while active_count() > threads:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @EVERY_STAGE
