@@ -1,6 +1,7 @@
 """Where the registry is, and a quiet client for it: SQLite beside the artifacts by default, any MLflow server by its URI."""
 
 import fcntl
+import gc
 import logging
 import os
 import urllib.error
@@ -46,12 +47,16 @@ class Registry:
         _connect_check(self.uri)
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        from mlflow import MlflowClient
+        with _uncollected():
+            from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
-        with _first_use_alone(self.uri):
+            logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+            database = database_file(self)
+            if database is not None and not database.exists():
+                _make_database(database)
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            if client.get_experiment_by_name(self.experiment) is None:
+        if client.get_experiment_by_name(self.experiment) is None:
+            with _unless_there():
                 client.create_experiment(self.experiment, artifact_location=self.artifacts)
         return client
 
@@ -81,15 +86,39 @@ def open_registry(root: str, uri: str | None = None, experiment: str = "diffbfr"
     return Registry(uri, place if storage.is_remote(place) else Path(place).as_uri(), experiment)
 
 
+def database_file(registry: Registry) -> Path | None:
+    """The file of an embedded registry; None where a server is asked."""
+    return Path(registry.uri.removeprefix(_SQLITE)) if registry.uri.startswith(_SQLITE) else None
+
+
 def ensure_model(registry: Registry, name: str) -> None:
     """Make a registered model, unless it is there."""
+    with _unless_there():
+        registry.client.create_registered_model(name)
+
+
+@contextmanager
+def _unless_there() -> Iterator[None]:
+    """Let another have made it first."""
     from mlflow.exceptions import MlflowException
 
     try:
-        registry.client.create_registered_model(name)
+        yield
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Import without looking for garbage: all that MLflow makes stays, and to go through it again and again is a quarter of the time."""
+    wanted = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if wanted:
+            gc.enable()
 
 
 def _connect_check(uri: str) -> None:
@@ -107,26 +136,19 @@ def _connect_check(uri: str) -> None:
         ) from error
 
 
-@contextmanager
-def _first_use_alone(uri: str) -> Iterator[None]:
-    """Processes that meet on a fresh SQLite file would each make the tables, and all but one die: let one go first."""
-    if not uri.startswith(_SQLITE):
-        yield
-        return
-    database = Path(uri.removeprefix(_SQLITE))
+def _make_database(database: Path) -> None:
+    """Make the tables, once: processes that meet on a fresh SQLite file would each make them, and all but one die.
+
+    They are made under another name, for MLflow cannot go on from half of them, which a kill in these seconds would leave.
+    """
+    from mlflow import MlflowClient
+
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f"{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not database.exists():
-            _make_database(database)
-        yield
-
-
-def _make_database(database: Path) -> None:
-    """Make the tables under another name: MLflow cannot go on from half of them, which a kill in these seconds would leave."""
-    from mlflow import MlflowClient
-
-    draft = database.with_name(f".{database.name}.draft")
-    draft.unlink(missing_ok=True)
-    MlflowClient(tracking_uri=f"{_SQLITE}{draft}").search_experiments(max_results=1)
-    draft.replace(database)
+        if database.exists():
+            return
+        draft = database.with_name(f".{database.name}.draft")
+        draft.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"{_SQLITE}{draft}").search_experiments(max_results=1)
+        draft.replace(database)

@@ -7,23 +7,27 @@ others stand behind it in their order, and who removes a ticket can remove no ot
 Its owner renews a ticket, on a thread, as long as he waits and works. Who stands behind watches it with a clock of his own, and compares it
 with nobody's: a ticket that was not renewed for a minute is a dead man's, and is removed. An owner who only slept finds that out from
 `Turn.check`, before he changes anything.
+
+Those of one machine queue before they draw (`_queue`), so that one of them at a time asks the database.
 """
 
+import fcntl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TextIO
 from uuid import uuid4
 
 from diffbfr.errors import DiffBFRError
-from pipelines.registry.connection import Registry, ensure_model
+from pipelines.registry.connection import Registry, database_file, ensure_model
 
 SUFFIX: Final = ".turn"
 _STALE_S: Final = 60.0
 _RENEW_S: Final = 10.0
 _PATIENCE_S: Final = 120.0
+_QUEUE_S: Final = 60.0
 _POLL_S: Final = 0.1
 _POLL_AT_MOST_S: Final = 2.0
 _PAGE: Final = 1000
@@ -56,26 +60,60 @@ class Turn:
 
 @contextmanager
 def turn(registry: Registry, name: str) -> Iterator[Turn]:
-    """Hold the turn of a registered model; dead owners are removed after a minute. DiffBFRError if it does not come in two."""
-    if not _IN_THIS_PROCESS.acquire(timeout=_PATIENCE_S):
-        raise _never_came(name)
-    try:
+    """Hold the turn of a registered model; dead owners are removed after a minute. DiffBFRError if it does not come in three."""
+    with _queue(registry):
         held = Turn(registry, name, _draw(registry, name))
         with _kept(held):
             _wait(held)
             yield held
-    finally:
-        _IN_THIS_PROCESS.release()
+
+
+@contextmanager
+def _queue(registry: Registry) -> Iterator[None]:
+    """Stand in line on this machine, by a lock on a file beside SQLite, or among the threads of this process where a server is.
+
+    Fifty processes that all draw, look and renew lock each other out of SQLite for longer than MLflow waits. The queue is there for speed
+    alone: who stood in it for a minute goes on to the tickets, for the first in it may be stopped, and they are what counts.
+    """
+    _ = registry.client  # connected, so that nobody else waits for that
+    database, deadline = database_file(registry), time.monotonic() + _QUEUE_S
+    if database is None:
+        first = _IN_THIS_PROCESS.acquire(timeout=_QUEUE_S)
+        try:
+            yield
+        finally:
+            if first:
+                _IN_THIS_PROCESS.release()
+        return
+    with database.with_name(f"{database.name}.turn").open("w") as file:
+        while not _locks(file) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing does not, where a process was forked meanwhile
+
+
+def _locks(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _draw(registry: Registry, name: str) -> str:
-    """Draw a ticket. MLflow gives up where many draw at once: they took each other's number three times, or SQLite was locked."""
+    """Draw a ticket. MLflow gives up where many draw at once: they took each other's number three times, or SQLite was locked.
+
+    It is renewed from the first: of two threads that both renew it for the first time, MLflow refuses one.
+    """
     from mlflow.exceptions import MlflowException
 
     place, deadline = f"{name}{SUFFIX}", time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return str(registry.client.create_model_version(place, f"turn:/{name}", await_creation_for=0).version)
+            renewed = {_RENEWED: uuid4().hex}
+            return str(registry.client.create_model_version(place, f"turn:/{name}", tags=renewed, await_creation_for=0).version)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 ensure_model(registry, place)

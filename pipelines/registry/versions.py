@@ -264,10 +264,11 @@ def _upload(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, s
 
 
 def _model(registry: Registry, name: str) -> "RegisteredModel | None":
+    client = registry.client  # before the next line, for it imports MLflow faster
     from mlflow.exceptions import MlflowException
 
     try:
-        return registry.client.get_registered_model(name)
+        return client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None

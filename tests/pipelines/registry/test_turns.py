@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -15,11 +15,12 @@ from pipelines.registry import Registry, turns
 from pipelines.registry.turns import Turn, turn
 
 NAME = "diffbfr-cascade"
+QUEUE = turns._queue
 
 
 @pytest.fixture(autouse=True)
-def _as_if_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_IN_THIS_PROCESS", threading.Semaphore(100))
+def _as_if_on_several_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_queue", lambda registry: nullcontext())
     monkeypatch.setattr(turns, "_POLL_S", 0.02)
 
 
@@ -108,6 +109,21 @@ def test_a_sleeper_who_was_given_up_changes_nothing_and_ends_no_other_turn(regis
         with pytest.raises(DiffBFRError, match="expected a turn"), turn(registry, NAME):
             pass
     assert tickets(registry) == []
+
+
+def test_a_ticket_is_renewed_from_the_first(registry: Registry) -> None:
+    """MLflow refuses one of two threads that both write a tag for the first time, as the renewing one and its owner would."""
+    held = Turn(registry, NAME, turns._draw(registry, NAME))
+    first = renewals(held)
+    assert first != [""]
+    held.check()
+    assert renewals(held) != first
+
+
+def test_who_is_stopped_at_the_head_of_the_queue_holds_nobody_up(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_QUEUE_S", 0.1)
+    with QUEUE(registry), QUEUE(registry):
+        pass
 
 
 def test_whoever_lost_the_race_for_a_number_draws_again(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
