@@ -31,7 +31,7 @@ def contend(root: Path, uri: str, experiment: str, count: int) -> Contest:
     """Let `count` processes promote at once; one that ends with anything but a refusal fails, and a reader who finds no version too."""
     words = [sys.executable, "-m", __name__, str(root), uri, experiment, str(count)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     return Contest(**json.loads(done.stdout))
 
