@@ -113,7 +113,7 @@ def test_the_registry_does_the_same_wherever_it_is(
     contest = contend(tmp_path, uri, registry.experiment, 8)
     assert sorted(contest.answers)[-1] == "won", contest.answers
     assert sum("has no 'candidate'" in answer for answer in contest.answers) == 7, contest.answers
-    assert contest.seen[-1:] in ([[2, 1]], [[4, 2]])
+    assert [pair for pair in ([2, 1], [2, 2], [4, 2]) if pair in contest.seen] == contest.seen
     removed = {removal.name for removal in collect_garbage(registry, ROOT, ())}
     assert {name for name in removed if name.startswith("diffbfr-cascade")} == {"diffbfr-cascade@1", "diffbfr-cascade@3"}
     assert len(list_versions(registry)) == 8
