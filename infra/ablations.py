@@ -109,7 +109,7 @@ def run_arm(bench: Bench, arm: str) -> dict[str, Any]:
         facts: dict[str, Any] = {"profile_error": chosen.error}
     else:
         training, started = training_of(bench, arm), time.process_time()
-        result = train(Run(bench.stage, training, open_dataset(bench.data), folder, bench.column))
+        result = train(Run(bench.stage, training, open_dataset(bench.data), folder, column=bench.column))
         facts = {"loss": result.loss, "resumed_from": result.resumed_from, "processor_s": time.process_time() - started}
     report = evaluate_with(bench.cascade, bench.stage.name, folder, bench.data, bench.keys)
     rows = {row.key: row.values for row in report.rows if row.subject == "tem"}

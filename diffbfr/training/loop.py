@@ -74,8 +74,6 @@ class Run:
     config: TrainingConfig
     dataset: ShardedDataset
     folder: Path
-    place: str = ""
-    """What messages call the folder, where it is only this machine's copy of another."""
     column: str | None = None
     """The appended column that conditions IRM-2."""
     initial: Denoiser | None = None
@@ -90,6 +88,8 @@ class Run:
     """Whether torch.compile makes the network's code."""
     recompute_px: int | None = None
     """Blocks at least this wide are run again in the backward pass (`UNet.recompute_px`): less memory, the same result."""
+    place: str = ""
+    """What messages call the folder, where it is only this machine's copy of another."""
 
 
 def train(
