@@ -166,6 +166,7 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
 _DRIVER = """
 import sys, threading, time
 from pathlib import Path
+import ray
 from ray.cluster_utils import Cluster as Nodes
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.steps.train import train_stage
@@ -198,7 +199,7 @@ training.start()
 if loses_a_node:
     while not (checkpoints / "step-00000016").exists():
         time.sleep(0.05)
-    nodes.remove_node(second, allow_graceful=False)
+    nodes.remove_node(second if ray.get_runtime_context().get_node_id() != second.node_id else first, allow_graceful=False)
     time.sleep(5)  # nothing to train on
     nodes.add_node(num_cpus=1)
 training.join()
