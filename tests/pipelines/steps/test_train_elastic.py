@@ -24,7 +24,6 @@ _DRIVER = """
 import sys, threading, time
 from pathlib import Path
 import torch.distributed as dist
-import ray
 from ray.cluster_utils import Cluster as Nodes
 from pipelines.cluster import Cluster, ClusterConfig, fit
 from pipelines.steps.train import train_stage
@@ -50,11 +49,13 @@ def noting(task, link):
     return train_stage(task, Noting(link))
 
 nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+cluster = Cluster(ClusterConfig(num_workers=2, min_workers=1, address=nodes.address, cpus_per_worker=1))
+cluster._start()  # on the head: any other machine may be lost
 first, second = nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)
 reports = []
 
 def train():
-    with Cluster(ClusterConfig(num_workers=2, min_workers=1, address=nodes.address, cpus_per_worker=1)) as cluster:
+    with cluster:
         task = task_in(str(Path(root, "run")), dataset)
         reports.append(cluster.train(noting, task, label="irm1", total=task.config.num_samples, root=root))
 
@@ -64,7 +65,7 @@ def sealed(step):
     while not (checkpoints / f"step-{step:08d}" / "MANIFEST.json").exists():
         time.sleep(0.05)
 sealed(LOST)
-nodes.remove_node(second if ray.get_runtime_context().get_node_id() != second.node_id else first, allow_graceful=False)
+nodes.remove_node(second, allow_graceful=False)
 sealed(FOUND)
 nodes.add_node(num_cpus=1)
 training.join()
