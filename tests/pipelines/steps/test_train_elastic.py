@@ -14,7 +14,7 @@ import torch
 from pipelines.cluster import Cluster
 from pipelines.steps.train import TrainTask, train_stage
 from tests.diffbfr.tiny import make_dataset
-from tests.pipelines.steps.test_train import CONFIG, PROJECT, STAGE, ending
+from tests.pipelines.steps.test_train import CONFIG, LOSES_A_MACHINE, PROJECT, STAGE, ending
 
 IN_ORDER = replace(CONFIG, parts=2)
 LOST, FOUND = 8, 16
@@ -87,6 +87,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@LOSES_A_MACHINE
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
