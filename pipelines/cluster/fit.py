@@ -209,6 +209,9 @@ def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
                 continue
             if ray.get(board.stumble.remote(reason)) > loop.retries:
                 return _exhausted(loop, reason)
+        except ray.exceptions.RayActorError as error:  # the controller's machine was lost, and the ranks end with it
+            if ray.get(board.stumble.remote(_words(error))) > loop.retries:
+                return _exhausted(loop, _words(error))
         except Exception as error:  # raised again by the driver's thread
             return error
     return None

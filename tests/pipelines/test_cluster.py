@@ -340,10 +340,13 @@ def _start(monkeypatch: pytest.MonkeyPatch, outcomes: list[Exception | str]) -> 
 
         def fit(self) -> SimpleNamespace:
             outcome = outcomes.pop(0)
+            if isinstance(outcome, RayActorError):
+                raise outcome
             if isinstance(outcome, Exception):
                 raise ControllerError(outcome)
             return SimpleNamespace(return_value=outcome)
 
+    from ray.exceptions import RayActorError
     from ray.train import ControllerError
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
@@ -360,6 +363,13 @@ def test_a_group_that_does_not_start_is_tried_again_and_given_up_with_one_line(m
     given_up = _start(monkeypatch, [broken] * 4)
     assert isinstance(given_up, IncompleteError)
     assert str(given_up).startswith("sum: 4 attempts to train came no further, the last with RuntimeError: the address is in use; run")
+
+
+def test_a_training_whose_controller_is_lost_begins_again_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import ActorDiedError
+
+    assert _start(monkeypatch, [ActorDiedError(), "trained"]) == "trained"
+    assert isinstance(_start(monkeypatch, [ActorDiedError()] * 4), IncompleteError)
 
 
 def test_a_group_that_waits_for_machines_waits_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
