@@ -190,14 +190,15 @@ def run_actors(
                 collector.succeed(position, report)
             crew.idle.append(actor)
     finally:
-        crew.end(actor for _, actor in flying.values())
+        crew.end()
 
 
 class _Crew:
-    """Actors without a task: `idle` ones, and by the reference of their first answer those that are `coming`."""
+    """All actors; those without a task are `idle`, and by the reference of their first answer those that are `coming`."""
 
     def __init__(self, make: Callable[[], Any], num_actors: int) -> None:
         self._make = make
+        self._actors: list[Any] = []
         self.idle: list[Any] = []
         self.coming: dict[Any, Any] = {}
         self.num_stillborn = 0
@@ -222,18 +223,20 @@ class _Crew:
         """Let another come for one that died."""
         import ray
 
+        self._actors.remove(actor)
         ray.kill(actor)
         self._call()
 
-    def end(self, others: Iterable[Any]) -> None:
-        """End all of them, and others."""
+    def end(self) -> None:
+        """End all of them, also one whose task has just failed: an exception's frames would keep it, and its place, for as long."""
         import ray
 
-        for actor in [*self.idle, *self.coming.values(), *others]:
+        for actor in self._actors:
             ray.kill(actor)
 
     def _call(self) -> None:
         actor = self._make()
+        self._actors.append(actor)
         self.coming[actor.answer.remote()] = actor
 
 
