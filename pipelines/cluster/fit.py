@@ -99,10 +99,9 @@ def fit(
     Ray's fit runs in a thread: from the main thread it would replace the handler of Ctrl-C by one that exits with 0.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    board: Any = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    board: Any = ray.remote(num_cpus=0, label_selector=here)(Board).remote()  # by affinity a machine just found may keep it to itself
     name = f"{label}-{uuid.uuid4().hex[:8]}"  # Ray Train silently does nothing for a name that has succeeded before
     state = storage.join(root, "ray")
     outcome: list[Any] = []
@@ -122,6 +121,8 @@ def fit(
                 end_hung(hung, label, root, end_ranks)
             waiting.look(ray.get(board.lives.remote()))
         refusal = ray.get(board.refusal.remote())
+    except ray.exceptions.RayActorError as error:
+        raise _incomplete(label, error) from error
     finally:
         ray.kill(board)
         if not thread.is_alive():
@@ -204,15 +205,17 @@ def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
             result: Any = trainer.fit()  # typed as V1's Result, which has no return value
             return result.return_value
         except ControllerError as error:
-            reason = _words(error.controller_failure)
             if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
                 continue
+            reason = _words(error.controller_failure)
+        except ray.exceptions.RayActorError as error:  # the controller died, and the ranks end with it
+            reason = _words(error)
+        except Exception as error:  # raised again by the driver's thread
+            return error
+        try:
             if ray.get(board.stumble.remote(reason)) > loop.retries:
                 return _exhausted(loop, reason)
-        except ray.exceptions.RayActorError as error:  # the controller's machine was lost, and the ranks end with it
-            if ray.get(board.stumble.remote(_words(error))) > loop.retries:
-                return _exhausted(loop, _words(error))
-        except Exception as error:  # raised again by the driver's thread
+        except ray.exceptions.RayActorError as error:  # the driver has ended it all
             return error
     return None
 
