@@ -37,3 +37,14 @@ def cluster(_shared_cluster: Cluster, request: pytest.FixtureRequest) -> Iterato
 def serial() -> Cluster:
     """The twin without Ray."""
     return Cluster(ClusterConfig(num_workers=0))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as the ranks of a test have: kernels cut their sums by threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import logging
 import threading
 import time
 import uuid
@@ -13,6 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 from diffbfr.errors import DivergedError, IncompleteError, UsageError
 from pipelines import storage
 from pipelines.cluster.link import Board
+from pipelines.cluster.waiting import Waiting
 from pipelines.cluster.watchdog import RankLink, end_hung, end_ranks
 from pipelines.progress import Link, Metrics, Progress
 
@@ -25,7 +25,6 @@ _POLL_S = 0.5
 _SHOWN = ("loss",)  # of the posted values; the line itself tells the rate
 _COLLECTIVE_TIMEOUT_S = 600
 _OTHERS_REFUSE_S = 10.0
-_WAIT_S = 60.0
 RESIZE_S = 60.0
 """How often a training that may grow looks whether it can."""
 
@@ -106,7 +105,7 @@ def fit(
     state = storage.join(root, "ray")
     outcome: list[Any] = []
     loop = _Loop(worker, config, board, label, group.hang_s, NUM_RETRIES)
-    waiting = _Waiting(label, group)
+    waiting = Waiting(label, group.min_ranks or group.num_ranks, group.cpus_per_rank)
     thread = threading.Thread(target=lambda: outcome.append(_run(loop, name, state, group)), name="ray-train", daemon=True)
     thread.start()
     try:
@@ -119,7 +118,7 @@ def fit(
             if hung := ray.get(board.hung.remote()):
                 ray.get(board.forget.remote())
                 end_hung(hung, label, root, end_ranks)
-            waiting.look(ray.get(board.lives.remote()))
+            waiting.look(ray.get(board.lives.remote()), _without_place)
         refusal = ray.get(board.refusal.remote())
     except ray.exceptions.RayActorError as error:
         raise _incomplete(label, error) from error
@@ -142,29 +141,11 @@ def fit(
     return cast(Report, result)
 
 
-class _Waiting:
-    """Says now and then that a training waits for machines, while none of its ranks lives."""
+def _without_place() -> bool:
+    """Whether a group of workers has no place yet."""
+    from ray.util import placement_group_table
 
-    def __init__(self, label: str, group: Group) -> None:
-        self._label, self._group, self._next = label, group, time.monotonic() + _WAIT_S
-
-    def look(self, lives: bool) -> None:
-        """Say so once a minute, where a group of workers has no place yet."""
-        import ray
-        from ray.util import placement_group_table
-
-        if lives:
-            self._next = time.monotonic() + _WAIT_S
-        elif time.monotonic() >= self._next:
-            self._next += _WAIT_S
-            if any(group["state"] in ("PENDING", "RESCHEDULING") for group in placement_group_table().values()):
-                logging.getLogger(__name__).warning(
-                    "%s: waiting for %d workers of %d CPUs each; %d CPUs are free; add machines, or stop and lower cluster.num_workers",
-                    self._label,
-                    self._group.min_ranks or self._group.num_ranks,
-                    self._group.cpus_per_rank,
-                    ray.available_resources().get("CPU", 0),  # type: ignore[no-untyped-call]
-                )
+    return any(group["state"] in ("PENDING", "RESCHEDULING") for group in placement_group_table().values())
 
 
 def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines import storage
+from pipelines.cluster.waiting import Waiting
 from pipelines.progress import Progress
 
 Task = TypeVar("Task")
@@ -39,8 +40,8 @@ class Collector(Generic[Task, Report]):
         progress: Progress,
         on_report: Callable[[Report], None] | None,
     ) -> None:
-        self.tasks = tasks
-        self._label, self._weight, self._progress, self._on_report = label, weight, progress, on_report
+        self.tasks, self.label = tasks, label
+        self._weight, self._progress, self._on_report = weight, progress, on_report
         self._reports: dict[int, Report] = {}
         self._failures: dict[int, BaseException] = {}
 
@@ -63,7 +64,7 @@ class Collector(Generic[Task, Report]):
             named = [self._describe(position, error) for position, error in sorted(self._failures.items())[:_NUM_NAMED]]
             more = f", and {len(self._failures) - _NUM_NAMED} more" if len(self._failures) > _NUM_NAMED else ""
             raise IncompleteError(
-                f"{self._label}: {len(self._failures)} of {len(self.tasks)} tasks failed ({'; '.join(named)}{more}); "
+                f"{self.label}: {len(self._failures)} of {len(self.tasks)} tasks failed ({'; '.join(named)}{more}); "
                 "the others are done; run the same command again"
             ) from next(iter(self._failures.values()))
         return [self._reports[position] for position in range(len(self.tasks))]
@@ -159,6 +160,11 @@ def run_actors(
     attempts = [0] * len(collector.tasks)
     waiting = deque(range(len(collector.tasks)))
     flying: dict[Any, tuple[int, Any]] = {}
+    waiting_for_cores = Waiting(collector.label, num_actors, num_cpus)
+
+    def crowded() -> bool:
+        return bool(ray.available_resources().get("CPU", 0) < num_cpus)  # type: ignore[no-untyped-call]
+
     crew = _Crew(lambda: actor_class.remote(factory), num_actors)
     try:
         while waiting or flying:
@@ -169,7 +175,7 @@ def run_actors(
                 raise IncompleteError(
                     f"{crew.num_stillborn} workers died before they began; expected them to live; run the same command again"
                 )
-            ended = _next([*flying, *crew.coming], stopping)
+            ended = _next([*flying, *crew.coming], stopping, lambda: waiting_for_cores.look(lives=bool(flying), waits=crowded))
             if ended not in flying:
                 crew.welcome(ended)
                 continue
@@ -245,8 +251,8 @@ def gpu_share(num_actors: int, num_gpus: int) -> float:
     return 1.0 / math.ceil(num_actors / num_gpus) if num_gpus else 0.0
 
 
-def _next(flying: Iterable[Any], stopping: threading.Event) -> Any:
-    """The reference of a task that has ended; KeyboardInterrupt once all is to stop."""
+def _next(flying: Iterable[Any], stopping: threading.Event, look: Callable[[], None] = lambda: None) -> Any:
+    """The reference of a task that has ended; `look` is called now and then until there is one. KeyboardInterrupt once all is to stop."""
     import ray
 
     while True:
@@ -255,6 +261,7 @@ def _next(flying: Iterable[Any], stopping: threading.Event) -> Any:
             return done[0]
         if stopping.is_set():
             raise KeyboardInterrupt
+        look()
 
 
 def _cause(error: Exception) -> BaseException:

@@ -1,7 +1,8 @@
-"""What a training costs beside its steps: Ray beside torchrun, checkpoints, tracking and signs of life, an order of sums.
+"""What a training costs beside its steps: Ray beside torchrun, checkpoints, tracking and signs of life, data, an order of sums.
 
-`.venv/bin/python -m tests.benchmarks.training` prints tables about IRM-1 of the recipe tiny, on two workers with a thread each; it wants a
-machine with nothing else to do. `--steps` and `--rounds` make it shorter, `--only` takes one table.
+`.venv/bin/python -m tests.benchmarks.training` prints tables about IRM-1 of the recipe tiny, on two workers with a thread each, and about
+what the stages of `small` wait for their data, on one; it wants a machine with nothing else to do. `--steps` and `--rounds` make it
+shorter, `--only` takes some tables.
 """
 
 import argparse
@@ -21,16 +22,18 @@ import torch
 from diffbfr.training.batches import PositionLoader
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.engine import Engine
+from diffbfr.training.loop import Run, StepMetrics, train
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.cluster.link import SerialLink
 from pipelines.manifest import open_dataset
 from pipelines.progress import Link, Metrics
-from pipelines.recipes import tiny
+from pipelines.recipes import small, tiny
 from pipelines.steps.train import TrainReport, TrainTask, train_stage
 from tests.benchmarks.harness import environment, ratio
+from tests.diffbfr.tiny import COLUMN, add_column
 from tests.pipelines.tiny_dataset import CONFIG, build
 
-TABLES = ("ray", "checkpoints", "parts")
+TABLES = ("ray", "checkpoints", "data", "parts")
 _WARM_UP = 10
 _WORKERS = 2
 _NEVER = 10**9
@@ -150,6 +153,26 @@ def checkpoints(folder: Path, data: str, config: TrainingConfig, rounds: int) ->
     )
 
 
+def waits(folder: Path, steps: int) -> None:
+    """What each stage of `small` waits for its batches on one thread, with the share of them that one of two workers has."""
+    torch.set_num_threads(1)
+    shards = replace(CONFIG, hq_px=256, lq_px=64, variants=1, shard_size=16, val_fraction=0.0, test_fraction=0.0)
+    build("synthetic:count=32,seed=0,px=256", folder, shards)
+    dataset = add_column(folder)
+    for name in ("irm1", "irm2", "tem"):
+        stage = small().stage(name)
+        batch = stage.training.global_batch // _WORKERS
+        config = replace(
+            stage.training, num_samples=steps * batch, global_batch=batch, warmup_samples=0, decay_samples=0, checkpoint_samples=_NEVER
+        )
+        told: list[StepMetrics] = []
+        column = COLUMN if name == "irm2" else None
+        train(Run(stage.stage.trained, config, dataset, folder / name, column=column), report=told.append, report_every_s=0)
+        seconds = [batch / metrics.images_per_s for metrics in told[_WARM_UP:]]
+        waited = sum(metrics.data_share * second for metrics, second in zip(told[_WARM_UP:], seconds, strict=True))
+        print(f"{name:5} waits for data {waited / sum(seconds):.2%} of a step of {1e3 * statistics.mean(seconds):.0f} ms")
+
+
 def parts(data: str, rounds: int) -> None:
     """Processor time of a step whose gradients are added in one order, on one worker, where all parts come one after another."""
     torch.set_num_threads(1)
@@ -193,6 +216,8 @@ def main() -> None:
             beside_torchrun(Path(name), data, config, given.rounds)
         if "checkpoints" in given.only:
             checkpoints(Path(name), data, config, given.rounds)
+        if "data" in given.only:
+            waits(Path(name) / "small", given.steps)
         if "parts" in given.only:
             parts(data, 3 * given.rounds)
 

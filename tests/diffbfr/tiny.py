@@ -84,10 +84,17 @@ def make_dataset(root: Path, faces: int = 20) -> ShardedDataset:
     for task in tasks:
         shard(task)
     finish_dataset(str(root), tasks)
+    return add_column(root)
+
+
+def add_column(root: Path) -> ShardedDataset:
+    """Append a column of the low-quality faces, all variants, to a dataset."""
     dataset = open_dataset(root)
+    info = dataset.info
     digests = [f"task-{index}" for index in range(len(dataset.shards))]
     for index, keys in enumerate(dataset.shards):
-        files = ((key, f"{v}.png", encode_png(lq_to_model(dataset.lq(key, v), 8))) for key in keys for v in range(2))
+        variants = range(info.variants)
+        files = ((key, f"{v}.png", encode_png(lq_to_model(dataset.lq(key, v), info.lq_px))) for key in keys for v in variants)
         write_column_shard(str(root), COLUMN, index, digests[index], files)
-    finish_column(str(root), ColumnInfo(COLUMN, ("0.png", "1.png"), "a" * 64), digests)
+    finish_column(str(root), ColumnInfo(COLUMN, tuple(f"{v}.png" for v in range(info.variants)), "a" * 64), digests)
     return open_dataset(root)

@@ -15,7 +15,7 @@ import pytest
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines import storage
-from pipelines.cluster import Cluster, ClusterConfig, fit, pool
+from pipelines.cluster import Cluster, ClusterConfig, fit, pool, waiting
 from pipelines.cluster.link import Board
 from pipelines.progress import Link, Metrics
 
@@ -394,13 +394,13 @@ def test_a_training_that_waits_for_machines_says_so_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now, groups = [0.0], {"a": {"state": "CREATED"}, "b": {"state": "PENDING"}}
-    monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
     monkeypatch.setattr("ray.util.placement_group_table", lambda: groups)
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 1.0})
-    waiting = fit._Waiting("irm1", fit.Group(2, 1, use_gpu=False))
+    waiter = waiting.Waiting("irm1", 2, 1)
     for second in range(300):
         now[0] = float(second)
-        waiting.look(lives=second < 100)
+        waiter.look(lives=second < 100, waits=fit._without_place)
         if second == 240:
             groups["b"]["state"] = "CREATED"  # a place was found; the ranks import torch
     assert [record.getMessage() for record in caplog.records] == [

@@ -1,5 +1,6 @@
 """The pool of actors on a cluster that has less room than was asked for, played in this process."""
 
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from diffbfr.errors import IncompleteError
-from pipelines.cluster import pool
+from pipelines.cluster import pool, waiting
 from pipelines.progress import Progress
 
 
@@ -33,13 +34,16 @@ class NarrowRay:
 
     exceptions = SimpleNamespace(RayError=RayError, RayActorError=RayActorError)
 
-    def __init__(self, room: int, stillborn: bool = False) -> None:
-        self.room, self.stillborn = room, stillborn
+    def __init__(self, room: int, stillborn: bool = False, empty_waits: int = 0) -> None:
+        self.room, self.stillborn, self.empty_waits = room, stillborn, empty_waits
 
     def remote(self, **resources: float) -> Callable[[type], Any]:
         return lambda kind: SimpleNamespace(remote=lambda factory: self._place(kind(factory)))
 
     def wait(self, calls: Sequence[Call], num_returns: int, timeout: float) -> tuple[list[Call], list[Call]]:
+        if self.empty_waits:  # others have the cores
+            self.empty_waits -= 1
+            return [], list(calls)
         done = [call for call in calls if call.ends]
         assert done, "this would wait for ever"
         return done[:num_returns], []
@@ -48,6 +52,9 @@ class NarrowRay:
         return call.function()
 
     def kill(self, actor: Any) -> None: ...
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 0.0 if self.empty_waits else 4.0}
 
     def _place(self, worker: Any) -> Any:
         placed, self.room = self.room > 0, self.room - 1
@@ -101,3 +108,13 @@ def test_every_actor_finds_a_gpu_that_has_room_for_its_share(num_actors: int, nu
         assert num_actors > num_gpus or share == 1
     else:
         assert share == 0
+
+
+def test_actors_that_all_wait_for_cores_say_so_once_a_minute(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """At the last of three minutes there are cores: workers that begin are no reason to add machines."""
+    minutes = itertools.count(step=60.0)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: next(minutes))
+    assert run(NarrowRay(room=3, empty_waits=3), lambda task: task**2, monkeypatch) == [0, 1, 4, 9, 16]
+    assert [record.getMessage() for record in caplog.records] == [
+        "square: waiting for 3 workers of 1 CPUs each; 0 CPUs are free; add machines, or stop and lower cluster.num_workers"
+    ] * 2

@@ -1,11 +1,9 @@
 """Elastic invariance: sample, variant, t, noise and dropout belong to a position, so that any number of workers says the same."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from diffbfr.checkpoint import MANIFEST
 from diffbfr.errors import UsageError
@@ -49,15 +47,6 @@ def test_bfloat16_is_near_float32_and_not_it(tiny_dataset: ShardedDataset, tmp_p
 
 
 # Several processes
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many as the ranks have: kernels cut their sums by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow

@@ -7,32 +7,22 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from diffbfr.checkpoint import MANIFEST
-from diffbfr.training.config import TrainingConfig
 from diffbfr.training.loop import Run
 from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.manifest import open_dataset
-from pipelines.progress import Link, Metrics
-from pipelines.steps.train import TrainReport, TrainTask, train_stage
-from tests.diffbfr.tiny import TINY_STAGES, make_dataset
+from pipelines.progress import Metrics
+from pipelines.steps.train import TrainReport, train_stage
+from tests.diffbfr.tiny import make_dataset
 from tests.diffbfr.training.ranks import train_in_processes
 from tests.pipelines.faulty_s3 import Fault, faulty
-
-STAGE = replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, dropout=0.3)).trained
-EVERY = 4
-"""Steps between checkpoints."""
-CONFIG = TrainingConfig(num_samples=96, global_batch=4, learning_rate=2e-3, checkpoint_samples=4 * EVERY, ema_half_life=20.0, seed=1)
-PROJECT = Path(__file__).parents[3]
-LOSES_A_MACHINE = pytest.mark.skipif(
-    os.environ.get("DIFFBFR_TEST_LOST_MACHINE") != "1",
-    reason="Ray puts a training's controller on any machine, also the one that is lost here: set DIFFBFR_TEST_LOST_MACHINE=1 and try again",
-)
+from tests.pipelines.trouble import CONFIG, EVERY, PROJECT, STAGE, TROUBLES, Troubled, ending, task_in, train_in_trouble
 
 
 @pytest.fixture(scope="module")
@@ -51,77 +41,7 @@ def undisturbed(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return ending(str(folder / "run"))
 
 
-def ending(folder: str) -> dict[str, str]:
-    """Digests of a training's end: model, average, optimiser, counters, weights; each checked against its file."""
-    last = storage.join(folder, "checkpoints", f"step-{CONFIG.num_steps:08d}")
-    digests: dict[str, str] = storage.read_json(storage.join(last, MANIFEST))
-    assert digests == {name: storage.digest(storage.join(last, name)) for name in storage.list_dir(last) if name != MANIFEST}
-    assert {"model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"} <= digests.keys()
-    return digests | {name: storage.digest(storage.join(folder, name)) for name in ("irm1.safetensors", "irm1.json")}
-
-
-def task_in(folder: str, dataset: str) -> TrainTask:
-    return TrainTask(STAGE, CONFIG, dataset, folder)
-
-
 # On Ray
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """After `step`, once, these ranks send themselves a signal."""
-
-    step: int
-    ranks: tuple[int, ...]
-    signal: int
-
-
-TROUBLES = (
-    Trouble(6, (1,), signal.SIGKILL),
-    Trouble(10, (0, 1), signal.SIGKILL),
-    Trouble(15, (0,), signal.SIGTERM),
-    Trouble(18, (1,), signal.SIGSTOP),
-)
-
-
-@dataclass(frozen=True)
-class Troubled:
-    """A training, its troubles, and a folder for marks: of each trouble that was, and of each attempt's first step."""
-
-    task: TrainTask
-    troubles: tuple[Trouble, ...]
-    marks: str
-
-
-class TroubledLink:
-    """A link that brings trouble after a step, and marks when it came and when training goes on."""
-
-    def __init__(self, link: Link, troubled: Troubled) -> None:
-        self._link, self._troubles, self._marks = link, troubled.troubles, Path(troubled.marks)
-        self._checkpoints = Path(troubled.task.folder, "checkpoints")
-        self.post, self.rest, self.history = link.post, link.rest, link.history
-        self._first = True
-
-    def alive(self, step: int) -> None:
-        import torch.distributed as dist
-
-        self._link.alive(step)
-        rank = dist.get_rank()
-        if self._first and rank == 0:
-            (self._marks / f"begin-{step - 1:02d}-{time.time()}").touch()
-        self._first = False
-        for trouble in self._troubles:
-            mark = self._marks / f"trouble-{trouble.step:02d}-{rank}"
-            if step == trouble.step and rank in trouble.ranks and not mark.exists():
-                while not (self._checkpoints / f"step-{step // EVERY * EVERY:08d}").exists():  # it is written on a thread
-                    time.sleep(0.01)
-                mark.write_text(str(time.time()))
-                os.kill(os.getpid(), trouble.signal)
-                time.sleep(600)  # of a stopped one that goes on to tell where it is
-
-
-def train_in_trouble(troubled: Troubled, link: Link) -> TrainReport:
-    return train_stage(troubled.task, TroubledLink(link, troubled))
 
 
 @pytest.mark.cluster
@@ -135,22 +55,18 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
     posts: list[Metrics] = []
     folder = str(tmp_path / "run")
     watched = Cluster(replace(cluster.config, hang_s=5.0))
+    troubled = Troubled(task_in(folder, dataset), TROUBLES, str(marks))
     report = watched.train(
         train_in_trouble,
-        Troubled(task_in(folder, dataset), TROUBLES, str(marks)),
+        troubled,
         label="irm1",
         total=CONFIG.num_samples,
         root=str(tmp_path / "root"),
         on_metrics=posts.append,
     )
-    begins = [path.name.split("-")[1:] for path in sorted(marks.glob("begin-*"), key=lambda path: path.stat().st_mtime)]
-    struck = [float((marks / f"trouble-{trouble.step:02d}-{trouble.ranks[-1]}").read_text()) for trouble in TROUBLES]
     (hang,) = [record for record in caplog.records if record.name == "pipelines.cluster.watchdog"]
-    print("trouble to a step again:", *(f"{float(at) - since:.1f} s" for since, (_, at) in zip(struck, begins[1:], strict=True)))
-    print(f"stop to notice, with hang_s=5: {hang.created - struck[-1]:.1f} s; goodput {report.goodput:.3f}")
-
     assert ending(folder) == undisturbed
-    resumed = [int(step) for step, _ in begins]
+    resumed = [step for step, _ in troubled.begins()]
     assert resumed == [0, *(trouble.step // EVERY * EVERY for trouble in TROUBLES)]
     assert (report.resumed_from, report.restarts) == (resumed[-1], len(TROUBLES))
     assert 0 < report.goodput < 1
@@ -168,52 +84,31 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
 
 
 _DRIVER = """
-import sys, threading, time
+import sys, time
 from pathlib import Path
-from ray.cluster_utils import Cluster as Nodes
-from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.steps.train import train_stage
-from tests.pipelines.steps.test_train import task_in
+from tests.pipelines.trouble import Machines, OtherLink, Training, task_in
 
-root, dataset, loses_a_node = sys.argv[1], sys.argv[2], sys.argv[3] == "loses a node"
-checkpoints = Path(root, "run", "checkpoints")
+root, dataset, loses_a_machine = sys.argv[1], sys.argv[2], sys.argv[3] == "loses a machine"
 
-class Slow:
-    def __init__(self, link):
-        self.post, self.rest, self.history, self.beat = link.post, link.rest, link.history, link.alive
+class Slow(OtherLink):
     def alive(self, step):
         self.beat(step)
-        time.sleep(0.1 if loses_a_node else 0.8)  # whose driver is killed goes on for some seconds, and must not come to the end
+        time.sleep(0.1 if loses_a_machine else 0.8)  # whose driver is killed goes on for some seconds, and must not come to the end
 
-def slowly(task, link):
-    return train_stage(task, Slow(link))
-
-nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-cluster = Cluster(ClusterConfig(num_workers=2, address=nodes.address, cpus_per_worker=1))
-cluster._start()  # on the head: any other machine may be lost
-first, second = nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)
-reports = []
-
-def train():
-    with cluster:
-        task = task_in(str(Path(root, "run")), dataset)
-        reports.append(cluster.train(slowly, task, label="irm1", total=task.config.num_samples, root=root))
-
-training = threading.Thread(target=train)
-training.start()
-if loses_a_node:
-    while not (checkpoints / "step-00000016").exists():
-        time.sleep(0.05)
-    nodes.remove_node(second, allow_graceful=False)
+machines = Machines()
+training = Training(machines.cluster, lambda task, link: train_stage(task, Slow(link)), task_in(f"{root}/run", dataset))
+if loses_a_machine:
+    training.sealed(16)
+    machines.lose()
     time.sleep(5)  # nothing to train on
-    nodes.add_node(num_cpus=1)
-training.join()
-Path(root, "report.txt").write_text(f"{reports[0].restarts} {reports[0].resumed_from}")
-nodes.shutdown()
+    machines.find()
+report = training.report()
+Path(root, "report.txt").write_text(f"{report.restarts} {report.resumed_from}")
+machines.end()
 """
 
 
-@LOSES_A_MACHINE
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_a_killed_driver_then_a_machine_that_is_lost_and_another_that_is_found_change_nothing(
@@ -232,7 +127,7 @@ def test_a_killed_driver_then_a_machine_that_is_lost_and_another_that_is_found_c
     driver.wait()
     time.sleep(3)  # until the machines of its own have followed it
     assert not (checkpoints / f"step-{CONFIG.num_steps:08d}").exists()
-    assert start("loses a node").wait(timeout=500) == 0
+    assert start("loses a machine").wait(timeout=500) == 0
     restarts, resumed_from = map(int, (tmp_path / "report.txt").read_text().split())
     assert (restarts, resumed_from) in ((1, 16), (1, 20))
     assert ending(str(tmp_path / "run")) == undisturbed
@@ -253,7 +148,7 @@ _SLOW_TRAINING = """
 import sys, time
 from pipelines.cluster.link import SerialLink
 from pipelines.steps.train import train_stage
-from tests.pipelines.steps.test_train import task_in
+from tests.pipelines.trouble import task_in
 
 class Slow(SerialLink):
     def alive(self, step):
