@@ -2,10 +2,11 @@
 
 import contextlib
 import itertools
+import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -115,6 +116,8 @@ def fit(
                 raise KeyboardInterrupt
             for metrics in ray.get(board.drain.remote()):
                 journal.add(metrics)
+            for loss in ray.get(board.losses.remote()):
+                logging.getLogger(__name__).warning("%s: %s; all workers go on from the newest checkpoint", label, loss)
             if hung := ray.get(board.hung.remote()):
                 ray.get(board.forget.remote())
                 end_hung(hung, label, root, end_ranks)
@@ -162,7 +165,7 @@ def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
 
     class Deaths(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
-            ray.get(board.forget.remote())
+            ray.get(board.mourn.remote(_cause(worker_exceptions)))
 
     for start in itertools.count():
         trainer = TorchTrainer(
@@ -260,11 +263,28 @@ def _exhausted(loop: _Loop[Any, Any], reason: str) -> IncompleteError:
 
 def _incomplete(label: str, error: BaseException) -> IncompleteError:
     """One line about the first rank's failure."""
-    failures = [getattr(failure, "_base_exc", failure) for _, failure in sorted(getattr(error, "worker_failures", {}).items())]
+    failures = getattr(error, "worker_failures", {})
     return IncompleteError(
-        f"{label}: the training failed with {_words(failures[0] if failures else error)}; "
+        f"{label}: the training failed with {_words(_own(failures[min(failures)]) if failures else error)}; "
         "run the same command again to go on from the newest checkpoint"
     )
+
+
+def _cause(failures: Mapping[int, BaseException]) -> str:
+    """Why a group of workers ended: who died, for then the others fail in what they share; else what the first of them failed with."""
+    died = {rank: getattr(failure, "health_check_failure", None) for rank, failure in sorted(failures.items())}
+    dead = [str(rank) for rank, failure in died.items() if failure is not None]
+    if not dead:
+        rank = min(failures)
+        return f"worker {rank} failed with {_words(_own(failures[rank]))}"
+    out_of_memory = any("OutOfMemory" in type(failure).__name__ for failure in died.values())
+    return f"worker {' and '.join(dead)} died ({'out of memory' if out_of_memory else 'killed, or its machine was lost'})"
+
+
+def _own(failure: BaseException) -> BaseException:
+    """The exception that a worker raised, out of Ray Train's wrapper."""
+    inner = getattr(failure, "_base_exc", failure)
+    return inner if isinstance(inner, BaseException) else failure
 
 
 def _words(error: BaseException) -> str:

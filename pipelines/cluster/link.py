@@ -86,6 +86,7 @@ class Board:
         self._failure = self._failure_before = ""
         self._furthest = -1
         self._fruitless = 0
+        self._losses: list[str] = []
 
     def begin(self, rank: int, world: int) -> int:
         """Count an attempt that rank 0 begins; returns how many before it came no further than earlier ones.
@@ -106,6 +107,17 @@ class Board:
         self._fruitless += 1
         self._failure = self._failure_before = reason
         return self._fruitless
+
+    def mourn(self, cause: str) -> None:
+        """Forget the ranks of an attempt that ended of this, and keep it for the driver; what the user must mend it hears anyway."""
+        self.forget()
+        if not self._refusals:
+            self._losses.append(cause)
+
+    def losses(self) -> list[str]:
+        """Hand over what ended attempts since the last time."""
+        losses, self._losses = self._losses, []
+        return losses
 
     def history(self) -> History:
         """How the training has gone so far."""

@@ -199,7 +199,11 @@ class Cluster:
             return fit.fit(worker, config, label=label, root=root, group=group, journal=journal, stopping=self._stopping)
 
     def _start(self) -> None:
-        """Start or join Ray, unless this process already has one. Nothing of Ray's goes to the terminal but errors."""
+        """Start or join Ray, unless this process already has one. It writes nothing but errors of its own, and those to standard error.
+
+        Its paragraphs about workers that died would go to standard output, where others expect JSON: trainings and tasks say what matters.
+        """
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read by the first import
         import ray
 
         with self._starting:

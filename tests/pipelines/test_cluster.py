@@ -390,6 +390,26 @@ def test_a_group_that_waits_for_machines_waits_as_long_as_it_takes(monkeypatch: 
     assert _start(monkeypatch, [*[WorkerGroupStartupTimeoutError(2)] * 20, "trained"]) == "trained"
 
 
+def test_a_loss_is_told_by_who_died_else_by_what_the_first_failed_with() -> None:
+    from ray.exceptions import OutOfMemoryError
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+
+    broken = UserExceptionWithTraceback(RuntimeError("Connection closed by peer\nfar away"), "a stack")
+    killed, starved = (WorkerHealthCheckFailedError("gone", cause) for cause in (RuntimeError("died"), OutOfMemoryError("too much")))
+    assert fit._cause({1: broken, 2: broken}) == "worker 1 failed with RuntimeError: Connection closed by peer"
+    assert fit._cause({0: broken, 1: killed}) == "worker 1 died (killed, or its machine was lost)"
+    assert fit._cause({0: killed, 1: starved, 2: broken}) == "worker 0 and 1 died (out of memory)"
+
+
+def test_losses_are_told_once_and_not_beside_what_the_user_must_mend() -> None:
+    board = Board()
+    board.mourn("worker 1 died")
+    assert (board.losses(), board.losses()) == (["worker 1 died"], [])
+    board.refuse(0, UsageError("condition first"))
+    board.mourn("worker 0 failed")
+    assert board.losses() == []
+
+
 def test_a_training_that_waits_for_machines_says_so_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

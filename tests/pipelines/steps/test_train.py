@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -47,9 +48,17 @@ def undisturbed(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_nothing(
-    cluster: Cluster, dataset: str, undisturbed: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: Cluster,
+    dataset: str,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Lost are the steps since the newest checkpoint; each step is told once; what hung is noticed, and where it was."""
+    """Lost are the steps since the newest checkpoint; each step is told once; what hung is noticed, and where it was.
+
+    Each loss is a line of ours; Ray writes none to standard output.
+    """
     marks = tmp_path / "marks"
     marks.mkdir()
     posts: list[Metrics] = []
@@ -73,6 +82,13 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
     steps = [metrics.step for metrics in posts]
     assert steps == sorted(set(steps))
     assert not list((tmp_path / "root" / "ray").iterdir())
+
+    assert not capsys.readouterr().out
+    lines = [record.getMessage() for record in caplog.records if record.name == "pipelines.cluster.fit"]
+    assert [re.sub("[01] and 1|[01]", "N", line.replace("irm1", "irm")) for line in lines] == [
+        "irm: worker N died (killed, or its machine was lost); all workers go on from the newest checkpoint"
+    ] * len(TROUBLES)
+    assert lines[0].startswith("irm1: worker 1 died")
 
     told = hang.getMessage()
     assert "irm1: no rank has given a sign for 5 s" in told
