@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +112,13 @@ class TroubledLink(OtherLink):
 def train_in_trouble(troubled: Troubled, link: Link) -> TrainReport:
     """What every rank runs."""
     return train_stage(troubled.task, TroubledLink(link, troubled))
+
+
+def driver(code: str, *words: str) -> subprocess.Popen[bytes]:
+    """Start a driver in a process of its own, which knows none of what the shared Ray has set in this one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.Popen(command, cwd=PROJECT, env=environment | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.DEVNULL)
 
 
 class Machines:

@@ -5,8 +5,6 @@ import os
 import platform
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from pipelines.steps.train import TrainReport, train_stage
 from tests.diffbfr.tiny import make_dataset
 from tests.diffbfr.training.ranks import train_in_processes
 from tests.pipelines.faulty_s3 import Fault, faulty
-from tests.pipelines.trouble import CONFIG, EVERY, PROJECT, STAGE, TROUBLES, Troubled, ending, task_in, train_in_trouble
+from tests.pipelines.trouble import CONFIG, EVERY, STAGE, TROUBLES, Troubled, driver, ending, task_in, train_in_trouble
 
 
 @pytest.fixture(scope="module")
@@ -130,20 +128,16 @@ machines.end()
 def test_a_killed_driver_then_a_machine_that_is_lost_and_another_that_is_found_change_nothing(
     dataset: str, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    def start(what: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", _DRIVER, str(tmp_path), dataset, what]
-        return subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.DEVNULL)
-
     checkpoints = tmp_path / "run" / "checkpoints"
-    driver = start("is killed")
-    while not (checkpoints / "step-00000008").exists():
-        assert driver.poll() is None
-        time.sleep(0.05)
-    driver.kill()
-    driver.wait()
+    with driver(_DRIVER, str(tmp_path), dataset, "is killed") as killed:
+        while not (checkpoints / "step-00000008").exists():
+            assert killed.poll() is None
+            time.sleep(0.05)
+        killed.kill()
     time.sleep(3)  # until the machines of its own have followed it
     assert not (checkpoints / f"step-{CONFIG.num_steps:08d}").exists()
-    assert start("loses a machine").wait(timeout=500) == 0
+    with driver(_DRIVER, str(tmp_path), dataset, "loses a machine") as running:
+        assert running.wait(timeout=500) == 0
     restarts, resumed_from = map(int, (tmp_path / "report.txt").read_text().split())
     assert (restarts, resumed_from) in ((1, 16), (1, 20))
     assert ending(str(tmp_path / "run")) == undisturbed
@@ -176,13 +170,12 @@ train_stage(task_in(*sys.argv[1:]), Slow(print))
 
 def test_a_terminated_driver_is_followed_by_the_same_command(dataset: str, alone: dict[str, str], tmp_path: Path, serial: Cluster) -> None:
     folder = str(tmp_path / "run")
-    command = [sys.executable, "-c", _SLOW_TRAINING, folder, dataset]
-    with subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.DEVNULL) as driver:
+    with driver(_SLOW_TRAINING, folder, dataset) as running:
         while not (tmp_path / "run" / "checkpoints" / "step-00000004").exists():
-            assert driver.poll() is None
+            assert running.poll() is None
             time.sleep(0.005)
-        driver.terminate()
-    assert driver.returncode == -signal.SIGTERM
+        running.terminate()
+    assert running.returncode == -signal.SIGTERM
     assert not (tmp_path / "run" / "checkpoints" / f"step-{CONFIG.num_steps:08d}").exists()
     report = serial.train(train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder)
     assert 4 <= report.resumed_from < CONFIG.num_steps

@@ -1,9 +1,6 @@
 """A training on a cluster that loses a machine and is given another goes on with what is there, to the same bits."""
 
 import itertools
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import pytest
 from pipelines.cluster import Cluster
 from pipelines.steps.train import TrainTask, train_stage
 from tests.diffbfr.tiny import make_dataset
-from tests.pipelines.trouble import CONFIG, PROJECT, STAGE, ending
+from tests.pipelines.trouble import CONFIG, STAGE, driver, ending
 
 IN_ORDER = replace(CONFIG, parts=2)
 LOST, FOUND = 8, 16
@@ -64,8 +61,8 @@ def test_two_workers_become_one_and_two_again_and_end_as_one_alone(tmp_path: Pat
     dataset, alone = str(tmp_path / "data"), str(tmp_path / "alone")
     make_dataset(tmp_path / "data")
     serial.train(train_stage, task_in(alone, dataset), label="irm1", total=IN_ORDER.num_samples, root=alone)
-    command = [sys.executable, "-c", _DRIVER, str(tmp_path), dataset]
-    subprocess.run(command, cwd=PROJECT, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.DEVNULL, check=True, timeout=500)
+    with driver(_DRIVER, str(tmp_path), dataset) as running:
+        assert running.wait(timeout=500) == 0
     rows = [line.split() for line in (tmp_path / "worlds.txt").read_text().splitlines()]
     worlds = [(int(world), [int(step) for step, _ in group]) for world, group in itertools.groupby(rows, key=lambda row: row[1])]
     assert worlds == [(2, [*range(1, 9)]), (1, [*range(9, 17)]), (2, [*range(17, 24)])]  # the last step is told by `rest`
