@@ -93,7 +93,7 @@ class ShardedDataset:
         self.info = info
         self._tars = tars if tars is not None else LocalTars(Path(root))
         self._samples = tuple(samples)
-        self._columns = dict(columns)
+        self._columns = columns
         self._row = {sample.key: row for row, sample in enumerate(self._samples)}
 
     def __len__(self) -> int:
@@ -208,10 +208,9 @@ class ShardedDataset:
         return index, index.info.names.index(name)
 
     def _index(self, column: str) -> ColumnIndex:
-        index = self._columns.get(column)
-        if index is None:
+        if column not in self._columns:
             raise UsageError(f"the dataset in {self.root} has no finished column {column!r}; it has {', '.join(sorted(self._columns))}")
-        return index
+        return self._columns[column]
 
 
 def _pread(path: Path, offset: int, length: int) -> bytes:

@@ -24,7 +24,7 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task that asks for no GPU sees none
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # training workers keep the driver's folder, so that relative paths mean the same
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead training worker is noticed
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch on busy cores takes its time
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # for its places, then they are asked for anew
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _QUIET = {  # of a Ray of our own: nobody looks at its figures, and its waiting processes take a third less

@@ -6,7 +6,7 @@ is a list of structs. `open_dataset` reads `dataset.json` and the tables into a 
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -111,7 +111,7 @@ def members_path(column: str) -> str:
 
 
 def open_dataset(root: str | Path) -> ShardedDataset:
-    """Open a finished dataset with every finished column.
+    """Open a finished dataset with every finished column; a column's index is read, and checked, when it is first asked for.
 
     The shards of one on S3 are fetched when they are read, through a cache on this machine (`DIFFBFR_CACHE`, else `~/.cache/diffbfr`) of
     `DIFFBFR_CACHE_BYTES` (64 GiB).
@@ -125,11 +125,33 @@ def open_dataset(root: str | Path) -> ShardedDataset:
         raise UsageError(
             f"{where}: {SAMPLES} has {len(samples)} rows, dataset.json says {record.info.num_samples}; run the shard step again"
         )
-    keys = [sample.key for sample in samples]
-    columns = {column.column: _read_column(where, column, keys, record.tables[members_path(column.column)]) for column in record.columns}
+    columns = _Columns(where, record, tuple(sample.key for sample in samples))
     if storage.is_remote(where):
         return ShardedDataset(where, record.info, samples, columns, cache_of(where))
     return ShardedDataset(Path(where), record.info, samples, columns)
+
+
+class _Columns(Mapping[str, ColumnIndex]):
+    """The index of each column by its name, read at the first look: what a run has no use for neither costs it anything nor stops it."""
+
+    def __init__(self, root: str, record: DatasetRecord, keys: Sequence[str]) -> None:
+        self._root, self._record, self._keys = root, record, keys
+        self._infos = {column.column: column for column in record.columns}
+        self._read: dict[str, ColumnIndex] = {}
+
+    def __getitem__(self, name: str) -> ColumnIndex:
+        if name not in self._read:
+            self._read[name] = _read_column(self._root, self._infos[name], self._keys, self._record.tables[members_path(name)])
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
 
 
 def write_record(root: str, info: DatasetInfo, columns: Sequence[ColumnInfo], how: Mapping[str, Any], tables: Mapping[str, str]) -> None:

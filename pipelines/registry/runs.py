@@ -142,7 +142,7 @@ def find_step(registry: Registry, root: str, step: str, artifact_id: str) -> Run
 
 def unfinished_runs(registry: Registry, root: str) -> list[tuple[Run, Mapping[str, str]]]:
     """Runs of a root that say they are still running, with their tags."""
-    wanted = f"tags.`{_ROOT}` = '{root}' and attributes.status = 'RUNNING'"
+    wanted = f"tags.`{_ROOT}` = {_quoted(root)} and attributes.status = 'RUNNING'"
     found = search_runs(registry, wanted)
     return [(Run(registry, run.info.run_id), run.data.tags) for run in found]
 
@@ -188,7 +188,7 @@ def _of_step(tags: Mapping[str, str], step: str, artifact_id: str) -> str:
 
 
 def _of_root(tags: Mapping[str, str]) -> str:
-    return f" and tags.`{_ROOT}` = '{tags[_ROOT]}'" if tags.get(_ROOT) else ""
+    return f" and tags.`{_ROOT}` = {_quoted(tags[_ROOT])}" if tags.get(_ROOT) else ""
 
 
 def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) -> Run:
@@ -201,3 +201,8 @@ def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) 
     client.update_run(run.run_id, status="RUNNING")
     run.log_tags(tags)
     return run
+
+
+def _quoted(text: str) -> str:
+    """A word of a filter; MLflow takes either quotation mark, and knows no escape."""
+    return f'"{text}"' if "'" in text else f"'{text}'"

@@ -8,10 +8,10 @@ import pytest
 from diffbfr.degradation import PRESETS
 from diffbfr.errors import IncompleteError, UsageError
 from diffbfr.images import encode_png, lq_to_model
-from diffbfr.shards import ColumnInfo, ShardedDataset
+from diffbfr.shards import ColumnInfo, ShardDamagedError, ShardedDataset
 from pipelines.columns import find_column_shard, finish_column, write_column_shard
 from pipelines.commits import CommitConflictError
-from pipelines.manifest import open_dataset
+from pipelines.manifest import members_path, open_dataset
 from pipelines.sources import open_source
 from pipelines.steps.shard import ShardConfig, finish_dataset, plan_shards, shard
 
@@ -59,6 +59,21 @@ def test_an_appended_column_is_read_beside_the_others(root: str) -> None:
             expected = lq_to_model(opened.lq(sample.key, variant), 8) // 2
             np.testing.assert_array_equal(opened.conditioning(NAME, sample.key, variant), expected)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_damaged_index_is_no_matter_to_who_does_not_read_the_column(root: str) -> None:
+    dataset = open_dataset(root)
+    for index in range(3):
+        _append(root, dataset, index)
+    finish_column(root, INFO, TASKS)
+    table = Path(root, members_path(NAME))
+    table.write_bytes(table.read_bytes()[:-1])
+    opened = open_dataset(root)
+    assert opened.shards == dataset.shards
+    assert opened.read(opened.samples[0].key, "lq", "0.jpg")
+    for _ in range(2):
+        with pytest.raises(ShardDamagedError, match="is not the table that was committed"):
+            opened.conditioning(NAME, opened.samples[0].key, 0)
 
 
 def test_a_column_is_not_visible_before_it_is_finished(root: str) -> None:

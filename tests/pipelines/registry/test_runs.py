@@ -49,13 +49,16 @@ def test_a_finished_plan_run_again_is_a_run_of_its_own_and_a_failed_one_goes_on(
     assert begin_pipeline(registry, "smoke", "plan") != first
 
 
-def test_two_roots_with_the_same_plan_are_two_parents_and_one_that_ends_says_nothing_of_the_other(registry: Registry) -> None:
-    one, two = (begin_pipeline(registry, "smoke", "plan", {"diffbfr.root": root}) for root in ("/one", "/two"))
+@pytest.mark.parametrize(("first", "second"), [("/one", "/two"), ("/Ann's", "/Bob's photos")])
+def test_two_roots_with_the_same_plan_are_two_parents_and_one_that_ends_says_nothing_of_the_other(
+    registry: Registry, first: str, second: str
+) -> None:
+    one, two = (begin_pipeline(registry, "smoke", "plan", {"diffbfr.root": root}) for root in (first, second))
     assert one != two
     end_run(one, "FINISHED")
     assert status(registry, two.run_id) == "RUNNING"
-    assert begin_pipeline(registry, "smoke", "plan", {"diffbfr.root": "/two"}) == two
-    assert registry.client.get_run(two.run_id).data.tags["diffbfr.root"] == "/two"
+    assert begin_pipeline(registry, "smoke", "plan", {"diffbfr.root": second}) == two
+    assert registry.client.get_run(two.run_id).data.tags["diffbfr.root"] == second
 
 
 def test_a_step_and_the_diary_beside_it_open_one_run(registry: Registry) -> None:
