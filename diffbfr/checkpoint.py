@@ -148,7 +148,7 @@ def read_stage_spec(folder: Path, name: str) -> StageSpec:
     """Read a stage's specification without touching its weights."""
     path = folder / f"{name}.json"
     if not path.is_file():
-        raise UsageError(f"{folder} holds no {name}.json; expected a folder with a trained {name}")
+        raise UsageError(f"{folder} holds no {name}.json; expected a folder with a trained {name}; name one")
     try:
         values = json.loads(path.read_text())
     except ValueError as error:

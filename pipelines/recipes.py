@@ -141,6 +141,8 @@ class Recipe:
                     f"{name} is set to stage {found.name} at {found.px} px, data.{place} is {px}; "
                     f"expected the same size; set {name}.stage.unet.image_px or data.{place}"
                 )
+        if self.data.variants < 1:
+            raise UsageError(f"data.variants is {self.data.variants}; expected 1 or more low-quality faces of each photo; set it so")
         if self.evaluate.variant >= self.data.variants:
             raise UsageError(f"evaluate.variant is {self.evaluate.variant}, data.variants {self.data.variants}; expected a smaller one")
 

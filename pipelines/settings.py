@@ -138,14 +138,14 @@ def _read(config_file: str) -> Iterator[tuple[str, Any]]:
 def _parse(config_file: str) -> Any:
     """What a YAML, TOML or JSON file holds."""
     try:
-        text = storage.read_bytes(config_file).decode()
-    except (FileNotFoundError, IsADirectoryError) as error:
+        data = storage.read_bytes(config_file)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UsageError(f"no configuration file at {config_file}; expected YAML, TOML or JSON; correct --config") from error
     suffix = PurePosixPath(config_file).suffix.lower()
     if suffix not in _PARSERS:
         raise UsageError(f"{config_file} ends with {suffix!r}; expected .yaml, .toml or .json; rename it")
     try:
-        return _PARSERS[suffix](text)
+        return _PARSERS[suffix](data.decode())
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{config_file} cannot be parsed ({reason}); expected {suffix[1:].upper()}; correct it") from error

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from diffbfr.errors import DiffBFRError, IncompleteError
+from diffbfr.errors import DiffBFRError, IncompleteError, UsageError
 from pipelines.cli.arguments import PhotosCommand
 from pipelines.cli.data import data
 from pipelines.cli.doctor import doctor
@@ -15,6 +15,7 @@ from pipelines.cli.run import condition, evaluate, run, shard, train
 
 TRACEBACK_VARIABLE = "DIFFBFR_TRACEBACK"
 _INTERRUPTED = 130
+_NOT_TO_BE_HAD = (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
 
 app = typer.Typer(
     name="diffbfr",
@@ -38,12 +39,21 @@ app.command()(doctor)
 def main() -> None:
     """Run the command line; a user's error is one line and its exit code, with a traceback only on `DIFFBFR_TRACEBACK=1`.
 
-    What MLflow refuses (its database is locked, its server is too busy) may be given the next time: nothing of it is ours to mend.
+    What the system refuses is an error of the command where it is about what the user named, and may be given the next time elsewhere (a
+    full disk, a network). So may what MLflow refuses (its database is locked, its server is too busy): nothing of it is ours to mend.
     """
     try:
         app()
     except DiffBFRError as error:
         _end(error, str(error), error.exit_code)
+    except _NOT_TO_BE_HAD as error:
+        _end(
+            error,
+            f"{_of_system(error)}; expected it to be there and open to you; name another, or mend it",
+            UsageError.exit_code,
+        )
+    except OSError as error:
+        _end(error, f"{_of_system(error)}; expected it to be done; run the same command again", IncompleteError.exit_code)
     except Exception as error:
         if not _is_mlflows(error):
             raise
@@ -58,6 +68,12 @@ def _end(error: Exception, line: str, exit_code: int) -> None:
         raise error
     typer.echo(f"diffbfr: {' '.join(line.split())}", err=True)
     sys.exit(exit_code)
+
+
+def _of_system(error: OSError) -> str:
+    """What the system said, and of what."""
+    said = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {said}" if error.filename is not None else said
 
 
 def _is_mlflows(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from diffbfr.errors import UsageError
 from pipelines.cli.models import open_existing
 from pipelines.cli.options import PACKAGED
 
@@ -22,4 +23,6 @@ def pin(model: str, root: str, tracking: str | None) -> "PinnedCascade":
         from pipelines.registry import resolve
 
         return pin_cascade(resolve(model, open_existing(root, tracking), storage.cache_folder("models")).folder)
+    if not storage.exists(model):
+        raise UsageError(f"no cascade at {model}; expected {PACKAGED}, NAME@ALIAS of the registry or a folder with one; name such")
     return pin_cascade(model)

@@ -93,11 +93,12 @@ def _run(
     from pipelines.settings import load
 
     chosen = load(recipe, config, (*([f"data.faces={faces}"] if faces else []), *(overrides or ())))
+    cascade = pin(model, root, chosen.tracking.uri) if model else None
+    storage.check_folder(root)
     if not plan:
         storage.check_writable(root)
     from pipelines.flows import train_cascade
 
-    cascade = pin(model, root, chosen.tracking.uri) if model else None
     report = train_cascade.run(chosen, root, plan=plan, until=until, cascade=cascade)
     if as_json:
         say_json(report)

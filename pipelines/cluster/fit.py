@@ -121,9 +121,9 @@ def fit(
             if hung := ray.get(board.hung.remote()):
                 ray.get(board.forget.remote())
                 end_hung(hung, label, root, end_ranks)
-            waiting.look(ray.get(board.lives.remote()), _without_place)
+            waiting.look(ray.get(board.lives.remote()), lambda: _without_place(group))
         refusal = ray.get(board.refusal.remote())
-    except ray.exceptions.RayActorError as error:
+    except ray.exceptions.RayError as error:
         raise _incomplete(label, error) from error
     finally:
         ray.kill(board)
@@ -144,11 +144,13 @@ def fit(
     return cast(Report, result)
 
 
-def _without_place() -> bool:
-    """Whether a group of workers has no place yet."""
+def _without_place(group: Group) -> bool:
+    """Whether a group of such workers has no place yet; one that may shrink is not even there while there is room for too few."""
     from ray.util import placement_group_table
 
-    return any(group["state"] in ("PENDING", "RESCHEDULING") for group in placement_group_table().values())
+    each = {"CPU": float(group.cpus_per_rank)} | ({"GPU": 1.0} if group.use_gpu else {})
+    states = [it["state"] for it in placement_group_table().values() if all(bundle == each for bundle in it["bundles"].values())]
+    return "CREATED" not in states or "PENDING" in states or "RESCHEDULING" in states
 
 
 def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
@@ -192,14 +194,16 @@ def _run(loop: _Loop[Any, Any], name: str, state: str, group: Group) -> Any:
             if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
                 continue
             reason = _words(error.controller_failure)
-        except ray.exceptions.RayActorError as error:  # the controller died, and the ranks end with it
-            reason = _words(error)
+        except ray.exceptions.RayTaskError as error:  # raised again by the driver's thread
+            return error
+        except ray.exceptions.RayError as error:  # the controller died, and the ranks end with it
+            reason = f"Ray Train's controller died ({_words(error)})"
         except Exception as error:  # raised again by the driver's thread
             return error
         try:
             if ray.get(board.stumble.remote(reason)) > loop.retries:
                 return _exhausted(loop, reason)
-        except ray.exceptions.RayActorError as error:  # the driver has ended it all
+        except ray.exceptions.RayError as error:  # the driver has ended it all
             return error
     return None
 

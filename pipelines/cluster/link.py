@@ -87,6 +87,7 @@ class Board:
         self._furthest = -1
         self._fruitless = 0
         self._losses: list[str] = []
+        self._begun = False
 
     def begin(self, rank: int, world: int) -> int:
         """Count an attempt that rank 0 begins; returns how many before it came no further than earlier ones.
@@ -98,19 +99,21 @@ class Board:
             self._goodput.begin()
             self._attempts += 1
             self._fruitless += 1
+            self._begun = True
             self._failure, self._failure_before = "", self._failure
         return max(0, self._fruitless - 1)
 
     def stumble(self, reason: str) -> int:
-        """Count an attempt that ended before its ranks began, as `begin` does those that began."""
-        self.forget()
-        self._fruitless += 1
+        """Take the end of an attempt that no rank told of; one whose ranks had not begun is counted, as `begin` counts those that had."""
+        self._fruitless += not self._begun
         self._failure = self._failure_before = reason
+        self.mourn(reason)
         return self._fruitless
 
     def mourn(self, cause: str) -> None:
         """Forget the ranks of an attempt that ended of this, and keep it for the driver; what the user must mend it hears anyway."""
         self.forget()
+        self._begun = False
         if not self._refusals:
             self._losses.append(cause)
 

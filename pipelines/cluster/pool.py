@@ -122,14 +122,18 @@ def run_tasks(function: Callable[[Task], Report], collector: Collector[Task, Rep
     def run(task: Task) -> Report:
         return function(task)
 
+    def without_cores() -> bool:
+        return bool(ray.cluster_resources().get("CPU", 0) < 1)  # type: ignore[no-untyped-call]
+
     waiting = deque(range(len(collector.tasks)))
+    waiting_for_cores = Waiting(collector.label, num_at_once, 1)
     flying: dict[Any, int] = {}
     try:
         while waiting or flying:
             while waiting and len(flying) < num_at_once:
                 position = waiting.popleft()
                 flying[run.remote(collector.tasks[position])] = position
-            ended = _next(flying, stopping)
+            ended = _next(flying, stopping, lambda: waiting_for_cores.look(lives=False, waits=without_cores))
             position = flying.pop(ended)
             try:
                 report = ray.get(ended)
@@ -163,7 +167,8 @@ def run_actors(
     waiting_for_cores = Waiting(collector.label, num_actors, num_cpus)
 
     def crowded() -> bool:
-        return bool(ray.available_resources().get("CPU", 0) < num_cpus)  # type: ignore[no-untyped-call]
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        return bool(free.get("CPU", 0) < num_cpus or free.get("GPU", 0) < num_gpus)
 
     crew = _Crew(lambda: actor_class.remote(factory), num_actors)
     try:
@@ -182,7 +187,9 @@ def run_actors(
             position, actor = flying.pop(ended)
             try:
                 report = ray.get(ended)
-            except ray.exceptions.RayActorError as error:
+            except ray.exceptions.RayTaskError as error:
+                collector.fail(position, _cause(error))
+            except ray.exceptions.RayError as error:  # killed, out of memory, out of reach
                 crew.replace(actor)
                 attempts[position] += 1
                 if attempts[position] > NUM_RETRIES:
@@ -190,8 +197,6 @@ def run_actors(
                 else:
                     waiting.appendleft(position)
                 continue
-            except ray.exceptions.RayError as error:
-                collector.fail(position, _cause(error))
             else:
                 collector.succeed(position, report)
             crew.idle.append(actor)

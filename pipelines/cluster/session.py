@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,17 @@ Task = TypeVar("Task")
 Report = TypeVar("Report")
 Config = TypeVar("Config")
 
+_ANSWER_S = 10.0
 _OBJECT_STORE_BYTES = 256 << 20  # tasks and reports are names and numbers; Ray's default would take 30 % of the memory
 _SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE",  # on shared cores, threads that spin at barriers take them from each other
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task that asks for no GPU sees none
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # Ray's paragraphs about workers that died would go to standard output, where others expect JSON
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # training workers keep the driver's folder, so that relative paths mean the same
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead training worker is noticed
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # for its places, then they are asked for anew
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_task_oom_retries": str(pool.NUM_WORKER_DEATHS),  # else a task that does not fit into memory is run again for ever
 }
 _QUIET = {  # of a Ray of our own: nobody looks at its figures, and its waiting processes take a third less
     "RAY_enable_metrics_collection": "0",
@@ -62,8 +66,9 @@ class ClusterConfig:
     hang_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if min(self.num_workers, self.cpus_per_worker, self.recompute_px or 0) < 0:
-            raise UsageError(f"{self} has a negative number; expected cluster.num_workers=0 (in this process) or more")
+        for name in ("num_workers", "cpus_per_worker", "recompute_px"):
+            if (getattr(self, name) or 0) < 0:
+                raise UsageError(f"cluster.{name} is {getattr(self, name)}; expected 0 or more; set it so")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             most = f"1 to cluster.num_workers={self.num_workers}"
             raise UsageError(f"cluster.min_workers is {self.min_workers}; expected {most}, or none for exactly those")
@@ -199,23 +204,19 @@ class Cluster:
             return fit.fit(worker, config, label=label, root=root, group=group, journal=journal, stopping=self._stopping)
 
     def _start(self) -> None:
-        """Start or join Ray, unless this process already has one. It writes nothing but errors of its own, and those to standard error.
-
-        Its paragraphs about workers that died would go to standard output, where others expect JSON: trainings and tasks say what matters.
-        """
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read by the first import
-        import ray
-
-        with self._starting:
-            if not ray.is_initialized():
-                self._connect()
-
-    def _connect(self) -> None:
-        import ray
-
+        """Start or join Ray, unless this process already has one. It tells nothing but its own errors: we say what matters."""
         settings = _SETTINGS | (_QUIET if self.config.address is None else {}) | (_ELASTIC if self.config.min_workers else {})
         for name, value in settings.items():
             os.environ.setdefault(name, value)
+        import ray  # reads some of them now
+
+        with self._starting:
+            if not ray.is_initialized():
+                self._connect(settings)
+
+    def _connect(self, settings: Mapping[str, str]) -> None:
+        import ray
+
         if self.config.address is None:
             ray.init(
                 address="local",
@@ -228,8 +229,9 @@ class Cluster:
         else:
             forwarded = {name: os.environ[name] for name in (*settings, *_FORWARDED) if name in os.environ}
             try:
+                _check_answers(self.config.address)
                 ray.init(address=self.config.address, runtime_env={"env_vars": forwarded}, log_to_driver=False, logging_level=logging.ERROR)
-            except ConnectionError as error:
+            except (OSError, ValueError, RuntimeError) as error:  # nobody there, no address, another version of Ray or Python
                 reason = " ".join(str(error).split())
                 raise UsageError(
                     f"no Ray cluster at {self.config.address} ({reason}); expected a running one; check cluster.address"
@@ -261,3 +263,10 @@ class Cluster:
         if least is None:
             return workers
         return max(least, min(workers, int(self._resource("CPU")) // max(1, self.config.cpus_per_worker)))
+
+
+def _check_answers(address: str) -> None:
+    """OSError if nobody listens at HOST:PORT, for which Ray would look for minutes; other addresses it looks up itself."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "//" not in host:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()

@@ -47,6 +47,7 @@ class RankLink:
     def __init__(self, board: Any, rank: int, node: str, hang_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._board, self._rank, self._node, self._hang_s, self._clock = board, rank, node, hang_s, clock
         self._sent: list[Any] = []
+        self._beats: list[Any] = []
         self._steps: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._done, self._since, self._start_s = -1, clock(), START_S
         self._stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the rank lives
@@ -99,13 +100,21 @@ class RankLink:
         return max(self._hang_s, min(_USUAL_STEPS * usual, LONGEST_S), 2 * usual)
 
     def _beat(self, limit_s: float) -> None:
+        self._check_heard()
         self._beaten, self._told_s = self._clock(), limit_s
         stacks = f"/proc/{os.getpid()}/fd/{self._stacks.fileno()}"
-        self._board.beat.remote(Pulse(self._rank, os.getpid(), self._node, self._done, limit_s, stacks))
+        self._beats[:] = [self._board.beat.remote(Pulse(self._rank, os.getpid(), self._node, self._done, limit_s, stacks))]
+
+    def _check_heard(self) -> None:
+        """End this rank with an error if nobody hears it any more: the driver has ended the training, or lost it."""
+        import ray
+
+        answered, _ = ray.wait(self._beats, num_returns=1, timeout=0) if self._beats else ([], [])
+        ray.get(answered)
 
 
 def end_hung(hung: Sequence[Pulse], label: str, root: str, end: Callable[[Sequence[Pulse]], Sequence[tuple[str, str]]]) -> str:
-    """Kill ranks that hang; log what each was doing, and keep it in a file, whose place is returned.
+    """Kill ranks that hang; log what each was doing, and keep it in a file, whose place is returned, or "" where none can be written.
 
     `end(pulses)` asks each rank where it runs for its state and its threads (`ask_worker`), and when all have told kills them. Ranks of
     which none is there any more do not hang: their group was ended for another of a different size, and "" is returned.
@@ -118,14 +127,18 @@ def end_hung(hung: Sequence[Pulse], label: str, root: str, end: Callable[[Sequen
         for pulse, (state, stacks) in sorted(zip(hung, told, strict=True), key=lambda it: it[0].rank)
     )
     place = storage.join(root, "hangs", f"{label}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.txt")
+    try:
+        storage.write_atomic(place, text.encode())
+        kept = f"this is also in {place}"
+    except Exception as error:  # what refuses it may be what they hung on: the training goes on all the same
+        kept, place = f"it could not be kept in {place} ({error})", ""
     logging.getLogger(__name__).warning(
-        "%s: no rank has given a sign for %.0f s; all are ended, to go on from the newest checkpoint; this is also in %s\n%s",
+        "%s: no rank has given a sign for %.0f s; all are ended, to go on from the newest checkpoint; %s\n%s",
         label,
         max(pulse.limit_s for pulse in hung),
-        place,
+        kept,
         text,
     )
-    storage.write_atomic(place, text.encode())
     return place
 
 

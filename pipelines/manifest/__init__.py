@@ -111,7 +111,7 @@ def members_path(column: str) -> str:
 
 
 def open_dataset(root: str | Path) -> ShardedDataset:
-    """Open a finished dataset with every finished column; a column's index is read, and checked, when it is first asked for.
+    """Open a finished dataset with every finished column; the index of one that was appended is read, and checked, when it is asked for.
 
     The shards of one on S3 are fetched when they are read, through a cache on this machine (`DIFFBFR_CACHE`, else `~/.cache/diffbfr`) of
     `DIFFBFR_CACHE_BYTES` (64 GiB).
@@ -132,12 +132,19 @@ def open_dataset(root: str | Path) -> ShardedDataset:
 
 
 class _Columns(Mapping[str, ColumnIndex]):
-    """The index of each column by its name, read at the first look: what a run has no use for neither costs it anything nor stops it."""
+    """The index of each column by its name.
+
+    Those of the columns made from photos are read at once, so that threads and forks share them. That of an appended one is read at the
+    first look (`ShardedDataset.column`): what a run has no use for neither costs it anything nor stops it.
+    """
 
     def __init__(self, root: str, record: DatasetRecord, keys: Sequence[str]) -> None:
         self._root, self._record, self._keys = root, record, keys
         self._infos = {column.column: column for column in record.columns}
         self._read: dict[str, ColumnIndex] = {}
+        for column in record.columns:
+            if not column.model_digest:
+                self[column.column]
 
     def __getitem__(self, name: str) -> ColumnIndex:
         if name not in self._read:

@@ -142,7 +142,7 @@ def find_step(registry: Registry, root: str, step: str, artifact_id: str) -> Run
 
 def unfinished_runs(registry: Registry, root: str) -> list[tuple[Run, Mapping[str, str]]]:
     """Runs of a root that say they are still running, with their tags."""
-    wanted = f"tags.`{_ROOT}` = {_quoted(root)} and attributes.status = 'RUNNING'"
+    wanted = f"tags.`{_ROOT}` {_equals(root)} and attributes.status = 'RUNNING'"
     found = search_runs(registry, wanted)
     return [(Run(registry, run.info.run_id), run.data.tags) for run in found]
 
@@ -188,7 +188,7 @@ def _of_step(tags: Mapping[str, str], step: str, artifact_id: str) -> str:
 
 
 def _of_root(tags: Mapping[str, str]) -> str:
-    return f" and tags.`{_ROOT}` = {_quoted(tags[_ROOT])}" if tags.get(_ROOT) else ""
+    return f" and tags.`{_ROOT}` {_equals(tags[_ROOT])}" if tags.get(_ROOT) else ""
 
 
 def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) -> Run:
@@ -203,6 +203,8 @@ def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) 
     return run
 
 
-def _quoted(text: str) -> str:
-    """A word of a filter; MLflow takes either quotation mark, and knows no escape."""
-    return f'"{text}"' if "'" in text else f"'{text}'"
+def _equals(text: str) -> str:
+    """The end of a comparison in a filter. MLflow takes either quotation mark and knows no escape; of texts with both one is any letter."""
+    if "'" not in text:
+        return f"= '{text}'"
+    return f'= "{text}"' if '"' not in text else f"LIKE '{text.replace(chr(39), '_')}'"

@@ -269,6 +269,12 @@ def remove_tree(uri: Uri) -> None:
             local_path(uri).unlink()
 
 
+def check_folder(uri: Uri) -> None:
+    """UsageError if the place is a file on this machine; it need not be there yet."""
+    if not is_remote(uri) and local_path(uri).is_file():
+        raise UsageError(f"{uri} is a file; expected a folder, or a place for one; name another with --root")
+
+
 def check_writable(uri: Uri) -> None:
     """Write, read back and remove a small file; UsageError that says why if the place refuses."""
     probe = join(uri, f"{_PROBE_NAME}-{uuid.uuid4().hex}")

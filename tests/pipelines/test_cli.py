@@ -114,6 +114,33 @@ def test_what_mlflow_refuses_is_one_line_and_what_is_wrong_with_us_is_not(
         main()
 
 
+@pytest.mark.parametrize(
+    ("error", "exit_code", "line"),
+    [
+        (
+            PermissionError(13, "Permission denied", "locked"),
+            2,
+            "locked: Permission denied; expected it to be there and open to you; name another, or mend it",
+        ),
+        (
+            OSError(28, "No space left on device", "runs/a.tar"),
+            3,
+            "runs/a.tar: No space left on device; expected it to be done; run the same command again",
+        ),
+        (TimeoutError("no answer"), 3, "no answer; expected it to be done; run the same command again"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    error: OSError, exit_code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert call(monkeypatch) == exit_code
+    assert capsys.readouterr().err == f"diffbfr: {line}\n"
+
+
 def test_a_traceback_is_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise UsageError("found this")
@@ -140,6 +167,11 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
         (["run", "--recipe", "smol"], "did you mean smoke?"),
         (["run", "--config", "absent.yaml"], "no configuration file at absent.yaml"),
         (["run", "--root", "file/root"], "cannot write to file/root"),
+        (["run", "--plan", "--root", "file"], "file is a file; expected a folder, or a place for one; name another with --root"),
+        (["run", "--config", "file/x.yaml"], "no configuration file at file/x.yaml"),
+        (["run", "--config", "latin.yaml"], "latin.yaml cannot be parsed ('utf-8' codec can't decode"),
+        (["run", "--set", "data.variants=-1"], "data.variants is -1; expected 1 or more"),
+        (["evaluate", "--model", "absent"], "no cascade at absent; expected packaged, NAME@ALIAS of the registry or a folder"),
         (["run", "--plan", "--faces", "absent"], "absent is not there"),
         (["run", "--plan", "--faces", "empty"], "empty holds no images"),
         (["train", "irm3"], "irm3"),
@@ -160,6 +192,7 @@ def test_a_mistake_ends_with_exit_2_and_says_what_it_was(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "latin.yaml").write_bytes("data: {faces: é}".encode("latin-1"))
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, *arguments) == 2
     assert message in capsys.readouterr().err

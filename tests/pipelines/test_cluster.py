@@ -15,7 +15,7 @@ import pytest
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines import storage
-from pipelines.cluster import Cluster, ClusterConfig, fit, pool, waiting
+from pipelines.cluster import Cluster, ClusterConfig, fit, pool, session, waiting
 from pipelines.cluster.link import Board
 from pipelines.progress import Link, Metrics
 
@@ -117,9 +117,27 @@ def test_the_serial_twin_starts_no_ray() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_negative_number_of_workers_is_refused() -> None:
-    with pytest.raises(UsageError, match="num_workers"):
-        Cluster(ClusterConfig(num_workers=-1))
+@pytest.mark.parametrize("name", ["num_workers", "cpus_per_worker", "recompute_px"])
+def test_a_negative_number_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"^cluster.{name} is -1; expected 0 or more"):
+        ClusterConfig(**{name: -1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("127.0.0.1:1", "Connection refused"), ("foo", "Invalid address format: foo"), ("other:6379", "Version mismatch")],
+)
+def test_a_cluster_that_cannot_be_joined_is_one_line_at_once(address: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if address.startswith("other"):  # a head with another Python, as Ray says it
+        monkeypatch.setattr(session, "_check_answers", lambda address: None)
+        monkeypatch.setattr("ray.init", _refuse)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(UsageError, match=rf"^no Ray cluster at {address} \(.*{reason}.*\); expected a running one"):
+        Cluster(ClusterConfig(address=address)).map(abs, [1], label="join")
+
+
+def _refuse(**options: object) -> None:
+    raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.0")
 
 
 @pytest.mark.parametrize("least", [0, 3])
@@ -259,6 +277,28 @@ def test_more_workers_than_cpus_are_refused_before_they_wait_for_ever(cluster: C
         greedy.train(sum_over_ranks, SumConfig(str(tmp_path), 1), label="sum", total=4, root=str(tmp_path))
 
 
+def lose_the_board(folder: str, link: Link) -> None:
+    """Rank 0 ends what the driver and the ranks meet at; each goes on without."""
+    import ray
+    import torch.distributed as dist
+
+    if dist.get_rank() == 0:
+        ray.kill(link._board)  # type: ignore[attr-defined]
+    for number in range(600):
+        Path(folder, f"step-{dist.get_rank()}").write_text(str(number))
+        link.alive(number)
+        time.sleep(0.1)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_training_that_the_driver_has_lost_is_one_line_and_its_ranks_end_with_it(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(IncompleteError, match=r"^sum: the training failed with ActorDiedError: .*; run the same command again"):
+        cluster.train(lose_the_board, str(tmp_path), label="sum", total=1, root=str(tmp_path / "root"))
+    wait_for_every_core()
+    assert max(int(step.read_text()) for step in tmp_path.glob("step-*")) < 599
+
+
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_a_users_error_of_a_single_rank_surfaces_too(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,18 +373,19 @@ def test_work_on_other_threads_is_ended_when_the_cluster_is_told_to_stop(cluster
 
 
 class StartingBoard:
-    """Counts as the board does, in this process."""
+    """Asks a board in this process."""
 
-    def __init__(self) -> None:
-        self.board = Board()
+    def __init__(self, board: Board) -> None:
+        self.board = board
 
     def __getattr__(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(remote=getattr(self.board, name))
 
 
-def _start(monkeypatch: pytest.MonkeyPatch, outcomes: list[Exception | str]) -> object:
-    """What comes of a training whose groups start so, one after another."""
+def _start(monkeypatch: pytest.MonkeyPatch, outcomes: list[Exception | str], board: Board | None = None, begins: bool = False) -> object:
+    """What comes of a training whose groups end so, one after another, before or after their ranks have begun."""
     names: list[str] = []
+    board = board or Board()
 
     class Trainer:
         def __init__(self, worker: object, **settings: Any) -> None:
@@ -352,18 +393,20 @@ def _start(monkeypatch: pytest.MonkeyPatch, outcomes: list[Exception | str]) -> 
 
         def fit(self) -> SimpleNamespace:
             outcome = outcomes.pop(0)
-            if isinstance(outcome, RayActorError):
+            if begins:
+                board.begin(0, 2)
+            if isinstance(outcome, RayError):
                 raise outcome
             if isinstance(outcome, Exception):
                 raise ControllerError(outcome)
             return SimpleNamespace(return_value=outcome)
 
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayError
     from ray.train import ControllerError
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
     monkeypatch.setattr("ray.get", lambda found: found)
-    loop = fit._Loop(sum_over_ranks, None, StartingBoard(), "sum", 30.0, 3)
+    loop = fit._Loop(sum_over_ranks, None, StartingBoard(board), "sum", 30.0, 3)
     found = fit._run(loop, "sum", "state", fit.Group(2, 1, use_gpu=False))
     assert names == [f"sum-{start}" for start in range(len(names))]  # Ray does nothing for a name that it has ended
     return found
@@ -377,11 +420,20 @@ def test_a_group_that_does_not_start_is_tried_again_and_given_up_with_one_line(m
     assert str(given_up).startswith("sum: 4 attempts to train came no further, the last with RuntimeError: the address is in use; run")
 
 
-def test_a_training_whose_controller_is_lost_begins_again_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.exceptions import ActorDiedError
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_training_whose_controller_is_lost_begins_again_with_another_and_says_so(begins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-    assert _start(monkeypatch, [ActorDiedError(), "trained"]) == "trained"
-    assert isinstance(_start(monkeypatch, [ActorDiedError()] * 4), IncompleteError)
+    board, died = Board(), ActorDiedError()
+    assert _start(monkeypatch, [died, OutOfMemoryError("too much"), "trained"], board, begins) == "trained"
+    assert board.losses() == [
+        "Ray Train's controller died (ActorDiedError: The actor died unexpectedly before finishing this task.)",
+        "Ray Train's controller died (OutOfMemoryError: too much)",
+    ]
+    attempts: list[Exception | str] = [died] * 6
+    given_up = _start(monkeypatch, attempts, begins=begins)
+    assert str(given_up).startswith("sum: 4 attempts to train came no further, the last with Ray Train's controller died")
+    assert len(attempts) == 2
 
 
 def test_a_group_that_waits_for_machines_waits_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,19 +462,23 @@ def test_losses_are_told_once_and_not_beside_what_the_user_must_mend() -> None:
     assert board.losses() == []
 
 
+@pytest.mark.parametrize("elastic", [False, True])
 def test_a_training_that_waits_for_machines_says_so_once_a_minute(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    elastic: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now, groups = [0.0], {"a": {"state": "CREATED"}, "b": {"state": "PENDING"}}
+    bundles = {0: {"CPU": 1.0}, 1: {"CPU": 1.0}}
+    now, groups = [0.0], {"a": {"state": "CREATED", "bundles": {0: {"CPU": 4.0}}}, "b": {"state": "PENDING", "bundles": bundles}}
+    if elastic:  # Ray asks for no places while there is room for too few workers
+        del groups["b"]
     monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
     monkeypatch.setattr("ray.util.placement_group_table", lambda: groups)
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 1.0})
-    waiter = waiting.Waiting("irm1", 2, 1)
+    waiter, group = waiting.Waiting("irm1", 2, 1), fit.Group(2, 1, use_gpu=False)
     for second in range(300):
         now[0] = float(second)
-        waiter.look(lives=second < 100, waits=fit._without_place)
+        waiter.look(lives=second < 100, waits=lambda: fit._without_place(group))
         if second == 240:
-            groups["b"]["state"] = "CREATED"  # a place was found; the ranks import torch
+            groups["b"] = {"state": "CREATED", "bundles": bundles}  # a place was found; the ranks import torch
     assert [record.getMessage() for record in caplog.records] == [
         "irm1: waiting for 2 workers of 1 CPUs each; 1 CPUs are free; add machines, or stop and lower cluster.num_workers"
     ] * 2

@@ -161,9 +161,9 @@ def test_a_table_that_is_not_the_committed_one_is_damage(copied: Path) -> None:
         whole = (copied / path).read_bytes()
         (copied / path).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(ShardDamagedError, match="is not the table that was committed"):
-            open_dataset(copied).column("lq")
+            open_dataset(copied)
         (copied / path).write_bytes(whole)
-    assert open_dataset(copied).columns
+    open_dataset(copied)
 
 
 def test_a_manifest_that_does_not_fit_its_dataset_is_noticed(copied: Path) -> None:
@@ -179,4 +179,4 @@ def test_a_manifest_that_does_not_fit_its_dataset_is_noticed(copied: Path) -> No
     for damaged in (rows[:-1], rows[1:] + rows[:1]):
         _seal_anew(copied, members_path("lq"), write_rows(column, Member, damaged))
         with pytest.raises(UsageError, match="does not hold the dataset's keys in order"):
-            open_dataset(copied).column("lq")
+            open_dataset(copied)

@@ -19,7 +19,13 @@ from pipelines.progress import Progress
 class RayError(Exception): ...
 
 
+class RayTaskError(RayError): ...
+
+
 class RayActorError(RayError): ...
+
+
+class OutOfMemoryError(RayError): ...
 
 
 class Call:
@@ -32,10 +38,11 @@ class Call:
 class NarrowRay:
     """What the pool asks of Ray, on a cluster with room for `room` actors: calls of one more never end, and what dies leaves no room."""
 
-    exceptions = SimpleNamespace(RayError=RayError, RayActorError=RayActorError)
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError, RayActorError=RayActorError)
 
     def __init__(self, room: int, stillborn: bool = False, empty_waits: int = 0) -> None:
         self.room, self.stillborn, self.empty_waits = room, stillborn, empty_waits
+        self.killed: list[Any] = []
 
     def remote(self, **resources: float) -> Callable[[type], Any]:
         return lambda kind: SimpleNamespace(remote=lambda factory: self._place(kind(factory)))
@@ -51,7 +58,8 @@ class NarrowRay:
     def get(self, call: Call) -> Any:
         return call.function()
 
-    def kill(self, actor: Any) -> None: ...
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor)
 
     def available_resources(self) -> dict[str, float]:
         return {"CPU": 0.0 if self.empty_waits else 4.0}
@@ -80,13 +88,16 @@ def test_actors_that_find_no_room_keep_no_task_from_the_others(monkeypatch: pyte
     assert run(NarrowRay(room=1), lambda task: task**2, monkeypatch) == [0, 1, 4, 9, 16]
 
 
-def test_the_task_of_an_actor_that_is_lost_with_its_machine_is_done_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("death", [RayActorError, OutOfMemoryError])
+def test_the_task_of_an_actor_that_is_lost_or_out_of_memory_is_done_by_another(
+    monkeypatch: pytest.MonkeyPatch, death: type[RayError]
+) -> None:
     tried: list[int] = []
 
     def square(task: int) -> int:
         tried.append(task)
         if tried.count(1) == 1 == task:
-            raise RayActorError
+            raise death
         return task**2
 
     assert run(NarrowRay(room=3), square, monkeypatch) == [0, 1, 4, 9, 16]
@@ -117,4 +128,23 @@ def test_actors_that_all_wait_for_cores_say_so_once_a_minute(monkeypatch: pytest
     assert run(NarrowRay(room=3, empty_waits=3), lambda task: task**2, monkeypatch) == [0, 1, 4, 9, 16]
     assert [record.getMessage() for record in caplog.records] == [
         "square: waiting for 3 workers of 1 CPUs each; 0 CPUs are free; add machines, or stop and lower cluster.num_workers"
+    ] * 2
+
+
+def test_tasks_without_any_core_say_so_once_a_minute(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    class EmptyRay(NarrowRay):
+        def remote(self, **options: float) -> Callable[[Callable[[int], int]], Any]:
+            return lambda function: SimpleNamespace(remote=lambda task: Call(partial(function, task), ends=True))
+
+        def cluster_resources(self) -> dict[str, float]:
+            return {} if self.empty_waits else {"CPU": 1.0}
+
+    minutes = itertools.count(step=60.0)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: next(minutes))
+    monkeypatch.setitem(sys.modules, "ray", EmptyRay(room=1, empty_waits=3))
+    collector = pool.Collector[int, int]("shard", range(3), lambda task: 1, Progress("shard", 3, "items"), None)
+    pool.run_tasks(lambda task: task**2, collector, 2, threading.Event())
+    assert collector.reports() == [0, 1, 4]
+    assert [record.getMessage() for record in caplog.records] == [
+        "shard: waiting for 2 workers of 1 CPUs each; 0 CPUs are free; add machines, or stop and lower cluster.num_workers"
     ] * 2

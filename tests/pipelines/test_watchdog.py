@@ -90,6 +90,7 @@ def test_attempts_that_never_begin_are_counted_like_those_that_come_no_further()
     assert board.failure() == "no port"
     assert board.begin(0, 2) == 2
     board.beat(_pulse(0, step=1))
+    assert board.stumble("no controller") == 0  # the end of an attempt that came further
     assert board.stumble("no port") == 1
     assert board.history().restarts == 0  # nothing that had begun began again
 
@@ -184,6 +185,15 @@ def test_all_ranks_that_hang_are_ended_and_where_they_were_is_logged_and_kept(tm
     )
     assert "irm1: no rank has given a sign for 30 s; all are ended, to go on from the newest checkpoint" in caplog.text
     assert kept in caplog.text
+    assert f"this is also in {place}" in caplog.text
+
+
+def test_ranks_that_hang_are_ended_also_where_nothing_can_be_kept_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "file"
+    root.touch()
+    assert end_hung([_pulse(0)], "irm1", str(root), lambda pulses: [("S (sleeping)", "File a.py in wait")]) == ""
+    assert f"it could not be kept in {root}/hangs/irm1-" in caplog.text
+    assert "File a.py in wait" in caplog.text
 
 
 def test_a_group_that_is_gone_does_not_hang(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

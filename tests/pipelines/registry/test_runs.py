@@ -49,7 +49,7 @@ def test_a_finished_plan_run_again_is_a_run_of_its_own_and_a_failed_one_goes_on(
     assert begin_pipeline(registry, "smoke", "plan") != first
 
 
-@pytest.mark.parametrize(("first", "second"), [("/one", "/two"), ("/Ann's", "/Bob's photos")])
+@pytest.mark.parametrize(("first", "second"), [("/one", "/two"), ("/Ann's", "/Bob's photos"), ('/Ann\'s "best"', '/Bob\'s "best"')])
 def test_two_roots_with_the_same_plan_are_two_parents_and_one_that_ends_says_nothing_of_the_other(
     registry: Registry, first: str, second: str
 ) -> None:
