@@ -24,5 +24,5 @@ def pin(model: str, root: str, tracking: str | None) -> "PinnedCascade":
 
         return pin_cascade(resolve(model, open_existing(root, tracking), storage.cache_folder("models")).folder)
     if not storage.exists(model):
-        raise UsageError(f"no cascade at {model}; expected {PACKAGED}, NAME@ALIAS of the registry or a folder with one; name such")
+        raise UsageError(f"no cascade at {model}; expected {PACKAGED}, NAME@ALIAS of the registry or a folder with one; correct --model")
     return pin_cascade(model)
