@@ -107,10 +107,11 @@ class RankLink:
 
     def _check_heard(self) -> None:
         """End this rank with an error if nobody hears it any more: the driver has ended the training, or lost it."""
-        import ray
+        if self._beats:
+            import ray
 
-        answered, _ = ray.wait(self._beats, num_returns=1, timeout=0) if self._beats else ([], [])
-        ray.get(answered)
+            answered, _ = ray.wait(self._beats, num_returns=1, timeout=0)
+            ray.get(answered)
 
 
 def end_hung(hung: Sequence[Pulse], label: str, root: str, end: Callable[[Sequence[Pulse]], Sequence[tuple[str, str]]]) -> str:

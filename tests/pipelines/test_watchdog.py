@@ -122,7 +122,9 @@ class FakeBoard:
 
 
 @pytest.fixture
-def board() -> FakeBoard:
+def board(monkeypatch: pytest.MonkeyPatch) -> FakeBoard:
+    """One that has not answered yet."""
+    monkeypatch.setattr("ray.wait", lambda answers, num_returns, timeout: ([], answers))
     return FakeBoard()
 
 
@@ -165,6 +167,23 @@ def test_steps_of_minutes_are_no_hang_and_end_the_patience(board: FakeBoard) -> 
 
 def test_after_the_first_step_the_time_to_it_stands_for_a_steps(board: FakeBoard) -> None:
     assert [_limits(board, (seconds,))[-1] for seconds in (2, 40, 400)] == [30, 200, 800]
+
+
+def test_a_rank_that_nobody_hears_any_more_ends(board: FakeBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(answers: Sequence[object]) -> None:
+        if answers:
+            raise RuntimeError("the board is gone")
+
+    clock = Clock()
+    link = RankLink(board, 0, "node", 30.0, clock)
+    monkeypatch.setattr("ray.get", get)
+    clock.now += 2
+    link.alive(1)
+    monkeypatch.setattr("ray.wait", lambda answers, num_returns, timeout: (answers, []))
+    clock.now += 2
+    with pytest.raises(RuntimeError, match="the board is gone"):
+        link.alive(2)
+    assert [pulse.step for pulse in board.pulses] == [-1, 1]
 
 
 def test_quick_steps_are_watched_with_the_patience_that_was_asked_for(board: FakeBoard) -> None:
