@@ -269,4 +269,4 @@ def _check_answers(address: str) -> None:
     """OSError if nobody listens at HOST:PORT, for which Ray would look for minutes; other addresses it looks up itself."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "//" not in host:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()

@@ -14,7 +14,7 @@ class Waiting:
         self._label, self._num_workers, self._num_cpus = label, num_workers, num_cpus
         self._next = time.monotonic() + WAIT_S
 
-    def look(self, lives: bool, waits: Callable[[], bool] = lambda: True) -> None:
+    def look(self, lives: bool, waits: Callable[[], bool]) -> None:
         """Say so when it is time, and no worker lives, and `waits` says that none has a place."""
         import ray
 
