@@ -1,35 +1,36 @@
 """Algorithm 1 whole: a low-quality face through IRM-1, IRM-2 and TEM.
 
-`Cascade.restore` reads like the algorithm: a full start at low resolution, a truncated start at N_1 from the enlarged result, and a
-truncated start at N_2 that polishes the texture. Mode `faithful` is the paper's 2000 + 1000 + 100 evaluations, `fast` (the default) the
-solvers of `diffbfr.samplers` with 20 + 10 + 8.
+`Cascade.restore` reads like the algorithm: a full start at low resolution, a truncated start at N_1 from the
+enlarged result, and a truncated start at N_2 that polishes the texture. Mode `faithful` is the paper's 2000 +
+1000 + 100 evaluations, `fast` (the default) the solvers of `diffbfr.samplers` with 20 + 10 + 8.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffbfr.checkpoint import file_sha256, load_stage, read_stage_spec
-from diffbfr.denoiser import Denoiser, Precision, upsample
+from diffbfr.checkpoint import load_stage, read_stage_spec
+from diffbfr.digests import model_digest
 from diffbfr.errors import UsageError
+from diffbfr.models.denoiser import Denoiser, Precision, upsample
 from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
-from diffbfr.stages import STAGE_NAMES, StageSpec
+from diffbfr.stages import STAGE_NAMES, Mode, StageSpec
 
-Mode = Literal["fast", "faithful"]
 RECORD: Final = "cascade.json"
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """Every intermediate of Algorithm 1, in [-1, 1] but for what mode `faithful` leaves a little outside (`StageSpec.reverse_clamp`)."""
+    """Every intermediate of Algorithm 1, in [-1, 1] but for what mode `faithful` leaves a little outside
+    (`StageSpec.reverse_clamp`).
+    """
 
     irm1: Float[Tensor, "b 3 low low"]
     """x'_0, the identity at low resolution."""
@@ -41,7 +42,9 @@ class Restoration:
 
 @dataclass(frozen=True)
 class Samples:
-    """Several restorations of each face, in [-1, 1]; where they differ the photo does not say what was there."""
+    """Several restorations of each face, in [-1, 1]; where they differ the photo does not say what was
+    there.
+    """
 
     draws: Float[Tensor, "b n 3 high high"]
     """y_0 of each draw."""
@@ -57,13 +60,19 @@ class Cascade:
         check_triple(irm1.spec, irm2.spec, tem.spec)
         self.irm1, self.irm2, self.tem = irm1, irm2, tem
         self.digest = digest
-        """Sha256 over the three weight files and specifications; empty for a cascade that was not loaded from a folder."""
+        """Sha256 over the three weight files and specifications; empty for a cascade that was not loaded
+        from a folder.
+        """
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu", precision: Precision = "float32", *, compiled: bool = False) -> Self:
+    def load(
+        cls, folder: Path, device: str = "cpu", precision: Precision = "float32", *, compiled: bool = False
+    ) -> Self:
         """Load a cascade folder: `cascade.json` and three stages; see `Denoiser.ready`."""
         digest = cascade_digest(folder)
-        irm1, irm2, tem = (load_stage(folder, name).ready(device, precision, compiled=compiled) for name in STAGE_NAMES)
+        irm1, irm2, tem = (
+            load_stage(folder, name).ready(device, precision, compiled=compiled) for name in STAGE_NAMES
+        )
         return cls(irm1, irm2, tem, digest=digest)
 
     @property
@@ -82,16 +91,20 @@ class Cascade:
         return next(self.irm1.parameters()).device
 
     @property
-    def alone_as_in_any_batch(self) -> bool:
-        """Whether the number of faces in a batch changes no bit of any of them: on the CPU, where the networks see one at a time."""
+    def is_batch_invariant(self) -> bool:
+        """Whether the number of faces in a batch changes no bit of any of them: on the CPU, where the
+        networks see one at a time.
+        """
         return self.device.type == "cpu"
 
-    def restore(self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast") -> Restoration:
+    def restore(
+        self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast"
+    ) -> Restoration:
         """Restore a batch of aligned faces in [-1, 1]; one noise key a face.
 
-        This is Algorithm 1, a draw from Eq. 7b (which approximates Eq. 7a, a cascade in the sense of Eq. 6). A face with its key gives the
-        same picture alone and in any batch: bitwise on the CPU, where the networks see one image at a time, and to float32's rounding
-        elsewhere.
+        This is Algorithm 1, a draw from Eq. 7b (which approximates Eq. 7a, a cascade in the sense of Eq. 6).
+        A face with its key gives the same picture alone and in any batch: bitwise on the CPU, where the
+        networks see one image at a time, and to float32's rounding elsewhere.
         """
         low = self.identity(x_0, noise_keys, mode)
         second = self.irm2.spec
@@ -100,25 +113,34 @@ class Cascade:
         polished = sample(self.tem, noise_keys, mode, start_image=high, condition=None)
         return Restoration(low, high, polished)
 
-    def identity(self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast") -> Float[Tensor, "b 3 low low"]:
+    def identity(
+        self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast"
+    ) -> Float[Tensor, "b 3 low low"]:
         """Run IRM-1 alone."""
         if x_0.shape[1:] != (3, self.lq_px, self.lq_px):
             raise UsageError(
-                f"faces are {tuple(x_0.shape[1:])}; expected (3, {self.lq_px}, {self.lq_px}); resize them to the cascade's input"
+                f"faces are {tuple(x_0.shape[1:])}; expected (3, {self.lq_px}, {self.lq_px}); resize them to "
+                "the cascade's input"
             )
         return sample(self.irm1, noise_keys, mode, start_image=None, condition=x_0.to(self.device))
 
-    def restore_samples(self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[Sequence[str]], mode: Mode = "fast") -> Samples:
-        """Draw several restorations of each face: `noise_keys` has a row a face with a key a draw (`diffbfr.keys.draw_keys`).
+    def restore_samples(
+        self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[Sequence[str]], mode: Mode = "fast"
+    ) -> Samples:
+        """Draw several restorations of each face: `noise_keys` has a row a face with a key a draw
+        (`diffbfr.keys.draw_keys`).
 
-        The draws share the networks and x_0, and one batch holds them all. They share no noise in any stage, so that each is what `restore`
-        makes of its key.
+        The draws share the networks and x_0, and one batch holds them all. They share no noise in any stage,
+        so that each is what `restore` makes of its key.
         """
         if len(noise_keys) != len(x_0):
             raise UsageError(f"{len(noise_keys)} rows of noise keys for {len(x_0)} faces; expected one each")
         counts = sorted({len(row) for row in noise_keys})
         if len(counts) != 1 or counts[0] < 2:
-            raise UsageError(f"the faces have {' and '.join(map(str, counts))} noise keys; expected one number of draws, at least 2")
+            raise UsageError(
+                f"the faces have {' and '.join(map(str, counts))} noise keys; expected one number of draws, "
+                "at least 2"
+            )
         (draws,) = counts
         shared = x_0[:, None].expand(-1, draws, -1, -1, -1).flatten(0, 1)
         made = self.restore(shared, [key for row in noise_keys for key in row], mode)
@@ -136,14 +158,16 @@ def sample(
     condition: Float[Tensor, "b 3 h w"] | None,
     starts: Sequence[int] | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
-    """One stage of Algorithm 1 from its start: pure noise when there is no start image, else the image diffused to step N.
+    """One stage of Algorithm 1 from its start: pure noise when there is no start image, else the image
+    diffused to step N.
 
     `starts` gives each face its own N; None is the stage's for all.
     """
     spec, schedule = stage.spec, stage.schedule
     if spec.conditional != (condition is not None):
         raise UsageError(
-            f"{spec.name} was given {'no' if spec.conditional else 'a'} condition; expected {'one' if spec.conditional else 'none'}"
+            f"{spec.name} was given {'no' if spec.conditional else 'a'} condition; expected "
+            f"{'one' if spec.conditional else 'none'}"
         )
     for image in (start_image, condition):
         _check_batch(spec, image, len(noise_keys))
@@ -164,13 +188,23 @@ def sample(
         return estimate
 
     if mode == "faithful":
-        return p_sample_loop(epsilon, y_start, starts, schedule, noise, variance=spec.reverse_variance, clamp=spec.reverse_clamp)
+        return p_sample_loop(
+            epsilon,
+            y_start,
+            starts,
+            schedule,
+            noise,
+            variance=spec.reverse_variance,
+            clamp=spec.reverse_clamp,
+        )
     grids = [step_grid(schedule, start, spec.fast) for start in starts]
     return solve(epsilon, y_start, grids, schedule, spec.fast, noise)
 
 
 def _check_batch(spec: StageSpec, image: Tensor | None, faces: int) -> None:
-    """Refuse an empty batch, images of another size than the stage's, and another number of them than of noise keys."""
+    """Refuse an empty batch, images of another size than the stage's, and another number of them than of
+    noise keys.
+    """
     if not faces:
         raise UsageError(f"{spec.name} was given no face; expected at least one")
     if image is None:
@@ -178,14 +212,18 @@ def _check_batch(spec: StageSpec, image: Tensor | None, faces: int) -> None:
     if len(image) != faces:
         raise UsageError(f"{faces} noise keys for {len(image)} faces; expected one each")
     if image.shape[1:] != (3, spec.px, spec.px):
-        raise UsageError(f"{spec.name} was given {tuple(image.shape[1:])}; expected (3, {spec.px}, {spec.px})")
+        raise UsageError(
+            f"{spec.name} was given {tuple(image.shape[1:])}; expected (3, {spec.px}, {spec.px})"
+        )
 
 
 def check_triple(irm1: StageSpec, irm2: StageSpec, tem: StageSpec) -> None:
     """Refuse three stages that do not make a cascade, naming the field."""
     for spec, name in zip((irm1, irm2, tem), STAGE_NAMES, strict=True):
         if spec.name != name:
-            raise UsageError(f"the cascade has a {spec.name} in the place of {name}; expected irm1, irm2, tem")
+            raise UsageError(
+                f"the cascade has a {spec.name} in the place of {name}; expected irm1, irm2, tem"
+            )
     if irm2.px != tem.px:
         raise UsageError(f"irm2 makes {irm2.px} px and tem works at {tem.px} px; expected the same px")
     if irm2.px % irm1.px:
@@ -198,20 +236,17 @@ def cascade_digest(folder: Path) -> str:
     """Identity of a cascade folder: its three specifications and weight files."""
     if not (folder / RECORD).is_file():
         raise UsageError(
-            f"{folder} holds no {RECORD}; expected a cascade folder, a model name like diffbfr-cascade@champion, or `packaged`"
+            f"{folder} holds no {RECORD}; expected a cascade folder, a model name like "
+            "diffbfr-cascade@champion, or `packaged`"
         )
     check_triple(*(read_stage_spec(folder, name) for name in STAGE_NAMES))
-    total = hashlib.sha256()
-    for name in STAGE_NAMES:
-        for file in (folder / f"{name}.json", folder / f"{name}.safetensors"):
-            if not file.is_file():
-                raise UsageError(f"{folder} holds no {file.name}; expected all three stages; register the cascade again")
-            total.update(f"{file.name}\0{file_sha256(file)}\n".encode())
-    return total.hexdigest()
+    return model_digest(folder, STAGE_NAMES)
 
 
 def write_record(folder: Path, record: dict[str, object]) -> None:
-    """Write `cascade.json`, the folder's record of where the three stages come from; last, when the stages are there."""
+    """Write `cascade.json`, the folder's record of where the three stages come from; last, when the stages
+    are there.
+    """
     (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 

@@ -1,9 +1,10 @@
 """Checkpoints and weights: safetensors and JSON, sealed by a manifest of digests that is written last.
 
-A training checkpoint is a folder `step-NNNNNNNN/` of tensors, `state.json` and `MANIFEST.json`. It is written under another
-name and renamed when whole; a folder without a manifest, or with a file that differs from it, does not exist for a reader,
-who then takes the one before. Its manifest names every tensor and counter of a training: two trainings whose last manifests are
-equal ended alike to the last bit. Weights of a finished stage are `STAGE.safetensors` with the stage's specification beside them.
+A training checkpoint is a folder `step-NNNNNNNN/` of tensors, `state.json` and `MANIFEST.json`. It is written
+under another name and renamed when whole; a folder without a manifest, or with a file that differs from it,
+does not exist for a reader, who then takes the one before. Its manifest names every tensor and counter of a
+training: two trainings whose last manifests are equal ended alike to the last bit. Weights of a finished
+stage are `STAGE.safetensors` with the stage's specification beside them.
 """
 
 import hashlib
@@ -23,14 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffbfr.denoiser import Denoiser
 from diffbfr.errors import DivergedError, IncompleteError, UsageError
+from diffbfr.models.denoiser import Denoiser
 from diffbfr.spec import first_difference, from_dict, to_dict
 from diffbfr.stages import StageSpec
 
 MANIFEST: Final = "MANIFEST.json"
 FORMAT: Final = 1
-"""Of `state.json`. 0 named none, and its contract had all settings of a training, also those that no result depends on."""
+"""Of `state.json`. 0 named none, and its contract had all settings of a training, also those that no
+result depends on.
+"""
 _STATE: Final = "state.json"
 _SPEC: Final = "spec"
 
@@ -51,9 +54,11 @@ class TrainingState:
 
 
 def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bool = False) -> Path:
-    """Seal one checkpoint and drop all but the newest `keep`, and the one of least loss; saving the same step again replaces nothing.
+    """Seal one checkpoint and drop all but the newest `keep`, and the one of least loss; saving the same step
+    again replaces nothing.
 
-    Checkpoints of later steps are left alone and do not count: a training that comes to this step could read none of them.
+    Checkpoints of later steps are left alone and do not count: a training that comes to this step could read
+    none of them.
     """
     target = folder / f"step-{state.step:08d}"
     if target.exists() and _is_sealed(target):
@@ -61,7 +66,10 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bo
     shutil.rmtree(target, ignore_errors=True)
     for group, tensors in state.tensors.items():
         if not_finite := _first_not_finite(tensors):
-            raise DivergedError(f"{group} holds NaN or infinity in {not_finite} at step {state.step}; the checkpoint was not sealed")
+            raise DivergedError(
+                f"{group} holds NaN or infinity in {not_finite} at step {state.step}; the checkpoint was not "
+                "sealed"
+            )
     draft = folder / f".draft-{uuid.uuid4().hex}"
     draft.mkdir(parents=True)
     try:
@@ -84,8 +92,13 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bo
 def _write_checkpoint(draft: Path, state: TrainingState) -> None:
     """Fill a folder with a checkpoint, its manifest last, and have it on disk."""
     for group, tensors in state.tensors.items():
-        _write_tensors(draft / f"{group}.safetensors", {name: t.detach().contiguous().cpu() for name, t in tensors.items()})
-    values = {name: getattr(state, name) for name in ("step", "samples", "loss", "contract", "skipped")} | {"format": FORMAT}
+        _write_tensors(
+            draft / f"{group}.safetensors",
+            {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
+        )
+    values = {name: getattr(state, name) for name in ("step", "samples", "loss", "contract", "skipped")} | {
+        "format": FORMAT
+    }
     (draft / _STATE).write_text(json.dumps(values, indent=1))
     digests = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
     (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
@@ -99,16 +112,21 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
         save_file(dict(tensors), path, metadata)
     except SafetensorError as error:
         raise IncompleteError(
-            f"cannot write {path} ({error}); expected room on the disk; make some and run the same command again"
+            f"cannot write {path} ({error}); expected room on the disk; make some and run the same command "
+            "again"
         ) from error
 
 
 def load_checkpoint(
-    folder: Path, contract: Mapping[str, Any], completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda found: found
+    folder: Path,
+    contract: Mapping[str, Any],
+    completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda found: found,
 ) -> TrainingState | None:
-    """Read the newest checkpoint that is whole; None if there is none. UsageError if it was made under another contract.
+    """Read the newest checkpoint that is whole; None if there is none. UsageError if it was made under
+    another contract.
 
-    `completed` brings the contract of an older version to the fields of this one. It is compared before tensors are read.
+    `completed` brings the contract of an older version to the fields of this one. It is compared before
+    tensors are read.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         digests = _manifest(path)
@@ -116,19 +134,28 @@ def load_checkpoint(
             continue
         values = json.loads((path / _STATE).read_text())
         if (written := values.get("format", 0)) > FORMAT:
-            raise UsageError(f"{path} has format {written}; expected at most {FORMAT}; go on with the version that made it")
+            raise UsageError(
+                f"{path} has format {written}; expected at most {FORMAT}; go on with the version that made it"
+            )
         if difference := _differs(contract, completed(values["contract"])):
-            raise UsageError(f"{path} was made by another training ({difference}); expected this one's; use another --root")
+            raise UsageError(
+                f"{path} was made by another training ({difference}); expected this one's; use another --root"
+            )
         if not _holds(path, digests, *digests):
             continue
         tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
         skipped = tuple(values.get("skipped", ()))
-        return TrainingState(values["step"], values["samples"], values["contract"], tensors, skipped, values.get("loss"))
+        return TrainingState(
+            values["step"], values["samples"], values["contract"], tensors, skipped, values.get("loss")
+        )
     return None
 
 
-def save_stage(folder: Path, spec: StageSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Path:
-    """Write `NAME.safetensors`, which says what it was trained as, and the specification in `NAME.json` last; returns the weights' path.
+def save_stage(
+    folder: Path, spec: StageSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write `NAME.safetensors`, which says what it was trained as, and the specification in `NAME.json` last;
+    returns the weights' path.
 
     NaN weights are not written.
     """
@@ -136,7 +163,9 @@ def save_stage(folder: Path, spec: StageSpec, weights: Mapping[str, Tensor], dty
     path, beside = folder / f"{spec.name}.safetensors", folder / f"{spec.name}.json"
     tensors = {name: t.detach().to(dtype).contiguous() for name, t in weights.items()}
     if not_finite := _first_not_finite(tensors):
-        raise DivergedError(f"{spec.name} holds NaN or infinity in {not_finite} as {dtype}; {path.name} was not written")
+        raise DivergedError(
+            f"{spec.name} holds NaN or infinity in {not_finite} as {dtype}; {path.name} was not written"
+        )
     with _replacing(path) as draft:
         _write_tensors(draft, tensors, {_SPEC: json.dumps(to_dict(spec.trained))})
     with _replacing(beside) as draft:
@@ -152,7 +181,9 @@ def read_stage_spec(folder: Path, name: str) -> StageSpec:
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
-        raise UsageError(f"{path} is no JSON ({error}); expected the specification of a {name}; choose another version") from error
+        raise UsageError(
+            f"{path} is no JSON ({error}); expected the specification of a {name}; choose another version"
+        ) from error
     spec = from_dict(StageSpec, values, path.name)
     if spec.name != name:
         raise UsageError(f"{path} describes the stage {spec.name}; expected {name}")
@@ -162,12 +193,16 @@ def read_stage_spec(folder: Path, name: str) -> StageSpec:
 def load_stage(folder: Path, name: str, expected: StageSpec | None = None) -> Denoiser:
     """Load a stage for use: its network in float32, in evaluation mode.
 
-    Another stage, schedule or shape than `expected` is refused before the weights are read, naming the field; NaN weights are refused.
-    It is sampled as `expected` says (`StageSpec.trained`), else as its own specification does.
+    Another stage, schedule or shape than `expected` is refused before the weights are read, naming the field;
+    NaN weights are refused. It is sampled as `expected` says (`StageSpec.trained`), else as its own
+    specification does.
     """
     spec = read_stage_spec(folder, name)
     if expected is not None and (difference := first_difference(expected.trained, spec.trained)):
-        raise UsageError(f"{folder} holds another {name}: {difference}; choose weights of this recipe or `--set init=scratch`")
+        raise UsageError(
+            f"{folder} holds another {name}: {difference}; choose weights of this recipe or `--set "
+            "init=scratch`"
+        )
     denoiser = Denoiser(expected or spec)
     path = folder / f"{name}.safetensors"
     wanted = {key: list(p.shape) for key, p in denoiser.net.named_parameters()}
@@ -176,15 +211,27 @@ def load_stage(folder: Path, name: str, expected: StageSpec | None = None) -> De
             trained = (file.metadata() or {}).get(_SPEC)
             found = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (FileNotFoundError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); expected the weights of a {name}; choose another version") from error
-    if trained is not None and (difference := first_difference(spec.trained, from_dict(StageSpec, json.loads(trained), path.name))):
-        raise UsageError(f"{path} was trained as another {name} than {name}.json says: {difference}; choose another version")
+        raise UsageError(
+            f"{path} cannot be read ({error}); expected the weights of a {name}; choose another version"
+        ) from error
+    if trained is not None and (
+        difference := first_difference(spec.trained, from_dict(StageSpec, json.loads(trained), path.name))
+    ):
+        raise UsageError(
+            f"{path} was trained as another {name} than {name}.json says: {difference}; choose another "
+            "version"
+        )
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) != found.get(key):
-            raise UsageError(f"{path} has {key} of shape {found.get(key)}; expected {wanted.get(key)}; the file is not of this {name}")
+            raise UsageError(
+                f"{path} has {key} of shape {found.get(key)}; expected {wanted.get(key)}; the file is not of "
+                f"this {name}"
+            )
     weights = {key: t.to(torch.float32) for key, t in load_file(path).items()}
     if not_finite := _first_not_finite(weights):
-        raise UsageError(f"{path} holds NaN or infinity in {not_finite}; expected finite weights; choose another version")
+        raise UsageError(
+            f"{path} holds NaN or infinity in {not_finite}; expected finite weights; choose another version"
+        )
     denoiser.net.load_state_dict(weights)
     return denoiser.eval().requires_grad_(False)
 
@@ -197,7 +244,10 @@ def file_sha256(path: Path) -> str:
 
 def _first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """Name of the first tensor that holds NaN or infinity."""
-    return next((name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())), None)
+    return next(
+        (name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())),
+        None,
+    )
 
 
 def _is_sealed(path: Path) -> bool:

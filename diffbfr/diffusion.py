@@ -1,8 +1,10 @@
-"""The diffusion process: forward draws (Eq. 2), the reverse step (Eq. 3-5) and the training losses (Eq. 8, 9, 11).
+"""The diffusion process: forward draws (Eq. 2), the reverse step (Eq. 3-5) and the training losses (Eq. 8, 9,
+11).
 
-Every function takes one step per image, `t` of shape (b,), so that one batch can hold faces at different steps, and takes
-its noise from the caller. Images are float tensors (b, c, h, w) in [-1, 1]. A network's output holds the noise estimate in
-its first c channels and, for TEM (Table 6: 6 output channels), the learned variance range in the next c.
+Every function takes one step per image, `t` of shape (b,), so that one batch can hold faces at different
+steps, and takes its noise from the caller. Images are float tensors (b, c, h, w) in [-1, 1]. A network's
+output holds the noise estimate in its first c channels and, for TEM (Table 6: 6 output channels), the learned
+variance range in the next c.
 """
 
 import math
@@ -21,7 +23,9 @@ VLB_WEIGHT = 0.001
 
 
 def _at(table: Float64[Tensor, " rows"], t: Int[Tensor, " b"], like: Tensor) -> Tensor:
-    """Rows `t` of a table as (b, 1, 1, 1) in the dtype and on the device of `like`; a step outside 0..T is refused."""
+    """Rows `t` of a table as (b, 1, 1, 1) in the dtype and on the device of `like`; a step outside 0..T is
+    refused.
+    """
     rows = t.cpu()
     if bool(((rows < 0) | (rows >= len(table))).any()):
         raise UsageError(f"t={rows.tolist()}; expected steps in 0..{len(table) - 1}")
@@ -29,27 +33,41 @@ def _at(table: Float64[Tensor, " rows"], t: Int[Tensor, " b"], like: Tensor) -> 
 
 
 def q_sample(
-    y_0: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], schedule: NoiseSchedule, noise: Float[Tensor, "b c h w"]
+    y_0: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    schedule: NoiseSchedule,
+    noise: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, "b c h w"]:
-    """Draw y_t ~ q(y_t | y_0) = N(sqrt(gamma_t) y_0, (1 - gamma_t) I), Eq. 2, with the noise supplied by the caller."""
+    """Draw y_t ~ q(y_t | y_0) = N(sqrt(gamma_t) y_0, (1 - gamma_t) I), Eq. 2, with the noise supplied by
+    the caller.
+    """
     return _at(schedule.gamma.sqrt(), t, y_0) * y_0 + _at((1 - schedule.gamma).sqrt(), t, y_0) * noise
 
 
 def predict_y_0(
-    y_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], schedule: NoiseSchedule, epsilon: Float[Tensor, "b c h w"]
+    y_t: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    schedule: NoiseSchedule,
+    epsilon: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, "b c h w"]:
     """Solve Eq. 2 for y_0, given the noise that the network sees in y_t."""
     return (y_t - _at((1 - schedule.gamma).sqrt(), t, y_t) * epsilon) / _at(schedule.gamma.sqrt(), t, y_t)
 
 
 def posterior_mean(
-    y_0: Float[Tensor, "b c h w"], y_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], schedule: NoiseSchedule
+    y_0: Float[Tensor, "b c h w"],
+    y_t: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    schedule: NoiseSchedule,
 ) -> Float[Tensor, "b c h w"]:
     """Mean of q(y_{t-1} | y_t, y_0), by Bayes' rule from Eq. 1 and 2 (Ho et al. 2020, Eq. 7)."""
     gamma, alpha, beta = schedule.gamma, schedule.alpha, schedule.beta
     before = torch.cat([gamma[:1], gamma[:-1]])
     denominator = (1 - gamma).clamp_min(torch.finfo(torch.float64).tiny)
-    return _at(before.sqrt() * beta / denominator, t, y_t) * y_0 + _at(alpha.sqrt() * (1 - before) / denominator, t, y_t) * y_t
+    return (
+        _at(before.sqrt() * beta / denominator, t, y_t) * y_0
+        + _at(alpha.sqrt() * (1 - before) / denominator, t, y_t) * y_t
+    )
 
 
 @dataclass(frozen=True)
@@ -73,9 +91,10 @@ def p_mean_variance(
 ) -> ReverseStep:
     """Mean and deviation of the reverse step (Eq. 4; with a condition Eq. 5).
 
-    `variance="beta"` without clamp is Algorithm 1: sigma_t^2 = 1 - alpha_t. `variance="posterior"` with `clamp` is SR3's
-    code: y_0 clamped to [-1, 1] and the variance of q(y_{t-1} | y_t, y_0). `variance="learned"` reads it from the `variance_range` that
-    the network gives beside the noise (`learned_log_variance`).
+    `variance="beta"` without clamp is Algorithm 1: sigma_t^2 = 1 - alpha_t. `variance="posterior"` with
+    `clamp` is SR3's code: y_0 clamped to [-1, 1] and the variance of q(y_{t-1} | y_t, y_0).
+    `variance="learned"` reads it from the `variance_range` that the network gives beside the noise
+    (`learned_log_variance`).
     """
     if clamp:
         mean = posterior_mean(predict_y_0(y_t, t, schedule, epsilon).clamp(-1, 1), y_t, t, schedule)
@@ -84,7 +103,10 @@ def p_mean_variance(
         mean = (y_t - _at(ratio, t, y_t) * epsilon) / _at(schedule.alpha.sqrt(), t, y_t)
     if variance == "learned":
         if variance_range is None:
-            raise UsageError("the variance is to be a learned one and the network gives no range; expected one; take beta or posterior")
+            raise UsageError(
+                "the variance is to be a learned one and the network gives no range; expected one; take beta "
+                "or posterior"
+            )
         return ReverseStep(mean, torch.exp(0.5 * learned_log_variance(variance_range, t, schedule)))
     table = schedule.beta if variance == "beta" else schedule.posterior_variance
     return ReverseStep(mean, _at(table.sqrt(), t, y_t))
@@ -93,7 +115,8 @@ def p_mean_variance(
 def learned_log_variance(
     variance_range: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], schedule: NoiseSchedule
 ) -> Float[Tensor, "b c h w"]:
-    """Read a network's range as log sigma_t^2 = v log beta_t + (1 - v) log posterior variance, v = (range + 1) / 2.
+    """Read a network's range as log sigma_t^2 = v log beta_t + (1 - v) log posterior variance, v = (range +
+    1) / 2.
 
     Nichol & Dhariwal 2021, Eq. 15. At t = 1 the posterior has no variance; that of t = 2 stands for it.
     """
@@ -107,10 +130,13 @@ def _posterior_log_variance(schedule: NoiseSchedule) -> Float64[Tensor, " rows"]
     return torch.log(torch.cat([schedule.posterior_variance[2:3]] * 2 + [schedule.posterior_variance[2:]]))
 
 
-def velocity(y_0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c h w"]:
+def velocity(
+    y_0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], level: Float[Tensor, "b 1 1 1"]
+) -> Float[Tensor, "b c h w"]:
     """sqrt(gamma) noise - sqrt(1 - gamma) y_0, for level = sqrt(gamma) (Salimans & Ho 2022, section 4).
 
-    Near t = 1 a level in float32 has lost 1 - gamma; give it in float64, the result has the dtype of the images.
+    Near t = 1 a level in float32 has lost 1 - gamma; give it in float64, the result has the dtype of the
+    images.
     """
     return level.to(y_0.dtype) * noise - (1 - level.square()).sqrt().to(y_0.dtype) * y_0
 
@@ -122,10 +148,13 @@ def noise_of_velocity(
     return level.to(v.dtype) * v + (1 - level.square()).sqrt().to(v.dtype) * y_t
 
 
-def noise_loss(epsilon: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], kind: LossKind) -> Float[Tensor, " b"]:
+def noise_loss(
+    epsilon: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], kind: LossKind
+) -> Float[Tensor, " b"]:
     """How far the estimated noise is from the drawn one, a mean per image.
 
-    Eq. 8, 9 and 11 print the squared L2 norm, Table 6 says L1; the default of every stage is L1 (`loss="l1"`).
+    Eq. 8, 9 and 11 print the squared L2 norm, Table 6 says L1; the default of every stage is L1
+    (`loss="l1"`).
     """
     distance = (epsilon - noise).abs() if kind == "l1" else (epsilon - noise).square()
     return distance.flatten(1).mean(1)
@@ -139,11 +168,13 @@ def variational_loss(
     schedule: NoiseSchedule,
     epsilon: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, " b"]:
-    """The term of the evidence lower bound at t, in bits a dimension, which trains the learned range of TEM (`learned_log_variance`).
+    """The term of the evidence lower bound at t, in bits a dimension, which trains the learned range of TEM
+    (`learned_log_variance`).
 
-    The mean is Eq. 4's, detached: only the variance learns from this term, and it learns how far the unclamped mean is off, which is the
-    one that Algorithm 1 walks by (guided diffusion trains so too, and clamps in sampling alone). At t = 1 the term is the discretised
-    likelihood of the 8-bit image (Ho et al. 2020, Eq. 13), else the divergence of two Gaussians.
+    The mean is Eq. 4's, detached: only the variance learns from this term, and it learns how far the
+    unclamped mean is off, which is the one that Algorithm 1 walks by (guided diffusion trains so too, and
+    clamps in sampling alone). At t = 1 the term is the discretised likelihood of the 8-bit image (Ho et al.
+    2020, Eq. 13), else the divergence of two Gaussians.
     """
     low = _at(_posterior_log_variance(schedule), t, y_t)
     log_variance = learned_log_variance(variance_range, t, schedule)
@@ -154,14 +185,19 @@ def variational_loss(
     return nats.flatten(1).mean(1) / math.log(2.0)
 
 
-def _gaussian_divergence(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_variance_2: Tensor) -> Tensor:
+def _gaussian_divergence(
+    mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_variance_2: Tensor
+) -> Tensor:
     """KL(N_1 || N_2) of diagonal Gaussians, elementwise, in nats."""
-    spread = torch.exp(log_variance_1 - log_variance_2) + (mean_1 - mean_2).square() * torch.exp(-log_variance_2)
+    spread = torch.exp(log_variance_1 - log_variance_2) + (mean_1 - mean_2).square() * torch.exp(
+        -log_variance_2
+    )
     return 0.5 * (log_variance_2 - log_variance_1 - 1 + spread)
 
 
 def _discretised_log_likelihood(y_0: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """Log-probability of the 8-bit level of y_0 in [-1, 1] under a Gaussian, elementwise, in nats; the end levels take the rest.
+    """Log-probability of the 8-bit level of y_0 in [-1, 1] under a Gaussian, elementwise, in nats; the end
+    levels take the rest.
 
     Levels are mirrored to the lower tail: float32 keeps a small mass there, and loses it beside 1.
     """
@@ -174,5 +210,7 @@ def _discretised_log_likelihood(y_0: Tensor, mean: Tensor, log_sigma: Tensor) ->
 
 
 def _mass_below(x: Tensor) -> Tensor:
-    """Distribution function of the standard normal; unlike `torch.special.ndtr` it is exact far below zero in float32."""
+    """Distribution function of the standard normal; unlike `torch.special.ndtr` it is exact far below zero
+    in float32.
+    """
     return 0.5 * torch.erfc(-x / math.sqrt(2))

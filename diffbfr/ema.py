@@ -1,8 +1,10 @@
-"""Averages of a training's weights: the exponential one that is used, and two of a kind from which others follow afterwards.
+"""Averages of a training's weights: the exponential one that is used, and two of a kind from which others
+follow afterwards.
 
-`Ema` has a half-life in samples, so that it means the same at any batch size. `PowerEma` weights the samples tau so far by
-tau^exponent (Karras et al. 2024, section 3.1); snapshots of two of them along a training are a basis, and `combination` tells which sum
-of them is nearest to the average of any other length (section 3.2, post-hoc EMA).
+`Ema` has a half-life in samples, so that it means the same at any batch size. `PowerEma` weights the samples
+tau so far by tau^exponent (Karras et al. 2024, section 3.1); snapshots of two of them along a training are a
+basis, and `combination` tells which sum of them is nearest to the average of any other length (section 3.2,
+post-hoc EMA).
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,9 @@ class Ema:
         self.half_life = half_life
         """Samples after which an old weight counts half."""
         self.ramp = ramp
-        """Early on the half-life is at most this share of the samples seen, so that the start is forgotten."""
+        """Early on the half-life is at most this share of the samples seen, so that the start is
+        forgotten.
+        """
         self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in net.named_parameters()}
 
     @torch.no_grad()
@@ -45,7 +49,8 @@ class Ema:
 class PowerEma:
     """The mean of all weights so far, weighted by (number of samples)^exponent, in float32.
 
-    `length` is the standard deviation of these weights over the samples so far, a share of them: 0.05 is a short one and 0.1 a long one.
+    `length` is the standard deviation of these weights over the samples so far, a share of them: 0.05 is a
+    short one and 0.1 a long one.
     """
 
     def __init__(self, net: nn.Module, length: float) -> None:
@@ -57,9 +62,13 @@ class PowerEma:
 
     @torch.no_grad()
     def update(self, net: nn.Module, batch: int, samples: int) -> None:
-        """Take the weights after a step over `batch` samples, `samples` in all; the first step's replace the start's."""
+        """Take the weights after a step over `batch` samples, `samples` in all; the first step's replace
+        the start's.
+        """
         keep = (1 - batch / samples) ** (self._exponent + 1)
-        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for _, p in net.named_parameters()], 1 - keep)
+        torch._foreach_lerp_(
+            list(self.weights.values()), [p.detach() for _, p in net.named_parameters()], 1 - keep
+        )
 
 
 @dataclass(frozen=True)
@@ -77,11 +86,15 @@ class Combination:
     coefficients: NDArray[np.float64]
     """One a snapshot; they sum to 1."""
     error: float
-    """Root mean square difference between what the sum and the average weight the samples with, relative to the average's own."""
+    """Root mean square difference between what the sum and the average weight the samples with, relative
+    to the average's own.
+    """
 
 
 def exponent_of(length: float) -> float:
-    """The exponent whose power function has this relative deviation, their sigma_rel: length^2 (e + 2)^2 (e + 3) = e + 1."""
+    """The exponent whose power function has this relative deviation, their sigma_rel: length^2 (e + 2)^2
+    (e + 3) = e + 1.
+    """
     inverse = length**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
     return float(roots[np.isreal(roots)].real.max())
@@ -90,7 +103,8 @@ def exponent_of(length: float) -> float:
 def combination(snapshots: Sequence[Snapshot], length: float, samples: int) -> Combination:
     """Least squares between profiles: how each average weights the samples, in closed form.
 
-    The coefficients sum to 1, so that a weight that never changed stays what it is; the paper leaves their sum free.
+    The coefficients sum to 1, so that a weight that never changed stays what it is; the paper leaves their
+    sum free.
     """
     wanted = Snapshot(samples, length)
     gram = np.array([[_inner(a, b) for b in snapshots] for a in snapshots])

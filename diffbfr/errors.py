@@ -11,7 +11,9 @@ class DiffBFRError(Exception):
 
 
 class UsageError(DiffBFRError, ValueError):
-    """The request cannot be served as written: wrong option, missing folder, unfit checkpoint; exit code 2."""
+    """The request cannot be served as written: wrong option, missing folder, unfit checkpoint; exit code
+    2.
+    """
 
     exit_code = 2
 
@@ -30,3 +32,8 @@ class QuarantineError(DiffBFRError):
     """More inputs were quarantined than `--max-bad` allows; exit code 4."""
 
     exit_code = 4
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks; the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -2,10 +2,12 @@
 
 
 def noise_key(content: str, face: int = 0, draw: int = 0, seed: int = 0) -> str:
-    """Name the noise of one restoration by content (sha256 of the photo's bytes), face in the photo, draw and seed.
+    """Name the noise of one restoration by content (sha256 of the photo's bytes), face in the photo, draw and
+    seed.
 
-    Nothing else enters: neither order, batch mates nor workers. Training's conditioning, evaluation, restoration and serving share it, so
-    that they all speak of the same pictures. The samplers add stage and step.
+    Nothing else enters: neither order, batch mates nor workers. Training's conditioning, evaluation,
+    restoration and serving share it, so that they all speak of the same pictures. The samplers add stage and
+    step.
     """
     key = f"{content}/{face}/{draw}"
     return key if seed == 0 else f"{key}/seed={seed}"

@@ -1,9 +1,10 @@
 """Sampling: Algorithm 1's loop and the fast solvers, from a full or a truncated start.
 
-The faces of a batch may stand at different steps: each walks from its own start over its own grid, and waits at t = 0, the clean image,
-until the last has arrived. Each has its own noise, too: `noise(steps)` returns the draw of every face for the step at which it stands,
-keyed by the face (`keyed_noise`), so that a face restored alone equals the same face in any batch.
-State is float32. The solvers work on the paper's discrete schedule: a grid is a falling list of steps t.
+The faces of a batch may stand at different steps: each walks from its own start over its own grid, and waits
+at t = 0, the clean image, until the last has arrived. Each has its own noise, too: `noise(steps)` returns the
+draw of every face for the step at which it stands, keyed by the face (`keyed_noise`), so that a face restored
+alone equals the same face in any batch. State is float32. The solvers work on the paper's discrete schedule:
+a grid is a falling list of steps t.
 """
 
 import hashlib
@@ -30,14 +31,24 @@ Epsilon: TypeAlias = Callable[[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]], Flo
 Three channels of noise, and three of variance range after them where a learned variance is asked for.
 """
 Noise: TypeAlias = Callable[[Int[Tensor, " b"]], Float[Tensor, "b 3 h w"]]
-"""Standard normal noise of every face at its step; step `start + 1` is the draw that diffuses the start (Eq. 2); at 0 none is used."""
+"""Standard normal noise of every face at its step; step `start + 1` is the draw that diffuses the start
+(Eq. 2); at 0 none is used.
+"""
 
 
-def keyed_noise(keys: Sequence[str], stage: str, px: int, device: torch.device | str = "cpu", *, threads: int | None = None) -> Noise:
-    """Noise that depends only on (key, stage, step): one generator per image and step, drawn on the CPU; zeros at step 0.
+def keyed_noise(
+    keys: Sequence[str],
+    stage: str,
+    px: int,
+    device: torch.device | str = "cpu",
+    *,
+    threads: int | None = None,
+) -> Noise:
+    """Noise that depends only on (key, stage, step): one generator per image and step, drawn on the CPU;
+    zeros at step 0.
 
-    For a GPU the faces are drawn side by side, in `threads` (the machine's, if not said), and sent without waiting: it is at work on the
-    estimate that was asked for before. The numbers are the same.
+    For a GPU the faces are drawn side by side, in `threads` (the machine's, if not said), and sent without
+    waiting: it is at work on the estimate that was asked for before. The numbers are the same.
     """
     to_gpu = torch.device(device).type == "cuda"
     pool = ThreadPoolExecutor(threads or os.cpu_count()) if to_gpu or threads else None
@@ -47,7 +58,10 @@ def keyed_noise(keys: Sequence[str], stage: str, px: int, device: torch.device |
 
         def fill(image: Tensor, key: str, step: int) -> None:
             if step:
-                seed = int.from_bytes(hashlib.sha256(f"{key}/{stage}/{step}".encode()).digest()[:8], "little") >> 1
+                seed = (
+                    int.from_bytes(hashlib.sha256(f"{key}/{stage}/{step}".encode()).digest()[:8], "little")
+                    >> 1
+                )
                 torch.randn(image.shape, generator=torch.Generator().manual_seed(seed), out=image)
 
         at = steps.tolist()
@@ -62,7 +76,9 @@ def keyed_noise(keys: Sequence[str], stage: str, px: int, device: torch.device |
 def start_from(
     y_0: Float[Tensor, "b 3 h w"] | None, starts: Sequence[int], schedule: NoiseSchedule, noise: Noise
 ) -> Float[Tensor, "b 3 h w"]:
-    """y_N of Algorithm 1, one N a face: pure noise for a full start (y_0 is None), else y_0 diffused to step N by Eq. 2 (truncated)."""
+    """y_N of Algorithm 1, one N a face: pure noise for a full start (y_0 is None), else y_0 diffused to
+    step N by Eq. 2 (truncated).
+    """
     _check_starts(starts, schedule)
     t = torch.tensor(starts)
     first = noise(t + 1)
@@ -80,10 +96,12 @@ def p_sample_loop(
     variance: ReverseVariance = "beta",
     clamp: bool = False,
 ) -> Float[Tensor, "b 3 h w"]:
-    """Algorithm 1 verbatim: for t = N..1, the step of Eq. 4 with sigma_t = sqrt(1 - alpha_t), no noise at t = 1, no clamp.
+    """Algorithm 1 verbatim: for t = N..1, the step of Eq. 4 with sigma_t = sqrt(1 - alpha_t), no noise at t =
+    1, no clamp.
 
-    `variance="posterior"` and `clamp` are what SR3's code does instead, `variance="learned"` what TEM's second half of outputs is for
-    (`p_mean_variance`). Of the three loops on the page the second lacks a bracket; it is read like the others.
+    `variance="posterior"` and `clamp` are what SR3's code does instead, `variance="learned"` what TEM's
+    second half of outputs is for (`p_mean_variance`). Of the three loops on the page the second lacks a
+    bracket; it is read like the others.
     """
     _check_one_each(starts, y_start)
     _check_starts(starts, schedule)
@@ -93,7 +111,9 @@ def p_sample_loop(
         output = epsilon(y_t, t)
         noise_seen, beside = output[:, : y_t.shape[1]], output[:, y_t.shape[1] :]
         variance_range = beside if variance == "learned" and beside.shape[1] else None
-        step = p_mean_variance(y_t, t, schedule, noise_seen, variance=variance, variance_range=variance_range, clamp=clamp)
+        step = p_mean_variance(
+            y_t, t, schedule, noise_seen, variance=variance, variance_range=variance_range, clamp=clamp
+        )
         after, noisy = step.mean, t > 1
         if bool(noisy.any()):
             after = _where(noisy, after + step.sigma * noise(torch.where(noisy, t, 0)), after)
@@ -102,9 +122,11 @@ def p_sample_loop(
 
 
 def step_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list[int]:
-    """Steps from `start` down, evenly spaced in log-SNR or in t (`SamplerSpec.grid`), the last at `end_half_log_snr`; strictly falling.
+    """Steps from `start` down, evenly spaced in log-SNR or in t (`SamplerSpec.grid`), the last at
+    `end_half_log_snr`; strictly falling.
 
-    Where steps lie wider apart than the spacing, neighbours are taken; as many evaluations as steps visit every step.
+    Where steps lie wider apart than the spacing, neighbours are taken; as many evaluations as steps visit
+    every step.
     """
     _check_starts([start], schedule)
     if not 1 <= spec.num_evaluations <= start:
@@ -114,7 +136,9 @@ def step_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list[in
     end = max(spec.end_half_log_snr, first)
     if spec.grid == "t":
         last = int((half_log_snr - end).abs().argmin()) + 1
-        grid = [round(t) for t in torch.linspace(start, last, spec.num_evaluations, dtype=torch.float64).tolist()]
+        grid = [
+            round(t) for t in torch.linspace(start, last, spec.num_evaluations, dtype=torch.float64).tolist()
+        ]
     else:
         wanted = torch.linspace(first, end, spec.num_evaluations, dtype=torch.float64)
         grid = [int((half_log_snr - value).abs().argmin()) + 1 for value in wanted]
@@ -137,9 +161,9 @@ def solve(
 ) -> Float[Tensor, "b 3 h w"]:
     """Walk each face's grid with one of the fast solvers; the last evaluation of a grid jumps to y_0.
 
-    `ddim` (Song et al. 2021), `dpmpp_2m` and its stochastic form `sde_dpmpp_2m` (Lu et al. 2022, second order, midpoint)
-    and `ancestral`, the reverse process of the grid's steps alone, with the variance that `spec` says. `clamp` keeps every prediction
-    of y_0 in [-1, 1].
+    `ddim` (Song et al. 2021), `dpmpp_2m` and its stochastic form `sde_dpmpp_2m` (Lu et al. 2022, second
+    order, midpoint) and `ancestral`, the reverse process of the grid's steps alone, with the variance that
+    `spec` says. `clamp` keeps every prediction of y_0 in [-1, 1].
     """
     _check_one_each(grids, y_start)
     path = _padded(grids, schedule)
@@ -152,7 +176,9 @@ def solve(
         if not bool(after.any()):
             break
         moves = [_move(*steps, schedule) for steps in zip(t.tolist(), after.tolist(), strict=True)]
-        change = _column([move.gain / before for move, before in zip(moves, gains, strict=True)], y) * (y_0 - earlier)
+        change = _column([move.gain / before for move, before in zip(moves, gains, strict=True)], y) * (
+            y_0 - earlier
+        )
         y = _where(after > 0, _advance(y, y_0, change, moves, spec, noise), y_0)
         earlier, gains = y_0, [move.gain for move in moves]
     return y_0
@@ -162,7 +188,8 @@ def solve(
 class _Move:
     """One face's move to a lower step, in float64.
 
-    Its numbers are made with `math`, face by face: torch rounds an exponential one way in the bulk of a vector and another at its end.
+    Its numbers are made with `math`, face by face: torch rounds an exponential one way in the bulk of a
+    vector and another at its end.
     """
 
     t: int
@@ -196,8 +223,12 @@ def _move(t: int, after: int, schedule: NoiseSchedule) -> _Move:
     return _Move(t, float(schedule.gamma[t]), float(schedule.gamma[after]), float(gain))
 
 
-def _advance(y: Tensor, y_0: Tensor, change: Tensor, moves: Sequence[_Move], spec: SamplerSpec, noise: Noise) -> Tensor:
-    """y after one move of each face; `change` is how far y_0 will go over the move if it goes on as over the last (0 in a first one)."""
+def _advance(
+    y: Tensor, y_0: Tensor, change: Tensor, moves: Sequence[_Move], spec: SamplerSpec, noise: Noise
+) -> Tensor:
+    """y after one move of each face; `change` is how far y_0 will go over the move if it goes on as over
+    the last (0 in a first one).
+    """
 
     def each(coefficient: Callable[[_Move], float]) -> Tensor:
         return _column([coefficient(move) for move in moves], y)
@@ -205,7 +236,9 @@ def _advance(y: Tensor, y_0: Tensor, change: Tensor, moves: Sequence[_Move], spe
     if spec.solver == "ddim":
         return each(lambda m: m.sigma / m.sigma_t) * y - each(lambda m: m.scale * math.expm1(-m.gain)) * y_0
     if spec.solver == "dpmpp_2m":
-        return each(lambda m: m.sigma / m.sigma_t) * y - each(lambda m: m.scale * math.expm1(-m.gain)) * (y_0 + 0.5 * change)
+        return each(lambda m: m.sigma / m.sigma_t) * y - each(lambda m: m.scale * math.expm1(-m.gain)) * (
+            y_0 + 0.5 * change
+        )
     drawn = noise(torch.tensor([move.t for move in moves]))
     if spec.solver == "sde_dpmpp_2m":
         drift = each(lambda m: m.sigma / m.sigma_t * math.exp(-m.gain)) * y
@@ -214,7 +247,11 @@ def _advance(y: Tensor, y_0: Tensor, change: Tensor, moves: Sequence[_Move], spe
     mean = each(lambda m: m.scale * (1 - m.gamma_t / m.gamma) / m.sigma_t**2) * y_0
     mean = mean + each(lambda m: math.sqrt(m.gamma_t / m.gamma) * m.sigma**2 / m.sigma_t**2) * y
     shrunk = spec.ancestral_variance == "posterior"
-    return mean + each(lambda m: (m.sigma / m.sigma_t if shrunk else 1.0) * math.sqrt(1 - m.gamma_t / m.gamma)) * drawn
+    return (
+        mean
+        + each(lambda m: (m.sigma / m.sigma_t if shrunk else 1.0) * math.sqrt(1 - m.gamma_t / m.gamma))
+        * drawn
+    )
 
 
 def _padded(grids: Sequence[Sequence[int]], schedule: NoiseSchedule) -> Int[Tensor, "n b"]:
@@ -231,7 +268,9 @@ def _padded(grids: Sequence[Sequence[int]], schedule: NoiseSchedule) -> Int[Tens
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
     """One value a face as (b, 1, 1, 1), in the dtype and on the device of `like`."""
-    return torch.tensor(values, dtype=torch.float64).to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+    return (
+        torch.tensor(values, dtype=torch.float64).to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+    )
 
 
 def _where(chosen: Bool[Tensor, " b"], this: Tensor, other: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Noise schedules: the tables beta, alpha, gamma of Eq. 1 and 2 for t = 0..T.
 
-Row 0 is the clean image (beta_0 = 0, alpha_0 = gamma_0 = 1); the paper's steps are 1..T. What the paper calls gamma
-is `alphas_cumprod` in most other code. Tables are float64; cast where they meet a network.
+Row 0 is the clean image (beta_0 = 0, alpha_0 = gamma_0 = 1); the paper's steps are 1..T. What the paper calls
+gamma is `alphas_cumprod` in most other code. Tables are float64; cast where they meet a network.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,9 @@ class NoiseSchedule:
 
     @cached_property
     def posterior_variance(self) -> Float64[Tensor, " rows"]:
-        """Variance of q(y_{t-1} | y_t, y_0): (1 - gamma_{t-1}) / (1 - gamma_t) * beta_t; 0 in rows 0 and 1."""
+        """Variance of q(y_{t-1} | y_t, y_0): (1 - gamma_{t-1}) / (1 - gamma_t) * beta_t; 0 in rows 0 and
+        1.
+        """
         variance = torch.zeros_like(self.beta)
         variance[1:] = (1 - self.gamma[:-1]) / (1 - self.gamma[1:]) * self.beta[1:]
         return variance

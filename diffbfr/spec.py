@@ -1,4 +1,6 @@
-"""Frozen dataclasses to JSON and back, strictly: the form in which every specification is recorded beside its weights."""
+"""Frozen dataclasses to JSON and back, strictly: the form in which every specification is recorded beside
+its weights.
+"""
 
 import dataclasses
 import hashlib
@@ -20,14 +22,18 @@ def to_dict(spec: Any) -> dict[str, Any]:
 
 def digest(spec: Any) -> str:
     """Sha256 of a dataclass in canonical JSON, as hex."""
-    return hashlib.sha256(json.dumps(to_dict(spec), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(to_dict(spec), sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def from_dict(cls: type[T], values: Any, where: str = "") -> T:
     """Build a dataclass from JSON values; an unknown or missing field is a UsageError that names it."""
     where = where or cls.__name__
     if not isinstance(values, dict):
-        raise UsageError(f"{where} is {type(values).__name__}; expected an object with the fields of {cls.__name__}")
+        raise UsageError(
+            f"{where} is {type(values).__name__}; expected an object with the fields of {cls.__name__}"
+        )
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - fields.keys()):
@@ -42,7 +48,9 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
 
 
 def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
-    """The first field in which two specifications differ, as `path: found X, expected Y`; None when they are equal."""
+    """The first field in which two specifications differ, as `path: found X, expected Y`; None when they
+    are equal.
+    """
     left, right = to_dict(expected), to_dict(found)
     return _difference(left, right, where)
 
@@ -64,7 +72,11 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UsageError(f"{where} is {value!r}; expected a list")
-        inner = [arguments[0]] * len(value) if len(arguments) == 2 and arguments[1] is Ellipsis else list(arguments)
+        inner = (
+            [arguments[0]] * len(value)
+            if len(arguments) == 2 and arguments[1] is Ellipsis
+            else list(arguments)
+        )
         if len(inner) != len(value):
             raise UsageError(f"{where} has {len(value)} entries; expected {len(inner)}")
         return tuple(_value(i, v, where) for i, v in zip(inner, value, strict=True))
@@ -78,6 +90,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(hint, type) and (not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
+    if isinstance(hint, type) and (
+        not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
+    ):
         raise UsageError(f"{where} is {value!r}; expected {hint.__name__}")
     return value

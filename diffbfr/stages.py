@@ -1,10 +1,12 @@
 """Table 6 as three constants, and the small stages that share their shape.
 
-A stage is a network, a noise schedule and the way it is sampled. Where the paper is silent or contradicts itself the choice
-is a field here; `diffbfr/README.md` lists each with its source. Nothing here needs torch, so a plan costs nothing.
+A stage is a network, a noise schedule and the way it is sampled. Where the paper is silent or contradicts
+itself the choice is a field here; `diffbfr/README.md` lists each with its source. Nothing here needs torch,
+so a plan costs nothing.
 
-TEM's "Attention resolutions [32, 16, 8]" are read as pixels, like IRM's: 378.3 GFLOP an evaluation and 159,788,454 parameters, those of
-the public network that Table 6 shows. Read as down-sampling rates (64, 32 and 16 px) they would make it 473.7 GFLOP and 151,642,022.
+TEM's "Attention resolutions [32, 16, 8]" are read as pixels, like IRM's: 378.3 GFLOP an evaluation and
+159,788,454 parameters, those of the public network that Table 6 shows. Read as down-sampling rates (64, 32
+and 16 px) they would make it 473.7 GFLOP and 151,642,022.
 """
 
 from dataclasses import dataclass, replace
@@ -13,20 +15,26 @@ from typing import Literal
 from diffbfr.errors import UsageError
 
 StageName = Literal["irm1", "irm2", "tem"]
+Mode = Literal["fast", "faithful"]
+"""How a cascade samples: Algorithm 1 step by step (`faithful`), or by few-step solvers."""
 STAGE_NAMES: tuple[StageName, ...] = ("irm1", "irm2", "tem")
 LossKind = Literal["l1", "l2"]
 Solver = Literal["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"]
 ReverseVariance = Literal["beta", "posterior", "learned"]
 ResizeKernel = Literal["bicubic", "bilinear"]
 FOLD_PX = 16
-"""Maps at least this wide are enlarged and convolved in one (`diffbfr.convolution.UpsampleConv`); for smaller ones that does not pay."""
+"""Maps at least this wide are enlarged and convolved in one (`diffbfr.models.convolution.UpsampleConv`);
+for smaller ones that does not pay.
+"""
 SAMPLING = ("start", "fast", "reverse_variance", "reverse_clamp")
 """Fields of a stage that only sampling asks: the same weights serve any of them."""
 
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """A linear variance schedule: beta from `beta_1` to `beta_T` over `num_steps` steps (Table 6, "Beta schedule")."""
+    """A linear variance schedule: beta from `beta_1` to `beta_T` over `num_steps` steps (Table 6, "Beta
+    schedule").
+    """
 
     num_steps: int
     beta_1: float
@@ -36,12 +44,16 @@ class ScheduleSpec:
         if self.num_steps < 2:
             raise UsageError(f"schedule has num_steps={self.num_steps}; expected at least 2")
         if not 0 < self.beta_1 <= self.beta_T < 1:
-            raise UsageError(f"schedule has beta from {self.beta_1} to {self.beta_T}; expected 0 < beta_1 <= beta_T < 1")
+            raise UsageError(
+                f"schedule has beta from {self.beta_1} to {self.beta_T}; expected 0 < beta_1 <= beta_T < 1"
+            )
 
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """One network. Level i works at `image_px / patch_px / 2**i` pixels a side with `inner_channels * channel_multipliers[i]` channels."""
+    """One network. Level i works at `image_px / patch_px / 2**i` pixels a side with `inner_channels *
+    channel_multipliers[i]` channels.
+    """
 
     image_px: int
     in_channels: int
@@ -60,21 +72,29 @@ class UNetSpec:
     head_channels: int | None = None
     """Channels of an attention head; None is one head (SR3)."""
     patch_px: int = 1
-    """Side of the pixel blocks that the stem folds into channels and the head unfolds; 1 in the paper, 2 makes small nets cheap."""
+    """Side of the pixel blocks that the stem folds into channels and the head unfolds; 1 in the paper, 2
+    makes small nets cheap.
+    """
 
     def __post_init__(self) -> None:
         levels = len(self.channel_multipliers)
         if len(self.res_blocks) != levels:
-            raise UsageError(f"unet has {len(self.res_blocks)} entries in res_blocks; expected one a level, {levels}")
+            raise UsageError(
+                f"unet has {len(self.res_blocks)} entries in res_blocks; expected one a level, {levels}"
+            )
         if self.image_px % self.coarsest_px:
             raise UsageError(
-                f"unet has image_px={self.image_px}; expected a multiple of {self.coarsest_px} for {levels} levels of "
+                f"unet has image_px={self.image_px}; expected a multiple of {self.coarsest_px} for {levels} "
+                "levels of "
                 f"patch_px={self.patch_px}"
             )
         for multiplier in self.channel_multipliers:
             channels = self.inner_channels * multiplier
             if channels % self.norm_groups:
-                raise UsageError(f"unet has {channels} channels in a level; expected a multiple of norm_groups={self.norm_groups}")
+                raise UsageError(
+                    f"unet has {channels} channels in a level; expected a multiple of "
+                    f"norm_groups={self.norm_groups}"
+                )
 
     def level_px(self, level: int) -> int:
         """Side length of a level's feature maps."""
@@ -103,7 +123,9 @@ class SamplerSpec:
     grid: Literal["log_snr", "t"] = "log_snr"
     """In what the evaluations lie evenly between the start and there."""
     ancestral_variance: Literal["beta", "posterior"] = "posterior"
-    """sigma^2 of a step of solver `ancestral`, in the process that has the grid's steps alone; Algorithm 1's is `beta`."""
+    """sigma^2 of a step of solver `ancestral`, in the process that has the grid's steps alone; Algorithm
+    1's is `beta`.
+    """
 
 
 @dataclass(frozen=True)
@@ -118,45 +140,67 @@ class StageSpec:
     fast: SamplerSpec
     loss: LossKind = "l1"
     predicts: Literal["noise", "velocity"] = "noise"
-    """What the network's output is: the noise (Eq. 8, 9, 11), or the velocity of the whitened image, from which the noise follows.
+    """What the network's output is: the noise (Eq. 8, 9, 11), or the velocity of the whitened image, from
+    which the noise follows.
 
-    At high noise y_0 = (y_t - sigma epsilon) / sqrt(gamma) multiplies an error of the noise by up to 150; one of the velocity
-    (Salimans & Ho 2022) at most by 1. It is taken of (y_0 - mean) / `prior_std`, where the mean is what is known before: the condition, or
-    mid grey without one. That is the preconditioning of Karras et al. (2022, Table 1) about the condition: an untrained network already
-    gives the condition back, and one too small to carry the noise need not. The small stages use it.
+    At high noise y_0 = (y_t - sigma epsilon) / sqrt(gamma) multiplies an error of the noise by up to 150; one
+    of the velocity (Salimans & Ho 2022) at most by 1. It is taken of (y_0 - mean) / `prior_std`, where the
+    mean is what is known before: the condition, or mid grey without one. That is the preconditioning of
+    Karras et al. (2022, Table 1) about the condition: an untrained network already gives the condition back,
+    and one too small to carry the noise need not. The small stages use it.
     """
     prior_std: float = 1.0
     """How far y_0 lies from what is known before, a standard deviation in [-1, 1]; only the velocity asks."""
     reverse_variance: ReverseVariance = "beta"
-    """sigma_t^2 of mode `faithful`: 1 - alpha_t (Algorithm 1), the variance of q(y_{t-1} | y_t, y_0) (SR3's code), or what TEM learned."""
+    """sigma_t^2 of mode `faithful`: 1 - alpha_t (Algorithm 1), the variance of q(y_{t-1} | y_t, y_0)
+    (SR3's code), or what TEM learned.
+    """
     reverse_clamp: bool = False
-    """Whether mode `faithful` clamps each prediction of y_0 to [-1, 1] (SR3's code), and with the last one the stage's result.
+    """Whether mode `faithful` clamps each prediction of y_0 to [-1, 1] (SR3's code), and with the last one
+    the stage's result.
 
-    Algorithm 1 clamps neither, and then neither does the mode: what lies outside is cut where a picture's levels are made of it.
+    Algorithm 1 clamps neither, and then neither does the mode: what lies outside is cut where a picture's
+    levels are made of it.
     """
     resize_kernel: ResizeKernel = "bicubic"
     """The kernel of resize(x'_0) in Algorithm 1, which the paper does not name; only IRM-2 asks."""
     resize_clamp: bool = True
-    """Whether resize(x'_0) ends in [-1, 1], as it does in every library that resizes 8-bit pictures; only IRM-2 asks.
+    """Whether resize(x'_0) ends in [-1, 1], as it does in every library that resizes 8-bit pictures; only
+    IRM-2 asks.
 
-    Algorithm 1 says nothing. A bicubic kernel overshoots at edges; IRM-2 hears the same in training and sampling either way.
+    Algorithm 1 says nothing. A bicubic kernel overshoots at edges; IRM-2 hears the same in training and
+    sampling either way.
     """
 
     def __post_init__(self) -> None:
         if not 1 <= self.start <= self.schedule.num_steps:
-            raise UsageError(f"{self.name} has start={self.start}; expected a step in 1..{self.schedule.num_steps}")
+            raise UsageError(
+                f"{self.name} has start={self.start}; expected a step in 1..{self.schedule.num_steps}"
+            )
         if not 1 <= self.fast.num_evaluations <= self.start:
-            raise UsageError(f"{self.name} has fast.num_evaluations={self.fast.num_evaluations}; expected 1..start={self.start}")
+            raise UsageError(
+                f"{self.name} has fast.num_evaluations={self.fast.num_evaluations}; expected "
+                f"1..start={self.start}"
+            )
         inputs = 6 if self.conditional else 3
         if self.prior_std <= 0:
             raise UsageError(f"{self.name} has prior_std={self.prior_std}; expected a positive number")
         if self.unet.in_channels != inputs:
-            raise UsageError(f"{self.name} has unet.in_channels={self.unet.in_channels}; expected {inputs}, y_t with its condition if any")
+            raise UsageError(
+                f"{self.name} has unet.in_channels={self.unet.in_channels}; expected {inputs}, y_t with its "
+                "condition if any"
+            )
         if self.reverse_variance == "learned" and not self.learns_range:
-            raise UsageError(f"{self.name} has reverse_variance=learned with unet.out_channels=3; expected 6, with a range; take beta")
+            raise UsageError(
+                f"{self.name} has reverse_variance=learned with unet.out_channels=3; expected 6, with a "
+                "range; take beta"
+            )
         outputs = (3, 6) if self.unet.time == "step" else (3,)
         if self.unet.out_channels not in outputs:
-            raise UsageError(f"{self.name} has unet.out_channels={self.unet.out_channels}; expected {' or '.join(map(str, outputs))}")
+            raise UsageError(
+                f"{self.name} has unet.out_channels={self.unet.out_channels}; expected "
+                f"{' or '.join(map(str, outputs))}"
+            )
 
     @property
     def px(self) -> int:
@@ -170,8 +214,16 @@ class StageSpec:
 
     @property
     def trained(self) -> "StageSpec":
-        """What a training depends on: this stage with one way of sampling (`SAMPLING`) for all, a step of DDIM from the top."""
-        return replace(self, start=self.schedule.num_steps, fast=SamplerSpec("ddim", 1), reverse_variance="beta", reverse_clamp=False)
+        """What a training depends on: this stage with one way of sampling (`SAMPLING`) for all, a step of
+        DDIM from the top.
+        """
+        return replace(
+            self,
+            start=self.schedule.num_steps,
+            fast=SamplerSpec("ddim", 1),
+            reverse_variance="beta",
+            reverse_clamp=False,
+        )
 
     @property
     def learns_range(self) -> bool:
@@ -292,9 +344,11 @@ TEM_TINY = replace(
     predicts="velocity",
     prior_std=0.5,
 )
-"""The small stages make 128 px, where the same noise hides more than at 512 px: IRM-2 and TEM start lower than in Table 6.
+"""The small stages make 128 px, where the same noise hides more than at 512 px: IRM-2 and TEM start lower
+than in Table 6.
 
-Averaged to one size, the noise of TEM's N_2 = 100 (sigma 0.34 of the signal) at 512 px is that of t = 23 at 128 px; `start` rounds it up.
-IRM-2's 600 is the better of the two that the paper's Table 3 tries; so shallow a start wants the stochastic solver (`diffbfr/README.md`).
-A stem of 32 channels over 2 x 2 blocks can pass the 12 values of a block through a SiLU (two channels a value); one of 16 cannot.
+Averaged to one size, the noise of TEM's N_2 = 100 (sigma 0.34 of the signal) at 512 px is that of t = 23 at
+128 px; `start` rounds it up. IRM-2's 600 is the better of the two that the paper's Table 3 tries; so shallow
+a start wants the stochastic solver (`diffbfr/README.md`). A stem of 32 channels over 2 x 2 blocks can pass
+the 12 values of a block through a SiLU (two channels a value); one of 16 cannot.
 """

@@ -1,7 +1,7 @@
 """Progress of long work on standard error: done / total, rate, time left, and a few facts such as the loss.
 
-On a terminal one line that is redrawn, or several where pieces of work are under way side by side; elsewhere (a log file, a cluster's
-console) a plain line every few seconds.
+On a terminal one line that is redrawn, or several where pieces of work are under way side by side; elsewhere
+(a log file, a cluster's console) a plain line every few seconds.
 """
 
 import sys
@@ -26,7 +26,9 @@ _MINUTE_S, _HOUR_S = 60, 3600
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a training worker posts now and then: the step, the samples seen since the run began, and named values (loss, ...)."""
+    """What a training worker posts now and then: the step, the samples seen since the run began, and named
+    values (loss, ...).
+    """
 
     step: int
     samples: int
@@ -34,27 +36,29 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class History:
-    """How a training has gone until now: how often it began again, and the share of its time that went into steps that no attempt before
-    had made; what is left is starting, waiting for machines, and steps that were lost and made again."""
+class RestartStats:
+    """How a training has gone until now: how often it began again, and the share of its time that went into
+    steps that no attempt before had made; what is left is starting, waiting for machines, and steps that were
+    lost and made again.
+    """
 
     restarts: int
     goodput: float
 
 
-class Link(Protocol):
+class TrainingReporter(Protocol):
     """A worker's side: tells numbers now and then, and after each step that it goes on."""
 
-    def post(self, metrics: Metrics) -> None:
+    def report(self, metrics: Metrics) -> None:
         """Tell a few numbers; only rank 0's are heard."""
 
-    def alive(self, step: int) -> None:
+    def heartbeat(self, step: int) -> None:
         """Say that a step is done, or that a known wait after it goes on."""
 
-    def rest(self) -> None:
+    def finishing(self) -> None:
         """Say that no more steps follow, only what may take long: the last checkpoint on its way."""
 
-    def history(self) -> History:
+    def restart_stats(self) -> RestartStats:
         """Hear how it has gone so far."""
 
 
@@ -90,7 +94,9 @@ class Progress:
             self._write()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.draw(self)
             self._live.close()
@@ -127,7 +133,10 @@ class Progress:
         parts = [f"{self.label} {self.done}/{self.total}"]
         if rate is not None:
             parts.append(f"{rate:.3g} {self.unit}/s")
-        parts += [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in self._facts.items()]
+        parts += [
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self._facts.items()
+        ]
         if self.done >= self.total:
             parts.append(f"done in {duration(self._clock() - self._start)}")
         elif rate is not None:
@@ -151,7 +160,9 @@ def duration(seconds: float) -> str:
 
 
 class _Live:
-    """A line on a terminal. Lines that are there at the same time are drawn together, and stay until the last of them ends."""
+    """A line on a terminal. Lines that are there at the same time are drawn together, and stay until the
+    last of them ends.
+    """
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
     _drawn: ClassVar[dict[TextIO, "RichProgress"]] = {}
@@ -165,7 +176,9 @@ class _Live:
                 self._drawn[stream].start()
             self._open[stream] += 1
             self._rich = self._drawn[stream]
-        self._line: TaskID = self._rich.add_task(progress.label, total=progress.total, completed=progress.done, text=progress.line())
+        self._line: TaskID = self._rich.add_task(
+            progress.label, total=progress.total, completed=progress.done, text=progress.line()
+        )
 
     def draw(self, progress: Progress) -> None:
         self._rich.update(self._line, completed=progress.done, text=progress.line())
@@ -181,4 +194,9 @@ def _rich_lines(stream: TextIO) -> "RichProgress":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    return Progress(BarColumn(bar_width=24), TextColumn("{task.fields[text]}", markup=False), console=Console(file=stream), transient=False)
+    return Progress(
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[text]}", markup=False),
+        console=Console(file=stream),
+        transient=False,
+    )

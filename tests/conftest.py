@@ -1,4 +1,6 @@
-"""For the whole suite: shapes checked in diffbfr, and one Ray shared by every test that wants a real cluster."""
+"""For the whole suite: shapes checked in diffbfr, and one Ray shared by every test that wants a real
+cluster.
+"""
 
 import os
 from collections.abc import Iterator

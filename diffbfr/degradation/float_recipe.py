@@ -1,8 +1,9 @@
 """Eq. 13 in 32-bit floats, as the field's training codes compute it: for parity with them, and not portable.
 
-Blur, resize and noise round differently from one instruction set, OpenCV build or NumPy version to the next, so the same parameters may
-give other JPEG bytes on another machine. `recipe` is the one to publish datasets with. Source of the conventions: the degradation that
-GFPGAN (Wang et al., CVPR 2021) describes in its section 3.1 and the codes of GPEN, CodeFormer and DifFace share.
+Blur, resize and noise round differently from one instruction set, OpenCV build or NumPy version to the next,
+so the same parameters may give other JPEG bytes on another machine. `recipe` is the one to publish datasets
+with. Source of the conventions: the degradation that GFPGAN (Wang et al., CVPR 2021) describes in its section
+3.1 and the codes of GPEN, CodeFormer and DifFace share.
 """
 
 import numpy as np
@@ -12,10 +13,13 @@ LUMA = (0.299, 0.587, 0.114)
 """BT.601."""
 
 
-def low_quality_pixels(pixels: NDArray[np.uint8], sigma: float, kernel_px: int, px: int, delta: float, seed: int) -> NDArray[np.uint8]:
+def low_quality_pixels(
+    pixels: NDArray[np.uint8], sigma: float, kernel_px: int, px: int, delta: float, seed: int
+) -> NDArray[np.uint8]:
     """Blur, down-sample to px x px and add noise; uint8 h w 3 or h w in, the same kind out, ready for JPEG.
 
-    A Gaussian kernel of `kernel_px` sampled at whole pixels and normalised, bilinear without antialiasing, N(0, (delta / 255)^2) on [0, 1].
+    A Gaussian kernel of `kernel_px` sampled at whole pixels and normalised, bilinear without antialiasing,
+    N(0, (delta / 255)^2) on [0, 1].
     """
     import cv2
 
@@ -33,5 +37,7 @@ def low_quality_pixels(pixels: NDArray[np.uint8], sigma: float, kernel_px: int, 
 
 def luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return BT.601 luma, rounded; uint8 h w 3 to h w."""
-    gray: NDArray[np.uint8] = np.round(pixels.astype(np.float32) @ np.array(LUMA, np.float32)).astype(np.uint8)
+    gray: NDArray[np.uint8] = np.round(pixels.astype(np.float32) @ np.array(LUMA, np.float32)).astype(
+        np.uint8
+    )
     return gray

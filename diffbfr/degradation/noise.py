@@ -1,7 +1,9 @@
-"""Gaussian noise in integers: raw Philox words look up normal quantiles in a table, so that every machine adds the same noise.
+"""Gaussian noise in integers: raw Philox words look up normal quantiles in a table, so that every machine
+adds the same noise.
 
-NumPy promises the raw stream of a bit generator, not the stream of `Generator.normal`; and float noise rounds differently from one
-instruction set to the next. Sixteen bits choose one of 65,536 quantiles (|z| <= 4.17), kept with 12 fractional bits.
+NumPy promises the raw stream of a bit generator, not the stream of `Generator.normal`; and float noise rounds
+differently from one instruction set to the next. Sixteen bits choose one of 65,536 quantiles (|z| <= 4.17),
+kept with 12 fractional bits.
 """
 
 from functools import cache
@@ -18,7 +20,9 @@ _SIZE: Final = 1 << 16
 
 @cache
 def normal_table() -> NDArray[np.int32]:
-    """Return round(2^12 z) of the 65,536 equally likely normal quantiles, in rising order and exactly antisymmetric."""
+    """Return round(2^12 z) of the 65,536 equally likely normal quantiles, in rising order and exactly
+    antisymmetric.
+    """
     quantile = NormalDist().inv_cdf
     upper = [round(quantile((index + 0.5) / _SIZE) * (1 << TABLE_BITS)) for index in range(_SIZE // 2, _SIZE)]
     table = np.array([-value for value in reversed(upper)] + upper, dtype=np.int32)
@@ -27,7 +31,9 @@ def normal_table() -> NDArray[np.int32]:
 
 
 def add_noise(pixels: NDArray[np.uint8], delta: float, seed: int) -> NDArray[np.uint8]:
-    """Add N(0, delta^2) to every value of uint8 `pixels` (delta in levels of 255, kept to 1/256), rounded and clipped."""
+    """Add N(0, delta^2) to every value of uint8 `pixels` (delta in levels of 255, kept to 1/256), rounded
+    and clipped.
+    """
     fixed_delta = round(delta * (1 << _DELTA_BITS))
     if fixed_delta == 0:
         return pixels

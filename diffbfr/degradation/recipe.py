@@ -1,8 +1,10 @@
-"""Draw Eq. 13's parameters and apply them, in integer arithmetic: the same face, spec and seed give the same JPEG bytes on every machine.
+"""Draw Eq. 13's parameters and apply them, in integer arithmetic: the same face, spec and seed give the same
+JPEG bytes on every machine.
 
-Order: what runs before, flip, gray, blur, down-sample, noise, JPEG. The JPEG's bytes are the low-quality face, at its own low resolution;
-bringing it back to the model's size is `images.lq_to_model`. OpenCV's u8 `GaussianBlur` and `INTER_LINEAR_EXACT` are fixed point; floats,
-INTER_AREA and the plain INTER_LINEAR are not portable.
+Order: what runs before, flip, gray, blur, down-sample, noise, JPEG. The JPEG's bytes are the low-quality
+face, at its own low resolution; bringing it back to the model's size is `images.lq_to_model`. OpenCV's u8
+`GaussianBlur` and `INTER_LINEAR_EXACT` are fixed point; floats, INTER_AREA and the plain INTER_LINEAR are not
+portable.
 """
 
 import hashlib
@@ -11,21 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffbfr.degradation import float_recipe
-from diffbfr.degradation.before import run_pipeline
 from diffbfr.degradation.noise import add_noise
+from diffbfr.degradation.pre_augment import run_pipeline
 from diffbfr.degradation.spec import DegradationParams, DegradationSpec
 from diffbfr.errors import UsageError
 
 
 def sample_seed(recipe_digest: str, source_sha256: str, variant: int) -> bytes:
-    """Return the seed of one degraded sample: a function of the recipe, the photo's content and the variant, of nothing else."""
+    """Return the seed of one degraded sample: a function of the recipe, the photo's content and the
+    variant, of nothing else.
+    """
     return hashlib.sha256(f"diffbfr sample\0{recipe_digest}\0{source_sha256}\0{variant}".encode()).digest()
 
 
 def draw(spec: DegradationSpec, seed: bytes | int) -> DegradationParams:
     """Draw sigma, r, delta and q uniformly over the spec's ranges, gray and flip with their probabilities.
 
-    Each parameter has its own raw 64-bit Philox word, so that specs that differ in one range share all other draws.
+    Each parameter has its own raw 64-bit Philox word, so that specs that differ in one range share all other
+    draws.
     """
     label = seed if isinstance(seed, bytes) else b"int:%d" % seed
     key = int.from_bytes(hashlib.sha256(b"diffbfr draw\0" + label).digest()[:16], "little")
@@ -48,15 +53,18 @@ def apply_target(hq: NDArray[np.uint8], params: DegradationParams) -> NDArray[np
 
 
 def degrade(hq: NDArray[np.uint8], params: DegradationParams, spec: DegradationSpec) -> bytes:
-    """Apply Eq. 13 to a face (uint8, `spec.hq_px` square, 3 channels) and return the JPEG that it becomes, about `hq_px / r` square.
+    """Apply Eq. 13 to a face (uint8, `spec.hq_px` square, 3 channels) and return the JPEG that it becomes,
+    about `hq_px / r` square.
 
-    A gray face is degraded as one channel, noise and JPEG included, so that the low-quality face is as gray as its ground truth.
+    A gray face is degraded as one channel, noise and JPEG included, so that the low-quality face is as gray
+    as its ground truth.
     """
     if hq.dtype != np.uint8 or hq.ndim != 3 or hq.shape[2] != 3:
         raise ValueError(f"pixels are {hq.dtype} {hq.shape}; expected uint8 h w 3")
     if hq.shape[:2] != (spec.hq_px, spec.hq_px):
         raise UsageError(
-            f"the face is {hq.shape[1]} x {hq.shape[0]} px, the degradation is for {spec.hq_px} x {spec.hq_px}; "
+            f"the face is {hq.shape[1]} x {hq.shape[0]} px, the degradation is for {spec.hq_px} x "
+            f"{spec.hq_px}; "
             "crop the face square and scale the degradation to it with spec.at(px)"
         )
     pixels = run_pipeline(spec.before, hq, params.noise_seed) if spec.before else hq
@@ -64,7 +72,9 @@ def degrade(hq: NDArray[np.uint8], params: DegradationParams, spec: DegradationS
     if spec.arithmetic == "float":
         pixels = float_recipe.luma(pixels) if params.gray else pixels
         px = working_px(params.r, spec)
-        pixels = float_recipe.low_quality_pixels(pixels, params.sigma, spec.kernel_px, px, params.delta, params.noise_seed)
+        pixels = float_recipe.low_quality_pixels(
+            pixels, params.sigma, spec.kernel_px, px, params.delta, params.noise_seed
+        )
         return _jpeg(pixels, params.q)
     pixels = _luma(pixels) if params.gray else pixels
     pixels = _blur(pixels, params.sigma, spec.kernel_px)
@@ -89,7 +99,9 @@ def _uniform(word: int, ends: tuple[float, float]) -> float:
 def _mirror(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     import cv2
 
-    return np.asarray(cv2.flip(pixels, 1), dtype=np.uint8)  # some hundred times as fast as copying a reversed view
+    return np.asarray(
+        cv2.flip(pixels, 1), dtype=np.uint8
+    )  # some hundred times as fast as copying a reversed view
 
 
 def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -117,8 +129,15 @@ def _resample(pixels: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
 def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
     import cv2
 
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
-    done, encoded = cv2.imencode(".jpg", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    ]
+    done, encoded = cv2.imencode(
+        ".jpg", pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options
+    )
     if not done:
         raise RuntimeError(f"libjpeg refused {pixels.shape} at quality {quality}")
     return encoded.tobytes()

@@ -12,18 +12,24 @@ from diffbfr.errors import UsageError
 
 Arithmetic: TypeAlias = Literal["integer", "float"]
 
-RECIPES: Final[Mapping[Arithmetic, str]] = MappingProxyType({"integer": "eq13-integer-1", "float": "eq13-float-1"})
-"""Names of the arithmetic in `recipe` and `float_recipe`; one changes whenever the same parameters would give other bytes."""
+RECIPES: Final[Mapping[Arithmetic, str]] = MappingProxyType(
+    {"integer": "eq13-integer-1", "float": "eq13-float-1"}
+)
+"""Names of the arithmetic in `recipe` and `float_recipe`; one changes whenever the same parameters would
+give other bytes.
+"""
 
 
 @dataclass(frozen=True)
 class DegradationSpec:
-    """Ranges of Eq. 13, both ends included: blur `sigma` (px), down-sampling `r`, noise `delta` (of 255), JPEG quality `q` (integer).
+    """Ranges of Eq. 13, both ends included: blur `sigma` (px), down-sampling `r`, noise `delta` (of 255),
+    JPEG quality `q` (integer).
 
-    Lengths in pixels (`sigma`, `kernel_px`, `max_working_px`) hold for faces of `hq_px`; `at` scales them. With r < 1 the face is
-    enlarged, to `max_working_px` at most. `gray_probability` is the paper's unnumbered "gray color probability"; `preset` is a label.
-    `arithmetic` "float" is for parity with other codes and gives other bytes on other machines; `before` is an albumentations pipeline
-    that runs first, as `before.describe_pipeline` writes it ("" for none).
+    Lengths in pixels (`sigma`, `kernel_px`, `max_working_px`) hold for faces of `hq_px`; `at` scales them.
+    With r < 1 the face is enlarged, to `max_working_px` at most. `gray_probability` is the paper's unnumbered
+    "gray color probability"; `preset` is a label. `arithmetic` "float" is for parity with other codes and
+    gives other bytes on other machines; `before` is an albumentations pipeline that runs first, as
+    `before.describe_pipeline` writes it ("" for none).
     """
 
     sigma: tuple[float, float] = (0.1, 10.0)
@@ -45,22 +51,33 @@ class DegradationSpec:
         _check_range("delta", self.delta, 0.0, 255.0)
         _check_range("q", self.q, 1, 100)
         if any(end != int(end) for end in self.q):
-            raise UsageError(f"degradation q is {self.q}; expected whole numbers: libjpeg takes no other quality")
+            raise UsageError(
+                f"degradation q is {self.q}; expected whole numbers: libjpeg takes no other quality"
+            )
         for name in ("sigma", "r", "delta"):  # (0, 20), [0, 20] and (0.0, 20.0) are one spec with one digest
             object.__setattr__(self, name, tuple(float(end) for end in getattr(self, name)))
         object.__setattr__(self, "q", tuple(int(end) for end in self.q))
         for name in ("gray_probability", "flip_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UsageError(f"degradation {name} is {getattr(self, name)}; expected a probability in [0, 1]")
+                raise UsageError(
+                    f"degradation {name} is {getattr(self, name)}; expected a probability in [0, 1]"
+                )
         if self.kernel_px < 1 or self.kernel_px % 2 == 0:
             raise UsageError(f"degradation kernel_px is {self.kernel_px}; expected an odd number of pixels")
         if self.arithmetic not in RECIPES:
-            raise UsageError(f"degradation arithmetic is {self.arithmetic!r}; expected one of {', '.join(RECIPES)}")
+            raise UsageError(
+                f"degradation arithmetic is {self.arithmetic!r}; expected one of {', '.join(RECIPES)}"
+            )
         if self.hq_px < 1 or self.max_working_px < 1:
-            raise UsageError(f"degradation hq_px is {self.hq_px} and max_working_px {self.max_working_px}; expected at least 1")
+            raise UsageError(
+                f"degradation hq_px is {self.hq_px} and max_working_px {self.max_working_px}; expected at "
+                "least 1"
+            )
 
     def at(self, hq_px: int) -> "DegradationSpec":
-        """Return the same degradation for faces of `hq_px`: lengths in pixels scale, r, delta and q do not."""
+        """Return the same degradation for faces of `hq_px`: lengths in pixels scale, r, delta and q do
+        not.
+        """
         if hq_px < 1:
             raise UsageError(f"a face of {hq_px} px was asked for; expected at least 1 px")
         if hq_px == self.hq_px:
@@ -86,15 +103,20 @@ class DegradationSpec:
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of everything that changes bytes: the ranges, the arithmetic's name and what runs before, not the label."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_RANGES}
+        """Return the sha256 of everything that changes bytes: the ranges, the arithmetic's name and what
+        runs before, not the label.
+        """
+        values = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_RANGES
+        }
         parts = [self.recipe, values, self.before] if self.before else [self.recipe, values]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class DegradationParams:
-    """One draw of Eq. 13: everything that `degrade` needs beside the face; `sigma` in pixels of the face it was drawn for.
+    """One draw of Eq. 13: everything that `degrade` needs beside the face; `sigma` in pixels of the face it
+    was drawn for.
 
     `noise_seed` has 63 bits, so that it fits a signed column of a table.
     """
@@ -109,9 +131,15 @@ class DegradationParams:
 
 
 def _check_range(name: str, ends: object, lowest: float | int, highest: float | int) -> None:
-    numbers = [end if isinstance(end, int | float) else math.nan for end in ends] if isinstance(ends, Sequence) else []
+    numbers = (
+        [end if isinstance(end, int | float) else math.nan for end in ends]
+        if isinstance(ends, Sequence)
+        else []
+    )
     if len(numbers) != 2 or not lowest <= numbers[0] <= numbers[1] <= highest:
-        raise UsageError(f"degradation {name} is {ends}; expected (low, high) with {lowest} <= low <= high <= {highest}")
+        raise UsageError(
+            f"degradation {name} is {ends}; expected (low, high) with {lowest} <= low <= high <= {highest}"
+        )
 
 
 _NOT_RANGES: Final = ("preset", "arithmetic", "before")
@@ -123,15 +151,18 @@ PRESETS: Final[Mapping[str, DegradationSpec]] = MappingProxyType(
             DegradationSpec(),
             DegradationSpec(preset="gfpgan"),
             DegradationSpec(preset="gpen", gray_probability=0.2),
-            DegradationSpec(preset="codeformer", sigma=(1.0, 15.0), r=(4.0, 30.0), q=(30, 80), gray_probability=0.0),
+            DegradationSpec(
+                preset="codeformer", sigma=(1.0, 15.0), r=(4.0, 30.0), q=(30, 80), gray_probability=0.0
+            ),
             DegradationSpec(preset="difface", sigma=(0.1, 15.0), r=(0.8, 32.0), q=(30, 100)),
         )
     }
 )
 """The ranges of the literature, at 512 px.
 
-paper: Eq. 13 of DiffBFR; gfpgan: the published training options of GFPGAN (CVPR 2021), which Eq. 13 took over; gpen: GPEN (CVPR 2021),
-the same with more gray; codeformer: CodeFormer (NeurIPS 2022), the large degradation of its stages II and III; difface: DifFace (TPAMI
-2024), its restoration backbone. What these codes do beside Eq. 13 is left out: anisotropic kernels (half of theirs), colour jitter and the
-gray input with a colour target of GFPGAN, motion blur and masks; `before` can bring the like.
+paper: Eq. 13 of DiffBFR; gfpgan: the published training options of GFPGAN (CVPR 2021), which Eq. 13 took
+over; gpen: GPEN (CVPR 2021), the same with more gray; codeformer: CodeFormer (NeurIPS 2022), the large
+degradation of its stages II and III; difface: DifFace (TPAMI 2024), its restoration backbone. What these
+codes do beside Eq. 13 is left out: anisotropic kernels (half of theirs), colour jitter and the gray input
+with a colour target of GFPGAN, motion blur and masks; `before` can bring the like.
 """

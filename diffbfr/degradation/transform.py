@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would otherwise ask PyPI for a newer version while being imported
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # it would otherwise ask PyPI for a newer version while being imported
 
 import albumentations as A
 
@@ -22,8 +24,9 @@ from diffbfr.images import Pixels, decode, resize
 class BlindFaceDegradation(A.ImageOnlyTransform):  # type: ignore[misc] # albumentations is untyped
     """Replace a square uint8 face by its Eq. 13 degradation, brought back to the face's own size.
 
-    `spec` scales itself to the face. It never flips, whatever `flip_probability` says: a flip belongs to every target of a `Compose`,
-    so put `A.HorizontalFlip` before it. The draw comes from the pipeline's own seed and is reported among the applied parameters.
+    `spec` scales itself to the face. It never flips, whatever `flip_probability` says: a flip belongs to
+    every target of a `Compose`, so put `A.HorizontalFlip` before it. The draw comes from the pipeline's own
+    seed and is reported among the applied parameters.
     """
 
     class InitSchema(A.BasicTransform.InitSchema):  # type: ignore[misc]
@@ -53,5 +56,7 @@ class BlindFaceDegradation(A.ImageOnlyTransform):  # type: ignore[misc] # albume
 
 def _read_back(saved: Mapping[str, Any]) -> DegradationSpec:
     """Build a spec from a saved pipeline, where JSON has turned tuples into lists."""
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()
+    }
     return DegradationSpec(**values)

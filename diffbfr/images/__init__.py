@@ -1,6 +1,8 @@
-"""Pictures: decode and refuse (`decode`), decode our own (`own`), encode, resize and convert to model tensors (`convert`).
+"""Pictures: decode and refuse (`decode`), decode our own (`own`), encode, resize and convert to model tensors
+(`convert`).
 
-Nothing else in the project does. Pixels are uint8 HWC RGB in [0, 255]; model tensors are float32 CHW in [-1, 1].
+Nothing else in the project does. Pixels are uint8 HWC RGB in [0, 255]; model tensors are float32 CHW in [-1,
+1].
 """
 
 from diffbfr.images.convert import (
@@ -20,8 +22,8 @@ from diffbfr.images.convert import (
     to_tensor,
 )
 from diffbfr.images.decode import AlphaPolicy, Decoded, decode
-from diffbfr.images.own import decode_own
-from diffbfr.images.refused import REASONS, ImageRefused, Reason
+from diffbfr.images.errors import REASONS, ImageRefused, Reason
+from diffbfr.images.trusted import decode_trusted
 
 __all__ = [
     "CODECS",
@@ -35,7 +37,7 @@ __all__ = [
     "Reason",
     "center_square",
     "decode",
-    "decode_own",
+    "decode_trusted",
     "encode_png",
     "encode_stored_png",
     "encode_truth",

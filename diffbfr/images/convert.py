@@ -1,4 +1,5 @@
-"""What happens to pixels once decoded: encode, resize, digest, and the one conversion to and from model tensors.
+"""What happens to pixels once decoded: encode, resize, digest, and the one conversion to and from model
+tensors.
 
 Pixels are uint8 h w 3 in [0, 255]; tensors are float32 b 3 h w in [-1, 1].
 """
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffbfr.errors import DiffBFRError, UsageError
-from diffbfr.images.refused import ImageRefused
+from diffbfr.images.errors import ImageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,14 +44,17 @@ def encode_png(pixels: Pixels, compress_level: int = CODECS["png"]["compress_lev
 
 
 def encode_stored_png(pixels: Pixels) -> bytes:
-    """Encode as PNG without compression: a small picture that is read again and again decodes in half the time, for 1.8 times the bytes."""
+    """Encode as PNG without compression: a small picture that is read again and again decodes in half the
+    time, for 1.8 times the bytes.
+    """
     return encode_png(pixels, CODECS["stored_png"]["compress_level"])
 
 
 def encode_webp(pixels: Pixels) -> bytes:
     """Encode losslessly as WebP; the same pixels give the same bytes.
 
-    At the least effort: 12 ms for a photo of 512 px and 220 kB, where four times as long would save 9 % of the bytes.
+    At the least effort: 12 ms for a photo of 512 px and 220 kB, where four times as long would save 9 % of
+    the bytes.
     """
     return _encode(pixels, format="WEBP", lossless=True, exact=True, **CODECS["webp"])
 
@@ -58,19 +62,26 @@ def encode_webp(pixels: Pixels) -> bytes:
 def encode_truth(pixels: Pixels, codec: Codec) -> bytes:
     """Encode a ground truth losslessly, at the least effort.
 
-    PNG is read by more programs; at 512 px WebP takes half of its time to write (5 to 7 ms for 11), up to a third less to read, and on
-    real photos 0.8 of its bytes. QOI is not offered: Pillow decodes it in Python, in 190 ms.
+    PNG is read by more programs; at 512 px WebP takes half of its time to write (5 to 7 ms for 11), up to a
+    third less to read, and on real photos 0.8 of its bytes. QOI is not offered: Pillow decodes it in Python,
+    in 190 ms.
     """
     return encode_webp(pixels) if codec == "webp" else _encode(pixels, format="PNG", **CODECS["quick_png"])
 
 
 def resize(pixels: Pixels, px: int, kernel: Kernel) -> Pixels:
-    """Resize a square picture to px x px with Pillow's antialiased fixed-point kernels; the same bytes on every machine."""
+    """Resize a square picture to px x px with Pillow's antialiased fixed-point kernels; the same bytes on
+    every machine.
+    """
     if kernel not in get_args(Kernel):
-        raise UsageError(f"resize kernel {kernel!r} is unknown; expected one of {', '.join(get_args(Kernel))}")
+        raise UsageError(
+            f"resize kernel {kernel!r} is unknown; expected one of {', '.join(get_args(Kernel))}"
+        )
     height, width = _checked(pixels).shape[:2]
     if height != width:
-        raise ImageRefused("not_square", f"the picture is {width} x {height}; a square one is wanted; crop it first")
+        raise ImageRefused(
+            "not_square", f"the picture is {width} x {height}; a square one is wanted; crop it first"
+        )
     if height == px:
         return pixels.copy()
     resampling = Image.Resampling.BILINEAR if kernel == "bilinear" else Image.Resampling.BICUBIC
@@ -86,7 +97,9 @@ def center_square(pixels: Pixels) -> Pixels:
 
 
 def lq_to_model(lq_pixels: Pixels, px: int) -> Pixels:
-    """Bring a low-quality picture to the model's size px x px: the one way it becomes x_0, in training, conditioning and restoration."""
+    """Bring a low-quality picture to the model's size px x px: the one way it becomes x_0, in training,
+    conditioning and restoration.
+    """
     return resize(lq_pixels, px, "bilinear")
 
 
@@ -97,28 +110,40 @@ def to_tensor(pixels: Pixels | Sequence[Pixels]) -> 'Float[Tensor, "b 3 h w"]':
     batch = list(pixels[None] if isinstance(pixels, np.ndarray) and pixels.ndim == 3 else pixels)
     shapes = sorted({_checked(picture).shape for picture in batch})
     if len(shapes) != 1:
-        raise UsageError(f"the pictures of a batch are {' and '.join(map(str, shapes)) or 'none'}; expected one size; resize them first")
+        raise UsageError(
+            f"the pictures of a batch are {' and '.join(map(str, shapes)) or 'none'}; expected one size; "
+            "resize them first"
+        )
     planes = np.empty((len(batch), 3, *shapes[0][:2]), np.float32)
-    for plane, picture in zip(planes, batch, strict=True):  # one pass from bytes to floats; what follows works in its place
+    for plane, picture in zip(
+        planes, batch, strict=True
+    ):  # one pass from bytes to floats; what follows works in its place
         plane[...] = picture.transpose(2, 0, 1)
     return torch.from_numpy(planes).div_(127.5).sub_(1.0)
 
 
 def to_pixels(tensor: 'Float[Tensor, "b 3 h w"]') -> UInt8[np.ndarray, "b h w 3"]:
-    """Turn a model's [-1, 1] into pixels, rounded to the nearest level and clamped; the inverse of `to_tensor`."""
+    """Turn a model's [-1, 1] into pixels, rounded to the nearest level and clamped; the inverse of
+    `to_tensor`.
+    """
     import torch
 
     if tensor.ndim != 4 or tensor.shape[1] != 3:
         raise ValueError(f"the tensor is {tuple(tensor.shape)}; expected b 3 h w")
     if not torch.isfinite(tensor).all():
-        raise DiffBFRError("the model's output holds NaN or infinity; expected finite values; check the checkpoint and its precision")
+        raise DiffBFRError(
+            "the model's output holds NaN or infinity; expected finite values; check the checkpoint and its "
+            "precision"
+        )
     levels = (tensor.detach().to("cpu", torch.float32) + 1.0) * 127.5
     hwc: Pixels = levels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
     return hwc
 
 
 def pixel_digest(pixels: Pixels) -> str:
-    """Return the sha256 of the shape and the bytes: equal for equal pictures, whatever file they came from."""
+    """Return the sha256 of the shape and the bytes: equal for equal pictures, whatever file they came
+    from.
+    """
     digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}:".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()

@@ -1,10 +1,11 @@
 """Decode untrusted bytes to upright 8-bit RGB pixels, or refuse them with a reason.
 
-Pillow opens the file behind an allow-list of formats; the number of pixels is read from the header before anything is decoded. A file with
-several frames (GIF, WebP, APNG, TIFF, MPO) gives its first.
+Pillow opens the file behind an allow-list of formats; the number of pixels is read from the header before
+anything is decoded. A file with several frames (GIF, WebP, APNG, TIFF, MPO) gives its first.
 
-Values are taken as stored: an embedded colour profile is handed on (`Decoded.icc`) and never applied. A face and its low-quality twin share
-their colour space, whichever it is, and no library's colour arithmetic enters the bytes of a dataset.
+Values are taken as stored: an embedded colour profile is handed on (`Decoded.icc`) and never applied. A face
+and its low-quality twin share their colour space, whichever it is, and no library's colour arithmetic enters
+the bytes of a dataset.
 """
 
 import io
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from diffbfr.images.convert import Pixels
-from diffbfr.images.refused import ImageRefused
+from diffbfr.images.errors import ImageRefused
 
 AlphaPolicy: TypeAlias = Literal["white", "black", "drop", "refuse"]
 
@@ -26,7 +27,8 @@ AlphaPolicy: TypeAlias = Literal["white", "black", "drop", "refuse"]
 class Decoded:
     """A decoded file: upright RGB pixels (uint8 h w 3, maybe read-only) and what the file said about itself.
 
-    `was_gray`: all three channels are equal everywhere, however the file stored them. `icc`: the embedded profile where it describes RGB.
+    `was_gray`: all three channels are equal everywhere, however the file stored them. `icc`: the embedded
+    profile where it describes RGB.
     """
 
     pixels: Pixels
@@ -35,24 +37,31 @@ class Decoded:
     icc: bytes | None
 
 
-def decode(data: bytes, *, max_pixels: int = 100_000_000, min_px: int = 1, alpha: AlphaPolicy = "white") -> Decoded:
+def decode(
+    data: bytes, *, max_pixels: int = 100_000_000, min_px: int = 1, alpha: AlphaPolicy = "white"
+) -> Decoded:
     """Decode one file to upright 8-bit RGB pixels, or raise `ImageRefused`.
 
-    16-bit gray is scaled (65535 becomes 255), never clipped; palette, gray and CMYK become RGB; transparent pixels are laid over white or
-    black, lose their transparency, or are refused. `max_pixels` and `min_px` (the shorter side) are checked on the header.
+    16-bit gray is scaled (65535 becomes 255), never clipped; palette, gray and CMYK become RGB; transparent
+    pixels are laid over white or black, lose their transparency, or are refused. `max_pixels` and `min_px`
+    (the shorter side) are checked on the header.
     """
     file_format = _format_by_signature(data)
     if file_format == "WEBP":
         _check_webp_header(data, max_pixels)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns about sizes below our own cap and about damaged tags that do not matter
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow warns about sizes below our own cap and about damaged tags that do not matter
         image = _open(data, file_format)
         _check_size(image.size, max_pixels, min_px)
         _load(image, data, file_format)
         image_mode, icc = image.mode, image.info.get("icc_profile")
         pixels = _convert(image, file_format, alpha)
     describes_rgb = isinstance(icc, bytes) and icc[16:20] == b"RGB " and image_mode != "CMYK"
-    return Decoded(pixels=pixels, format=file_format, was_gray=_is_gray(pixels), icc=icc if describes_rgb else None)
+    return Decoded(
+        pixels=pixels, format=file_format, was_gray=_is_gray(pixels), icc=icc if describes_rgb else None
+    )
 
 
 _SIGNATURES: Final = (
@@ -98,9 +107,13 @@ def _format_by_signature(data: bytes) -> str:
 
 
 def _check_webp_header(data: bytes, max_pixels: int) -> None:
-    """Check what the WebP header claims before Pillow sees it: its decoder allocates the canvas on opening."""
+    """Check what the WebP header claims before Pillow sees it: its decoder allocates the canvas on
+    opening.
+    """
     if len(data) < 30 or len(data) < struct.unpack_from("<I", data, 4)[0] + 8:
-        raise ImageRefused("truncated", f"the file ends early: {len(data)} bytes, fewer than its header promises")
+        raise ImageRefused(
+            "truncated", f"the file ends early: {len(data)} bytes, fewer than its header promises"
+        )
     kind = data[12:16]
     if kind == b"VP8X":
         width, height = 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
@@ -119,18 +132,29 @@ def _open(data: bytes, file_format: str) -> Image.Image:
         raise ImageRefused("too_many_pixels", f"the header claims too many pixels ({error})") from error
     except MemoryError:
         raise
-    except Exception as error:  # a parser of damaged bytes may raise anything, and one bad file must not end a shard
+    except (
+        Exception
+    ) as error:  # a parser of damaged bytes may raise anything, and one bad file must not end a shard
         if _ends_early(data, file_format):
-            raise ImageRefused("truncated", f"the {file_format} file ends early, after {len(data)} bytes") from error
-        raise ImageRefused("corrupt", f"the header of the {file_format} file is damaged; the picture cannot be opened") from error
+            raise ImageRefused(
+                "truncated", f"the {file_format} file ends early, after {len(data)} bytes"
+            ) from error
+        raise ImageRefused(
+            "corrupt", f"the header of the {file_format} file is damaged; the picture cannot be opened"
+        ) from error
 
 
 def _check_size(size: tuple[int, int], max_pixels: int, min_px: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise ImageRefused("too_many_pixels", f"the header claims {width} x {height} pixels; at most {max_pixels} are decoded")
+        raise ImageRefused(
+            "too_many_pixels",
+            f"the header claims {width} x {height} pixels; at most {max_pixels} are decoded",
+        )
     if min(width, height) < min_px:
-        raise ImageRefused("too_small", f"the picture is {width} x {height}; at least {min_px} px a side are wanted")
+        raise ImageRefused(
+            "too_small", f"the picture is {width} x {height}; at least {min_px} px a side are wanted"
+        )
 
 
 def _load(image: Image.Image, data: bytes, file_format: str) -> None:
@@ -142,12 +166,18 @@ def _load(image: Image.Image, data: bytes, file_format: str) -> None:
         raise
     except Exception as error:  # as in _open
         if "truncated" in str(error).lower() or _ends_early(data, file_format):
-            raise ImageRefused("truncated", f"the {file_format} file ends early, after {len(data)} bytes ({error})") from error
-        raise ImageRefused("corrupt", f"the pixels of the {file_format} file cannot be decoded ({error})") from error
+            raise ImageRefused(
+                "truncated", f"the {file_format} file ends early, after {len(data)} bytes ({error})"
+            ) from error
+        raise ImageRefused(
+            "corrupt", f"the pixels of the {file_format} file cannot be decoded ({error})"
+        ) from error
 
 
 def _ends_early(data: bytes, file_format: str) -> bool:
-    """Tell a file that was cut from one that is damaged, once it has failed: is the mark that ends its format missing?"""
+    """Tell a file that was cut from one that is damaged, once it has failed: is the mark that ends its
+    format missing?
+    """
     if file_format == "TIFF" and len(data) >= 8:
         directory = struct.unpack_from("<I" if data[:2] == b"II" else ">I", data, 4)[0]
         return bool(directory >= len(data))
@@ -172,7 +202,9 @@ def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation that is left after loading (TIFF files are turned by Pillow itself)."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block says nothing about the pixels, which are sound: keep them as stored
+    except (
+        Exception
+    ):  # a damaged EXIF block says nothing about the pixels, which are sound: keep them as stored
         orientation = 1
     return image.transpose(_UPRIGHT_BY[orientation]) if orientation in _UPRIGHT_BY else image
 
@@ -182,8 +214,12 @@ def _convert(image: Image.Image, file_format: str, alpha: AlphaPolicy) -> Pixels
         return _to_rgb(_upright(image), alpha)
     except (ImageRefused, MemoryError):
         raise
-    except Exception as error:  # as in _open: a palette or a transparent colour may be damaged where the pixels are not
-        raise ImageRefused("corrupt", f"the pixels of the {file_format} file cannot be brought to RGB ({error})") from error
+    except (
+        Exception
+    ) as error:  # as in _open: a palette or a transparent colour may be damaged where the pixels are not
+        raise ImageRefused(
+            "corrupt", f"the pixels of the {file_format} file cannot be brought to RGB ({error})"
+        ) from error
 
 
 def _to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
@@ -192,8 +228,13 @@ def _to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         return _lay_over(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")), alpha)
     if image.mode in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))  # a conversion to itself would copy
-    raise ImageRefused("unsupported_pixels", f"pixels of kind {image.mode!r} have no agreed white; save the picture with 8 or 16 bits")
+        return np.asarray(
+            image if image.mode == "RGB" else image.convert("RGB")
+        )  # a conversion to itself would copy
+    raise ImageRefused(
+        "unsupported_pixels",
+        f"pixels of kind {image.mode!r} have no agreed white; save the picture with 8 or 16 bits",
+    )
 
 
 def _deep_gray_to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
@@ -207,10 +248,14 @@ def _deep_gray_to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
     scaled = ((levels * 255 + white // 2) // white).astype(np.uint8)
     clear = image.info.get("transparency")
     opacity = np.where(np.arange(1 << 16) == clear, 0, 255).astype(np.uint8)
-    table = np.stack([255 - scaled if white_is_zero else scaled] * 3 + ([] if clear is None else [opacity]), axis=1)
+    table = np.stack(
+        [255 - scaled if white_is_zero else scaled] * 3 + ([] if clear is None else [opacity]), axis=1
+    )
     deep = np.asarray(image)
     converted = np.empty((*deep.shape, table.shape[1]), np.uint8)
-    for top in range(0, deep.shape[0], _ROWS_AT_ONCE):  # an index of the whole picture would take eight times the room of its levels
+    for top in range(
+        0, deep.shape[0], _ROWS_AT_ONCE
+    ):  # an index of the whole picture would take eight times the room of its levels
         converted[top : top + _ROWS_AT_ONCE] = table[deep[top : top + _ROWS_AT_ONCE]]
     return converted if clear is None else _lay_over(converted, alpha)
 
@@ -225,7 +270,9 @@ def _lay_over(rgba: Pixels, alpha: AlphaPolicy) -> Pixels:
     if alpha == "refuse":
         raise ImageRefused("has_alpha", "the picture has transparent pixels; expected an opaque one")
     ground = 255 if alpha == "white" else 0
-    blended = np.multiply(colour, opacity, dtype=np.uint16)  # with what is added below at most 255 * 255 + 127
+    blended = np.multiply(
+        colour, opacity, dtype=np.uint16
+    )  # with what is added below at most 255 * 255 + 127
     blended += (255 - opacity) * np.uint16(ground) + np.uint16(127)
     blended //= 255
     return blended.astype(np.uint8)

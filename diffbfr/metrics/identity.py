@@ -1,9 +1,9 @@
 """The identity cosine: whether a face network takes the restored face for the same person.
 
-MobileFaceNet (Chen et al., arXiv:1804.07573) turns a crop of 112 x 96 px into a direction; the metric is the cosine between the
-restoration's and the ground truth's. The weights belong to the user: an .npz file with the names of this module. Pictures are aligned to
-the FFHQ frame, so one similarity takes every face to the crop of Liu et al. (SphereFace, arXiv:1704.08063), and no landmark of a blurred
-face is ever guessed.
+MobileFaceNet (Chen et al., arXiv:1804.07573) turns a crop of 112 x 96 px into a direction; the metric is the
+cosine between the restoration's and the ground truth's. The weights belong to the user: an .npz file with the
+names of this module. Pictures are aligned to the FFHQ frame, so one similarity takes every face to the crop
+of Liu et al. (SphereFace, arXiv:1704.08063), and no landmark of a blurred face is ever guessed.
 """
 
 from pathlib import Path
@@ -16,24 +16,38 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, interpolate, normalize
 
 from diffbfr.errors import UsageError
-from diffbfr.metrics.card import MetricCard
+from diffbfr.metrics.info import MetricInfo
 
 CROP: Final = (112, 96)
 """Height and width of what the network sees."""
-FFHQ_POINTS: Final = ((192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15))
+FFHQ_POINTS: Final = (
+    (192.98, 239.95),
+    (318.90, 240.19),
+    (256.63, 314.02),
+    (201.26, 371.41),
+    (313.09, 371.15),
+)
 """Eyes, nose and corners of the mouth in the FFHQ frame of 512 px, x and y."""
-CROP_POINTS: Final = ((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366), (33.5493, 92.3655), (62.7299, 92.2041))
+CROP_POINTS: Final = (
+    (30.2946, 51.6963),
+    (65.5318, 51.5014),
+    (48.0252, 71.7366),
+    (33.5493, 92.3655),
+    (62.7299, 92.2041),
+)
 """The same points in SphereFace's crop."""
 BLOCKS: Final = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 """Expansion, width, repeats and first stride of the bottlenecks (Table 1 of the paper)."""
 
-CARD = MetricCard(
+INFO = MetricInfo(
     name="identity cosine",
     version="1",
     unit="",
     better="higher",
-    protocol="MobileFaceNet (weights supplied by the user) on the 112 x 96 px SphereFace crop, cut from the FFHQ frame by one similarity; "
-    "embeddings of the picture and its mirror side by side; cosine between restoration and ground truth; in [-1, 1]",
+    protocol="MobileFaceNet (weights supplied by the user) on the 112 x 96 px SphereFace crop, "
+    "cut from the FFHQ frame by one similarity; "
+    "embeddings of the picture and its mirror side by side; cosine between restoration and ground truth; in "
+    "[-1, 1]",
 )
 
 
@@ -41,7 +55,14 @@ class ConvUnit(nn.Module):
     """Convolution, batch normalisation and, unless linear, PReLU."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1, *, groups: int = 1, linear: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        linear: bool = False,
     ) -> None:
         super().__init__()
         padding = 1 if kernel == 3 else 0
@@ -111,11 +132,14 @@ class IdentityCosine:
         self._network = load_mobilefacenet(Path(weights)).to(device)
         self._device = device
 
-    def __call__(self, estimate: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def __call__(
+        self, estimate: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, " b"]:
         """Cosine in [-1, 1] of every picture of a batch; RGB in [-1, 1], aligned to the FFHQ frame."""
         if estimate.shape != reference.shape:
             raise UsageError(
-                f"identity cosine got {tuple(estimate.shape)} against {tuple(reference.shape)}; both must have one shape; resize first"
+                f"identity cosine got {tuple(estimate.shape)} against {tuple(reference.shape)}; both must "
+                "have one shape; resize first"
             )
         return (self.embed(estimate) * self.embed(reference)).sum(1)
 
@@ -135,19 +159,27 @@ def ffhq_crop(face: Float[Tensor, "b 3 px px"]) -> Float[Tensor, "b 3 112 96"]:
     near_px = round(512 / float(np.hypot(*turn[:, 0])))
     frame = interpolate(face, size=(near_px, near_px), mode="bilinear", antialias=True, align_corners=False)
     height, width = CROP
-    # Points as the samplers count them: x of the crop from -1 to 1 over its width, x of the frame likewise over 512 px.
+    # Points as the samplers count them: x of the crop from -1 to 1 over its width, x of the frame likewise
+    # over 512 px.
     scale = np.array([width / 2, height / 2])
     centre = turn @ (scale - 0.5) + shift + 0.5
     theta = np.concatenate([turn * scale, (centre - 256)[:, None]], axis=1) / 256
-    grid = affine_grid(torch.tensor(theta, dtype=face.dtype).expand(len(face), 2, 3), [len(face), 3, height, width], align_corners=False)
-    return grid_sample(frame, grid.to(face.device), mode="bilinear", padding_mode="zeros", align_corners=False)
+    grid = affine_grid(
+        torch.tensor(theta, dtype=face.dtype).expand(len(face), 2, 3),
+        [len(face), 3, height, width],
+        align_corners=False,
+    )
+    return grid_sample(
+        frame, grid.to(face.device), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
 
 
 def load_mobilefacenet(weights: Path) -> MobileFaceNet:
     """The network with the weights of an .npz file; names as `blocks.0.conv.0.weight`."""
     if not weights.is_file():
         raise UsageError(
-            f"no file {weights}; expected MobileFaceNet as .npz; set evaluate.identity or DIFFBFR_IDENTITY to it, or unset both"
+            f"no file {weights}; expected MobileFaceNet as .npz; set evaluate.identity or DIFFBFR_IDENTITY "
+            "to it, or unset both"
         )
     network = MobileFaceNet()
     with np.load(weights, allow_pickle=False) as arrays:
@@ -157,14 +189,21 @@ def load_mobilefacenet(weights: Path) -> MobileFaceNet:
                 continue
             if name not in arrays or arrays[name].shape != tuple(tensor.shape):
                 found = arrays[name].shape if name in arrays else "nothing"
-                raise UsageError(f"{weights} has {found} for {name}, expected {tuple(tensor.shape)}; give the weights of MobileFaceNet")
+                raise UsageError(
+                    f"{weights} has {found} for {name}, expected {tuple(tensor.shape)}; give the weights of "
+                    "MobileFaceNet"
+                )
             state[name] = torch.from_numpy(np.asarray(arrays[name], dtype=np.float32))
     network.load_state_dict(state, strict=False)
     return network.eval().requires_grad_(False)
 
 
-def _similarity(points: Float[np.ndarray, "n 2"], targets: Float[np.ndarray, "n 2"]) -> tuple[np.ndarray, np.ndarray]:
-    """Turn with scale, and shift, that bring the points nearest to the targets in the sum of squares (Umeyama 1991)."""
+def _similarity(
+    points: Float[np.ndarray, "n 2"], targets: Float[np.ndarray, "n 2"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn with scale, and shift, that bring the points nearest to the targets in the sum of squares
+    (Umeyama 1991).
+    """
     x, y = points - points.mean(0), targets - targets.mean(0)
     a, b = (x * y).sum() / (x**2).sum(), (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum() / (x**2).sum()
     turn = np.array([[a, -b], [b, a]])

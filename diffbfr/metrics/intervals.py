@@ -35,16 +35,24 @@ def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> 
     return _interval(float(data.mean()), means, len(data))
 
 
-def bootstrap_ratio(values: Sequence[float], others: Sequence[float], resamples: int = 2000, seed: int = 0) -> Interval:
-    """Ratio of two means over the same images, with its 95 % interval: each resample takes both values of an image.
+def bootstrap_ratio(
+    values: Sequence[float], others: Sequence[float], resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Ratio of two means over the same images, with its 95 % interval: each resample takes both values of an
+    image.
 
     `mean` is the ratio of the means, the values' over the others'.
     """
     if len(values) != len(others):
-        raise UsageError(f"found {len(values)} values against {len(others)}; expected a pair an image; measure the same images")
+        raise UsageError(
+            f"found {len(values)} values against {len(others)}; expected a pair an image; measure the same "
+            "images"
+        )
     above, below = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
     picks = _picks(len(above), resamples, seed)
-    return _interval(float(above.mean() / below.mean()), above[picks].mean(axis=1) / below[picks].mean(axis=1), len(above))
+    return _interval(
+        float(above.mean() / below.mean()), above[picks].mean(axis=1) / below[picks].mean(axis=1), len(above)
+    )
 
 
 def _picks(count: int, resamples: int, seed: int) -> NDArray[np.int64]:

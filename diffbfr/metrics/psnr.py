@@ -4,21 +4,27 @@ from jaxtyping import Float64, Num
 from torch import Tensor
 
 from diffbfr.errors import UsageError
-from diffbfr.metrics.card import MetricCard
+from diffbfr.metrics.info import MetricInfo
 
-CARD = MetricCard(
+INFO = MetricInfo(
     name="PSNR",
     version="1",
     unit="dB",
     better="higher",
-    protocol="per image, 10 log10(255^2 / MSE) over all pixels of the three RGB channels, pixels rounded to 8 bits, no border cropped; "
+    protocol="per image, 10 log10(255^2 / MSE) over all pixels of the three RGB channels, "
+    "pixels rounded to 8 bits, no border cropped; "
     "the mean is over images",
 )
 
 
 def psnr(estimate: Num[Tensor, "b h w 3"], reference: Num[Tensor, "b h w 3"]) -> Float64[Tensor, " b"]:
-    """PSNR in dB of every picture of a batch; pixels in [0, 255], uint8 or float; infinite for equal pictures."""
+    """PSNR in dB of every picture of a batch; pixels in [0, 255], uint8 or float; infinite for equal
+    pictures.
+    """
     if estimate.shape != reference.shape:
-        raise UsageError(f"PSNR got {tuple(estimate.shape)} against {tuple(reference.shape)}; both must have one shape; resize first")
+        raise UsageError(
+            f"PSNR got {tuple(estimate.shape)} against {tuple(reference.shape)}; both must have one shape; "
+            "resize first"
+        )
     error = (estimate.double() - reference.double()).square().flatten(1).mean(dim=1)
     return 10 * (255.0**2 / error).log10()

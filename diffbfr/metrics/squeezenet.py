@@ -1,8 +1,9 @@
 """The squeezenet distance: how far apart two pictures look to an ImageNet classifier.
 
-Channel-normalised features of SqueezeNet 1.0 (Iandola et al., arXiv:1602.07360) are compared as in Zhang et al. (CVPR 2018),
-but without learnt weights: the numbers order restorations of one data set and are comparable with nobody else's.
-The weights belong to the user: an .npz file of the Caffe model (BGR input, mean 104 / 117 / 123).
+Channel-normalised features of SqueezeNet 1.0 (Iandola et al., arXiv:1602.07360) are compared as in Zhang et
+al. (CVPR 2018), but without learnt weights: the numbers order restorations of one data set and are comparable
+with nobody else's. The weights belong to the user: an .npz file of the Caffe model (BGR input, mean 104 / 117
+/ 123).
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
 from diffbfr.errors import UsageError
-from diffbfr.metrics.card import MetricCard
+from diffbfr.metrics.info import MetricInfo
 
 SQUEEZE = {2: 16, 3: 16, 4: 32, 5: 32, 6: 48, 7: 48, 8: 64, 9: 64}
 POOLED_AFTER = (4, 8)
@@ -22,13 +23,15 @@ TAPS = (3, 4, 5, 6, 7, 8, 9)
 MEAN_BGR = (104.0, 117.0, 123.0)
 SMALLEST_PX = 32
 
-CARD = MetricCard(
+INFO = MetricInfo(
     name="squeezenet distance",
     version="1",
     unit="",
     better="lower",
-    protocol="SqueezeNet 1.0 (ImageNet, Caffe weights supplied by the user), pictures at own size; outputs of fire3 to fire9 scaled to "
-    "unit length over channels; squared Euclidean difference, mean over positions, then over the seven layers; in [0, 2], "
+    protocol="SqueezeNet 1.0 (ImageNet, Caffe weights supplied by the user), "
+    "pictures at own size; outputs of fire3 to fire9 scaled to "
+    "unit length over channels; squared Euclidean difference, mean over positions, then over the seven "
+    "layers; in [0, 2], "
     "not calibrated on human judgement",
 )
 
@@ -82,16 +85,24 @@ class SqueezeNetDistance:
         self._device = device
 
     @torch.inference_mode()
-    def __call__(self, estimate: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    def __call__(
+        self, estimate: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, " b"]:
         """Distance in [0, 2] of every picture of a batch; RGB in [-1, 1]; 0 for equal pictures."""
         if estimate.shape != reference.shape:
             raise UsageError(
-                f"squeezenet distance got {tuple(estimate.shape)} against {tuple(reference.shape)}; both must have one shape; resize first"
+                f"squeezenet distance got {tuple(estimate.shape)} against {tuple(reference.shape)}; both "
+                "must have one shape; resize first"
             )
         if min(estimate.shape[2:]) < SMALLEST_PX:
             found = f"{estimate.shape[2]} x {estimate.shape[3]}"
-            raise UsageError(f"squeezenet distance got pictures of {found}; it needs {SMALLEST_PX} px a side; use larger ones")
-        pairs = zip(*(self._features(image.float().to(self._device)) for image in (estimate, reference)), strict=True)
+            raise UsageError(
+                f"squeezenet distance got pictures of {found}; it needs {SMALLEST_PX} px a side; use larger "
+                "ones"
+            )
+        pairs = zip(
+            *(self._features(image.float().to(self._device)) for image in (estimate, reference)), strict=True
+        )
         layers = [(_unit(a) - _unit(b)).square().sum(dim=1).mean(dim=(1, 2)) for a, b in pairs]
         return torch.stack(layers).mean(dim=0).cpu()
 
@@ -100,7 +111,8 @@ def load_squeezenet(weights: Path) -> SqueezeNetFeatures:
     """The trunk with the weights of an .npz file of the Caffe model; names as `fire2/conv1x1_1.weight`."""
     if not weights.is_file():
         raise UsageError(
-            f"no file {weights}; expected SqueezeNet 1.0 as .npz; set evaluate.squeezenet or DIFFBFR_SQUEEZENET to it, or unset both"
+            f"no file {weights}; expected SqueezeNet 1.0 as .npz; set evaluate.squeezenet or "
+            "DIFFBFR_SQUEEZENET to it, or unset both"
         )
     network = SqueezeNetFeatures()
     with np.load(weights, allow_pickle=False) as arrays:
@@ -109,7 +121,10 @@ def load_squeezenet(weights: Path) -> SqueezeNetFeatures:
             stored = _stored_name(name)
             if stored not in arrays or arrays[stored].shape != tuple(tensor.shape):
                 found = arrays[stored].shape if stored in arrays else "nothing"
-                raise UsageError(f"{weights} has {found} for {stored}, expected {tuple(tensor.shape)}; give the weights of SqueezeNet 1.0")
+                raise UsageError(
+                    f"{weights} has {found} for {stored}, expected {tuple(tensor.shape)}; give the weights "
+                    "of SqueezeNet 1.0"
+                )
             state[name] = torch.from_numpy(np.asarray(arrays[stored], dtype=np.float32))
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)

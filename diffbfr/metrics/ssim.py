@@ -5,20 +5,22 @@ from jaxtyping import Float64, Num
 from torch import Tensor
 
 from diffbfr.errors import UsageError
-from diffbfr.metrics.card import MetricCard
+from diffbfr.metrics.info import MetricInfo
 
 WINDOW_PX = 11
 SIGMA_PX = 1.5
 C_1 = (0.01 * 255) ** 2
 C_2 = (0.03 * 255) ** 2
 
-CARD = MetricCard(
+INFO = MetricInfo(
     name="SSIM",
     version="1",
     unit="",
     better="higher",
-    protocol="Wang 2004: Gaussian window of 11 x 11 with sigma 1.5, K = (0.01, 0.03), data range 255, population (co)variances, "
-    "mean over the pixels whose window lies inside the picture and over the three RGB channels, pixels rounded to 8 bits",
+    protocol="Wang 2004: Gaussian window of 11 x 11 with sigma 1.5, K = (0.01, 0.03), "
+    "data range 255, population (co)variances, "
+    "mean over the pixels whose window lies inside the picture and over the three RGB channels, pixels "
+    "rounded to 8 bits",
 )
 
 
@@ -29,9 +31,15 @@ def ssim(estimate: Num[Tensor, "b h w 3"], reference: Num[Tensor, "b h w 3"]) ->
     use_sample_covariance=False, data_range=255, channel_axis=-1`.
     """
     if estimate.shape != reference.shape:
-        raise UsageError(f"SSIM got {tuple(estimate.shape)} against {tuple(reference.shape)}; both must have one shape; resize first")
+        raise UsageError(
+            f"SSIM got {tuple(estimate.shape)} against {tuple(reference.shape)}; both must have one shape; "
+            "resize first"
+        )
     if min(estimate.shape[1:3]) < WINDOW_PX:
-        raise UsageError(f"SSIM got pictures of {estimate.shape[1]} x {estimate.shape[2]}; it needs {WINDOW_PX} px a side; use larger ones")
+        raise UsageError(
+            f"SSIM got pictures of {estimate.shape[1]} x {estimate.shape[2]}; it needs {WINDOW_PX} px a "
+            "side; use larger ones"
+        )
     x, y = (_planes(image) for image in (estimate, reference))
     mean_x, mean_y = _windowed_mean(x), _windowed_mean(y)
     variance_x = _windowed_mean(x * x) - mean_x**2
@@ -53,8 +61,12 @@ def _windowed_mean(planes: Float64[Tensor, "planes h w"]) -> Float64[Tensor, "pl
     return _slide(_slide(planes, 1, weights), 2, weights)
 
 
-def _slide(planes: Float64[Tensor, "planes h w"], axis: int, weights: list[float]) -> Float64[Tensor, "planes _h _w"]:
-    """Weighted sum of neighbours along an axis, by shifted slices: 3 times faster than a float64 convolution on a CPU."""
+def _slide(
+    planes: Float64[Tensor, "planes h w"], axis: int, weights: list[float]
+) -> Float64[Tensor, "planes _h _w"]:
+    """Weighted sum of neighbours along an axis, by shifted slices: 3 times faster than a float64
+    convolution on a CPU.
+    """
     length = planes.shape[axis] - len(weights) + 1
     total = torch.zeros_like(planes.narrow(axis, 0, length))
     for shift, weight in enumerate(weights):

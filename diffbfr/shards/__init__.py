@@ -1,11 +1,13 @@
-"""The dataset as a model sees it: sample schema, deterministic tars, random access by key, and the order of an epoch.
+"""The dataset as a model sees it: sample schema, deterministic tars, random access by key, and the order of
+an epoch.
 
-`schema` names the rows, `tar` writes and checks one shard, `dataset` reads, `order` says which sample position p of a run is,
-`loader` reads ahead in that order: a rank's share of each batch. `foreign` opens tars that others wrote.
+`schema` names the rows, `tar` writes and checks one shard, `dataset` reads, `order` says which sample
+position p of a run is, `loader` reads ahead in that order: a rank's share of each batch. `foreign` opens tars
+that others wrote.
 """
 
-from diffbfr.shards.dataset import ColumnIndex, ShardedDataset, Tars
-from diffbfr.shards.foreign import index_tars, open_tars
+from diffbfr.shards.dataset import ColumnIndex, ShardedDataset, TarStore
+from diffbfr.shards.external_tars import index_tars, open_tars
 from diffbfr.shards.loader import Loaded, LoaderState, SampleLoader
 from diffbfr.shards.order import epoch_order, position
 from diffbfr.shards.schema import ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
@@ -26,7 +28,7 @@ __all__ = [
     "Split",
     "TarBuilder",
     "TarMember",
-    "Tars",
+    "TarStore",
     "build_tar",
     "check_tar",
     "epoch_order",

@@ -1,7 +1,7 @@
 """Random access to a dataset by key: one pread a member, its digest checked before anyone uses it.
 
-No file stays open and nothing is shared, so a dataset can be pickled, forked and used by threads. `pipelines.manifest.open_dataset`
-builds it.
+No file stays open and nothing is shared, so a dataset can be pickled, forked and used by threads.
+`pipelines.dataset.manifest.open_dataset` builds it.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from diffbfr.degradation import DegradationParams, apply_target
 from diffbfr.errors import UsageError
-from diffbfr.images import Pixels, decode_own
+from diffbfr.images import Pixels, decode_trusted
 from diffbfr.shards.schema import LQ_COLUMN, ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
 
 
@@ -25,7 +25,8 @@ from diffbfr.shards.schema import LQ_COLUMN, ColumnInfo, DatasetInfo, Member, Sa
 class ColumnIndex:
     """Where a column's members lie: rows are samples in the order of their keys, columns are `info.names`.
 
-    `tars` are paths relative to the dataset; `tar_row` [n] says which one holds a sample; `offset` and `length` are bytes, `digest` sha256.
+    `tars` are paths relative to the dataset; `tar_row` [n] says which one holds a sample; `offset` and
+    `length` are bytes, `digest` sha256.
     """
 
     info: ColumnInfo
@@ -37,11 +38,16 @@ class ColumnIndex:
 
     @classmethod
     def of(cls, info: ColumnInfo, keys: Sequence[str], members: Sequence[Member]) -> "ColumnIndex":
-        """Index members that are sorted by key and, within one, in the order of `info.names`; every key must have every name."""
+        """Index members that are sorted by key and, within one, in the order of `info.names`; every key
+        must have every name.
+        """
         n, m = len(keys), len(info.names)
-        if [(member.key, member.name) for member in members] != [(key, name) for key in keys for name in info.names]:
+        if [(member.key, member.name) for member in members] != [
+            (key, name) for key in keys for name in info.names
+        ]:
             raise UsageError(
-                f"column {info.column} holds {len(members)} members that are not {n} keys x {m} names in order; "
+                f"column {info.column} holds {len(members)} members that are not {n} keys x {m} names in "
+                "order; "
                 "expected the keys of the dataset; make the column again"
             )
         tars = tuple(sorted({member.tar for member in members}))
@@ -52,20 +58,24 @@ class ColumnIndex:
             tar_row=np.array([row_of[member.tar] for member in members[::m]], dtype=np.int32),
             offset=np.array([member.offset for member in members], dtype=np.int64).reshape(n, m),
             length=np.array([member.length for member in members], dtype=np.int64).reshape(n, m),
-            digest=np.frombuffer(b"".join(bytes.fromhex(member.sha256) for member in members), dtype=np.uint8).reshape(n, m, 32),
+            digest=np.frombuffer(
+                b"".join(bytes.fromhex(member.sha256) for member in members), dtype=np.uint8
+            ).reshape(n, m, 32),
         )
 
 
-class Tars(ABC):
+class TarStore(ABC):
     """Where the tars of a dataset can be read; picklable."""
 
     @abstractmethod
     def copies(self, tar: str) -> Iterator[Path]:
-        """Yield paths of a tar (named relative to the dataset), another one as often as the reader found the last gone or damaged."""
+        """Yield paths of a tar (named relative to the dataset), another one as often as the reader found
+        the last gone or damaged.
+        """
 
 
 @dataclass(frozen=True)
-class LocalTars(Tars):
+class LocalTarStore(TarStore):
     """Tars in a folder of this machine: there is one copy."""
 
     root: Path
@@ -87,11 +97,11 @@ class ShardedDataset:
         info: DatasetInfo,
         samples: Sequence[Sample],
         columns: Mapping[str, ColumnIndex],
-        tars: Tars | None = None,
+        tars: TarStore | None = None,
     ) -> None:
         self.root = root
         self.info = info
-        self._tars = tars if tars is not None else LocalTars(Path(root))
+        self._tars = tars if tars is not None else LocalTarStore(Path(root))
         self._samples = tuple(samples)
         self._columns = columns
         self._row = {sample.key: row for row, sample in enumerate(self._samples)}
@@ -111,7 +121,9 @@ class ShardedDataset:
 
     @cached_property
     def shards(self) -> tuple[tuple[str, ...], ...]:
-        """The keys of each shard, in order: shard i of every column holds exactly `shards[i]` (maybe none, if all were quarantined)."""
+        """The keys of each shard, in order: shard i of every column holds exactly `shards[i]` (maybe none,
+        if all were quarantined).
+        """
         keys: list[list[str]] = [[] for _ in range(self.info.num_shards)]
         index = self._columns[LQ_COLUMN]
         numbers = [int(Path(tar).stem) for tar in index.tars]
@@ -154,7 +166,9 @@ class ShardedDataset:
                 continue
             if hashlib.sha256(data).digest() == index.digest[row, place].tobytes():
                 return data
-            damage = ShardDamagedError(f"{tar}: {key}.{name} is not what was committed; expected its sha256; make the shard again")
+            damage = ShardDamagedError(
+                f"{tar}: {key}.{name} is not what was committed; expected its sha256; make the shard again"
+            )
         assert damage is not None
         raise damage
 
@@ -164,27 +178,39 @@ class ShardedDataset:
         return self._index(self.info.hq_column).info.names[0]
 
     def hq(self, key: str, variant: int, in_colour: bool = False) -> Pixels:
-        """Ground truth of a variant, uint8 hq_px x hq_px x 3, with the variant's flip and, unless `in_colour`, gray."""
-        return apply_target(self._decode(key, self.info.hq_column, self.hq_name), self._target(key, variant, in_colour))
+        """Ground truth of a variant, uint8 hq_px x hq_px x 3, with the variant's flip and, unless
+        `in_colour`, gray.
+        """
+        return apply_target(
+            self._decode(key, self.info.hq_column, self.hq_name), self._target(key, variant, in_colour)
+        )
 
     def hq_low(self, key: str, variant: int, in_colour: bool = False) -> Pixels:
-        """x'_0 of a variant, uint8 lq_px x lq_px x 3, with the variant's flip and, unless `in_colour`, gray."""
-        return apply_target(self._decode(key, self.info.hq_low_column, "png"), self._target(key, variant, in_colour))
+        """x'_0 of a variant, uint8 lq_px x lq_px x 3, with the variant's flip and, unless `in_colour`,
+        gray.
+        """
+        return apply_target(
+            self._decode(key, self.info.hq_low_column, "png"), self._target(key, variant, in_colour)
+        )
 
     def lq(self, key: str, variant: int) -> Pixels:
-        """The low-quality face of a variant at its own low resolution, uint8 h w 3; `images.lq_to_model` brings it to a model's size."""
-        return decode_own(self.lq_bytes(key, variant))
+        """The low-quality face of a variant at its own low resolution, uint8 h w 3; `images.lq_to_model`
+        brings it to a model's size.
+        """
+        return decode_trusted(self.lq_bytes(key, variant))
 
     def lq_bytes(self, key: str, variant: int) -> bytes:
         """The literal JPEG of Eq. 13."""
         return self.read(key, LQ_COLUMN, f"{variant}.jpg")
 
     def conditioning(self, column: str, key: str, variant: int) -> Pixels:
-        """A variant's picture from an appended column, uint8; it was made from the variant's LQ, so flip and gray are already in it."""
+        """A variant's picture from an appended column, uint8; it was made from the variant's LQ, so flip
+        and gray are already in it.
+        """
         return self._decode(key, column, f"{variant}.png")
 
     def _decode(self, key: str, column: str, name: str) -> Pixels:
-        return decode_own(self.read(key, column, name))
+        return decode_trusted(self.read(key, column, name))
 
     def _target(self, key: str, variant: int, in_colour: bool) -> DegradationParams:
         params = self._params(key, variant)
@@ -192,13 +218,17 @@ class ShardedDataset:
 
     def _params(self, key: str, variant: int) -> DegradationParams:
         if not 0 <= variant < self.info.variants:
-            raise UsageError(f"variant {variant} of {key} was asked for; the dataset holds 0..{self.info.variants - 1}")
+            raise UsageError(
+                f"variant {variant} of {key} was asked for; the dataset holds 0..{self.info.variants - 1}"
+            )
         return self.sample(key).variants[variant]
 
     def _row_of(self, key: str) -> int:
         row = self._row.get(key)
         if row is None:
-            raise UsageError(f"the dataset in {self.root} has no key {key!r}; ask `keys(split)` for those it has")
+            raise UsageError(
+                f"the dataset in {self.root} has no key {key!r}; ask `keys(split)` for those it has"
+            )
         return row
 
     def _place(self, column: str, name: str) -> tuple[ColumnIndex, int]:
@@ -209,7 +239,10 @@ class ShardedDataset:
 
     def _index(self, column: str) -> ColumnIndex:
         if column not in self._columns:
-            raise UsageError(f"the dataset in {self.root} has no finished column {column!r}; it has {', '.join(sorted(self._columns))}")
+            raise UsageError(
+                f"the dataset in {self.root} has no finished column {column!r}; it has "
+                f"{', '.join(sorted(self._columns))}"
+            )
         return self._columns[column]
 
 
@@ -218,7 +251,9 @@ def _pread(path: Path, offset: int, length: int) -> bytes:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise ShardDamagedError(f"{path} is gone; expected a committed shard; run the shard step again") from error
+        raise ShardDamagedError(
+            f"{path} is gone; expected a committed shard; run the shard step again"
+        ) from error
     try:
         data = os.pread(handle, length, offset)
         while len(data) < length and (more := os.pread(handle, length - len(data), offset + len(data))):
@@ -226,5 +261,8 @@ def _pread(path: Path, offset: int, length: int) -> bytes:
     finally:
         os.close(handle)
     if len(data) != length:
-        raise ShardDamagedError(f"{path} ends early: {len(data)} of {length} bytes at {offset}; expected a whole shard; make it again")
+        raise ShardDamagedError(
+            f"{path} ends early: {len(data)} of {length} bytes at {offset}; expected a whole shard; make it "
+            "again"
+        )
     return data

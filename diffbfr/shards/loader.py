@@ -1,7 +1,8 @@
-"""Samples in the order of a run, a batch at a time, split over ranks and read ahead by threads; what there is to resume is a position.
+"""Samples in the order of a run, a batch at a time, split over ranks and read ahead by threads; what there is
+to resume is a position.
 
-Threads are enough, for hashing and decoding release the interpreter's lock, and a killed loader leaves nothing behind: no process, no
-shared memory.
+Threads are enough, for hashing and decoding release the interpreter's lock, and a killed loader leaves
+nothing behind: no process, no shared memory.
 """
 
 import json
@@ -25,7 +26,9 @@ _AHEAD: Final = 4
 
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """One sample: `position` counts over all ranks and epochs; `padding` marks those that only make the ranks' shares of a batch equal."""
+    """One sample: `position` counts over all ranks and epochs; `padding` marks those that only make the
+    ranks' shares of a batch equal.
+    """
 
     position: int
     key: str
@@ -35,7 +38,9 @@ class Loaded(Generic[T]):
 
 @dataclass(frozen=True)
 class LoaderState:
-    """Where a loader is, and in the order of what: `position` is the first of the next batch, whatever the ranks, readers and batch."""
+    """Where a loader is, and in the order of what: `position` is the first of the next batch, whatever the
+    ranks, readers and batch.
+    """
 
     position: int
     seed: int
@@ -52,18 +57,23 @@ class LoaderState:
         try:
             values = json.loads(text)
         except ValueError as error:
-            raise UsageError(f"the loader's state is no JSON ({error}); expected what `LoaderState.to_json` wrote; start anew") from error
+            raise UsageError(
+                f"the loader's state is no JSON ({error}); expected what `LoaderState.to_json` wrote; start "
+                "anew"
+            ) from error
         return from_dict(LoaderState, values, "the loader's state")
 
 
 class SampleLoader(Generic[T]):
-    """One rank's shares of the batches of a run, without end: every key of the split is shown once an epoch over all ranks.
+    """One rank's shares of the batches of a run, without end: every key of the split is shown once an epoch
+    over all ranks.
 
-    The s-th batch from `position` on holds the next `batch` positions of the run's order (`order.position`), whatever the ranks, of which
-    each takes a contiguous share; where `batch` does not divide by `ranks`, the last shares end with its first positions again, marked as
-    padding. `read(key, position)` makes a sample, in one of `readers` threads (0: in the caller's). `position` resumes at once with any
-    ranks, readers and batch: a number, or the `state` of another loader, which is refused if it belongs to other samples or another order.
-    `keys` are those of the split to show; all of them without.
+    The s-th batch from `position` on holds the next `batch` positions of the run's order (`order.position`),
+    whatever the ranks, of which each takes a contiguous share; where `batch` does not divide by `ranks`, the
+    last shares end with its first positions again, marked as padding. `read(key, position)` makes a sample,
+    in one of `readers` threads (0: in the caller's). `position` resumes at once with any ranks, readers and
+    batch: a number, or the `state` of another loader, which is refused if it belongs to other samples or
+    another order. `keys` are those of the split to show; all of them without.
     """
 
     def __init__(
@@ -84,12 +94,21 @@ class SampleLoader(Generic[T]):
         if isinstance(position, LoaderState):
             position = _continue(position, self._origin, str(dataset.root))
         if not 0 <= rank < ranks or readers < 0:
-            raise UsageError(f"rank {rank} of {ranks} with {readers} readers; expected 0 <= rank < ranks and no negative number")
+            raise UsageError(
+                f"rank {rank} of {ranks} with {readers} readers; expected 0 <= rank < ranks and no negative "
+                "number"
+            )
         if batch < 1 or position < 0:
-            raise UsageError(f"batches of {batch} from position {position} on; expected at least one sample, and no negative position")
+            raise UsageError(
+                f"batches of {batch} from position {position} on; expected at least one sample, and no "
+                "negative position"
+            )
         self._keys, self._read = dataset.keys(split) if keys is None else list(keys), read
         if not self._keys:
-            raise UsageError(f"the dataset in {dataset.root} has no {split} samples; expected at least one; choose another split")
+            raise UsageError(
+                f"the dataset in {dataset.root} has no {split} samples; expected at least one; choose "
+                "another split"
+            )
         self._seed, self._batch, self._rank, self._readers = seed, batch, rank, readers
         self._share = -(-batch // ranks)
         self.position = position
@@ -97,7 +116,9 @@ class SampleLoader(Generic[T]):
 
     @property
     def state(self) -> LoaderState:
-        """What to keep to go on, with what says that it is gone on with the same samples in the same order."""
+        """What to keep to go on, with what says that it is gone on with the same samples in the same
+        order.
+        """
         return replace(self._origin, position=self.position)
 
     def __iter__(self) -> Generator[list[Loaded[T]], None, None]:
@@ -142,6 +163,7 @@ def _continue(state: LoaderState, origin: LoaderState, root: str) -> int:
         kept, here = getattr(state, name), getattr(origin, name)
         if kept != here:
             raise UsageError(
-                f"the loader's state is of {name} {kept}, the loader of {root} has {here}; expected the same; use those or start anew"
+                f"the loader's state is of {name} {kept}, the loader of {root} has {here}; expected the "
+                "same; use those or start anew"
             )
     return state.position

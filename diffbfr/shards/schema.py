@@ -1,7 +1,8 @@
 """The rows of a dataset: samples, members of tars, and what the dataset and its columns say about themselves.
 
-A dataset is columnar: `hq<px>` (the ground truth), `hq<lq_px>` (x'_0), `lq` (the JPEGs of Eq. 13) and whatever was appended. Every column
-is a folder of tars with the same keys in the same order, so a sample is a key and a column is read only by who needs it.
+A dataset is columnar: `hq<px>` (the ground truth), `hq<lq_px>` (x'_0), `lq` (the JPEGs of Eq. 13) and
+whatever was appended. Every column is a folder of tars with the same keys in the same order, so a sample is a
+key and a column is read only by who needs it.
 """
 
 from dataclasses import dataclass, fields
@@ -25,8 +26,9 @@ class ShardDamagedError(DiffBFRError):
 class Sample:
     """One ground-truth face and the draws of its pre-sampled variants.
 
-    `source` is the photo's name, `width` and `height` (px) its size after EXIF orientation, `source_sha256` the digest of its file.
-    `pixel_sha256` and `low_pixel_sha256` are `images.pixel_digest` of the two stored sizes, before any variant's flip or gray.
+    `source` is the photo's name, `width` and `height` (px) its size after EXIF orientation, `source_sha256`
+    the digest of its file. `pixel_sha256` and `low_pixel_sha256` are `images.pixel_digest` of the two stored
+    sizes, before any variant's flip or gray.
     """
 
     key: str
@@ -43,7 +45,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where one file of one sample lies: `name` is what follows the key ("webp", "0.jpg"), `tar` is relative to the dataset."""
+    """Where one file of one sample lies: `name` is what follows the key ("webp", "0.jpg"), `tar` is
+    relative to the dataset.
+    """
 
     key: str
     name: str
@@ -56,9 +60,11 @@ class Member:
 
 @dataclass(frozen=True)
 class ColumnInfo:
-    """One column: its members' names in order, and the digest of the model that made it ("" for the columns made from photos).
+    """One column: its members' names in order, and the digest of the model that made it ("" for the columns
+    made from photos).
 
-    `quarantined` names the members (key, name) that are degenerate: they keep their place, and nothing may learn from them.
+    `quarantined` names the members (key, name) that are degenerate: they keep their place, and nothing may
+    learn from them.
     """
 
     column: str
@@ -71,7 +77,8 @@ class ColumnInfo:
 class DatasetInfo:
     """What `dataset.json` says.
 
-    `content_id` covers decoded pixels and LQ bytes, whatever the codec and the shard size; `archive_id` covers the bytes of the tars.
+    `content_id` covers decoded pixels and LQ bytes, whatever the codec and the shard size; `archive_id`
+    covers the bytes of the tars.
     """
 
     hq_px: int
@@ -101,5 +108,7 @@ class DatasetInfo:
 
 
 def row_fields(row: Any) -> dict[str, Any]:
-    """Name a row's fields, for `json.dumps(default=row_fields)`; `dataclasses.asdict` copies deeply, which 500,000 members would feel."""
+    """Name a row's fields, for `json.dumps(default=row_fields)`; `dataclasses.asdict` copies deeply, which
+    500,000 members would feel.
+    """
     return {field.name: getattr(row, field.name) for field in fields(row)}

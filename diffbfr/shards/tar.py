@@ -1,7 +1,9 @@
-"""Deterministic tars: USTAR, members in the order given, mtime 0, uid and gid 0, mode 0444; read by `tarfile`, `webdataset` and `tar`.
+"""Deterministic tars: USTAR, members in the order given, mtime 0, uid and gid 0, mode 0444; read by
+`tarfile`, `webdataset` and `tar`.
 
-The same entries give the same bytes on every machine. A tar that was cut at a member's end reads as a shorter tar without an error
-everywhere, so what is published is always checked against a count and a digest kept elsewhere.
+The same entries give the same bytes on every machine. A tar that was cut at a member's end reads as a shorter
+tar without an error everywhere, so what is published is always checked against a count and a digest kept
+elsewhere.
 """
 
 import hashlib
@@ -55,7 +57,9 @@ class TarBuilder:
         self._writer.end()
         data = self._buffer.getvalue()  # the buffer's own bytes, not a copy
         check_tar(data, len(self._writer.members))
-        return BuiltTar(data=data, sha256=hashlib.sha256(data).hexdigest(), members=tuple(self._writer.members))
+        return BuiltTar(
+            data=data, sha256=hashlib.sha256(data).hexdigest(), members=tuple(self._writer.members)
+        )
 
 
 def build_tar(entries: Iterable[tuple[str, bytes]]) -> BuiltTar:
@@ -83,10 +87,13 @@ def check_tar(data: bytes, count: int) -> None:
             found = sum(1 for _ in tar)
     except tarfile.TarError as error:
         raise ShardDamagedError(
-            f"a tar of {len(data)} bytes cannot be read ({error}); expected {count} members; make the shard again"
+            f"a tar of {len(data)} bytes cannot be read ({error}); expected {count} members; make the shard "
+            "again"
         ) from error
     if found != count:
-        raise ShardDamagedError(f"a tar of {len(data)} bytes holds {found} members; expected {count}; make the shard again")
+        raise ShardDamagedError(
+            f"a tar of {len(data)} bytes holds {found} members; expected {count}; make the shard again"
+        )
 
 
 class _Writer:
@@ -101,7 +108,9 @@ class _Writer:
         self._write(content)
         padding = -len(content) % _BLOCK
         self._write(bytes(padding))
-        self.members.append(TarMember(name, self._position + _BLOCK, len(content), hashlib.sha256(content).hexdigest()))
+        self.members.append(
+            TarMember(name, self._position + _BLOCK, len(content), hashlib.sha256(content).hexdigest())
+        )
         self._position += _BLOCK + len(content) + padding
 
     def end(self) -> None:

@@ -1,7 +1,8 @@
 """Procedural faces: the embedded default data, aligned to the FFHQ frame and deterministic by seed.
 
-`draw_attributes` says what a face looks like, `render_face` paints it. Start reading in `attributes.py`; `canvas.py` is the raster,
-`layout.py` places the parts, and `scene.py`, `head.py`, `features.py`, `marks.py` and `hair.py` paint them from back to front.
+`draw_attributes` says what a face looks like, `render_face` paints it. Start reading in `attributes.py`;
+`canvas.py` is the raster, `layout.py` places the parts, and `scene.py`, `head.py`, `features.py`, `marks.py`
+and `hair.py` paint them from back to front.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffbfr.errors import UsageError
-from diffbfr.synthetic.attributes import ATTRIBUTE_RATES, FFHQ_LANDMARKS, FaceAttributes, detail_words, draw_attributes
+from diffbfr.synthetic.attributes import (
+    ATTRIBUTE_RATES,
+    FFHQ_LANDMARKS,
+    FaceAttributes,
+    detail_words,
+    draw_attributes,
+)
 from diffbfr.synthetic.canvas import Canvas
 from diffbfr.synthetic.features import paint_eyes, paint_mouth, paint_nose
 from diffbfr.synthetic.hair import paint_hair, paint_hair_behind
@@ -19,7 +26,16 @@ from diffbfr.synthetic.layout import lay_out
 from diffbfr.synthetic.marks import paint_beard, paint_freckles, paint_glasses, paint_lines, paint_moles
 from diffbfr.synthetic.scene import paint_backdrop, paint_clothes
 
-__all__ = ["ATTRIBUTE_RATES", "FFHQ_LANDMARKS", "MAX_PX", "MIN_PX", "FaceAttributes", "SyntheticFace", "draw_attributes", "render_face"]
+__all__ = [
+    "ATTRIBUTE_RATES",
+    "FFHQ_LANDMARKS",
+    "MAX_PX",
+    "MIN_PX",
+    "FaceAttributes",
+    "SyntheticFace",
+    "draw_attributes",
+    "render_face",
+]
 
 MIN_PX, MAX_PX = 16, 512
 _GRID_PX = 128  # smaller pictures are averaged down from at least this grid, so that thin lines survive
@@ -34,9 +50,14 @@ class SyntheticFace:
 
 
 def render_face(seed: int, px: int = 512) -> SyntheticFace:
-    """Paint face `seed` on a square of `px` pixels (16 to 512); the same seed at another size is the same face."""
+    """Paint face `seed` on a square of `px` pixels (16 to 512); the same seed at another size is the same
+    face.
+    """
     if isinstance(px, bool) or not isinstance(px, int | np.integer) or not MIN_PX <= px <= MAX_PX:
-        raise UsageError(f"face size is {px!r} px; expected an integer from {MIN_PX} to {MAX_PX}; choose a size in that range")
+        raise UsageError(
+            f"face size is {px!r} px; expected an integer from {MIN_PX} to {MAX_PX}; choose a size in that "
+            "range"
+        )
     face = draw_attributes(seed)
     layout, words = lay_out(face), detail_words(face.seed)
     shrink = -(-_GRID_PX // int(px))

@@ -1,7 +1,8 @@
 """What a procedural face looks like, drawn from its seed before anything is painted.
 
-Every number comes from raw Philox words and plain float arithmetic, so a seed gives the same attributes on every machine and with
-every numpy. Lengths are in pixels of the 512 px FFHQ frame; unitless traits lie in [0, 1] or about [-1, 1] as their comment says.
+Every number comes from raw Philox words and plain float arithmetic, so a seed gives the same attributes on
+every machine and with every numpy. Lengths are in pixels of the 512 px FFHQ frame; unitless traits lie in [0,
+1] or about [-1, 1] as their comment says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,16 @@ from diffbfr.errors import UsageError
 
 Point = tuple[float, float]
 
-FFHQ_LANDMARKS: tuple[Point, ...] = ((192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15))
-"""Left eye, right eye, nose tip, left and right mouth corner (left and right as seen in the picture), 512 px frame."""
+FFHQ_LANDMARKS: tuple[Point, ...] = (
+    (192.98, 239.95),
+    (318.90, 240.19),
+    (256.63, 314.02),
+    (201.26, 371.41),
+    (313.09, 371.15),
+)
+"""Left eye, right eye, nose tip, left and right mouth corner (left and right as seen in the picture), 512
+px frame.
+"""
 
 ATTRIBUTE_RATES: Mapping[str, float] = MappingProxyType(
     {
@@ -91,7 +100,7 @@ class FaceAttributes:
     landmarks: tuple[Point, ...]  # five points as in FFHQ_LANDMARKS
 
 
-class Words:
+class RandomStream:
     """Numbers from one Philox stream, mapped by shifts and exact products only."""
 
     def __init__(self, seed: int, stream: int) -> None:
@@ -132,22 +141,33 @@ class Words:
 def check_seed(seed: int) -> int:
     """Return the seed, or raise UsageError when it is not an integer in [0, 2**64)."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < 2**64:
-        raise UsageError(f"face seed is {seed!r}; expected an integer from 0 to 2**64 - 1; choose another seed")
+        raise UsageError(
+            f"face seed is {seed!r}; expected an integer from 0 to 2**64 - 1; choose another seed"
+        )
     return int(seed)
 
 
-def detail_words(seed: int) -> Words:
-    """The stream for small things that no attribute names: where moles sit, how strands lie, where blobs float."""
-    return Words(seed, _DETAIL_STREAM)
+def detail_words(seed: int) -> RandomStream:
+    """The stream for small things that no attribute names: where moles sit, how strands lie, where blobs
+    float.
+    """
+    return RandomStream(seed, _DETAIL_STREAM)
 
 
 def draw_attributes(seed: int) -> FaceAttributes:
     """Draw the attributes of face `seed`; cheap, nothing is rendered."""
-    words = Words(check_seed(seed), _ATTRIBUTE_STREAM)
+    words = RandomStream(check_seed(seed), _ATTRIBUTE_STREAM)
     rate = ATTRIBUTE_RATES
     moles = 1 + int(words.unit() * words.unit() * 5.0) if words.chance(rate["moles"]) else 0
-    flags = {name: words.chance(rate[name]) for name in ("freckles", "glasses", "fringe", "gray", "teeth", "earrings")}
-    beard = words.choice(("stubble", "moustache", "full"), (0.4, 0.2, 0.4)) if words.chance(rate["beard"]) else "none"
+    flags = {
+        name: words.chance(rate[name])
+        for name in ("freckles", "glasses", "fringe", "gray", "teeth", "earrings")
+    }
+    beard = (
+        words.choice(("stubble", "moustache", "full"), (0.4, 0.2, 0.4))
+        if words.chance(rate["beard"])
+        else "none"
+    )
     age = words.unit()
     skin_tone = words.unit()
     skin_tone = skin_tone * (0.6 + 0.4 * skin_tone)
@@ -171,7 +191,10 @@ def draw_attributes(seed: int) -> FaceAttributes:
         undertone=words.bell(),
         hair_style=_hair_style(words, flags["fringe"], beard != "none"),
         hair_colour=_hair_colour(words, skin_tone, age),
-        eye_colour=words.choice(EYE_COLOURS, (0.3, 0.3, 0.1, 0.1, 0.15, 0.1) if skin_tone < 0.55 else (0.7, 0.25, 0.05, 0.0, 0.0, 0.0)),
+        eye_colour=words.choice(
+            EYE_COLOURS,
+            (0.3, 0.3, 0.1, 0.1, 0.15, 0.1) if skin_tone < 0.55 else (0.7, 0.25, 0.05, 0.0, 0.0, 0.0),
+        ),
         makeup=makeup,
         age=age,
         face_width=words.bell(),
@@ -200,10 +223,15 @@ def draw_attributes(seed: int) -> FaceAttributes:
 
 
 def to_frame(point: Point, roll: float, scale: float, shift: Point) -> Point:
-    """Carry a point of the upright face to the 512 px picture; `roll` is the tangent of half the angle, so no sine is needed."""
+    """Carry a point of the upright face to the 512 px picture; `roll` is the tangent of half the angle, so
+    no sine is needed.
+    """
     cosine, sine = (1.0 - roll * roll) / (1.0 + roll * roll), 2.0 * roll / (1.0 + roll * roll)
     x, y = point[0] - 256.0, point[1] - 306.0
-    return (256.0 + shift[0] + scale * (cosine * x - sine * y), 306.0 + shift[1] + scale * (sine * x + cosine * y))
+    return (
+        256.0 + shift[0] + scale * (cosine * x - sine * y),
+        306.0 + shift[1] + scale * (sine * x + cosine * y),
+    )
 
 
 def from_frame(point: Point, roll: float, scale: float, shift: Point) -> Point:
@@ -213,8 +241,10 @@ def from_frame(point: Point, roll: float, scale: float, shift: Point) -> Point:
     return (256.0 + cosine * x + sine * y, 306.0 - sine * x + cosine * y)
 
 
-def _landmarks(words: Words, yaw: float, roll: float, scale: float, shift: Point) -> tuple[Point, ...]:
-    """The five points: the mean FFHQ ones, some individual proportion, the nose carried by the turn of the head, then the pose."""
+def _landmarks(words: RandomStream, yaw: float, roll: float, scale: float, shift: Point) -> tuple[Point, ...]:
+    """The five points: the mean FFHQ ones, some individual proportion, the nose carried by the turn of the
+    head, then the pose.
+    """
     eyes, nose, wide, high = 3.0 * words.bell(), 5.0 * words.bell(), 6.0 * words.bell(), 4.0 * words.bell()
     left_eye, right_eye, tip, left_mouth, right_mouth = FFHQ_LANDMARKS
     upright = (
@@ -227,16 +257,18 @@ def _landmarks(words: Words, yaw: float, roll: float, scale: float, shift: Point
     return tuple(to_frame(point, roll, scale, shift) for point in upright)
 
 
-def _hair_style(words: Words, fringe: bool, bearded: bool) -> str:
+def _hair_style(words: RandomStream, fringe: bool, bearded: bool) -> str:
     """A style that can carry the fringe, when there is one; beards go with short hair more often."""
     if fringe:
-        return words.choice(("short", "curly", "bob", "long", "wavy", "bun"), (0.2, 0.1, 0.25, 0.2, 0.15, 0.1))
+        return words.choice(
+            ("short", "curly", "bob", "long", "wavy", "bun"), (0.2, 0.1, 0.25, 0.2, 0.15, 0.1)
+        )
     if bearded:
         return words.choice(HAIR_STYLES, (0.15, 0.2, 0.25, 0.2, 0.1, 0.0, 0.05, 0.05, 0.0))
     return words.choice(HAIR_STYLES, (0.04, 0.08, 0.17, 0.17, 0.12, 0.12, 0.13, 0.12, 0.05))
 
 
-def _hair_colour(words: Words, skin_tone: float, age: float) -> str:
+def _hair_colour(words: RandomStream, skin_tone: float, age: float) -> str:
     """A natural colour for the skin tone, silver with age, sometimes dyed."""
     silver = 0.9 * max(0.0, age - 0.72) / 0.28
     light = (0.12, 0.2, 0.2, 0.1, 0.06, 0.14, 0.14, silver, 0.03)

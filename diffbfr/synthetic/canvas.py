@@ -1,8 +1,9 @@
 """A resolution-independent raster: distance fields on a pixel grid, composited with analytic anti-aliasing.
 
-Coordinates are those of the upright face in the 512 px FFHQ frame, whatever the size of the picture. Colours are linear light (gamma 2:
-a square root closes it). Only + - * /, square root, floor, minimum and maximum touch the pixels, elementwise in float32: IEEE 754 fixes
-their results, so the same picture comes out of every processor. No sine, power or exponential, whose last bit differs between libraries.
+Coordinates are those of the upright face in the 512 px FFHQ frame, whatever the size of the picture. Colours
+are linear light (gamma 2: a square root closes it). Only + - * /, square root, floor, minimum and maximum
+touch the pixels, elementwise in float32: IEEE 754 fixes their results, so the same picture comes out of every
+processor. No sine, power or exponential, whose last bit differs between libraries.
 """
 
 from dataclasses import dataclass
@@ -61,7 +62,9 @@ def wave(turns: Plane) -> Plane:
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of the canvas: views of its pixels and their face coordinates, so that small features cost little."""
+    """A rectangle of the canvas: views of its pixels and their face coordinates, so that small features
+    cost little.
+    """
 
     x: Plane
     y: Plane
@@ -127,7 +130,10 @@ class Canvas:
 
     def slices(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice]:
         """Rows and columns of the picture that hold this rectangle of face coordinates."""
-        corners = [to_frame(corner, *self._pose) for corner in ((left, top), (right, top), (left, bottom), (right, bottom))]
+        corners = [
+            to_frame(corner, *self._pose)
+            for corner in ((left, top), (right, top), (left, bottom), (right, bottom))
+        ]
         return self._slice([corner[1] for corner in corners]), self._slice([corner[0] for corner in corners])
 
     def _slice(self, values: list[float]) -> slice:

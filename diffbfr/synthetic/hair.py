@@ -1,4 +1,6 @@
-"""Hair: one silhouette behind the neck, one in front of the face, shaded along strands that fan out from the parting."""
+"""Hair: one silhouette behind the neck, one in front of the face, shaded along strands that fan out from
+the parting.
+"""
 
 from dataclasses import dataclass
 
@@ -41,13 +43,18 @@ def paint_hair_behind(canvas: Canvas, face: FaceAttributes, layout: Layout) -> N
         window = canvas.window(layout.middle - 90.0, -40.0, layout.middle + 90.0, 110.0)
         body = window.ellipse(layout.middle + 20.0 * face.part, 46.0, 62.0, 46.0)
         strands = wave((window.x - layout.middle) * 0.045 + (window.y - 46.0) * (window.y - 46.0) * 0.0006)
-        window.paint(window.cover(body + 1.5 * strands), _shaded(layout.hair, 0.55 + 0.10 * strands + 0.25 * smooth(window.y, 80.0, 10.0)))
+        window.paint(
+            window.cover(body + 1.5 * strands),
+            _shaded(layout.hair, 0.55 + 0.10 * strands + 0.25 * smooth(window.y, 80.0, 10.0)),
+        )
     if face.hair_style not in _LOOSE:
         return
     cut, full = _CUTS[face.hair_style], canvas.full
     strands = wave(full.x * 0.06 + 0.4 * wave(full.y * 0.006))
     window = canvas.full
-    window.paint(window.cover(_silhouette(window, layout, cut, face)), _shaded(layout.hair, 0.34 + 0.08 * strands))
+    window.paint(
+        window.cover(_silhouette(window, layout, cut, face)), _shaded(layout.hair, 0.34 + 0.08 * strands)
+    )
 
 
 def paint_hair(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
@@ -67,7 +74,9 @@ def paint_hair(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
 
 
 def _silhouette(window: Window, layout: Layout, cut: _Cut, face: FaceAttributes) -> Plane:
-    """Signed distance to the outside of the hair: a cap on the skull that goes on downwards as two curtains."""
+    """Signed distance to the outside of the hair: a cap on the skull that goes on downwards as two
+    curtains.
+    """
     half = layout.half_width + cut.volume
     centre = 250.0
     x = window.x - layout.middle - 6.0 * face.part * (cut.volume > 10.0)
@@ -75,7 +84,9 @@ def _silhouette(window: Window, layout: Layout, cut: _Cut, face: FaceAttributes)
     down = np.maximum(y, np.float32(0.0))
     sway = cut.curl * 7.0 * wave(window.y * 0.013 + 0.2 * face.part) if cut.length > 400.0 else 0.0
     width = (
-        half + cut.spread * (down if cut.spread > 0.0 else np.maximum(y + 55.0, np.float32(0.0))) + sway * smooth(window.y, 230.0, 300.0)
+        half
+        + cut.spread * (down if cut.spread > 0.0 else np.maximum(y + 55.0, np.float32(0.0)))
+        + sway * smooth(window.y, 230.0, 300.0)
     )
     u = x / width
     v = np.minimum(y, np.float32(0.0)) * (1.0 / (centre - layout.top + 1.15 * cut.volume))
@@ -85,7 +96,9 @@ def _silhouette(window: Window, layout: Layout, cut: _Cut, face: FaceAttributes)
     along_y = (1.5 * v + v2 * v) * (1.0 / (centre - layout.top + cut.volume))
     distance = level / (np.sqrt(along_x * along_x + along_y * along_y) + 1e-3)
     if cut.curl > 0.8:
-        distance = distance + 4.5 * wave(window.x * 0.024 + 0.3 * wave(window.y * 0.011)) * wave(window.y * 0.022 + 0.25)
+        distance = distance + 4.5 * wave(window.x * 0.024 + 0.3 * wave(window.y * 0.011)) * wave(
+            window.y * 0.022 + 0.25
+        )
     end = cut.length - 0.10 * np.abs(x) + 2.0 * wave(window.x * 0.031) + 1.5 * wave(window.x * 0.083 + 0.3)
     outside: Plane = np.maximum(distance, window.y - end)
     return outside
@@ -101,7 +114,11 @@ def _free_face(window: Window, face: FaceAttributes, layout: Layout, cut: _Cut) 
     y = window.y - 268.0
     up = np.minimum(y, np.float32(0.0))
     temple = 5.0 * wave(window.y * 0.016 + 0.1) * (face.hair_style in ("short", "side_part", "buzz"))
-    close = 1.0 - 0.11 * smooth(window.y, 290.0, 410.0) + 0.05 * wave(window.y * 0.0047 + 0.25 * face.part) if loose else 1.0
+    close = (
+        1.0 - 0.11 * smooth(window.y, 290.0, 410.0) + 0.05 * wave(window.y * 0.0047 + 0.25 * face.part)
+        if loose
+        else 1.0
+    )
     u = (x + temple * np.where(x > 0.0, np.float32(1.0), np.float32(-1.0))) / (half * close)
     recede = 14.0 * max(0.0, face.age - 0.45) * (face.hair_style not in _LOOSE)
     v = up / (268.0 - cut.hairline + recede - lean * 60.0 * u)
@@ -117,17 +134,23 @@ def _free_face(window: Window, face: FaceAttributes, layout: Layout, cut: _Cut) 
 
 
 def _fringe_edge(window: Window, face: FaceAttributes, layout: Layout) -> Plane:
-    """Distance below the fringe's lower edge (negative under it): locks of different length, swept to the parting's side."""
+    """Distance below the fringe's lower edge (negative under it): locks of different length, swept to the
+    parting's side.
+    """
     x = window.x - layout.middle
     swept = x + 0.5 * face.part * (window.y - 140.0)
-    locks = 5.0 * wave(swept * 0.017 + 0.3 * face.part) + 3.0 * wave(swept * 0.043 + 0.3) * wave(swept * 0.009 + 0.1)
+    locks = 5.0 * wave(swept * 0.017 + 0.3 * face.part) + 3.0 * wave(swept * 0.043 + 0.3) * wave(
+        swept * 0.009 + 0.1
+    )
     edge = 200.0 + locks - 0.0009 * x * x + 0.10 * face.part * x
     distance: Plane = (edge - window.y) * 0.85
     return distance
 
 
 def _strand_light(window: Window, face: FaceAttributes, layout: Layout, cut: _Cut) -> Plane:
-    """Light on the hair: round like the skull, striped by strands, with a glossy band, darker at its inner edges."""
+    """Light on the hair: round like the skull, striped by strands, with a glossy band, darker at its inner
+    edges.
+    """
     lx, ly, _ = layout.light
     side = 70.0 if face.hair_style == "side_part" else 34.0
     root_x, root_y = layout.middle + side * face.part, layout.top + 6.0 - cut.volume
@@ -138,14 +161,18 @@ def _strand_light(window: Window, face: FaceAttributes, layout: Layout, cut: _Cu
     flow = fan + bend
     flow = flow + 0.035 * wave(flow * 2.3 + reach * 0.0021 + face.part)
     uneven = 0.55 + 0.45 * wave(flow * 1.7 + 0.3 + 2.0 * face.part)
-    pitch = reach * (1.0 / window.pixel)  # pixels a turn of the fan; strands finer than the grid fade out before they alias
+    pitch = reach * (
+        1.0 / window.pixel
+    )  # pixels a turn of the fan; strands finer than the grid fade out before they alias
     medium, fine = smooth(pitch, 1.8 * 8.9, 4.0 * 8.9), smooth(pitch, 1.8 * 17.3, 4.0 * 17.3)
     strands = 0.28 * wave(flow * 3.7 + 0.1) + 0.34 * medium * uneven * wave(flow * 8.9 + 0.4)
     strands = strands + 0.26 * fine * (1.3 - uneven) * wave(flow * 17.3 + 0.15)
     if face.hair_style == "buzz":
         strands = 0.15 * strands
     if cut.curl > 0.8:
-        rings = wave(window.x * 0.028 + 0.35 * wave(window.y * 0.019)) * wave(window.y * 0.027 + 0.35 * wave(window.x * 0.017))
+        rings = wave(window.x * 0.028 + 0.35 * wave(window.y * 0.019)) * wave(
+            window.y * 0.027 + 0.35 * wave(window.x * 0.017)
+        )
         strands = 0.85 * rings + 0.25 * wave(window.x * 0.061 + 0.5 * wave(window.y * 0.037))
     u = (window.x - layout.middle) * (1.0 / (layout.half_width + cut.volume + 8.0))
     v = (window.y - 250.0) * (1.0 / 230.0)
@@ -154,7 +181,9 @@ def _strand_light(window: Window, face: FaceAttributes, layout: Layout, cut: _Cu
     band = reach * (1.0 / 88.0) - 1.05 - 0.25 * lx * u + 0.10 * strands
     gloss = bump(band * band * 4.0) * (0.35 + 0.25 * strands)
     fall = 1.0 - 0.30 * smooth(window.y, 260.0, 520.0)
-    return np.maximum(facing * fall * (0.95 + 0.36 * strands) + 0.75 * gloss * (1.0 - 0.5 * cut.curl), np.float32(0.06))
+    return np.maximum(
+        facing * fall * (0.95 + 0.36 * strands) + 0.75 * gloss * (1.0 - 0.5 * cut.curl), np.float32(0.06)
+    )
 
 
 def _shaded(colour: Colour, light: Plane) -> Plane:

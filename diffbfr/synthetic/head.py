@@ -10,7 +10,9 @@ from diffbfr.synthetic.layout import Layout
 
 
 def face_distance(window: Window, layout: Layout, grow: float = 0.0) -> Plane:
-    """Signed distance to the outline of the face, to first order: an egg with a tapered, more or less square jaw."""
+    """Signed distance to the outline of the face, to first order: an egg with a tapered, more or less
+    square jaw.
+    """
     half = layout.half_width + grow
     centre = 272.0
     above, below = centre - layout.top + grow, layout.chin - centre + grow
@@ -40,12 +42,16 @@ def paint_neck(canvas: Canvas, layout: Layout) -> None:
     flare = smooth(window.y, 440.0, 560.0) * 0.35
     x = x / (1.0 + flare)
     side = np.minimum(x * x, np.float32(1.0))
-    lit = layout.ambient * 0.8 + 0.42 * np.maximum(layout.light[2] * np.sqrt(1.05 - side) + layout.light[0] * x, np.float32(0.0))
+    lit = layout.ambient * 0.8 + 0.42 * np.maximum(
+        layout.light[2] * np.sqrt(1.05 - side) + layout.light[0] * x, np.float32(0.0)
+    )
     jaw = smooth(face_distance(window, layout, 6.0) - 14.0 * layout.light[0] * x, 52.0, 0.0)
     shade = lit * (1.0 - 0.55 * jaw)
     colour = np.stack([shade * (layout.skin[channel] * layout.lamp[channel]) for channel in range(3)])
     window.paint(window.cover((np.abs(x) - 1.0) * 0.6 * layout.half_width), colour)
-    tendon = window.stroke(window.x - layout.middle - 38.0 + 0.25 * (window.y - 440.0), 5.0) * smooth(window.y, 470.0, 500.0)
+    tendon = window.stroke(window.x - layout.middle - 38.0 + 0.25 * (window.y - 440.0), 5.0) * smooth(
+        window.y, 470.0, 500.0
+    )
     window.dim(0.12 * tendon, layout.shadow)
 
 
@@ -62,11 +68,16 @@ def paint_ears(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
         window.dim(0.50 * window.cover(window.ellipse(x - sign * 1.0, y + 2.0, 9.0, 26.0)), layout.shadow)
         rim = window.stroke(window.ellipse(x + sign * 1.0, y - 2.0, 14.0, 34.0), 1.6)
         window.glow(0.10 * rim * smooth(window.y, y + 20.0, y - 20.0), layout.skin)
-        window.dim(0.45 * window.cover(body) * smooth(face_distance(window, layout), 12.0, 0.0), layout.shadow)
+        window.dim(
+            0.45 * window.cover(body) * smooth(face_distance(window, layout), 12.0, 0.0), layout.shadow
+        )
         if face.earrings:
             drop = window.ellipse(x + sign * 4.0, y + 50.0, 6.5, 7.5)
             window.paint(window.cover(drop), (0.62, 0.50, 0.20) if face.accent < 0.5 else (0.6, 0.62, 0.66))
-            window.paint(window.cover(window.ellipse(x + sign * 4.0 + 4.0 * layout.light[0], y + 47.5, 2.2, 2.2)), (1.0, 0.98, 0.92))
+            window.paint(
+                window.cover(window.ellipse(x + sign * 4.0 + 4.0 * layout.light[0], y + 47.5, 2.2, 2.2)),
+                (1.0, 0.98, 0.92),
+            )
 
 
 class _Relief:
@@ -104,7 +115,13 @@ def _carve(relief: _Relief, face: FaceAttributes, layout: Layout) -> None:
         relief.raise_hill(middle + sign * 122.0, 205.0, 40.0, 70.0, -7.0)
         relief.raise_hill(middle + sign * 98.0, 388.0, 44.0, 60.0, -7.0 + 3.0 * face.jaw)
         relief.raise_hill(nose_x + sign * 19.0 * wide, nose_y + 1.0, 13.0 * wide, 13.0, 7.0)
-        relief.raise_hill(layout.mouth[0 if sign < 0 else 1][0] + sign * 4.0, mouth_y + 2.0, 21.0, 20.0, -1.8 - 1.4 * face.smile)
+        relief.raise_hill(
+            layout.mouth[0 if sign < 0 else 1][0] + sign * 4.0,
+            mouth_y + 2.0,
+            21.0,
+            20.0,
+            -1.8 - 1.4 * face.smile,
+        )
     relief.raise_hill((middle + 256.0) * 0.5, 150.0, 110.0, 80.0, 12.0)
     relief.raise_hill(nose_x * 0.6 + 0.4 * 256.0, nose_y - 44.0, 25.0 * wide, 62.0, 13.0)
     relief.raise_hill(nose_x, nose_y - 4.0, 27.0 * wide, 27.0, 15.0)
@@ -156,13 +173,18 @@ def paint_head(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
 def _flush(canvas: Canvas, layer: Window, face: FaceAttributes, layout: Layout) -> None:
     """Redder cheeks, nose and chin; darker lids and under the eyes."""
     rosy = 0.30 + 0.25 * face.makeup + 0.1 * face.smile
-    spots = [(layout.nose[0], layout.nose[1], 34.0, 30.0, 0.45), (layout.middle, layout.chin - 28.0, 44.0, 30.0, 0.2)]
+    spots = [
+        (layout.nose[0], layout.nose[1], 34.0, 30.0, 0.45),
+        (layout.middle, layout.chin - 28.0, 44.0, 30.0, 0.2),
+    ]
     for sign, (x, y) in zip((-1.0, 1.0), layout.eyes, strict=True):
         spots.append((layout.middle + sign * 84.0, 326.0, 62.0, 52.0, rosy))
         spots.append((x, y + 24.0, 44.0, 20.0, 0.18 + 0.3 * face.age))
     for x, y, a, b, strength in spots:
         rows, columns = canvas.slices(x - a, y - b, x + a, y + b)
-        patch = Window(layer.x[rows, columns], layer.y[rows, columns], layer.image[:, rows, columns], layer.pixel)
+        patch = Window(
+            layer.x[rows, columns], layer.y[rows, columns], layer.image[:, rows, columns], layer.pixel
+        )
         patch.paint(strength * patch.hill(x, y, a, b), layout.blood)
 
 

@@ -2,15 +2,21 @@
 
 import numpy as np
 
-from diffbfr.synthetic.attributes import FaceAttributes, Words
+from diffbfr.synthetic.attributes import FaceAttributes, RandomStream
 from diffbfr.synthetic.canvas import Canvas, Plane, Window, clip01, linear, smooth, wave
 from diffbfr.synthetic.head import face_distance
 from diffbfr.synthetic.layout import Layout
 
-_FRAMES = (linear(24, 22, 24), linear(92, 58, 34), linear(150, 126, 80), linear(120, 124, 130), linear(120, 30, 40))
+_FRAMES = (
+    linear(24, 22, 24),
+    linear(92, 58, 34),
+    linear(150, 126, 80),
+    linear(120, 124, 130),
+    linear(120, 30, 40),
+)
 
 
-def paint_moles(canvas: Canvas, face: FaceAttributes, layout: Layout, words: Words) -> None:
+def paint_moles(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
     """Dark round spots on cheeks, chin and forehead, clear of eyes, nose and mouth."""
     for _ in range(face.moles):
         sign = 1.0 if words.chance(0.5) else -1.0
@@ -27,26 +33,33 @@ def paint_moles(canvas: Canvas, face: FaceAttributes, layout: Layout, words: Wor
         window.paint(0.88 * window.cover(window.ellipse(x, y, radius, radius * 0.92)), colour)
 
 
-def paint_freckles(canvas: Canvas, face: FaceAttributes, layout: Layout, words: Words) -> None:
+def paint_freckles(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
     """Small warm spots over nose and cheeks."""
     if not face.freckles:
         return
     for _ in range(64):
         across, down = words.span(-0.85, 0.85), words.bell()
-        x, y = layout.middle + 3.0 * face.yaw + 140.0 * across, 306.0 + 62.0 * down + 0.0012 * (140.0 * across) * (140.0 * across)
+        x, y = (
+            layout.middle + 3.0 * face.yaw + 140.0 * across,
+            306.0 + 62.0 * down + 0.0012 * (140.0 * across) * (140.0 * across),
+        )
         radius, strength = words.span(2.0, 3.8), words.span(0.25, 0.55)
         window = canvas.window(x - 6.0, y - 6.0, x + 6.0, y + 6.0)
         window.dim(strength * window.cover(window.ellipse(x, y, radius, radius)), (0.62, 0.40, 0.30))
 
 
 def paint_lines(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
-    """Folds from the nose to the mouth's corners, deeper with a smile and with age; forehead lines and crow's feet late."""
+    """Folds from the nose to the mouth's corners, deeper with a smile and with age; forehead lines and
+    crow's feet late.
+    """
     mouth_y = (layout.mouth[0][1] + layout.mouth[1][1]) * 0.5
     fold = 0.16 + 0.32 * face.age * face.age + 0.26 * face.smile
     for sign, corner in zip((-1.0, 1.0), layout.mouth, strict=True):
         start_x, start_y = layout.nose[0] + sign * 30.0, layout.nose[1] - 6.0
         end_x, end_y = corner[0] + sign * 12.0, mouth_y + 8.0
-        window = canvas.window(min(start_x, end_x) - 24.0, start_y - 8.0, max(start_x, end_x) + 24.0, end_y + 8.0)
+        window = canvas.window(
+            min(start_x, end_x) - 24.0, start_y - 8.0, max(start_x, end_x) + 24.0, end_y + 8.0
+        )
         t = (window.y - start_y) * (1.0 / (end_y - start_y))
         path = start_x + (end_x - start_x) * t + sign * 13.0 * face.smile * 4.0 * t * (1.0 - t)
         ends = smooth(t, 0.0, 0.3) * smooth(t, 1.05, 0.7)
@@ -65,7 +78,10 @@ def paint_lines(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
         u = (window.x - eye_x) * sign
         reach = smooth(u, 36.0, 44.0) * smooth(u, 62.0, 50.0)
         for slope in (-0.35, 0.10, 0.55):
-            window.dim(0.8 * depth * reach * window.stroke(window.y - eye_y - 2.0 - slope * (u - 28.0), 0.9), (0.50, 0.40, 0.36))
+            window.dim(
+                0.8 * depth * reach * window.stroke(window.y - eye_y - 2.0 - slope * (u - 28.0), 0.9),
+                (0.50, 0.40, 0.36),
+            )
         bag = window.stroke(window.y - eye_y - 24.0 + 0.006 * u * u, 1.3) * smooth(np.abs(u), 34.0, 14.0)
         window.dim(0.9 * depth * bag, (0.50, 0.40, 0.36))
 
@@ -82,7 +98,10 @@ def paint_beard(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
     away = np.abs(window.x - layout.middle)
     cheek = np.maximum(away - 44.0, np.float32(0.0))
     border = y + 4.0 - 0.0092 * cheek * cheek
-    jaw = np.maximum(border - window.y, -window.ellipse(x, y + 11.0 + 6.0 * face.smile, 1.04 * half, 22.0 + 5.0 * face.smile))
+    jaw = np.maximum(
+        border - window.y,
+        -window.ellipse(x, y + 11.0 + 6.0 * face.smile, 1.04 * half, 22.0 + 5.0 * face.smile),
+    )
     face_edge = face_distance(window, layout, 5.0 if face.beard == "full" else 1.0)
     strands = 0.6 * wave(u * 2.7 + 0.2 * wave(window.y * 0.02)) + 0.3 * wave(u * 4.9 + window.y * 0.012)
     if face.beard == "moustache":
@@ -108,7 +127,7 @@ def _moustache(window: Window, layout: Layout, mouth: tuple[float, float, float]
     return band
 
 
-def paint_glasses(canvas: Canvas, face: FaceAttributes, layout: Layout, words: Words) -> None:
+def paint_glasses(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
     """Spectacles: two rims, bridge and temples, a shadow on the cheeks and a faint reflection."""
     if not face.glasses:
         return
@@ -128,13 +147,22 @@ def paint_glasses(canvas: Canvas, face: FaceAttributes, layout: Layout, words: W
     offset = window.x - (layout.eyes[0][0] + layout.eyes[1][0]) * 0.5
     bridge = window.stroke(window.y - bridge_y - 0.03 * offset * offset, thick) * window.cover(between)
     outside = np.maximum(layout.eyes[0][0] - wide - window.x, window.x - layout.eyes[1][0] - wide) * -1.0
-    temples = window.stroke(window.y - bridge_y + 4.0, thick) * window.cover(outside) * window.cover(face_distance(window, layout, 4.0))
+    temples = (
+        window.stroke(window.y - bridge_y + 4.0, thick)
+        * window.cover(outside)
+        * window.cover(face_distance(window, layout, 4.0))
+    )
     rim = np.maximum(window.stroke(rims[0], thick), window.stroke(rims[1], thick))
     lens = np.maximum(window.cover(rims[0]), window.cover(rims[1]))
     nearest = np.minimum(rims[0], rims[1])
-    window.dim(0.30 * smooth(np.abs(nearest - 6.0), 9.0, 0.0) * smooth(window.y, 225.0, 285.0) * (nearest > 0), layout.shadow)
+    window.dim(
+        0.30 * smooth(np.abs(nearest - 6.0), 9.0, 0.0) * smooth(window.y, 225.0, 285.0) * (nearest > 0),
+        layout.shadow,
+    )
     glare = smooth(np.abs(window.x + 0.8 * window.y - 0.8 * 230.0 - layout.eyes[0][0] + 12.0), 13.0, 7.0)
-    glare = np.maximum(glare, smooth(np.abs(window.x + 0.8 * window.y - 0.8 * 230.0 - layout.eyes[1][0] + 12.0), 13.0, 7.0))
+    glare = np.maximum(
+        glare, smooth(np.abs(window.x + 0.8 * window.y - 0.8 * 230.0 - layout.eyes[1][0] + 12.0), 13.0, 7.0)
+    )
     window.glow(0.030 * lens, (0.9, 1.0, 1.05))
     window.glow(0.10 * lens * glare, (0.95, 1.0, 1.05))
     ink = np.maximum(np.maximum(rim, bridge), temples)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffbfr.synthetic.attributes import FaceAttributes, Words
+from diffbfr.synthetic.attributes import FaceAttributes, RandomStream
 from diffbfr.synthetic.canvas import Canvas, Colour, linear, mix, scaled, smooth, wave
 from diffbfr.synthetic.layout import Layout
 
@@ -32,7 +32,7 @@ _CLOTH = (
 )
 
 
-def paint_backdrop(canvas: Canvas, face: FaceAttributes, layout: Layout, words: Words) -> None:
+def paint_backdrop(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
     """A wall, a gradient, blurred lights and shapes, or a window: soft, so that the head stands out sharp."""
     full = canvas.full
     first, second = _pick(_WALLS, words), _pick(_WALLS, words)
@@ -51,21 +51,32 @@ def paint_backdrop(canvas: Canvas, face: FaceAttributes, layout: Layout, words: 
     if face.backdrop == "window":
         bright, frame = scaled(linear(226, 234, 240), words.span(0.7, 1.0)), scaled(first, 0.5)
         x, width = words.span(-60.0, 380.0), words.span(110.0, 190.0)
-        pane = smooth(np.abs(full.x - x - width * 0.5), width * 0.5 + 5.0, width * 0.5 - 5.0) * smooth(full.y, 330.0, 318.0)
+        pane = smooth(np.abs(full.x - x - width * 0.5), width * 0.5 + 5.0, width * 0.5 - 5.0) * smooth(
+            full.y, 330.0, 318.0
+        )
         full.paint(0.85 * pane, bright)
         full.paint(0.7 * smooth(np.abs(full.x - x - width * 0.5), 12.0, 5.0) * pane, frame)
     full.dim(
-        0.30 * smooth((full.x - 256.0) * (full.x - 256.0) + (full.y - 240.0) * (full.y - 240.0), 40000.0, 150000.0), (0.45, 0.45, 0.47)
+        0.30
+        * smooth(
+            (full.x - 256.0) * (full.x - 256.0) + (full.y - 240.0) * (full.y - 240.0), 40000.0, 150000.0
+        ),
+        (0.45, 0.45, 0.47),
     )
 
 
-def paint_clothes(canvas: Canvas, face: FaceAttributes, layout: Layout, words: Words) -> None:
+def paint_clothes(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
     """Shoulders in a garment with a neckline, lit from the lamp's side."""
     window = canvas.window(-120.0, 400.0, 632.0, 640.0)
     cloth, second = _pick(_CLOTH, words), _pick(_CLOTH, words)
     x = window.x - layout.middle - 2.0
     away = np.abs(x)
-    sloped = 452.0 + words.span(-10.0, 12.0) + 0.26 * np.maximum(away - 70.0, np.float32(0.0)) + 0.0011 * away * away
+    sloped = (
+        452.0
+        + words.span(-10.0, 12.0)
+        + 0.26 * np.maximum(away - 70.0, np.float32(0.0))
+        + 0.0011 * away * away
+    )
     neck = 0.62 * layout.half_width
     if face.garment == "vneck":
         line = 560.0 - 1.15 * away
@@ -92,5 +103,5 @@ def paint_clothes(canvas: Canvas, face: FaceAttributes, layout: Layout, words: W
         window.dim(0.35 * window.stroke(distance + 9.0, 1.4), (0.4, 0.4, 0.42))
 
 
-def _pick(colours: tuple[Colour, ...], words: Words) -> Colour:
+def _pick(colours: tuple[Colour, ...], words: RandomStream) -> Colour:
     return scaled(colours[int(words.unit() * len(colours))], words.span(0.8, 1.1))

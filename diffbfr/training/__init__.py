@@ -1,1 +1,3 @@
-"""Training: `config` says how, `batches` what a position holds, `objective` its loss, `engine` a step, `loop` all, `writer` the files."""
+"""Training: `config` says how, `batches` what a position holds, `objective` its loss, `engine` a step,
+`loop` all, `writer` the files.
+"""

@@ -1,4 +1,6 @@
-"""What a global position of a run holds: sample, variant, t and noise, keyed by (seed, position) and by nothing else."""
+"""What a global position of a run holds: sample, variant, t and noise, keyed by (seed, position) and by
+nothing else.
+"""
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
@@ -10,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffbfr.denoiser import upsample
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
+from diffbfr.models.denoiser import upsample
 from diffbfr.shards import Loaded, SampleLoader, ShardedDataset
 from diffbfr.shards import position as row_at
 from diffbfr.stages import StageSpec
@@ -30,39 +32,61 @@ class Batch:
     fraction: Float[Tensor, " b"]
     """Where between t - 1 and t the noise level of an IRM lies, uniform in [0, 1)."""
     dropout_seeds: Int[Tensor, " b"]
-    """What dropout drops (`diffbfr.dropout`)."""
+    """What dropout drops (`diffbfr.models.dropout`)."""
 
     def cut(self, part: slice) -> "Batch":
         """Some of the images."""
         condition = None if self.condition is None else self.condition[part]
-        return Batch(self.y_0[part], condition, self.noise[part], self.t[part], self.fraction[part], self.dropout_seeds[part])
+        return Batch(
+            self.y_0[part],
+            condition,
+            self.noise[part],
+            self.t[part],
+            self.fraction[part],
+            self.dropout_seeds[part],
+        )
 
 
 class PositionLoader:
-    """What the positions of a training hold, read by the `SampleLoader` in batches; the whole state is the position."""
+    """What the positions of a training hold, read by the `SampleLoader` in batches; the whole state is the
+    position.
+    """
 
-    def __init__(self, dataset: ShardedDataset, stage: StageSpec, config: TrainingConfig, column: str | None) -> None:
+    def __init__(
+        self, dataset: ShardedDataset, stage: StageSpec, config: TrainingConfig, column: str | None
+    ) -> None:
         self.dataset, self.stage, self.config, self.column = dataset, stage, config, column
         self.t_max = min(config.t_max or stage.schedule.num_steps, stage.schedule.num_steps)
         check_training(stage, config)
         check_column(stage, config, column)
         if not dataset.keys("train"):
             raise UsageError(
-                f"the dataset in {dataset.root} has no training faces; shard more of them or lower val_fraction and test_fraction"
+                f"the dataset in {dataset.root} has no training faces; shard more of them or lower "
+                "val_fraction and test_fraction"
             )
         self._variants = _variants_left(dataset, column)
         self.keys = [key for key in dataset.keys("train") if self._variants.get(key) != []]
-        """The faces that are trained on: a face all of whose pictures in the column are quarantined is left out."""
+        """The faces that are trained on: a face all of whose pictures in the column are quarantined is
+        left out.
+        """
         if not self.keys:
-            raise UsageError(f"every picture of column {column} is quarantined; expected some to learn from; train irm1 longer")
+            raise UsageError(
+                f"every picture of column {column} is quarantined; expected some to learn from; train irm1 "
+                "longer"
+            )
         expected = dataset.info.lq_px if stage.name == "irm1" else dataset.info.hq_px
         if stage.px != expected:
             raise UsageError(
-                f"{stage.name} works at {stage.px} px, the dataset in {dataset.root} offers {expected} px; shard it with this recipe"
+                f"{stage.name} works at {stage.px} px, the dataset in {dataset.root} offers {expected} px; "
+                "shard it with this recipe"
             )
 
-    def batches(self, position: int = 0, rank: int = 0, ranks: int = 1, readers: int = 0) -> Generator[Batch, None, None]:
-        """Yield a rank's shares of the global batches from a position on, without end, made ahead by threads; close it after use."""
+    def batches(
+        self, position: int = 0, rank: int = 0, ranks: int = 1, readers: int = 0
+    ) -> Generator[Batch, None, None]:
+        """Yield a rank's shares of the global batches from a position on, without end, made ahead by
+        threads; close it after use.
+        """
         loader = SampleLoader(
             self.dataset,
             "train",
@@ -75,7 +99,10 @@ class PositionLoader:
             readers=readers,
             keys=self.keys,
         )
-        with closing(iter(loader)) as shares, closing(_one_ahead(map(self._join, shares), readers)) as batches:
+        with (
+            closing(iter(loader)) as shares,
+            closing(_one_ahead(map(self._join, shares), readers)) as batches,
+        ):
             yield from batches
 
     def _at(self, key: str, position: int) -> "_Sample":
@@ -93,23 +120,42 @@ class PositionLoader:
 
     def keys_at(self, position: int, count: int) -> list[str]:
         """Keys of the faces at positions of the run."""
-        return [self.keys[row_at(self.config.seed, at, len(self.keys))] for at in range(position, position + count)]
+        return [
+            self.keys[row_at(self.config.seed, at, len(self.keys))]
+            for at in range(position, position + count)
+        ]
 
     def _side(self, position: int) -> int:
-        """Side of the images at a position: the stage's, or the patches' in the steps that see patches, keyed by the step."""
+        """Side of the images at a position: the stage's, or the patches' in the steps that see patches,
+        keyed by the step.
+        """
         if self.config.patch_px is None:
             return self.stage.px
         step = position // self.config.global_batch
-        generator = torch.Generator().manual_seed(position_seed(self.config.seed, f"{self.stage.name}/patch", step))
-        return self.stage.px if float(torch.rand((), generator=generator)) < self.config.patch_full_share else self.config.patch_px
+        generator = torch.Generator().manual_seed(
+            position_seed(self.config.seed, f"{self.stage.name}/patch", step)
+        )
+        return (
+            self.stage.px
+            if float(torch.rand((), generator=generator)) < self.config.patch_full_share
+            else self.config.patch_px
+        )
 
     def _pair(self, key: str, variant: int) -> tuple[Pixels, Pixels | None]:
-        """Target and condition of a variant: (x'_0, x_0) of Eq. 8, (y_0, x~'_0 or x'_0) of Eq. 9 or y_0 alone of Eq. 11."""
+        """Target and condition of a variant: (x'_0, x_0) of Eq. 8, (y_0, x~'_0 or x'_0) of Eq. 9 or y_0
+        alone of Eq. 11.
+        """
         in_colour = self.config.gray_target == "colour"
         if self.stage.name == "irm1":
-            return self.dataset.hq_low(key, variant, in_colour), lq_to_model(self.dataset.lq(key, variant), self.stage.px)
+            return self.dataset.hq_low(key, variant, in_colour), lq_to_model(
+                self.dataset.lq(key, variant), self.stage.px
+            )
         if self.stage.name == "irm2":
-            known = self.dataset.hq_low(key, variant) if self.column is None else self.dataset.conditioning(self.column, key, variant)
+            known = (
+                self.dataset.hq_low(key, variant)
+                if self.column is None
+                else self.dataset.conditioning(self.column, key, variant)
+            )
             return self.dataset.hq(key, variant, in_colour), known
         return self.dataset.hq(key, variant, in_colour), None
 
@@ -134,7 +180,9 @@ class PositionLoader:
 
 
 def _one_ahead(batches: Iterator[Batch], readers: int) -> Generator[Batch, None, None]:
-    """The same, each made on a thread while the one before is trained on; where nobody reads ahead, in the caller's."""
+    """The same, each made on a thread while the one before is trained on; where nobody reads ahead, in the
+    caller's.
+    """
     if readers == 0:
         yield from batches
         return
@@ -146,12 +194,19 @@ def _one_ahead(batches: Iterator[Batch], readers: int) -> Generator[Batch, None,
 
 
 def check_column(stage: StageSpec, config: TrainingConfig, column: str | None) -> None:
-    """Refuse IRM-2 without the column that its condition is read from, and any training with one that it would not read."""
+    """Refuse IRM-2 without the column that its condition is read from, and any training with one that it
+    would not read.
+    """
     reads = stage.name == "irm2" and config.condition == "sampled"
     if reads and not column:
-        raise UsageError("irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first")
+        raise UsageError(
+            "irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first"
+        )
     if stage.name == "irm2" and column and not reads:
-        raise UsageError(f"irm2 has condition=resized and was given the column {column}; expected none; set condition=sampled to use it")
+        raise UsageError(
+            f"irm2 has condition=resized and was given the column {column}; expected none; set "
+            "condition=sampled to use it"
+        )
 
 
 def _variants_left(dataset: ShardedDataset, column: str | None) -> dict[str, list[int]]:
@@ -160,16 +215,22 @@ def _variants_left(dataset: ShardedDataset, column: str | None) -> dict[str, lis
     return {key: [v for v in range(dataset.info.variants) if (key, f"{v}.png") not in bad] for key, _ in bad}
 
 
-def _crop(images: Float[Tensor, "b 3 h w"], corners: Sequence[tuple[int, int]], side: int) -> Float[Tensor, "b 3 side side"]:
+def _crop(
+    images: Float[Tensor, "b 3 h w"], corners: Sequence[tuple[int, int]], side: int
+) -> Float[Tensor, "b 3 side side"]:
     """The same square of an image's target, condition and noise, by its top and left."""
     if side == images.shape[-1]:
         return images
-    return torch.stack([image[:, y : y + side, x : x + side] for image, (y, x) in zip(images, corners, strict=True)])
+    return torch.stack(
+        [image[:, y : y + side, x : x + side] for image, (y, x) in zip(images, corners, strict=True)]
+    )
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """What a position holds, as a reader leaves it: the arithmetic of a whole batch is one call of torch's, on a thread of its own."""
+    """What a position holds, as a reader leaves it: the arithmetic of a whole batch is one call of
+    torch's, on a thread of its own.
+    """
 
     target: Pixels
     condition: Pixels | None

@@ -11,24 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from diffbfr.allocation import keep_large_blocks
 from diffbfr.checkpoint import TrainingState
-from diffbfr.denoiser import Denoiser
+from diffbfr.cost.malloc import tune_malloc
 from diffbfr.ema import Ema, PowerEma
+from diffbfr.models.denoiser import Denoiser
 from diffbfr.stages import StageSpec
+from diffbfr.training.active_ranks import active_ranks
 from diffbfr.training.batches import Batch
 from diffbfr.training.config import TrainingConfig
-from diffbfr.training.in_order import InOrder
+from diffbfr.training.deterministic_reduce import TreeAllReduce
 from diffbfr.training.objective import stage_loss
-from diffbfr.training.seats import seats
 
 _LAYOUTS = {"cuda": torch.channels_last}
-"""Of weights and images where it is not torch's own: a CPU trains 5 to 7 % faster without (`tests.benchmarks.networks`), although it
-samples faster with it."""
+"""Of weights and images where it is not torch's own: a CPU trains 5 to 7 % faster without
+(`tests.benchmarks.networks`), although it samples faster with it.
+"""
 
 
 @dataclass(frozen=True)
-class Stepped:
+class UpdateResult:
     """What came of a step: its loss, a mean over the global batch, and whether the weights moved."""
 
     loss: Tensor
@@ -36,11 +37,12 @@ class Stepped:
     """False where the loss or the gradient was NaN or infinite: then nothing was changed, on no rank."""
 
 
-class Engine:
+class TrainStep:
     """The same on every rank; a step ends with the same weights on all of them.
 
-    `micro_batch` bounds how many images are held at once: the gradients of a larger share are added up. Blocks of at least `recompute_px`
-    are run again in the backward pass. `compiled` hands the network to torch.compile. All of them only change the order of sums.
+    `micro_batch` bounds how many images are held at once: the gradients of a larger share are added up.
+    Blocks of at least `recompute_px` are run again in the backward pass. `compiled` hands the network to
+    torch.compile. All of them only change the order of sums.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Engine:
     ) -> None:
         self.config, self.device, self.micro_batch = config, torch.device(device), micro_batch
         if self.device.type == "cpu":
-            keep_large_blocks()
+            tune_malloc()
         self._layout = _LAYOUTS.get(self.device.type, torch.contiguous_format)
         torch.manual_seed(config.seed)
         denoiser = Denoiser(stage)
@@ -66,23 +68,28 @@ class Engine:
         self.denoiser.net.recompute_px = recompute_px
         kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
         self.optimizer: torch.optim.Optimizer = kind(
-            self.denoiser.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.denoiser.net.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.ema = None if config.ema_half_life is None else Ema(self.denoiser.net, config.ema_half_life)
         self.powers = [PowerEma(self.denoiser.net, length) for length in config.ema_lengths]
         self._averages: list[Ema | PowerEma] = [*([] if self.ema is None else [self.ema]), *self.powers]
         if compiled:
             self.denoiser.net.compile()
-        self.seats = seats(config.global_batch, config.parts)
+        self.active_ranks = active_ranks(config.global_batch, config.reduce_leaves)
         self._net: nn.Module = self.denoiser
-        self._in_order: InOrder | None = None
-        if config.parts is not None:
-            self._in_order = InOrder(config.parts, config.global_batch, micro_batch, self.seats)
-        elif self.seats.world > 1:
+        self._in_order: TreeAllReduce | None = None
+        if config.reduce_leaves is not None:
+            self._in_order = TreeAllReduce(
+                config.reduce_leaves, config.global_batch, micro_batch, self.active_ranks
+            )
+        elif self.active_ranks.world > 1:
             self._net = nn.parallel.DistributedDataParallel(self.denoiser, gradient_as_bucket_view=True)
-        self._is_arranged = self._in_order is not None or self.seats.world < 3
+        self._is_arranged = self._in_order is not None or self.active_ranks.world < 3
 
-    def step(self, share: Batch, step: int) -> Stepped:
+    def step(self, share: Batch, step: int) -> UpdateResult:
         """Take step number `step` on this rank's share of its batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
@@ -91,24 +98,26 @@ class Engine:
         if self._in_order is not None:
             loss = self._in_order.backward(share, self._loss, list(self.denoiser.net.parameters()))
         else:
-            self._arrange(share)
+            self._warm_up_ddp(share)
             loss = self._backward(share)
-            if self.seats.world > 1:
+            if self.active_ranks.world > 1:
                 dist.all_reduce(loss)
-                loss /= self.seats.world
+                loss /= self.active_ranks.world
         if not bool(torch.isfinite(loss + self._gradient_norm())):
-            return Stepped(loss, applied=False)
+            return UpdateResult(loss, applied=False)
         self.optimizer.step()
         for average in self._averages:
             average.update(self.denoiser.net, self.config.global_batch, (step + 1) * self.config.global_batch)
-        return Stepped(loss, applied=True)
+        return UpdateResult(loss, applied=True)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, constant, and a linear fall to zero at the end."""
         config = self.config
         samples = (step + 0.5) * config.global_batch
         up = min(1.0, samples / config.warmup_samples) if config.warmup_samples else 1.0
-        down = min(1.0, (config.num_samples - samples) / config.decay_samples) if config.decay_samples else 1.0
+        down = (
+            min(1.0, (config.num_samples - samples) / config.decay_samples) if config.decay_samples else 1.0
+        )
         return config.learning_rate * min(up, max(down, 0.0))
 
     @property
@@ -116,10 +125,16 @@ class Engine:
         """What a training leaves: the averaged weights, or those of now where no average is kept."""
         return dict(self.denoiser.net.named_parameters()) if self.ema is None else self.ema.weights
 
-    def snapshot(self, step: int, contract: dict[str, object], skipped: Sequence[int], loss: float | None = None) -> TrainingState:
+    def snapshot(
+        self, step: int, contract: dict[str, object], skipped: Sequence[int], loss: float | None = None
+    ) -> TrainingState:
         """Copy all that a run needs to go on after `step` steps, by name, to the CPU."""
         net = self.denoiser.net
-        moments = {f"{kind}/{name}": value for name, p in net.named_parameters() for kind, value in self.optimizer.state[p].items()}
+        moments = {
+            f"{kind}/{name}": value
+            for name, p in net.named_parameters()
+            for kind, value in self.optimizer.state[p].items()
+        }
         groups = {
             "model": net.state_dict(),
             "optimizer": moments,
@@ -141,11 +156,12 @@ class Engine:
                     kept = torch.zeros((), device=p.device) if kind == "step" else torch.empty_like(p)
                     self.optimizer.state[p][kind] = kept.copy_(moment)
 
-    def _arrange(self, share: Batch) -> None:
+    def _warm_up_ddp(self, share: Batch) -> None:
         """Once, with three ranks or more: a backward pass that is thrown away.
 
-        DistributedDataParallel puts gradients into other buckets after its first pass than before, and from three ranks on a ring adds in
-        an order that an element's place decides. A training that goes on would add its first step otherwise than one that was not stopped.
+        DistributedDataParallel puts gradients into other buckets after its first pass than before, and from
+        three ranks on a ring adds in an order that an element's place decides. A training that goes on would
+        add its first step otherwise than one that was not stopped.
         """
         if not self._is_arranged:
             self._backward(share)
@@ -153,15 +169,19 @@ class Engine:
             self._is_arranged = True
 
     def _backward(self, share: Batch) -> Tensor:
-        """Leave the gradients of the share's mean loss, which is returned; they become the global batch's in the last part."""
+        """Leave the gradients of the share's mean loss, which is returned; they become the global batch's
+        in the last part.
+        """
         count = len(share.t)
         at_once = self.micro_batch or count
         parts = [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
         total = torch.zeros((), device=self.device)
         for part in parts:
-            alone = self.seats.world > 1 and part is not parts[-1]
+            alone = self.active_ranks.world > 1 and part is not parts[-1]
             with self._net.no_sync() if alone else nullcontext():  # type: ignore[operator]
-                loss = self._loss(share.cut(part)) * (self.seats.weight * (part.stop - part.start) / count)
+                loss = self._loss(share.cut(part)) * (
+                    self.active_ranks.weight * (part.stop - part.start) / count
+                )
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total

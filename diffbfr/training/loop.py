@@ -1,9 +1,11 @@
-"""One training loop for the three stages (Eq. 8, 9, 11): the same code in one process, under torchrun and under Ray.
+"""One training loop for the three stages (Eq. 8, 9, 11): the same code in one process, under torchrun and
+under Ray.
 
-A run is a row of global positions 0, 1, 2, ...; step s consumes positions [s B, (s + 1) B) of the global batch B, of which each rank
-takes a contiguous slice. Sample, variant, t and noise of a position are keyed by (seed, position), never by rank or time: any
-number of ranks sees the same numbers, and a resumed run continues as if nothing had happened. The process group, if there is one, is
-the caller's; here only `torch.distributed` is asked who we are.
+A run is a row of global positions 0, 1, 2, ...; step s consumes positions [s B, (s + 1) B) of the global
+batch B, of which each rank takes a contiguous slice. Sample, variant, t and noise of a position are keyed by
+(seed, position), never by rank or time: any number of ranks sees the same numbers, and a resumed run
+continues as if nothing had happened. The process group, if there is one, is the caller's; here only
+`torch.distributed` is asked who we are.
 """
 
 import json
@@ -21,25 +23,29 @@ from torch import Tensor
 from torch import distributed as dist
 
 from diffbfr.checkpoint import load_checkpoint, save_checkpoint, save_stage
-from diffbfr.denoiser import Denoiser
 from diffbfr.errors import DivergedError, UsageError
+from diffbfr.models.denoiser import Denoiser
 from diffbfr.shards import ShardedDataset
 from diffbfr.spec import from_dict, to_dict
 from diffbfr.stages import StageSpec
 from diffbfr.training.batches import PositionLoader
-from diffbfr.training.config import UPKEEP, TrainingConfig
-from diffbfr.training.engine import Engine, copied
-from diffbfr.training.writer import Writer
+from diffbfr.training.checkpoint_writer import AsyncCheckpointWriter
+from diffbfr.training.config import NON_IDENTITY_FIELDS, TrainingConfig
+from diffbfr.training.engine import TrainStep, copied
 
 AVERAGES = "averages"
-"""Folder of the averaged weights that `TrainingConfig.average_samples` keeps, each named by its number of samples."""
+"""Folder of the averaged weights that `TrainingConfig.average_samples` keeps, each named by its number of
+samples.
+"""
 SKIPPED = "skipped.json"
 """The steps whose loss was not finite, with the keys of their faces; absent if there was none."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What rank 0 tells about a stretch of steps: mean loss, speed, and the shares of time spent waiting for data and for the writer."""
+    """What rank 0 tells about a stretch of steps: mean loss, speed, and the shares of time spent waiting
+    for data and for the writer.
+    """
 
     step: int
     samples: int
@@ -55,7 +61,9 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished training leaves: the weights in `folder`, averaged or not (`TrainingConfig.ema_half_life`), and how it ended."""
+    """What a finished training leaves: the weights in `folder`, averaged or not
+    (`TrainingConfig.ema_half_life`), and how it ended.
+    """
 
     folder: Path
     steps: int
@@ -68,7 +76,9 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what, on which data, and where its checkpoints (`folder/checkpoints`) and weights (`folder`) go."""
+    """One training: what, on which data, and where its checkpoints (`folder/checkpoints`) and weights
+    (`folder`) go.
+    """
 
     stage: StageSpec
     config: TrainingConfig
@@ -87,7 +97,9 @@ class Run:
     compiled: bool = False
     """Whether torch.compile makes the network's code."""
     recompute_px: int | None = None
-    """Blocks at least this wide are run again in the backward pass (`UNet.recompute_px`): less memory, the same result."""
+    """Blocks at least this wide are run again in the backward pass (`UNet.recompute_px`): less memory, the
+    same result.
+    """
     place: str = ""
     """What messages call the folder, where it is only this machine's copy of another."""
 
@@ -95,20 +107,22 @@ class Run:
 def train(
     run: Run,
     report: Callable[[StepMetrics], None] = lambda metrics: None,
-    sealed: Callable[[Path], None] = lambda path: None,
+    on_checkpoint: Callable[[Path], None] = lambda path: None,
     alive: Callable[[int], None] = lambda step: None,
     report_every_s: float = 2.0,
 ) -> TrainResult:
-    """Train a stage to `num_samples`, going on from the newest sealed checkpoint in the run's folder; every rank calls this.
+    """Train a stage to `num_samples`, going on from the newest sealed checkpoint in the run's folder; every
+    rank calls this.
 
-    `report` hears from rank 0 every few seconds and at the end, `alive` on every rank the number of steps done, after each. `sealed` is
-    told the path of each checkpoint and of each average that is kept, on a thread that writes them while the training goes on. The
-    last checkpoint is that of the end, and `Engine.weights` are then written to `folder/STAGE.safetensors`. DivergedError if more than
+    `report` hears from rank 0 every few seconds and at the end, `alive` on every rank the number of steps
+    done, after each. `on_checkpoint` is told the path of each checkpoint and of each average that is kept, on
+    a thread that writes them while the training goes on. The last checkpoint is that of the end, and
+    `TrainStep.weights` are then written to `folder/STAGE.safetensors`. DivergedError if more than
     `max_skipped` steps had a loss that is not finite.
     """
     config = run.config
     started = time.monotonic()
-    engine = Engine(
+    engine = TrainStep(
         run.stage,
         config,
         initial=run.initial,
@@ -117,62 +131,96 @@ def train(
         recompute_px=run.recompute_px,
         compiled=run.compiled,
     )
-    seats = engine.seats
-    contract = _contract(run)
-    state = load_checkpoint(run.folder / "checkpoints", contract, _completed)
+    active_ranks = engine.active_ranks
+    contract = _resume_contract(run)
+    state = load_checkpoint(run.folder / "checkpoints", contract, _with_defaults)
     first = 0 if state is None else state.step
     skipped = [] if state is None else list(state.skipped)
     losses: list[Tensor] = []  # since the checkpoint before
-    _check_same_step(first, run.place or str(run.folder), engine.device, seats.world)
+    _check_same_step(first, run.place or str(run.folder), engine.device, active_ranks.world)
     if state is not None:
         engine.restore(state)
     loader = PositionLoader(run.dataset, run.stage, config, run.column)
-    stretch = _Stretch(config, report, report_every_s, seats.rank, math.nan if state is None or state.loss is None else state.loss)
+    stretch = _MetricsWindow(
+        config,
+        report,
+        report_every_s,
+        active_ranks.rank,
+        math.nan if state is None or state.loss is None else state.loss,
+    )
 
-    batches = loader.batches(first * config.global_batch, seats.seat, seats.taken, run.readers)
+    batches = loader.batches(
+        first * config.global_batch, active_ranks.shard_index, active_ranks.num_active, run.readers
+    )
     done = first
-    with closing(batches), Writer(sealed, while_waiting=lambda: alive(done)) as writer:
+    with closing(batches), AsyncCheckpointWriter(on_checkpoint, while_waiting=lambda: alive(done)) as writer:
         for step in range(first, config.num_steps):
             with stretch.waiting("data"):
                 share = next(batches)
             stepped = engine.step(share, step)
             if not stepped.applied:
                 skipped.append(step)
-                _tell_skipped(run, loader, skipped, float(stepped.loss), sealed if seats.rank == 0 else None)
-            elif seats.rank == 0:
+                _tell_skipped(
+                    run,
+                    loader,
+                    skipped,
+                    float(stepped.loss),
+                    on_checkpoint if active_ranks.rank == 0 else None,
+                )
+            elif active_ranks.rank == 0:
                 losses.append(stepped.loss)
-            stretch.add(step, stepped.loss if stepped.applied else None, engine.learning_rate(step), len(skipped))
-            if seats.rank == 0:
+            stretch.add(
+                step, stepped.loss if stepped.applied else None, engine.learning_rate(step), len(skipped)
+            )
+            if active_ranks.rank == 0:
                 with stretch.waiting("writer"):
                     _keep(run, engine, writer, step + 1, contract, skipped, losses)
             done = step + 1
             alive(done)
 
-    if seats.rank == 0:
+    if active_ranks.rank == 0:
         save_stage(run.folder, run.stage, engine.weights)
-    if seats.world > 1:
+    if active_ranks.world > 1:
         dist.barrier()
     stretch.close()
     steps = config.num_steps
-    return TrainResult(run.folder, steps, steps * config.global_batch, stretch.loss, first, time.monotonic() - started)
+    return TrainResult(
+        run.folder, steps, steps * config.global_batch, stretch.loss, first, time.monotonic() - started
+    )
 
 
 def _keep(
-    run: Run, engine: Engine, writer: Writer, done: int, contract: dict[str, Any], skipped: Sequence[int], losses: list[Tensor]
+    run: Run,
+    engine: TrainStep,
+    writer: AsyncCheckpointWriter,
+    done: int,
+    contract: dict[str, Any],
+    skipped: Sequence[int],
+    losses: list[Tensor],
 ) -> None:
-    """After `done` steps, on rank 0: hand the writer the average and the checkpoint that are due; the latter takes the losses."""
+    """After `done` steps, on rank 0: hand the writer the average and the checkpoint that are due; the
+    latter takes the losses.
+    """
     config = run.config
     writer.check()
     samples = done * config.global_batch
     if _crosses(config.average_samples, samples, config.global_batch):
         folder = run.folder / AVERAGES / f"{samples:09d}"
-        kept = {folder / power.name: copied(power.weights) for power in engine.powers} | {folder: copied(engine.weights)}
-        writer.write(lambda: [save_stage(place, run.stage, weights).parent for place, weights in kept.items()][-1])
+        kept = {folder / power.name: copied(power.weights) for power in engine.powers} | {
+            folder: copied(engine.weights)
+        }
+        writer.write(
+            lambda: [save_stage(place, run.stage, weights).parent for place, weights in kept.items()][-1]
+        )
     if done % max(1, config.checkpoint_samples // config.global_batch) == 0 or done == config.num_steps:
         loss = float(torch.stack(losses).mean()) if losses else None
         losses.clear()
         state = engine.snapshot(done, contract, skipped, loss)
-        writer.write(lambda: save_checkpoint(run.folder / "checkpoints", state, config.keep_checkpoints, config.keep_best))
+        writer.write(
+            lambda: save_checkpoint(
+                run.folder / "checkpoints", state, config.keep_checkpoints, config.keep_best
+            )
+        )
 
 
 def _crosses(every: int | None, samples: int, batch: int) -> bool:
@@ -180,30 +228,51 @@ def _crosses(every: int | None, samples: int, batch: int) -> bool:
     return every is not None and samples // every > (samples - batch) // every
 
 
-def _tell_skipped(run: Run, loader: PositionLoader, skipped: Sequence[int], loss: float, sealed: Callable[[Path], None] | None) -> None:
-    """Log a step that was skipped with the keys of its faces, on the rank that has `sealed`; end a run that has had too many."""
+def _tell_skipped(
+    run: Run,
+    loader: PositionLoader,
+    skipped: Sequence[int],
+    loss: float,
+    on_checkpoint: Callable[[Path], None] | None,
+) -> None:
+    """Log a step that was skipped with the keys of its faces, on the rank that has `on_checkpoint`; end a
+    run that has had too many.
+    """
     config = run.config
-    if sealed is not None:
+    if on_checkpoint is not None:
         keys = [loader.keys_at(step * config.global_batch, config.global_batch) for step in skipped]
         rows = [{"step": step, "keys": faces} for step, faces in zip(skipped, keys, strict=True)]
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / SKIPPED).write_text(json.dumps(rows, indent=1) + "\n")
-        sealed(run.folder / SKIPPED)
+        on_checkpoint(run.folder / SKIPPED)
         logging.getLogger(__name__).warning(
-            "%s step %d: loss %s, skipped; its faces: %s", run.stage.name, skipped[-1], loss, " ".join(keys[-1])
+            "%s step %d: loss %s, skipped; its faces: %s",
+            run.stage.name,
+            skipped[-1],
+            loss,
+            " ".join(keys[-1]),
         )
     if len(skipped) > config.max_skipped:
         raise DivergedError(
-            f"{run.stage.name}: the loss or gradient was NaN or infinity in steps {', '.join(map(str, skipped))}; expected at most "
-            f"training.max_skipped={config.max_skipped}; see {run.place or run.folder}/{SKIPPED} for the faces, or lower "
+            f"{run.stage.name}: the loss or gradient was NaN or infinity in steps "
+            f"{', '.join(map(str, skipped))}; expected at most "
+            f"training.max_skipped={config.max_skipped}; see {run.place or run.folder}/{SKIPPED} for the "
+            "faces, or lower "
             "training.learning_rate"
         )
 
 
-class _Stretch:
+class _MetricsWindow:
     """Collects the steps between two reports; every rank knows its last loss, rank 0 tells it."""
 
-    def __init__(self, config: TrainingConfig, report: Callable[[StepMetrics], None], every_s: float, rank: int, loss: float) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        report: Callable[[StepMetrics], None],
+        every_s: float,
+        rank: int,
+        loss: float,
+    ) -> None:
         self.config, self.report, self.every_s, self.rank, self.loss = config, report, every_s, rank, loss
         self._last: tuple[int, float, int] | None = None
         self._clear()
@@ -230,13 +299,13 @@ class _Stretch:
         self._steps += 1
         self._last = (step, rate, skipped)
         if time.monotonic() - self._since >= self.every_s:
-            self._tell()
+            self._report()
 
     def close(self) -> None:
         if self._steps:
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         assert self._last is not None
         step, rate, skipped = self._last
         elapsed = max(time.monotonic() - self._since, 1e-9)
@@ -250,7 +319,9 @@ class _Stretch:
 
 
 def _check_same_step(first: int, place: str, device: torch.device, world: int) -> None:
-    """Refuse ranks that found different checkpoints: they would go on from different weights without a word."""
+    """Refuse ranks that found different checkpoints: they would go on from different weights without a
+    word.
+    """
     if world == 1:
         return
     firsts = [torch.zeros((), dtype=torch.long, device=device) for _ in range(world)]
@@ -262,7 +333,7 @@ def _check_same_step(first: int, place: str, device: torch.device, world: int) -
         )
 
 
-def _contract(run: Run) -> dict[str, Any]:
+def _resume_contract(run: Run) -> dict[str, Any]:
     """What a checkpoint must agree on before anyone reads its tensors: all that its weights depend on."""
     return {
         "stage": to_dict(run.stage),
@@ -273,8 +344,10 @@ def _contract(run: Run) -> dict[str, Any]:
     }
 
 
-def _completed(contract: Mapping[str, Any]) -> dict[str, Any]:
-    """A contract of any version: a setting that it does not know has its default, and `UPKEEP` is no part of it."""
+def _with_defaults(contract: Mapping[str, Any]) -> dict[str, Any]:
+    """A contract of any version: a setting that it does not know has its default, and
+    `NON_IDENTITY_FIELDS` is no part of it.
+    """
     training = dict(contract["training"])
     if training["optimizer"] == "adamw":
         training.setdefault("weight_decay", 0.01)  # torch's own, as long as nobody told it
@@ -283,4 +356,4 @@ def _completed(contract: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(config: TrainingConfig) -> dict[str, Any]:
-    return {name: value for name, value in to_dict(config).items() if name not in UPKEEP}
+    return {name: value for name, value in to_dict(config).items() if name not in NON_IDENTITY_FIELDS}

@@ -1,24 +1,32 @@
-"""The objective of the three stages: Eq. 8 (IRM-1), 9 (IRM-2) and 11 (TEM), and weights of it that the paper does not have."""
+"""The objective of the three stages: Eq. 8 (IRM-1), 9 (IRM-2) and 11 (TEM), and weights of it that the
+paper does not have.
+"""
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from diffbfr.denoiser import Denoiser
 from diffbfr.diffusion import VLB_WEIGHT, noise_loss, variational_loss
+from diffbfr.models.denoiser import Denoiser
 from diffbfr.stages import StageSpec
 from diffbfr.training.batches import Batch
 
 
 def stage_loss(
-    denoiser: Denoiser, net: nn.Module, batch: Batch, min_snr_gamma: float | None = None, t_max: int | None = None
+    denoiser: Denoiser,
+    net: nn.Module,
+    batch: Batch,
+    min_snr_gamma: float | None = None,
+    t_max: int | None = None,
 ) -> Float[Tensor, ""]:
-    """The objective of Eq. 8, 9 or 11, a mean over the batch; `net` is the denoiser, maybe wrapped for distributed training.
+    """The objective of Eq. 8, 9 or 11, a mean over the batch; `net` is the denoiser, maybe wrapped for
+    distributed training.
 
-    IRM draws its noise level uniformly between the neighbours sqrt(gamma_t) and sqrt(gamma_{t-1}) (SR3); a network that hears
-    steps takes t itself. TEM adds the variational term that trains its variance range, a thousandth of the bound: the sum over the steps
-    that are drawn, 1..`t_max` (None, or more than T: 1..T), which one of them stands for. A network that predicts the velocity is
-    measured in it. `min_snr_gamma` weights the images by their levels (`min_snr_weight`); the variational term keeps its own weights.
+    IRM draws its noise level uniformly between the neighbours sqrt(gamma_t) and sqrt(gamma_{t-1}) (SR3); a
+    network that hears steps takes t itself. TEM adds the variational term that trains its variance range, a
+    thousandth of the bound: the sum over the steps that are drawn, 1..`t_max` (None, or more than T: 1..T),
+    which one of them stands for. A network that predicts the velocity is measured in it. `min_snr_gamma`
+    weights the images by their levels (`min_snr_weight`); the variational term keeps its own weights.
     """
     schedule, spec = denoiser.schedule, denoiser.spec
     levels, device = schedule.gamma.sqrt(), batch.y_0.device
@@ -30,7 +38,9 @@ def stage_loss(
     level = drawn.to(device).view(-1, 1, 1, 1)
     y_t = level.float() * batch.y_0 + (1 - level.square()).sqrt().float() * batch.noise
     output = net(y_t, time, batch.condition, batch.dropout_seeds)
-    loss = noise_loss(output[:, :3], denoiser.target(batch.y_0, batch.noise, level, batch.condition), spec.loss)
+    loss = noise_loss(
+        output[:, :3], denoiser.target(batch.y_0, batch.noise, level, batch.condition), spec.loss
+    )
     if min_snr_gamma is not None:
         loss = loss * min_snr_weight(denoiser.own_level(level).flatten(), min_snr_gamma, spec).float()
     if spec.learns_range:
@@ -41,15 +51,21 @@ def stage_loss(
 
 
 def min_snr_weight(level: Float64[Tensor, " b"], gamma: float, spec: StageSpec) -> Float64[Tensor, " b"]:
-    """Weight that makes a loss of the network's output count min(SNR, gamma) in y_0 (Hang et al. 2023, Min-SNR).
+    """Weight that makes a loss of the network's output count min(SNR, gamma) in y_0 (Hang et al. 2023,
+    Min-SNR).
 
-    `level` is sqrt(gamma_t) of the process in which the network speaks (`Denoiser.own_level`), and SNR = level^2 / (1 - level^2). There
-    the squared error of the noise is SNR times that of the image, and that of the velocity SNR + 1 times: the image is level y - sigma v.
-    The weights of the squared error are therefore min(SNR, gamma) / SNR for the noise and min(SNR, gamma) / (SNR + 1) for the velocity,
-    their Eq. 7 to 9; written in the level neither is infinite at its ends. An absolute error is of the first degree in the error where the
-    squared one is of the second: it takes the square root. For a velocity of the whitened residual the process is the whitened one, whose
-    signal has unit variance as the derivation asks.
+    `level` is sqrt(gamma_t) of the process in which the network speaks (`Denoiser.own_level`), and SNR =
+    level^2 / (1 - level^2). There the squared error of the noise is SNR times that of the image, and that of
+    the velocity SNR + 1 times: the image is level y - sigma v. The weights of the squared error are therefore
+    min(SNR, gamma) / SNR for the noise and min(SNR, gamma) / (SNR + 1) for the velocity, their Eq. 7 to 9;
+    written in the level neither is infinite at its ends. An absolute error is of the first degree in the
+    error where the squared one is of the second: it takes the square root. For a velocity of the whitened
+    residual the process is the whitened one, whose signal has unit variance as the derivation asks.
     """
     signal, noise = level.square(), 1 - level.square()
-    weight = torch.clamp_max(gamma * noise / signal, 1.0) if spec.predicts == "noise" else torch.minimum(signal, gamma * noise)
+    weight = (
+        torch.clamp_max(gamma * noise / signal, 1.0)
+        if spec.predicts == "noise"
+        else torch.minimum(signal, gamma * noise)
+    )
     return weight.sqrt() if spec.loss == "l1" else weight

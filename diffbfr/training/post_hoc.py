@@ -1,4 +1,6 @@
-"""The average of any length, out of the power-function averages that a training kept (Karras et al. 2024, section 3.2)."""
+"""The average of any length, out of the power-function averages that a training kept (Karras et al. 2024,
+section 3.2).
+"""
 
 from pathlib import Path
 
@@ -14,22 +16,26 @@ from diffbfr.stages import StageName
 def reconstruct(averages: Path, name: StageName, length: float) -> tuple[dict[str, Tensor], Combination]:
     """Weights of the average of `length` at the last snapshot, in float32, and how they were put together.
 
-    `averages` is the folder that `TrainingConfig.average_samples` fills. Each snapshot is read, added and forgotten in float64. UsageError
-    if it holds fewer than two.
+    `averages` is the folder that `TrainingConfig.average_samples` fills. Each snapshot is read, added and
+    forgotten in float64. UsageError if it holds fewer than two.
     """
     found = {
-        Snapshot(int(path.parent.parent.name), float(path.parent.name.removeprefix("power-"))): path for path in _files(averages, name)
+        Snapshot(int(path.parent.parent.name), float(path.parent.name.removeprefix("power-"))): path
+        for path in _files(averages, name)
     }
     if len(found) < 2:
         raise UsageError(
-            f"found {len(found)} power-function averages of {name} in {averages}; expected at least two; train with "
+            f"found {len(found)} power-function averages of {name} in {averages}; expected at least two; "
+            "train with "
             f"--set {name}.training.ema_lengths=0.05,0.1 and {name}.training.average_samples"
         )
     chosen = combination(list(found), length, max(snapshot.samples for snapshot in found))
     total: dict[str, Tensor] = {}
     for coefficient, path in zip(chosen.coefficients, found.values(), strict=True):
         for key, value in load_file(path).items():
-            total[key] = total.get(key, torch.zeros((), dtype=torch.float64)) + float(coefficient) * value.double()
+            total[key] = (
+                total.get(key, torch.zeros((), dtype=torch.float64)) + float(coefficient) * value.double()
+            )
     return {key: value.float() for key, value in total.items()}, chosen
 
 

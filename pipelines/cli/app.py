@@ -19,7 +19,10 @@ _NOT_TO_BE_HAD = (PermissionError, NotADirectoryError, IsADirectoryError, FileNo
 
 app = typer.Typer(
     name="diffbfr",
-    help="Blind face restoration: photos to shards, three trained stages, a registered cascade, restored archives.",
+    help=(
+        "Blind face restoration: photos to shards, three trained stages, a registered cascade, restored "
+        "archives."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,10 +40,12 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and its exit code, with a traceback only on `DIFFBFR_TRACEBACK=1`.
+    """Run the command line; a user's error is one line and its exit code, with a traceback only on
+    `DIFFBFR_TRACEBACK=1`.
 
-    What the system refuses is an error of the command where it is about what the user named, and may be given the next time elsewhere (a
-    full disk, a network). So may what MLflow refuses (its database is locked, its server is too busy): nothing of it is ours to mend.
+    What the system refuses is an error of the command where it is about what the user named, and may be given
+    the next time elsewhere (a full disk, a network). So may what MLflow refuses (its database is locked, its
+    server is too busy): nothing of it is ours to mend.
     """
     try:
         app()
@@ -53,11 +58,19 @@ def main() -> None:
             UsageError.exit_code,
         )
     except OSError as error:
-        _end(error, f"{_of_system(error)}; expected it to be done; run the same command again", IncompleteError.exit_code)
+        _end(
+            error,
+            f"{_of_system(error)}; expected it to be done; run the same command again",
+            IncompleteError.exit_code,
+        )
     except Exception as error:
         if not _is_mlflows(error):
             raise
-        _end(error, f"the registry answered {error}; expected what was asked for; run the same command again", IncompleteError.exit_code)
+        _end(
+            error,
+            f"the registry answered {error}; expected what was asked for; run the same command again",
+            IncompleteError.exit_code,
+        )
     except KeyboardInterrupt:
         typer.echo("diffbfr: interrupted; the same command goes on from here", err=True)
         sys.exit(_INTERRUPTED)

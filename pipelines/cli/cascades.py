@@ -7,22 +7,25 @@ from pipelines.cli.models import open_existing
 from pipelines.cli.options import PACKAGED
 
 if TYPE_CHECKING:
-    from pipelines.steps.pinned_cascade import PinnedCascade
+    from pipelines.execution.model_ref import ModelRef
 
 
-def pin(model: str, root: str, tracking: str | None) -> "PinnedCascade":
+def pin(model: str, root: str, tracking: str | None) -> "ModelRef":
     """Find the cascade and fix its digest: from here on another one is refused."""
     from pipelines import storage
-    from pipelines.steps.pinned_cascade import pin_cascade
+    from pipelines.execution.model_ref import pin_model
 
     if model == PACKAGED:
         from diffbfr.cascade import packaged_cascade
 
-        return pin_cascade(packaged_cascade())
+        return pin_model(packaged_cascade())
     if "@" in model and not storage.exists(model):
         from pipelines.registry import resolve
 
-        return pin_cascade(resolve(model, open_existing(root, tracking), storage.cache_folder("models")).folder)
+        return pin_model(resolve(model, open_existing(root, tracking), storage.cache_folder("models")).folder)
     if not storage.exists(model):
-        raise UsageError(f"no cascade at {model}; expected {PACKAGED}, NAME@ALIAS of the registry or a folder with one; correct --model")
-    return pin_cascade(model)
+        raise UsageError(
+            f"no cascade at {model}; expected {PACKAGED}, NAME@ALIAS of the registry or a folder with one; "
+            "correct --model"
+        )
+    return pin_model(model)

@@ -12,26 +12,33 @@ from pipelines.cli.output import say, say_json, table
 if TYPE_CHECKING:
     from diffbfr.degradation import DegradationSpec
     from diffbfr.shards import DatasetInfo
-    from pipelines.summary import Summary
+    from pipelines.dataset.summary import Summary
 
 data = typer.Typer(help="Datasets: show, verify, replay, hashes.", no_args_is_help=True)
 
-Dataset = Annotated[str, typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="DATASET")]
+Dataset = Annotated[
+    str,
+    typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="DATASET"),
+]
 _NUM_SHOWN = 20
 
 
 @data.command()
 def show(
     dataset: Dataset,
-    sheet: Annotated[str | None, typer.Option(help="Write a PNG of LQ | HQ pairs there, to look at.", metavar="FILE")] = None,
+    sheet: Annotated[
+        str | None, typer.Option(help="Write a PNG of LQ | HQ pairs there, to look at.", metavar="FILE")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what is in a dataset: faces, sizes, refused photos, histograms of the draws of Eq. 13; and pairs of pictures, if asked."""
+    """Show what is in a dataset: faces, sizes, refused photos, histograms of the draws of Eq. 13; and
+    pairs of pictures, if asked.
+    """
     from pipelines import storage
-    from pipelines.contact_sheet import contact_sheet
-    from pipelines.manifest import open_dataset
-    from pipelines.steps.shard import read_config
-    from pipelines.summary import summarize
+    from pipelines.dataset.contact_sheet import contact_sheet
+    from pipelines.dataset.manifest import open_dataset
+    from pipelines.dataset.shard_plan import read_config
+    from pipelines.dataset.summary import summarize
 
     folder = find_dataset(dataset)
     opened = open_dataset(folder)
@@ -39,16 +46,38 @@ def show(
     if sheet:
         storage.write_atomic(sheet, contact_sheet(opened))
     if as_json:
-        figures = {"sizes": summary.columns, "histograms": summary.histograms, "gray": summary.gray, "flipped": summary.flipped}
-        figures["degradation"] = {**dataclasses.asdict(degradation), "recipe": degradation.recipe, "portable": degradation.portable}
-        say_json({"folder": folder, **dataclasses.asdict(opened.info), "columns": opened.columns, **figures, "sheet": sheet})
+        figures = {
+            "sizes": summary.columns,
+            "histograms": summary.histograms,
+            "gray": summary.gray,
+            "flipped": summary.flipped,
+        }
+        figures["degradation"] = {
+            **dataclasses.asdict(degradation),
+            "recipe": degradation.recipe,
+            "portable": degradation.portable,
+        }
+        say_json(
+            {
+                "folder": folder,
+                **dataclasses.asdict(opened.info),
+                "columns": opened.columns,
+                **figures,
+                "sheet": sheet,
+            }
+        )
         return
     say(table(("dataset", ""), _facts(folder, opened.info, degradation, summary)))
     say("")
-    sizes = [(size.column, _rounded(size.num_bytes / 1e6), _rounded(size.median / 1e3)) for size in summary.columns]
+    sizes = [
+        (size.column, _rounded(size.num_bytes / 1e6), _rounded(size.median / 1e3)) for size in summary.columns
+    ]
     say(table(("column", "MB", "kB a file, median"), sizes))
     say("")
-    rows = [(h.name, f"{h.edges[0]:.3g}", h.bars(), f"{h.edges[-1]:.3g}", f"{h.mean:.3g}", h.unit) for h in summary.histograms]
+    rows = [
+        (h.name, f"{h.edges[0]:.3g}", h.bars(), f"{h.edges[-1]:.3g}", f"{h.mean:.3g}", h.unit)
+        for h in summary.histograms
+    ]
     say(table(("draw", "from", "", "to", "mean", ""), rows))
     if sheet:
         say(f"pictures: {sheet}")
@@ -57,14 +86,21 @@ def show(
 @data.command()
 def verify(
     dataset: Dataset,
-    level: Annotated[int, typer.Option(help="0 records, 1 sizes, 2 every byte, 3 every pixel, 4 every LQ made again.", min=0, max=4)] = 2,
+    level: Annotated[
+        int,
+        typer.Option(
+            help="0 records, 1 sizes, 2 every byte, 3 every pixel, 4 every LQ made again.", min=0, max=4
+        ),
+    ] = 2,
     workers: Annotated[int, typer.Option(help="Processes that check; 0 is this one.", min=0)] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Check that a dataset is what was committed, down to making every low-quality face again; exit 1 if anything is not."""
+    """Check that a dataset is what was committed, down to making every low-quality face again; exit 1 if
+    anything is not.
+    """
     from diffbfr.shards import ShardDamagedError
     from pipelines.cluster import Cluster, ClusterConfig
-    from pipelines.steps.verify import LEVELS, Finding, plan_verification, verify_records, verify_shard
+    from pipelines.dataset.verify import LEVELS, Finding, plan_verification, verify_records, verify_shard
 
     folder = find_dataset(dataset)
     tasks = plan_verification(folder, level)
@@ -82,7 +118,11 @@ def verify(
         say_json({"folder": folder, "level": level, **counts, "findings": findings})
     else:
         checked = ", ".join(LEVELS[: level + 1])
-        rows = [("folder", folder), ("checked", checked), *((name.replace("_", " "), str(count)) for name, count in counts.items())]
+        rows = [
+            ("folder", folder),
+            ("checked", checked),
+            *((name.replace("_", " "), str(count)) for name, count in counts.items()),
+        ]
         say(table(("verify", ""), [*rows, ("damaged", str(len(findings)))]))
         for finding in findings[:_NUM_SHOWN]:
             say(f"{finding.place}: {finding.what}")
@@ -94,16 +134,22 @@ def verify(
 @data.command()
 def replay(dataset: Dataset, as_json: options.Json = False) -> None:
     """Let the command that made a dataset try its quarantined photos again, and only those."""
-    from pipelines.steps.replay import find_begun, withdraw
+    from pipelines.dataset.retry import begin_retry, find_begun
 
     folder = find_begun(dataset)
     if folder is None:
-        raise UsageError(f"{dataset} holds no dataset, finished or not; expected one or a root with one; run `diffbfr shard`")
-    photos, shards = withdraw(folder)
+        raise UsageError(
+            f"{dataset} holds no dataset, finished or not; expected one or a root with one; run `diffbfr "
+            "shard`"
+        )
+    photos, shards = begin_retry(folder)
     if as_json:
         say_json({"folder": folder, "photos": photos, "shards": shards})
     elif photos:
-        say(f"{photos} quarantined photos of {shards} shards are free to be tried again: run the command that made {folder}")
+        say(
+            f"{photos} quarantined photos of {shards} shards are free to be tried again: run the command "
+            f"that made {folder}"
+        )
     else:
         say(f"nothing is quarantined in {folder}")
 
@@ -111,19 +157,28 @@ def replay(dataset: Dataset, as_json: options.Json = False) -> None:
 @data.command()
 def hashes(
     dataset: Dataset,
-    split: Annotated[Literal["train", "val", "test"], typer.Option(help="train, val or test.", metavar="SPLIT")] = "test",
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option(help="train, val or test.", metavar="SPLIT")
+    ] = "test",
     variants: Annotated[int, typer.Option(help="How many low-quality faces of each.", min=1)] = 1,
-    out: Annotated[str | None, typer.Option(help="Read every face, then write the list there.", metavar="FILE")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Read every face, then write the list there.", metavar="FILE")
+    ] = None,
     check: Annotated[
-        str | None, typer.Option(help="Read every face and compare with a published list; exit 1 if one differs.", metavar="FILE")
+        str | None,
+        typer.Option(
+            help="Read every face and compare with a published list; exit 1 if one differs.", metavar="FILE"
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the hashes of an evaluation set, so that two laboratories can prove that they hold the same low-quality faces."""
+    """List the hashes of an evaluation set, so that two laboratories can prove that they hold the same
+    low-quality faces.
+    """
     from diffbfr.shards import ShardDamagedError
     from pipelines import storage
-    from pipelines.hashes import compare_lists, digest_list, find_damage, list_hashes, read_list
-    from pipelines.manifest import open_dataset
+    from pipelines.dataset.checksums import compare_lists, digest_list, find_damage, list_hashes, read_list
+    from pipelines.dataset.manifest import open_dataset
 
     folder = find_dataset(dataset)
     opened = open_dataset(folder)
@@ -134,7 +189,13 @@ def hashes(
         storage.write_atomic(out, ours.encode())
     if as_json:
         written = None if damaged else out
-        found = {"sha256": digest_list(ours), "out": written, "check": check, "differences": differences, "damaged": damaged}
+        found = {
+            "sha256": digest_list(ours),
+            "out": written,
+            "check": check,
+            "differences": differences,
+            "damaged": damaged,
+        }
         say_json({"folder": folder, **found})
     elif check or out:
         say(f"sha256 of the list: {digest_list(ours)}")
@@ -143,18 +204,29 @@ def hashes(
     for line in () if as_json else [*damaged, *differences][:_NUM_SHOWN]:
         say(line)
     if damaged:
-        raise ShardDamagedError(f"{len(damaged)} faces of {folder} are not what was committed (first: {damaged[0]}); make them again")
+        raise ShardDamagedError(
+            f"{len(damaged)} faces of {folder} are not what was committed (first: {damaged[0]}); make them "
+            "again"
+        )
     if differences:
-        raise DiffBFRError(f"{len(differences)} faces of {folder} are not those of {check} (first: {differences[0]})")
+        raise DiffBFRError(
+            f"{len(differences)} faces of {folder} are not those of {check} (first: {differences[0]})"
+        )
     if check and not as_json:
         say(f"the same faces as {check}")
 
 
-def _facts(folder: str, info: "DatasetInfo", degradation: "DegradationSpec", summary: "Summary") -> list[tuple[str, str]]:
+def _facts(
+    folder: str, info: "DatasetInfo", degradation: "DegradationSpec", summary: "Summary"
+) -> list[tuple[str, str]]:
     return [
         ("folder", folder),
         ("source", info.source),
-        ("faces", f"{info.num_samples} in {info.num_shards} shards (train {info.num_train}, val {info.num_val}, test {info.num_test})"),
+        (
+            "faces",
+            f"{info.num_samples} in {info.num_shards} shards (train {info.num_train}, val {info.num_val}, "
+            f"test {info.num_test})",
+        ),
         ("refused", str(info.num_quarantined)),
         ("sizes", f"{info.lq_px} -> {info.hq_px} px, {info.variants} variants each"),
         ("degradation", _describe(degradation)),
@@ -165,9 +237,17 @@ def _facts(folder: str, info: "DatasetInfo", degradation: "DegradationSpec", sum
 
 
 def _describe(degradation: "DegradationSpec") -> str:
-    ranges = (f"{name} {low:.4g}..{high:.4g}" for name in ("sigma", "r", "delta", "q") for low, high in [getattr(degradation, name)])
+    ranges = (
+        f"{name} {low:.4g}..{high:.4g}"
+        for name in ("sigma", "r", "delta", "q")
+        for low, high in [getattr(degradation, name)]
+    )
     before = " after a pipeline of albumentations" if degradation.before else ""
-    portable = "the same bytes on every machine" if degradation.portable else "NOT portable: other machines may make other bytes"
+    portable = (
+        "the same bytes on every machine"
+        if degradation.portable
+        else "NOT portable: other machines may make other bytes"
+    )
     return f"{degradation.preset} ({', '.join(ranges)}), {degradation.recipe}{before}; {portable}"
 
 
@@ -178,13 +258,16 @@ def _rounded(value: float) -> float:
 def find_dataset(place: str) -> str:
     """The folder of a dataset, given by itself or by the root whose newest it is."""
     from pipelines import storage
-    from pipelines.artifacts import ArtifactStore
-    from pipelines.manifest import DATASET_RECORD
+    from pipelines.dataset.manifest import DATASET_RECORD
+    from pipelines.execution.artifact_store import ArtifactStore
 
     if storage.exists(storage.join(place, DATASET_RECORD)):
         return storage.absolute(place)
     store = ArtifactStore(place)
     newest = store.latest("shard")
     if newest is None:
-        raise UsageError(f"{place} holds no {DATASET_RECORD} and no artifacts/shard; expected a dataset or a root; run `diffbfr shard`")
-    return store.folder(newest.identity)
+        raise UsageError(
+            f"{place} holds no {DATASET_RECORD} and no artifacts/shard; expected a dataset or a root; run "
+            "`diffbfr shard`"
+        )
+    return store.artifact_dir(newest.identity)

@@ -14,7 +14,7 @@ def doctor(
     """Check this machine: versions, storage, tracking, a worker."""
     from pipelines.cluster import Cluster
     from pipelines.flows.doctor import doctor as examine
-    from pipelines.settings import load
+    from pipelines.recipes.overrides import load
 
     recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
     with Cluster(recipe.cluster) as cluster:
@@ -22,7 +22,15 @@ def doctor(
     if as_json:
         say_json(checks)
     else:
-        say(table(("where", "what", "", "found"), [(c.where, c.what, "ok" if c.ok else "BAD", c.detail) for c in checks]))
+        say(
+            table(
+                ("where", "what", "", "found"),
+                [(c.where, c.what, "ok" if c.ok else "BAD", c.detail) for c in checks],
+            )
+        )
     bad = [check for check in checks if not check.ok]
     if bad:
-        raise DiffBFRError(f"{len(bad)} of {len(checks)} checks failed (first: {bad[0].where} {bad[0].what}: {bad[0].detail})")
+        raise DiffBFRError(
+            f"{len(bad)} of {len(checks)} checks failed (first: {bad[0].where} {bad[0].what}: "
+            f"{bad[0].detail})"
+        )

@@ -12,15 +12,27 @@ from pipelines.cli.output import say, say_json, table
 if TYPE_CHECKING:
     from pipelines.registry import HoldOut, Registry
 
-models = typer.Typer(help="The model registry: list, show, lineage, holdout, promote, rollback, log, fsck, gc.", no_args_is_help=True)
+models = typer.Typer(
+    help="The model registry: list, show, lineage, holdout, promote, rollback, log, fsck, gc.",
+    no_args_is_help=True,
+)
 
-Ref = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME@VERSION, e.g. diffbfr-cascade@candidate.", metavar="NAME@VERSION")]
+Ref = Annotated[
+    str,
+    typer.Argument(
+        help="NAME@ALIAS or NAME@VERSION, e.g. diffbfr-cascade@candidate.", metavar="NAME@VERSION"
+    ),
+]
 
 Why = Annotated[str, typer.Option("--why", help="The reason, for the audit log.", metavar="TEXT")]
 
 
 @models.command("list")
-def list_models(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
+def list_models(
+    root: options.Root = options.DEFAULT_ROOT,
+    tracking: options.Tracking = None,
+    as_json: options.Json = False,
+) -> None:
     """List every registered version, with its aliases."""
     from pipelines.registry import list_versions
 
@@ -28,7 +40,10 @@ def list_models(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tra
     if as_json:
         say_json(versions)
         return
-    rows = [(version.ref, ", ".join(version.aliases) or "-", version.created, version.digest[:12]) for version in versions]
+    rows = [
+        (version.ref, ", ".join(version.aliases) or "-", version.created, version.digest[:12])
+        for version in versions
+    ]
     say(
         table(("model", "alias", "created", "digest"), rows)
         if rows
@@ -37,7 +52,12 @@ def list_models(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tra
 
 
 @models.command()
-def show(ref: Ref, root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
+def show(
+    ref: Ref,
+    root: options.Root = options.DEFAULT_ROOT,
+    tracking: options.Tracking = None,
+    as_json: options.Json = False,
+) -> None:
     """Show one version: where its files are, and all that was recorded of it."""
     from pipelines.registry import get_version
 
@@ -45,20 +65,37 @@ def show(ref: Ref, root: options.Root = options.DEFAULT_ROOT, tracking: options.
     if as_json:
         say_json(version)
         return
-    facts = {"model": version.ref, "aliases": ", ".join(version.aliases) or "-", "created": version.created, "digest": version.digest}
-    say(table(("", ""), [*(facts | {"source": version.source, "run": version.run_id}).items(), *sorted(version.tags.items())]).lstrip())
+    metadata = {
+        "model": version.ref,
+        "aliases": ", ".join(version.aliases) or "-",
+        "created": version.created,
+        "digest": version.digest,
+    }
+    say(
+        table(
+            ("", ""),
+            [
+                *(metadata | {"source": version.source, "run": version.run_id}).items(),
+                *sorted(version.tags.items()),
+            ],
+        ).lstrip()
+    )
 
 
 @models.command()
 def lineage(
     ref: Ref,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every photo too; else they are only listed again.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every photo too; else they are only listed again.")
+    ] = False,
     root: options.Root = options.DEFAULT_ROOT,
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print the chain from a version back to the photos, and each link that is not what was recorded; reads every file on the way."""
-    from pipelines.artifacts import ArtifactStore
+    """Print the chain from a version back to the photos, and each link that is not what was recorded;
+    reads every file on the way.
+    """
+    from pipelines.execution.artifact_store import ArtifactStore
     from pipelines.flows.lineage import format_chain, trace
 
     chain = trace(open_existing(root, tracking), ArtifactStore(root), ref, deep)
@@ -68,13 +105,18 @@ def lineage(
         say(format_chain(chain))
     broken = [link.title for link in chain.all() if link.problems]
     if broken:
-        raise QuarantineError(f"{len(broken)} links of {ref} are not what was recorded (first: {broken[0]}); see the lines with an !")
+        raise QuarantineError(
+            f"{len(broken)} links of {ref} are not what was recorded (first: {broken[0]}); see the lines "
+            "with an !"
+        )
 
 
 @models.command()
 def promote(
     ref: Ref = "diffbfr-cascade@candidate",
-    force: Annotated[bool, typer.Option("--force", help="Promote even if it measures worse than the champion.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote even if it measures worse than the champion.")
+    ] = False,
     why: Why = "",
     root: options.Root = options.DEFAULT_ROOT,
     tracking: options.Tracking = None,
@@ -82,14 +124,18 @@ def promote(
     overrides: options.Overrides = None,
     as_json: options.Json = False,
 ) -> None:
-    """Put a version in charge, if it measures no worse than the champion on the hold-out; what is not measured there yet, is now."""
-    from pipelines.flows.promoting import promote as measure_and_promote
+    """Put a version in charge, if it measures no worse than the champion on the hold-out; what is not
+    measured there yet, is now.
+    """
+    from pipelines.flows.promote import promote as measure_and_promote
+    from pipelines.recipes.overrides import load
     from pipelines.registry import RegressionError, format_comparisons
-    from pipelines.settings import load
 
     recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
     try:
-        promotion = measure_and_promote(open_existing(root, tracking or recipe.tracking.uri), ref, force, why, recipe, root)
+        promotion = measure_and_promote(
+            open_existing(root, tracking or recipe.tracking.uri), ref, force, why, recipe, root
+        )
     except RegressionError as refusal:
         say(format_comparisons(refusal.comparisons))
         raise
@@ -98,12 +144,20 @@ def promote(
         return
     if promotion.comparisons:
         say(format_comparisons(promotion.comparisons))
-    say(f"champion: {promotion.champion.ref}" + (f", previous: {promotion.previous.ref}" if promotion.previous else ""))
+    say(
+        f"champion: {promotion.champion.ref}"
+        + (f", previous: {promotion.previous.ref}" if promotion.previous else "")
+    )
 
 
 @models.command()
 def holdout(
-    dataset: Annotated[str, typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="[DATASET]")] = "",
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="[DATASET]"
+        ),
+    ] = "",
     why: Why = "",
     recipe: options.Recipe = options.DEFAULT_RECIPE,
     root: options.Root = options.DEFAULT_ROOT,
@@ -112,13 +166,15 @@ def holdout(
     overrides: options.Overrides = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show the hold-out on which `promote` compares; with DATASET choose another, measured as the recipe's `evaluate` says."""
+    """Show the hold-out on which `promote` compares; with DATASET choose another, measured as the recipe's
+    `evaluate` says.
+    """
     from pipelines.registry import freeze_holdout, read_holdout
 
     chosen: HoldOut | None
     if dataset:
-        from pipelines.flows.promoting import choose_holdout
-        from pipelines.settings import load
+        from pipelines.flows.promote import choose_holdout
+        from pipelines.recipes.overrides import load
 
         settings = load(recipe, config, tuple(overrides or ()))
         registry = open_existing(root, tracking or settings.tracking.uri)
@@ -128,11 +184,22 @@ def holdout(
     if as_json:
         say_json(chosen)
     elif chosen is None:
-        say("there is no hold-out yet; the first cascade that `diffbfr run` registers brings it, or choose one: `models holdout DATASET`")
+        say(
+            "there is no hold-out yet; the first cascade that `diffbfr run` registers brings it, or choose "
+            "one: `models holdout DATASET`"
+        )
     else:
         metrics = ", ".join(f"{name} v{version}" for name, version in sorted(chosen.metrics.items()))
-        facts = vars(chosen.protocol) | {"content": chosen.protocol.dataset, "dataset": chosen.dataset, "metrics": metrics}
-        say(table(("hold-out", chosen.protocol.digest), [(name, str(value)) for name, value in facts.items()]))
+        metadata = vars(chosen.protocol) | {
+            "content": chosen.protocol.dataset,
+            "dataset": chosen.dataset,
+            "metrics": metrics,
+        }
+        say(
+            table(
+                ("hold-out", chosen.protocol.digest), [(name, str(value)) for name, value in metadata.items()]
+            )
+        )
 
 
 @models.command()
@@ -150,12 +217,21 @@ def rollback(
     if as_json:
         say_json(promotion)
     else:
-        say(f"champion: {promotion.champion.ref}" + (f", previous: {promotion.previous.ref}" if promotion.previous else ""))
+        say(
+            f"champion: {promotion.champion.ref}"
+            + (f", previous: {promotion.previous.ref}" if promotion.previous else "")
+        )
 
 
 @models.command("log")
-def show_log(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
-    """Print the audit log: who put which version in charge, and why; exit 4 if an entry was altered or deleted."""
+def show_log(
+    root: options.Root = options.DEFAULT_ROOT,
+    tracking: options.Tracking = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print the audit log: who put which version in charge, and why; exit 4 if an entry was altered or
+    deleted.
+    """
     from pipelines.registry import MODELS, list_actions, log_problems
 
     registry = open_existing(root, tracking)
@@ -164,17 +240,33 @@ def show_log(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracki
     if as_json:
         say_json(actions)
     else:
-        rows = [(it.when, it.who, it.action, it.outcome, it.before or "-", it.after or "-", it.why or "-") for it in actions]
-        say(table(("when", "who", "what", "", "from", "to", "why"), rows) if rows else "no version was ever put in charge")
+        rows = [
+            (it.when, it.who, it.action, it.outcome, it.before or "-", it.after or "-", it.why or "-")
+            for it in actions
+        ]
+        say(
+            table(("when", "who", "what", "", "from", "to", "why"), rows)
+            if rows
+            else "no version was ever put in charge"
+        )
         for problem in problems:
             say(f"! {problem}")
     if problems:
-        raise QuarantineError(f"the audit log is not what was written ({problems[0]}); expected an unbroken chain; see the lines with an !")
+        raise QuarantineError(
+            f"the audit log is not what was written ({problems[0]}); expected an unbroken chain; see the "
+            "lines with an !"
+        )
 
 
 @models.command()
-def fsck(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking = None, as_json: options.Json = False) -> None:
-    """Check every version: files, digests and signatures, a cascade's stages, aliases, and files that no version names."""
+def fsck(
+    root: options.Root = options.DEFAULT_ROOT,
+    tracking: options.Tracking = None,
+    as_json: options.Json = False,
+) -> None:
+    """Check every version: files, digests and signatures, a cascade's stages, aliases, and files that no
+    version names.
+    """
     from pipelines.registry import fsck as find
     from pipelines.registry import list_versions
 
@@ -188,7 +280,9 @@ def fsck(root: options.Root = options.DEFAULT_ROOT, tracking: options.Tracking =
             or f"{len(list_versions(registry))} versions, nothing wrong"
         )
     if findings:
-        raise QuarantineError(f"{len(findings)} findings in the registry of {root}; expected none; do what each line says")
+        raise QuarantineError(
+            f"{len(findings)} findings in the registry of {root}; expected none; do what each line says"
+        )
 
 
 @models.command()
@@ -198,12 +292,14 @@ def gc(
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
-    """Remove versions registered from this root that no alias, cascade or record names, and files that no version names."""
-    from pipelines.artifacts import ArtifactStore
+    """Remove versions registered from this root that no alias, cascade or record names, and files that no
+    version names.
+    """
+    from pipelines.execution.artifact_store import ArtifactStore
     from pipelines.registry import collect_garbage
 
     store = ArtifactStore(root)
-    removed = collect_garbage(open_existing(root, tracking), store.root, store.named(), plan)
+    removed = collect_garbage(open_existing(root, tracking), store.root, store.referenced_ids(), plan)
     if as_json:
         say_json(removed)
     else:
@@ -217,5 +313,8 @@ def open_existing(root: str, tracking: str | None) -> "Registry":
 
     database = storage.join(root, "mlflow.db")
     if tracking is None and not storage.exists(database):
-        raise UsageError(f"no registry at {database}; expected what `diffbfr run --root {root}` makes; correct --root, or name --tracking")
+        raise UsageError(
+            f"no registry at {database}; expected what `diffbfr run --root {root}` makes; correct --root, or "
+            "name --tracking"
+        )
     return open_registry(root, tracking)

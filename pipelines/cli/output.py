@@ -25,7 +25,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
-        padded = (cell.rjust(width) if far else cell.ljust(width) for cell, width, far in zip(row, widths, right, strict=True))
+        padded = (
+            cell.rjust(width) if far else cell.ljust(width)
+            for cell, width, far in zip(row, widths, right, strict=True)
+        )
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(head), *map(line, cells)])

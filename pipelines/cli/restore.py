@@ -11,17 +11,37 @@ from pipelines.cli.output import say, say_json, table
 
 def restore(
     source: Annotated[
-        str, typer.Argument(help="Photos: a folder, zip, tar or file, or several archives as 'photos/*.zip' (quoted).", metavar="INPUT")
+        str,
+        typer.Argument(
+            help="Photos: a folder, zip, tar or file, or several archives as 'photos/*.zip' (quoted).",
+            metavar="INPUT",
+        ),
     ],
-    output: Annotated[str, typer.Argument(help="New folder for the restored ones; the same again continues.", metavar="OUTPUT")],
+    output: Annotated[
+        str,
+        typer.Argument(help="New folder for the restored ones; the same again continues.", metavar="OUTPUT"),
+    ],
     model: options.Model = options.PACKAGED,
-    mode: Annotated[Literal["fast", "faithful"] | None, typer.Option("--mode", help="Few-step solvers, or Algorithm 1.")] = None,
-    aligned: Annotated[bool, typer.Option("--aligned", help="The photos are square face crops in the FFHQ frame.")] = False,
+    mode: Annotated[
+        Literal["fast", "faithful"] | None, typer.Option("--mode", help="Few-step solvers, or Algorithm 1.")
+    ] = None,
+    aligned: Annotated[
+        bool, typer.Option("--aligned", help="The photos are square face crops in the FFHQ frame.")
+    ] = False,
     samples: Annotated[
-        int, typer.Option("--samples", min=1, help="Restorations of each face: folders draw-0, draw-1 .. and spread, where they differ.")
+        int,
+        typer.Option(
+            "--samples",
+            min=1,
+            help="Restorations of each face: folders draw-0, draw-1 .. and spread, where they differ.",
+        ),
     ] = 1,
-    seed: Annotated[int | None, typer.Option("--seed", help="Another seed is another draw of the details.")] = None,
-    max_bad: Annotated[int, typer.Option("--max-bad", help="Exit 4 if more inputs than this cannot be read.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Another seed is another draw of the details.")
+    ] = None,
+    max_bad: Annotated[
+        int, typer.Option("--max-bad", help="Exit 4 if more inputs than this cannot be read.")
+    ] = 0,
     root: options.Root = options.DEFAULT_ROOT,
     config: options.Config = None,
     overrides: options.Overrides = None,
@@ -34,7 +54,7 @@ def restore(
     from pipelines.cluster import Cluster
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
     from pipelines.flows.restore_page import write_restore_page
-    from pipelines.settings import load
+    from pipelines.recipes.overrides import load
 
     recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
     chosen = RestoreOptions(
@@ -46,7 +66,9 @@ def restore(
     )
     cascade = pin(model, root, recipe.tracking.uri)
     with Cluster(recipe.cluster) as cluster:
-        report = restore_archive(source, output, cascade.near(_beside(output, cascade.digest)), chosen, cluster)
+        report = restore_archive(
+            source, output, cascade.stage_to(_beside(output, cascade.digest)), chosen, cluster
+        )
     page = write_restore_page(report)
     if as_json:
         say_json(
@@ -70,6 +92,6 @@ def restore(
 def _beside(output: str, digest: str) -> str:
     """Where a copy of the cascade goes if workers on other machines must find it."""
     from pipelines import storage
-    from pipelines.outcomes import CONTROL
+    from pipelines.restoration.outcomes import CONTROL
 
     return storage.join(output, CONTROL, f"cascade-{digest[:12]}")

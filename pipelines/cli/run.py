@@ -56,12 +56,15 @@ run = _ending(
     None,
     """Run everything: photos to a registered cascade.
 
-    Shards, three stages, evaluation, registry, and a sample restoration; what is done already is not done again.
+    Shards, three stages, evaluation, registry, and a sample restoration; what is done already is not
+    done again.
     """,
 )
 shard = _ending("shard", "shard", "Make the dataset only: faces and their degraded variants.")
 train = _ending_at_stage("train", TrainedStage, "Train one stage, and make what it needs.")
-condition = _ending_at_stage("condition", ConditioningStage, "Append the column of IRM-1's pictures that IRM-2 trains on.")
+condition = _ending_at_stage(
+    "condition", ConditioningStage, "Append the column of IRM-1's pictures that IRM-2 trains on."
+)
 
 
 def evaluate(
@@ -90,7 +93,7 @@ def _run(
     model: str = "",
 ) -> None:
     from pipelines import storage
-    from pipelines.settings import load
+    from pipelines.recipes.overrides import load
 
     chosen = load(recipe, config, (*([f"data.faces={faces}"] if faces else []), *(overrides or ())))
     cascade = pin(model, root, chosen.tracking.uri) if model else None
@@ -103,7 +106,10 @@ def _run(
     if as_json:
         say_json(report)
         return
-    rows = [(step.name, step.action, step.reason, step.work if plan else duration(step.seconds)) for step in report.steps]
+    rows = [
+        (step.name, step.action, step.reason, step.work if plan else duration(step.seconds))
+        for step in report.steps
+    ]
     say(table(("step", "", "why", "work" if plan else "took"), rows))
     if report.scores:
         say(report.scores)

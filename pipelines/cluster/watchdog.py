@@ -1,8 +1,10 @@
-"""Notices a training that hangs: every rank gives signs of life, the driver ends the ranks when none comes any more.
+"""Notices a training that hangs: every rank gives signs of life, the driver ends the ranks when none comes
+any more.
 
-Ray restarts workers that die, not workers that stand still (a stopped process, a deadlock, a network that swallows packets): the
-others wait for them in a collective until its timeout. Here the driver sees the silence within `hang_s` and a second, logs every rank's
-stacks, also those of one that was stopped, and kills them; then the training goes on from its newest checkpoint as after any death.
+Ray restarts workers that die, not workers that stand still (a stopped process, a deadlock, a network that
+swallows packets): the others wait for them in a collective until its timeout. Here the driver sees the
+silence within `hang_s` and a second, logs every rank's stacks, also those of one that was stopped, and kills
+them; then the training goes on from its newest checkpoint as after any death.
 """
 
 import contextlib
@@ -19,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import storage
-from pipelines.cluster.link import Pulse
-from pipelines.progress import History, Metrics
+from pipelines.cluster.monitor import RankHeartbeat
+from pipelines.progress import Metrics, RestartStats
 
 START_S = 900.0
-"""Until the first step is done: data is opened, a checkpoint fetched, a network compiled, and no step's time is known."""
+"""Until the first step is done: data is opened, a checkpoint fetched, a network compiled, and no step's
+time is known.
+"""
 END_S = 600.0
 """After the last step: the last checkpoint and the weights are put where they belong."""
 LONGEST_S = 300.0
@@ -36,15 +40,18 @@ _ANSWER_S = 20.0
 _GONE = "gone"
 
 
-class RankLink:
+class RankReporter:
     """A rank's side of the board.
 
-    A rank may be silent for `hang_s`, or for five of its usual steps, a median of the recent ones, where that is longer; `LONGEST_S` ends
-    the patience with steps of a minute, and who takes longer than that for a step may take two. Until a second step is done the time to the
-    first one stands for a step's. Before the first step and after the last it may be silent for `START_S` and `END_S`.
+    A rank may be silent for `hang_s`, or for five of its usual steps, a median of the recent ones, where that
+    is longer; `LONGEST_S` ends the patience with steps of a minute, and who takes longer than that for a step
+    may take two. Until a second step is done the time to the first one stands for a step's. Before the first
+    step and after the last it may be silent for `START_S` and `END_S`.
     """
 
-    def __init__(self, board: Any, rank: int, node: str, hang_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, board: Any, rank: int, node: str, hang_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._board, self._rank, self._node, self._hang_s, self._clock = board, rank, node, hang_s, clock
         self._sent: list[Any] = []
         self._beats: list[Any] = []
@@ -54,13 +61,15 @@ class RankLink:
         faulthandler.register(signal.SIGUSR2, self._stacks)
         self._beat(START_S)
 
-    def post(self, metrics: Metrics) -> None:
+    def report(self, metrics: Metrics) -> None:
         """Tell a few numbers, if this is rank 0."""
         if self._rank == 0:
             self._sent[:] = [self._board.post.remote(metrics)]
 
-    def alive(self, step: int) -> None:
-        """Beat, at most once a second, but at once when less patience is due; the same step again is a wait that goes on."""
+    def heartbeat(self, step: int) -> None:
+        """Beat, at most once a second, but at once when less patience is due; the same step again is a
+        wait that goes on.
+        """
         now = self._clock()
         if step > self._done:
             if self._done >= 0:
@@ -71,20 +80,20 @@ class RankLink:
         if now - self._beaten >= _BEAT_S or self._limit_s < self._told_s:
             self._beat(self._limit_s)
 
-    def rest(self) -> None:
+    def finishing(self) -> None:
         """Beat a last time, or once more while the end takes its time."""
         self._beat(END_S)
 
-    def history(self) -> History:
+    def restart_stats(self) -> RestartStats:
         """Ask the board."""
         import ray
 
-        found: History = ray.get(self._board.history.remote())
+        found: RestartStats = ray.get(self._board.history.remote())
         return found
 
     def close(self) -> None:
         """Be watched no more."""
-        self._board.rest.remote(self._rank)
+        self._board.mark_finished.remote(self._rank)
         faulthandler.unregister(signal.SIGUSR2)
         self._stacks.close()
 
@@ -103,10 +112,16 @@ class RankLink:
         self._check_heard()
         self._beaten, self._told_s = self._clock(), limit_s
         stacks = f"/proc/{os.getpid()}/fd/{self._stacks.fileno()}"
-        self._beats[:] = [self._board.beat.remote(Pulse(self._rank, os.getpid(), self._node, self._done, limit_s, stacks))]
+        self._beats[:] = [
+            self._board.record_heartbeat.remote(
+                RankHeartbeat(self._rank, os.getpid(), self._node, self._done, limit_s, stacks)
+            )
+        ]
 
     def _check_heard(self) -> None:
-        """End this rank with an error if nobody hears it any more: the driver has ended the training, or lost it."""
+        """End this rank with an error if nobody hears it any more: the driver has ended the training, or
+        lost it.
+        """
         if self._beats:
             import ray
 
@@ -114,17 +129,25 @@ class RankLink:
             ray.get(answered)
 
 
-def end_hung(hung: Sequence[Pulse], label: str, root: str, end: Callable[[Sequence[Pulse]], Sequence[tuple[str, str]]]) -> str:
-    """Kill ranks that hang; log what each was doing, and keep it in a file, whose place is returned, or "" where none can be written.
+def kill_hung_ranks(
+    hung: Sequence[RankHeartbeat],
+    label: str,
+    root: str,
+    end: Callable[[Sequence[RankHeartbeat]], Sequence[tuple[str, str]]],
+) -> str:
+    """Kill ranks that hang; log what each was doing, and keep it in a file, whose place is returned, or ""
+    where none can be written.
 
-    `end(pulses)` asks each rank where it runs for its state and its threads (`ask_worker`), and when all have told kills them. Ranks of
-    which none is there any more do not hang: their group was ended for another of a different size, and "" is returned.
+    `end(pulses)` asks each rank where it runs for its state and its threads (`dump_worker_stacks`), and when
+    all have told kills them. Ranks of which none is there any more do not hang: their group was ended for
+    another of a different size, and "" is returned.
     """
     told = list(end(hung))
     if all(state == _GONE for state, _ in told):
         return ""
     text = "\n".join(
-        f"rank {pulse.rank}, process {pulse.pid} on {pulse.node}, {pulse.step} steps done: {state}\n{stacks or '(no answer)'}"
+        f"rank {pulse.rank}, process {pulse.pid} on {pulse.node}, {pulse.step} steps done: "
+        f"{state}\n{stacks or '(no answer)'}"
         for pulse, (state, stacks) in sorted(zip(hung, told, strict=True), key=lambda it: it[0].rank)
     )
     place = storage.join(root, "hangs", f"{label}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.txt")
@@ -143,15 +166,19 @@ def end_hung(hung: Sequence[Pulse], label: str, root: str, end: Callable[[Sequen
     return place
 
 
-def end_ranks(pulses: Sequence[Pulse]) -> list[tuple[str, str]]:
-    """Ask all ranks what they do, then kill them: one that dies takes the others with it before they have told."""
-    told = _there(ask_worker, [(pulse.node, (pulse.pid, pulse.stacks)) for pulse in pulses])
+def kill_ranks(pulses: Sequence[RankHeartbeat]) -> list[tuple[str, str]]:
+    """Ask all ranks what they do, then kill them: one that dies takes the others with it before they have
+    told.
+    """
+    told = _there(dump_worker_stacks, [(pulse.node, (pulse.pid, pulse.stacks)) for pulse in pulses])
     _there(kill_worker, [(pulse.node, (pulse.pid,)) for pulse in pulses])
     return [(f"out of reach ({type(it).__name__})", "") if isinstance(it, Exception) else it for it in told]
 
 
 def _there(function: Callable[..., Any], calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-    """Call a function on several machines at once; an exception where one is gone, or as silent as its rank."""
+    """Call a function on several machines at once; an exception where one is gone, or as silent as its
+    rank.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -169,8 +196,10 @@ def _there(function: Callable[..., Any], calls: Sequence[tuple[str, tuple[Any, .
     return found
 
 
-def ask_worker(pid: int, stacks: str) -> tuple[str, str]:
-    """On a rank's machine: in which state it is and where its threads are; one that was stopped goes on, for it could not tell."""
+def dump_worker_stacks(pid: int, stacks: str) -> tuple[str, str]:
+    """On a rank's machine: in which state it is and where its threads are; one that was stopped goes on,
+    for it could not tell.
+    """
     try:
         if not _is_worker(pid):
             return _GONE, ""
@@ -193,7 +222,9 @@ def _is_worker(pid: int) -> bool:
 
 
 def _ask_stacks(pid: int, stacks: str) -> str:
-    """Where a process's threads are, by faulthandler, which needs no interpreter that runs; "" if it does not say within `_STACKS_S`."""
+    """Where a process's threads are, by faulthandler, which needs no interpreter that runs; "" if it does
+    not say within `_STACKS_S`.
+    """
     told = ""
     with contextlib.suppress(OSError):
         file = Path(stacks)

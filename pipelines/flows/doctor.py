@@ -1,4 +1,6 @@
-"""Is this machine fit? Versions with known holes, and round trips to storage and tracking, from the driver and from a worker."""
+"""Is this machine fit? Versions with known holes, and round trips to storage and tracking, from the driver
+and from a worker.
+"""
 
 import importlib.metadata
 import platform
@@ -16,8 +18,10 @@ Version = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Hole:
-    """Versions of a package that are known not to work: below `since`, or from `before` on; `wanted=False`: it must not be installed."""
+class Requirement:
+    """Versions of a package that are known not to work: below `since`, or from `before` on;
+    `wanted=False`: it must not be installed.
+    """
 
     package: str
     since: Version
@@ -26,19 +30,30 @@ class Hole:
     wanted: bool = True
 
 
-HOLES = (
-    Hole("python", (3, 11), (4,), "the code is written for 3.11"),
-    Hole("torch", (2, 13), (2, 14), "an open range pulls several GB of CUDA, and what is measured here was measured with 2.13"),
-    Hole("numpy", (2, 0), (2, 5), "the random streams of other versions are not checked"),
-    Hole("opencv-python-headless", (4, 9), (5,), "version 5 has no CascadeClassifier"),
-    Hole("albumentations", (2, 0, 8), (2, 0, 9), "2.0.8 is the last one under the MIT licence"),
-    Hole("webdataset", (1, 0, 2), (2,), "1.0.2 changed its interface"),
-    Hole("ray", (2, 60), (3,), "Ray Train before V2 resumes differently"),
-    Hole("mlflow", (3, 17), (4,), "models-from-code and aliases as used here"),
-    Hole("pyarrow", (20,), (26,), "MLflow does not take 26"),
-    Hole("botocore", (1, 40), (1, 43, 118), "s3fs does not take a newer one"),
-    Hole("albumentationsx", (), (), "its licence is AGPL; uninstall it", wanted=False),
-    Hole("torchvision", (), (), "it does not import beside the CPU build of torch and breaks others with it; uninstall it", wanted=False),
+REQUIREMENTS = (
+    Requirement("python", (3, 11), (4,), "the code is written for 3.11"),
+    Requirement(
+        "torch",
+        (2, 13),
+        (2, 14),
+        "an open range pulls several GB of CUDA, and what is measured here was measured with 2.13",
+    ),
+    Requirement("numpy", (2, 0), (2, 5), "the random streams of other versions are not checked"),
+    Requirement("opencv-python-headless", (4, 9), (5,), "version 5 has no CascadeClassifier"),
+    Requirement("albumentations", (2, 0, 8), (2, 0, 9), "2.0.8 is the last one under the MIT licence"),
+    Requirement("webdataset", (1, 0, 2), (2,), "1.0.2 changed its interface"),
+    Requirement("ray", (2, 60), (3,), "Ray Train before V2 resumes differently"),
+    Requirement("mlflow", (3, 17), (4,), "models-from-code and aliases as used here"),
+    Requirement("pyarrow", (20,), (26,), "MLflow does not take 26"),
+    Requirement("botocore", (1, 40), (1, 43, 118), "s3fs does not take a newer one"),
+    Requirement("albumentationsx", (), (), "its licence is AGPL; uninstall it", wanted=False),
+    Requirement(
+        "torchvision",
+        (),
+        (),
+        "it does not import beside the CPU build of torch and breaks others with it; uninstall it",
+        wanted=False,
+    ),
 )
 
 
@@ -75,7 +90,7 @@ def doctor(root: str, tracking: str | None, cluster: Cluster) -> tuple[Check, ..
 
 def examine(task: DoctorTask) -> tuple[Check, ...]:
     """The checks of one process."""
-    versions = tuple(_version_check(task.where, hole) for hole in HOLES)
+    versions = tuple(_version_check(task.where, hole) for hole in REQUIREMENTS)
     return (
         *versions,
         _attempt(task.where, "storage", lambda: _storage_round_trip(task.root)),
@@ -83,11 +98,20 @@ def examine(task: DoctorTask) -> tuple[Check, ...]:
     )
 
 
-def _version_check(where: str, hole: Hole) -> Check:
+def _version_check(where: str, hole: Requirement) -> Check:
     try:
-        text = platform.python_version() if hole.package == "python" else importlib.metadata.version(hole.package)
+        text = (
+            platform.python_version()
+            if hole.package == "python"
+            else importlib.metadata.version(hole.package)
+        )
     except importlib.metadata.PackageNotFoundError:
-        return Check(where, hole.package, not hole.wanted, "not installed" if not hole.wanted else "not installed; reinstall diffbfr")
+        return Check(
+            where,
+            hole.package,
+            not hole.wanted,
+            "not installed" if not hole.wanted else "not installed; reinstall diffbfr",
+        )
     version = tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3])
     if hole.wanted and hole.since <= version < hole.before:
         return Check(where, hole.package, True, text)
@@ -103,9 +127,14 @@ def _storage_round_trip(root: str) -> str:
     try:
         storage.write_atomic(place, data)
         if storage.read_bytes(place) != data or storage.list_dir(folder) != ["file"]:
-            raise DiffBFRError(f"{root} gives back other bytes or names than were written; expected the same; use another storage")
+            raise DiffBFRError(
+                f"{root} gives back other bytes or names than were written; expected the same; use another "
+                "storage"
+            )
         if storage.write_atomic(place, b"second", create_only=True) or storage.size(place) != len(data):
-            raise DiffBFRError(f"{root} lets a second writer replace a file that must be created once; use another storage")
+            raise DiffBFRError(
+                f"{root} lets a second writer replace a file that must be created once; use another storage"
+            )
     finally:
         storage.remove_tree(folder)
     return f"{root}: written, read back, created once, removed"
@@ -120,7 +149,10 @@ def _tracking_round_trip(root: str, tracking: str | None) -> str:
     registry.client.set_experiment_tag(registry.experiment_id, "diffbfr.doctor", mark)
     found = registry.client.get_experiment(registry.experiment_id).tags.get("diffbfr.doctor")
     if found != mark:
-        raise DiffBFRError(f"{registry.uri} gives back {found!r}, written was {mark!r}; expected the same; use another server")
+        raise DiffBFRError(
+            f"{registry.uri} gives back {found!r}, written was {mark!r}; expected the same; use another "
+            "server"
+        )
     return f"{registry.uri}: written, read back"
 
 

@@ -1,8 +1,10 @@
-"""From a registered version back to the photos: every artifact with its digest, and each link compared with what is there now.
+"""From a registered version back to the photos: every artifact with its digest, and each link compared with
+what is there now.
 
-The registry says which artifact a version was made from, an artifact's record from which others, and the first of them from which photos.
-Every file is read for its digest, in the registry and under the root; the photos are listed again, and read too if that is wanted: a
-listing does not show a photo that changed and kept its size and time.
+The registry says which artifact a version was made from, an artifact's record from which others, and the
+first of them from which photos. Every file is read for its digest, in the registry and under the root; the
+photos are listed again, and read too if that is wanted: a listing does not show a photo that changed and kept
+its size and time.
 """
 
 import contextlib
@@ -16,8 +18,16 @@ from typing import Final
 from diffbfr.errors import DiffBFRError
 from diffbfr.stages import STAGE_NAMES
 from pipelines import storage
-from pipelines.artifacts import ArtifactStore, Record
-from pipelines.registry import CASCADE, ModelVersion, Registry, fetch, get_version, list_versions, model_digest
+from pipelines.execution.artifact_store import ArtifactStore, Record
+from pipelines.registry import (
+    CASCADE,
+    ModelVersion,
+    Registry,
+    fetch,
+    get_version,
+    list_versions,
+    model_digest,
+)
 from pipelines.sources import PhotoUnreadableError, open_source
 
 _SHOWN: Final = 12
@@ -26,7 +36,9 @@ _COUNTED: Final = ("num_samples", "samples", "pictures", "faces")
 
 @dataclass(frozen=True)
 class Link:
-    """One thing in the chain. `problems` says how it differs from what was recorded; `sources` is what it was made from."""
+    """One thing in the chain. `problems` says how it differs from what was recorded; `sources` is what it
+    was made from.
+    """
 
     title: str
     digest: str
@@ -45,12 +57,16 @@ class Link:
 
 
 def trace(registry: Registry, store: ArtifactStore, ref: str, deep: bool = False) -> Link:
-    """Follow a version back to the photos, reading every byte on the way; of the photos themselves only if `deep`."""
+    """Follow a version back to the photos, reading every byte on the way; of the photos themselves only if
+    `deep`.
+    """
     return _Tracer(registry, store, deep).version(get_version(registry, ref))
 
 
 def format_chain(link: Link) -> str:
-    """The chain as an indented text, a line a link; what was shown before is named only, and what is wrong starts with `!`."""
+    """The chain as an indented text, a line a link; what was shown before is named only, and what is wrong
+    starts with `!`.
+    """
     shown: set[str] = set()
 
     def lines(it: Link, depth: int) -> Iterator[str]:
@@ -79,7 +95,12 @@ class _Tracer:
     def version(self, version: ModelVersion) -> Link:
         """A registered version: its files, its stages, and the artifact that it is a copy of."""
         tags, problems = version.tags, list(self._file_problems(version))
-        sources = [link for stage in STAGE_NAMES if version.name == CASCADE for link in self._stage(version, stage, problems)]
+        sources = [
+            link
+            for stage in STAGE_NAMES
+            if version.name == CASCADE
+            for link in self._stage(version, stage, problems)
+        ]
         artifact = tags.get("artifact", "")
         record = self._store.by_id(artifact)
         if record is not None:
@@ -90,33 +111,55 @@ class _Tracer:
         else:
             sources.append(Link(f"artifact {artifact}", "", f"under {tags['root']}"))
         aliases = f"[{', '.join(version.aliases)}] " if version.aliases else ""
-        return Link(version.ref, version.digest, f"{aliases}{tags.get('recipe', '?')}, {version.created}", tuple(problems), tuple(sources))
+        return Link(
+            version.ref,
+            version.digest,
+            f"{aliases}{tags.get('recipe', '?')}, {version.created}",
+            tuple(problems),
+            tuple(sources),
+        )
 
     def artifact(self, record: Record) -> Link:
         """An artifact under the root, and all behind it."""
         identity = record.identity
         if identity.id not in self._artifacts:
-            problems = [f"output {name} {words}" for name, words in self._store.damage(record, thorough=True).items()]
-            if moved := self._store.moved(record):
+            problems = [
+                f"output {name} {words}"
+                for name, words in self._store.corruption(record, thorough=True).items()
+            ]
+            if moved := self._store.stale_input(record):
                 problems.append(moved)
             sources = tuple(self._source(record, name, made) for name, made in identity.inputs.items())
-            told = [f"{record.facts[fact]:,} {fact.removeprefix('num_')}" for fact in _COUNTED if fact in record.facts]
+            told = [
+                f"{record.metadata[fact]:,} {fact.removeprefix('num_')}"
+                for fact in _COUNTED
+                if fact in record.metadata
+            ]
             detail = ", ".join([*told, f"{len(record.outputs)} files", record.created[:19]])
             title = f"{identity.step} {identity.id}"
             self._artifacts[identity.id] = Link(title, record.content, detail, tuple(problems), sources)
         return self._artifacts[identity.id]
 
     def _source(self, record: Record, name: str, made: str) -> Link:
-        """What an artifact was made from: another artifact, the photos, or the weights that a training started from."""
+        """What an artifact was made from: another artifact, the photos, or the weights that a training
+        started from.
+        """
         source = self._store.by_id(made)
         if source is not None:
             return self.artifact(source)
         if name == "photos":
-            uri = str(record.facts["source"])
+            uri = str(record.metadata["source"])
             problems = _listing_problems(uri, made)
             if not self._deep:
-                return Link(f"photos {uri}", made, "names, sizes and times alone, --deep reads them", problems)
-            return Link(f"photos {uri}", made, "every one read", (*problems, *_photo_problems(uri, self._store.folder(record.identity))))
+                return Link(
+                    f"photos {uri}", made, "names, sizes and times alone, --deep reads them", problems
+                )
+            return Link(
+                f"photos {uri}",
+                made,
+                "every one read",
+                (*problems, *_photo_problems(uri, self._store.artifact_dir(record.identity))),
+            )
         if name == "init":
             return self._start(made)
         return Link(f"{name} {made}", "", "", ("its record is gone",))
@@ -145,17 +188,24 @@ class _Tracer:
             except DiffBFRError as error:
                 yield str(error)
                 return
-            self._weights[version.ref] = {path.name: storage.digest(path) for path in folder.glob("*.safetensors")}
+            self._weights[version.ref] = {
+                path.name: storage.digest(path) for path in folder.glob("*.safetensors")
+            }
 
     def _differences(self, version: ModelVersion, record: Record) -> list[str]:
         """How a version differs from the record of the artifact that it is a copy of."""
         made = {Path(output.path).name: output.sha256 for output in record.outputs.values()}
         weights = self._weights.get(version.ref, {})
         found = [
-            f"its {name} is not that of {record.identity.step} {record.identity.id}" for name in weights if made.get(name) != weights[name]
+            f"its {name} is not that of {record.identity.step} {record.identity.id}"
+            for name in weights
+            if made.get(name) != weights[name]
         ]
-        if version.tags.get("data.content_id") != record.facts.get("content_id"):
-            found.append(f"it names the data {version.tags.get('data.content_id', '?')[:_SHOWN]}, {record.identity.step} another")
+        if version.tags.get("data.content_id") != record.metadata.get("content_id"):
+            found.append(
+                f"it names the data {version.tags.get('data.content_id', '?')[:_SHOWN]}, "
+                f"{record.identity.step} another"
+            )
         return found
 
 
@@ -165,12 +215,18 @@ def _listing_problems(uri: str, recorded: str) -> tuple[str, ...]:
         now = open_source(uri).digest()
     except (DiffBFRError, OSError) as error:
         return (f"they cannot be listed ({error})",)
-    return () if now == recorded else (f"their listing has the digest {now[:_SHOWN]}, recorded {recorded[:_SHOWN]}",)
+    return (
+        ()
+        if now == recorded
+        else (f"their listing has the digest {now[:_SHOWN]}, recorded {recorded[:_SHOWN]}",)
+    )
 
 
 def _photo_problems(uri: str, dataset: str) -> Iterator[str]:
-    """Read every photo for its digest, and compare it with that of the photo which the dataset was made from."""
-    from pipelines.manifest import open_dataset, read_quarantine
+    """Read every photo for its digest, and compare it with that of the photo which the dataset was made
+    from.
+    """
+    from pipelines.dataset.manifest import open_dataset, read_quarantine
 
     refused = read_quarantine(dataset)
     wanted = {sample.source: sample.source_sha256 for sample in open_dataset(dataset).samples}

@@ -1,7 +1,8 @@
-"""Restore an archive: every input gets one row in the ledger, every face that could be restored a picture in the mirror.
+"""Restore an archive: every input gets one row in the ledger, every face that could be restored a picture in
+the mirror.
 
 ```
-pin        the request (input, cascade digest, mode, seed) in the output folder; another request is refused there
+pin        the request (input, cascade digest, mode, seed) in the output folder; another one is refused there
 remember   what earlier runs committed and what of it still stands
 match      inputs of equal size by their sha256: equal bytes cost one restoration
 restore    units of photos on device actors; each unit's record is written after its pictures
@@ -20,14 +21,23 @@ from pathlib import Path
 from typing import Final, get_args
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
+from diffbfr.stages import Mode
 from pipelines import storage
 from pipelines.cluster import Cluster
+from pipelines.dataset.manifest import LedgerRow, read_ledger, write_ledger
 from pipelines.flows.restore_plan import find_standing, plan_restore, units
-from pipelines.manifest import LedgerRow, read_ledger, write_ledger
-from pipelines.outcomes import CONTROL, Outcome, read_units
+from pipelines.restoration.outcomes import CONTROL, Outcome, read_units
+from pipelines.restoration.samples import first_prefix
 from pipelines.sources import PhotoRef, PhotoSource, open_source
-from pipelines.steps.draws import first_prefix
-from pipelines.steps.restore import Copy, CopyTask, Mode, RestoreModel, RestoreTask, RestoreWorker, Work, copy_duplicates
+from pipelines.steps.restore import (
+    Copy,
+    CopyTask,
+    RestorationModel,
+    RestoreTask,
+    RestoreWorker,
+    Work,
+    copy_duplicates,
+)
 
 LEDGER: Final = "ledger.parquet"
 RECORD: Final = "restore.json"
@@ -37,10 +47,12 @@ _COPIES_PER_UNIT: Final = 64
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How to restore. `aligned`: the inputs are square face crops in the FFHQ frame. `unit_size`: photos a commit.
+    """How to restore. `aligned`: the inputs are square face crops in the FFHQ frame. `unit_size`: photos a
+    commit.
 
-    `samples` restorations are drawn of each face, and their spread (`pipelines.steps.draws`).
-    `batch_faces` run through the cascade at once; it is part of the request, because kernels round differently at another size.
+    `samples` restorations are drawn of each face, and their spread (`pipelines.restoration.samples`).
+    `batch_faces` run through the cascade at once; it is part of the request, because kernels round
+    differently at another size.
     """
 
     aligned: bool
@@ -63,7 +75,9 @@ class RestoreCounts:
 
 @dataclass(frozen=True)
 class RestoreReport:
-    """What a restoration came to. `rows` are the ledger's, by name; `num_worked` inputs had something left to do in this run."""
+    """What a restoration came to. `rows` are the ledger's, by name; `num_worked` inputs had something left
+    to do in this run.
+    """
 
     source: str
     output: str
@@ -81,17 +95,23 @@ class RestoreReport:
         return storage.join(self.output, LEDGER)
 
 
-def restore_archive(source_uri: str, output_uri: str, model: RestoreModel, options: RestoreOptions, cluster: Cluster) -> RestoreReport:
-    """Restore every face crop of an archive into a mirror of it; the report also counts what an earlier run did."""
+def restore_archive(
+    source_uri: str, output_uri: str, model: RestorationModel, options: RestoreOptions, cluster: Cluster
+) -> RestoreReport:
+    """Restore every face crop of an archive into a mirror of it; the report also counts what an earlier
+    run did.
+    """
     started = time.perf_counter()
     _check_options(options)
     source, output = open_source(source_uri, every_file=True), storage.absolute(output_uri)
-    _check_apart(source.uri, output)
+    _check_output_outside_input(source.uri, output)
     refs = list(source.refs())
     _pin(source, output, model, options)
 
     known = list(read_units(output))
-    standing = find_standing(source, refs, known, {entry.path: entry.num_bytes for entry in storage.walk(output)})
+    standing = find_standing(
+        source, refs, known, {entry.path: entry.num_bytes for entry in storage.walk(output)}
+    )
     plan = plan_restore(source, refs, standing, cluster, first_prefix(options.samples))
     outcomes = dict(standing)
     outcomes.update(_restore(plan.works, source, output, model, options, cluster))
@@ -116,17 +136,21 @@ def restore_archive(source_uri: str, output_uri: str, model: RestoreModel, optio
 
 
 def require_clean(report: RestoreReport, max_bad: int = 0) -> None:
-    """Raise `IncompleteError` (exit 3) if a face failed, `QuarantineError` (exit 4) if more than `max_bad` inputs were refused."""
+    """Raise `IncompleteError` (exit 3) if a face failed, `QuarantineError` (exit 4) if more than `max_bad`
+    inputs were refused.
+    """
     if report.counts.failed:
         first = next(row for row in report.rows if row.status == "failed")
         raise IncompleteError(
-            f"{report.counts.failed} of {len(report.rows)} inputs failed (first: {first.name}: {first.message}); "
+            f"{report.counts.failed} of {len(report.rows)} inputs failed (first: {first.name}: "
+            f"{first.message}); "
             f"expected every face restored; run the same command again, or see {report.ledger}"
         )
     if report.counts.quarantined > max_bad:
         first = next(row for row in report.rows if row.status == "quarantined")
         raise QuarantineError(
-            f"{report.counts.quarantined} of {len(report.rows)} inputs are quarantined (first: {first.name}: {first.message}); "
+            f"{report.counts.quarantined} of {len(report.rows)} inputs are quarantined (first: {first.name}: "
+            f"{first.message}); "
             f"at most {max_bad} allowed; see {report.ledger}, mend or remove them, or raise --max-bad"
         )
 
@@ -134,27 +158,31 @@ def require_clean(report: RestoreReport, max_bad: int = 0) -> None:
 def _check_options(options: RestoreOptions) -> None:
     if not options.aligned:
         raise UsageError(
-            "whole photos are not restored yet; expected square face crops in the FFHQ frame; if the input holds them, add --aligned"
+            "whole photos are not restored yet; expected square face crops in the FFHQ frame; if the input "
+            "holds them, add --aligned"
         )
     if options.mode not in get_args(Mode):
         raise UsageError(f"mode {options.mode!r} is unknown; expected one of {', '.join(get_args(Mode))}")
     if min(options.unit_size, options.batch_faces, options.samples) < 1:
         raise UsageError(
-            f"unit_size is {options.unit_size}, batch_faces {options.batch_faces}, samples {options.samples}; expected at least 1 of each"
+            f"unit_size is {options.unit_size}, batch_faces {options.batch_faces}, samples "
+            f"{options.samples}; expected at least 1 of each"
         )
 
 
-def _check_apart(source: str, output: str) -> None:
+def _check_output_outside_input(source: str, output: str) -> None:
     """Refuse an output inside the input: the next run would take it for photos."""
     inside = output == source or output.startswith(f"{source.rstrip('/')}/")
     if not storage.is_remote(source) and not storage.is_remote(output):
         place = Path(output).resolve()
         inside = inside or place.is_relative_to(Path(source).resolve())
     if inside:
-        raise UsageError(f"the output {output} lies inside the input {source}; expected a folder outside it; name another")
+        raise UsageError(
+            f"the output {output} lies inside the input {source}; expected a folder outside it; name another"
+        )
 
 
-def _pin(source: PhotoSource, output: str, model: RestoreModel, options: RestoreOptions) -> None:
+def _pin(source: PhotoSource, output: str, model: RestorationModel, options: RestoreOptions) -> None:
     """Write the request into a new output folder, or check that an old one holds the same request."""
     storage.check_writable(output)
     request = {
@@ -171,7 +199,9 @@ def _pin(source: PhotoSource, output: str, model: RestoreModel, options: Restore
     if not storage.exists(place):
         others = [name for name in storage.list_dir(output) if name != CONTROL]
         if others:
-            raise UsageError(f"{output} holds {others[0]} and no restoration; expected a new or empty folder; name another")
+            raise UsageError(
+                f"{output} holds {others[0]} and no restoration; expected a new or empty folder; name another"
+            )
     if storage.write_json(place, request, create_only=True):
         return
     pinned = storage.read_json(place)
@@ -184,25 +214,47 @@ def _pin(source: PhotoSource, output: str, model: RestoreModel, options: Restore
 
 
 def _restore(
-    works: Sequence[Work], source: PhotoSource, output: str, model: RestoreModel, options: RestoreOptions, cluster: Cluster
+    works: Sequence[Work],
+    source: PhotoSource,
+    output: str,
+    model: RestorationModel,
+    options: RestoreOptions,
+    cluster: Cluster,
 ) -> Iterator[tuple[str, Outcome]]:
     """Restore photos on device actors, unit by unit; outcomes by name."""
     tasks = [
-        RestoreTask(index, source, tuple(unit), output, options.mode, options.seed, options.batch_faces, options.samples)
+        RestoreTask(
+            index,
+            source,
+            tuple(unit),
+            output,
+            options.mode,
+            options.seed,
+            options.batch_faces,
+            options.samples,
+        )
         for index, unit in enumerate(units(works, options.unit_size))
     ]
     if tasks:
         reports = cluster.map_actors(
-            partial(RestoreWorker, model), tasks, label="restore", unit="photos", weight=lambda task: len(task.works)
+            partial(RestoreWorker, model),
+            tasks,
+            label="restore",
+            unit="photos",
+            weight=lambda task: len(task.works),
         )
         yield from ((outcome.row.name, outcome) for report in reports for outcome in report.outcomes)
 
 
 def _copy(copies: Sequence[Copy], output: str, cluster: Cluster) -> Iterator[tuple[str, Outcome]]:
     """Give duplicates their own files, unit by unit; outcomes by name."""
-    tasks = [CopyTask(index, tuple(unit), output) for index, unit in enumerate(units(copies, _COPIES_PER_UNIT))]
+    tasks = [
+        CopyTask(index, tuple(unit), output) for index, unit in enumerate(units(copies, _COPIES_PER_UNIT))
+    ]
     if tasks:
-        reports = cluster.map(copy_duplicates, tasks, label="copy", unit="photos", weight=lambda task: len(task.copies))
+        reports = cluster.map(
+            copy_duplicates, tasks, label="copy", unit="photos", weight=lambda task: len(task.copies)
+        )
         yield from ((outcome.row.name, outcome) for report in reports for outcome in report.outcomes)
 
 
@@ -210,30 +262,43 @@ def _rows(refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome]) -> tuple[Le
     missing = [ref.name for ref in refs if ref.name not in outcomes]
     if missing or len(outcomes) != len(refs):
         raise IncompleteError(
-            f"{len(refs)} inputs have {len(outcomes)} outcomes (without: {missing[:1]}); expected one each; run the same command again"
+            f"{len(refs)} inputs have {len(outcomes)} outcomes (without: {missing[:1]}); expected one each; "
+            "run the same command again"
         )
     return tuple(outcomes[ref.name].row for ref in refs)
 
 
 def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
     by_status = Counter(row.status for row in rows)
-    counts = RestoreCounts(by_status["restored"], by_status["duplicate"], by_status["quarantined"], by_status["failed"])
+    counts = RestoreCounts(
+        by_status["restored"], by_status["duplicate"], by_status["quarantined"], by_status["failed"]
+    )
     if sum(asdict(counts).values()) != len(rows):
-        raise IncompleteError(f"{len(rows)} inputs, but {counts}; expected the counts to add up; run the same command again")
+        raise IncompleteError(
+            f"{len(rows)} inputs, but {counts}; expected the counts to add up; run the same command again"
+        )
     return counts
 
 
 def _remove_outdated(output: str, known: Iterable[Outcome], outcomes: Mapping[str, Outcome]) -> None:
-    """Remove the pictures of inputs that have changed and whose new content gave none, so that no old picture passes for a new one."""
+    """Remove the pictures of inputs that have changed and whose new content gave none, so that no old
+    picture passes for a new one.
+    """
     current = {file for outcome in outcomes.values() for file, _ in outcome.files()}
-    for stale in sorted({file for outcome in known if outcome.row.name in outcomes for file, _ in outcome.files()} - current):
+    for stale in sorted(
+        {file for outcome in known if outcome.row.name in outcomes for file, _ in outcome.files()} - current
+    ):
         storage.remove_tree(storage.join(output, stale))
 
 
 def _close(report: RestoreReport) -> None:
     """Write the ledger, then the record; neither if an earlier run already wrote the same rows."""
     place = storage.join(report.output, RECORD)
-    if storage.exists(place) and storage.exists(report.ledger) and read_ledger(report.ledger) == list(report.rows):
+    if (
+        storage.exists(place)
+        and storage.exists(report.ledger)
+        and read_ledger(report.ledger) == list(report.rows)
+    ):
         return
     write_ledger(report.ledger, report.rows)
     record = {

@@ -1,4 +1,6 @@
-"""What a restored archive shows a person: counts, pictures before and after, and what was refused and why, in `report.html`."""
+"""What a restored archive shows a person: counts, pictures before and after, and what was refused and why,
+in `report.html`.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -7,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from pipelines import storage
+from pipelines.dataset.manifest import LedgerRow
 from pipelines.flows.restore_archive import RestoreReport
-from pipelines.manifest import LedgerRow
 from pipelines.report import LineageLink, ReportData, RestoredPhoto, write_report
+from pipelines.restoration.samples import other_outputs
 from pipelines.sources import PhotoRef, PhotoSource, open_source
-from pipelines.steps.draws import other_outputs
 
 PAGE: Final = "report.html"
 _NUM_RESTORED, _NUM_TROUBLED = 8, 8
@@ -30,14 +32,24 @@ def write_restore_page(report: RestoreReport) -> str:
             evaluation=None,
             restored=sample_photos(report),
             counts=tuple(asdict(report.counts).items()),
-            lineage=((LineageLink("diffbfr-cascade", report.model_digest, f"mode {report.options.mode}, seed {report.options.seed}"),),),
+            lineage=(
+                (
+                    LineageLink(
+                        "diffbfr-cascade",
+                        report.model_digest,
+                        f"mode {report.options.mode}, seed {report.options.seed}",
+                    ),
+                ),
+            ),
         )
         write_report(place, data)
     return place
 
 
 def sample_photos(report: RestoreReport) -> tuple[RestoredPhoto, ...]:
-    """Some restored photos with both pictures, spread evenly over the archive; then some that were refused or failed, with the reason."""
+    """Some restored photos with both pictures, spread evenly over the archive; then some that were refused
+    or failed, with the reason.
+    """
     troubled = [row for row in report.rows if row.status in ("quarantined", "failed")]
     restored = _spread([row for row in report.rows if row.status == "restored"], _NUM_RESTORED)
     source = open_source(report.source, every_file=True)
@@ -45,7 +57,10 @@ def sample_photos(report: RestoreReport) -> tuple[RestoredPhoto, ...]:
     refs = {ref.name: ref for ref in source.refs() if ref.name in shown}
     return (
         *(_both_pictures(report, row, source, refs[row.name]) for row in restored),
-        *(RestoredPhoto(row.name, row.status, None, None, row.message) for row in _spread(troubled, _NUM_TROUBLED)),
+        *(
+            RestoredPhoto(row.name, row.status, None, None, row.message)
+            for row in _spread(troubled, _NUM_TROUBLED)
+        ),
     )
 
 
@@ -53,11 +68,16 @@ def _spread(rows: Sequence[LedgerRow], num: int) -> list[LedgerRow]:
     return [rows[i * len(rows) // num] for i in range(num)] if len(rows) > num else list(rows)
 
 
-def _both_pictures(report: RestoreReport, row: LedgerRow, source: PhotoSource, ref: PhotoRef) -> RestoredPhoto:
+def _both_pictures(
+    report: RestoreReport, row: LedgerRow, source: PhotoSource, ref: PhotoRef
+) -> RestoredPhoto:
     from diffbfr.images import decode, encode_png, resize
 
     before = resize(decode(source.read(ref)).pixels, report.hq_px, "bicubic")
     after, *others = (
-        storage.read_bytes(storage.join(report.output, output)) for output in (row.output, *other_outputs(row.output, row.samples))
+        storage.read_bytes(storage.join(report.output, output))
+        for output in (row.output, *other_outputs(row.output, row.samples))
     )
-    return RestoredPhoto(row.name, row.status, encode_png(before), after, spread=others[-1] if others else None)
+    return RestoredPhoto(
+        row.name, row.status, encode_png(before), after, spread=others[-1] if others else None
+    )

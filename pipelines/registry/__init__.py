@@ -1,22 +1,44 @@
 """The model registry: what was trained, from what, and which cascade is in charge. The one door to MLflow.
 
-`connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models (`packing`: what is uploaded;
-`digests`: when two are one; `served_cascade`: the code inside a cascade version). `gate` says who takes charge, by what `measurements`
-keeps of the `holdout`; `moves` changes the aliases (`turns`: one at a time; `actions`: who and why, and what a crash left). `audit` looks
-for damage, `garbage` removes what nobody names.
-MLflow is imported on first use: this package alone costs nothing.
+`connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models
+(`packing`: what is uploaded; `digests`: when two are one; `served_cascade`: the code inside a cascade
+version). `gate` says who takes charge, by what `measurements` keeps of the `holdout`; `moves` changes the
+aliases (`turns`: one at a time; `actions`: who and why, and what a crash left). `audit` looks for damage,
+`garbage` removes what nobody names. MLflow is imported on first use: this package alone costs nothing.
 """
 
-from pipelines.registry.actions import Action, list_actions, log_problems
-from pipelines.registry.audit import Finding, fsck
-from pipelines.registry.connection import Registry, open_registry
-from pipelines.registry.digests import model_digest
-from pipelines.registry.garbage import Removal, collect_garbage
-from pipelines.registry.gate import Comparison, Promotion, RegressionError, format_comparisons, promote, rollback
+from diffbfr.digests import model_digest
+from pipelines.registry.aliases import freeze_holdout, recover_all
+from pipelines.registry.audit_log import Action, list_actions, log_problems
+from pipelines.registry.evaluations import is_measured, read_faces, record_evaluation
+from pipelines.registry.fsck import Finding, fsck
+from pipelines.registry.gc import Removal, collect_garbage
 from pipelines.registry.holdout import HoldOut, holdout_of, read_holdout
-from pipelines.registry.measurements import is_measured, read_faces, record_evaluation
-from pipelines.registry.moves import freeze_holdout, settle_all
-from pipelines.registry.runs import (
+from pipelines.registry.promotion import (
+    Comparison,
+    Promotion,
+    RegressionError,
+    format_comparisons,
+    promote,
+    rollback,
+)
+from pipelines.registry.versions import (
+    ALIASES,
+    CASCADE,
+    MODELS,
+    Lineage,
+    ModelVersion,
+    Resolved,
+    fetch,
+    get_version,
+    list_versions,
+    register_cascade,
+    register_stage,
+    resolve,
+    version_with_alias,
+)
+from pipelines.tracking.connection import Registry, open_registry
+from pipelines.tracking.runs import (
     Point,
     Run,
     Status,
@@ -28,21 +50,6 @@ from pipelines.registry.runs import (
     run_status,
     step_run,
     unfinished_runs,
-)
-from pipelines.registry.versions import (
-    ALIASES,
-    CASCADE,
-    MODELS,
-    Lineage,
-    ModelVersion,
-    Resolved,
-    fetch,
-    get_version,
-    holder_of,
-    list_versions,
-    register_cascade,
-    register_stage,
-    resolve,
 )
 
 __all__ = [
@@ -73,7 +80,6 @@ __all__ = [
     "freeze_holdout",
     "fsck",
     "get_version",
-    "holder_of",
     "holdout_of",
     "is_measured",
     "is_refused",
@@ -86,12 +92,13 @@ __all__ = [
     "read_faces",
     "read_holdout",
     "record_evaluation",
+    "recover_all",
     "register_cascade",
     "register_stage",
     "resolve",
     "rollback",
     "run_status",
-    "settle_all",
     "step_run",
     "unfinished_runs",
+    "version_with_alias",
 ]

@@ -1,7 +1,8 @@
-"""The frozen hold-out: on which faces, how drawn and by which metrics cascades are compared before one takes charge.
+"""The frozen hold-out: on which faces, how drawn and by which metrics cascades are compared before one takes
+charge.
 
-It is a tag of the registered model `diffbfr-cascade`, set by the first evaluation that is registered. Each change of it is an entry of the
-audit log.
+It is a tag of the registered model `diffbfr-cascade`, set by the first evaluation that is registered. Each
+change of it is an entry of the audit log.
 """
 
 import hashlib
@@ -10,16 +11,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from pipelines.registry.connection import Registry
+from pipelines.evaluation.scores import Evaluation, Protocol, metric_slug
 from pipelines.registry.versions import CASCADE, model_tags
-from pipelines.steps.scores import Evaluation, Protocol, metric_slug
+from pipelines.tracking.connection import Registry
 
 TAG: Final = "diffbfr.holdout"
 
 
 @dataclass(frozen=True)
 class HoldOut:
-    """`dataset` is the folder of the shards, `protocol` which faces of it are measured and how; `metrics` is metric -> version."""
+    """`dataset` is the folder of the shards, `protocol` which faces of it are measured and how; `metrics`
+    is metric -> version.
+    """
 
     dataset: str
     protocol: Protocol
@@ -37,7 +40,9 @@ class HoldOut:
 
 def holdout_of(evaluation: Evaluation, dataset: str) -> HoldOut:
     """The hold-out on which an evaluation was made."""
-    return HoldOut(dataset, evaluation.protocol, {metric_slug(card): card.version for card in evaluation.cards})
+    return HoldOut(
+        dataset, evaluation.protocol, {metric_slug(card): card.version for card in evaluation.cards}
+    )
 
 
 def read_holdout(registry: Registry) -> HoldOut | None:
@@ -47,5 +52,7 @@ def read_holdout(registry: Registry) -> HoldOut | None:
         return None
     told = json.loads(text)
     protocol = told["protocol"]
-    frozen = Protocol(**{**protocol, "seeds": tuple(protocol["seeds"]), "metrics": tuple(protocol["metrics"])})
+    frozen = Protocol(
+        **{**protocol, "seeds": tuple(protocol["seeds"]), "metrics": tuple(protocol["metrics"])}
+    )
     return HoldOut(told["dataset"], frozen, told["metrics"])

@@ -1,4 +1,6 @@
-"""Registered models: three stages and the cascade that names them. A version is an immutable copy, known by the digest of its content."""
+"""Registered models: three stages and the cascade that names them. A version is an immutable copy, known
+by the digest of its content.
+"""
 
 import contextlib
 import tempfile
@@ -9,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 from uuid import uuid4
 
+from diffbfr.digests import model_digest, model_files
 from diffbfr.errors import DiffBFRError, UsageError
-from pipelines.registry.connection import Registry, ensure_model
-from pipelines.registry.digests import model_digest, model_files
-from pipelines.registry.packing import CASCADE_PATH, copy_files, save_served, served_tags
-from pipelines.registry.runs import Run
-from pipelines.registry.turns import turn
+from pipelines.registry.lock import turn
+from pipelines.registry.packaging import CASCADE_PATH, copy_files, save_served, served_tags
+from pipelines.tracking.connection import Registry, ensure_model
+from pipelines.tracking.runs import Run
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
@@ -28,13 +30,17 @@ ALIASES: Final = ("candidate", "champion", "previous")
 PACKAGED: Final = "packaged"
 CASCADE_RECORD: Final = "cascade.json"
 UPLOADS: Final = "diffbfr.uploads"
-"""Tag of a run that holds files of versions; `diffbfr.uploads.<attempt>` says where, from before the first byte came."""
+"""Tag of a run that holds files of versions; `diffbfr.uploads.<attempt>` says where, from before the first
+byte came.
+"""
 _PAGE: Final = 100
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a model comes from. `parents` are digests of models by role: `irm1` made an irm2's conditioning, `init` was the start."""
+    """Where a model comes from. `parents` are digests of models by role: `irm1` made an irm2's
+    conditioning, `init` was the start.
+    """
 
     content_id: str
     recipe: str
@@ -73,7 +79,11 @@ class ModelVersion:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in it: one, or the cascade's three."""
-        return STAGES if self.name == CASCADE else tuple(stage for stage in STAGES if self.name == f"diffbfr-{stage}")
+        return (
+            STAGES
+            if self.name == CASCADE
+            else tuple(stage for stage in STAGES if self.name == f"diffbfr-{stage}")
+        )
 
     @property
     def ref(self) -> str:
@@ -91,15 +101,21 @@ class Resolved:
 
 
 def register_stage(run: Run, stage: Stage, folder: Path, lineage: Lineage) -> ModelVersion:
-    """Register a trained stage; the same content registered again is the version that is there. It becomes the candidate."""
+    """Register a trained stage; the same content registered again is the version that is there. It becomes
+    the candidate.
+    """
     digest = model_digest(folder, (stage,))
     with tempfile.TemporaryDirectory() as temporary:
         upload = copy_files(model_files(folder, (stage,)), Path(temporary) / stage)
         return _register(run, f"diffbfr-{stage}", digest, upload, {**lineage.tags(), "stage": stage})
 
 
-def register_cascade(run: Run, folder: Path, stages: Mapping[Stage, ModelVersion], lineage: Lineage) -> ModelVersion:
-    """Register a cascade made of exactly these three stage versions, as an MLflow model that serves; it becomes the candidate."""
+def register_cascade(
+    run: Run, folder: Path, stages: Mapping[Stage, ModelVersion], lineage: Lineage
+) -> ModelVersion:
+    """Register a cascade made of exactly these three stage versions, as an MLflow model that serves; it
+    becomes the candidate.
+    """
     digest = model_digest(folder, STAGES)
     _check_triple(folder, stages)
     tags = lineage.tags()
@@ -107,7 +123,9 @@ def register_cascade(run: Run, folder: Path, stages: Mapping[Stage, ModelVersion
         tags |= {f"stage.{stage}": stages[stage].ref, f"stage.{stage}.digest": stages[stage].digest}
     with tempfile.TemporaryDirectory() as temporary:
         # the last name of a folder is what MLflow keeps of it
-        files = copy_files([folder / CASCADE_RECORD, *model_files(folder, STAGES)], Path(temporary) / "cascade")
+        files = copy_files(
+            [folder / CASCADE_RECORD, *model_files(folder, STAGES)], Path(temporary) / "cascade"
+        )
         model = save_served(files, Path(temporary) / "model", digest)
         return _register(run, CASCADE, digest, model, tags | served_tags(model))
 
@@ -119,12 +137,22 @@ def list_versions(registry: Registry, name: str | None = None) -> tuple[ModelVer
         aliases = aliases_of(registry, model)
         token = None
         while True:
-            page = registry.client.search_model_versions(f"name = '{model}'", max_results=_PAGE, page_token=token)
+            page = registry.client.search_model_versions(
+                f"name = '{model}'", max_results=_PAGE, page_token=token
+            )
             found += [_message(version, aliases) for version in page]
             token = page.token
             if not token:
                 break
-    return tuple(sorted(found, key=lambda version: (MODELS.index(version.name) if version.name in MODELS else -1, version.version)))
+    return tuple(
+        sorted(
+            found,
+            key=lambda version: (
+                MODELS.index(version.name) if version.name in MODELS else -1,
+                version.version,
+            ),
+        )
+    )
 
 
 def get_version(registry: Registry, ref: str) -> ModelVersion:
@@ -135,12 +163,23 @@ def get_version(registry: Registry, ref: str) -> ModelVersion:
         if which == str(version.version) or which in version.aliases:
             return version
     if name not in MODELS or not which:
-        raise UsageError(f"{ref!r} names no model; expected NAME@ALIAS or NAME@VERSION with NAME one of {', '.join(MODELS)}")
-    have = ", ".join([*(str(version.version) for version in versions), *sorted({a for version in versions for a in version.aliases})])
-    raise UsageError(f"{name} has no {which!r}; it has {have or 'no versions at all'}; run the pipeline or choose one of these")
+        raise UsageError(
+            f"{ref!r} names no model; expected NAME@ALIAS or NAME@VERSION with NAME one of "
+            f"{', '.join(MODELS)}"
+        )
+    have = ", ".join(
+        [
+            *(str(version.version) for version in versions),
+            *sorted({a for version in versions for a in version.aliases}),
+        ]
+    )
+    raise UsageError(
+        f"{name} has no {which!r}; it has {have or 'no versions at all'}; run the pipeline or choose one of "
+        "these"
+    )
 
 
-def holder_of(registry: Registry, name: str, alias: str) -> ModelVersion | None:
+def version_with_alias(registry: Registry, name: str, alias: str) -> ModelVersion | None:
     """The version that has an alias; None if none has."""
     from mlflow.exceptions import MlflowException
 
@@ -168,7 +207,9 @@ def model_tags(registry: Registry, name: str) -> Mapping[str, str]:
 
 
 def resolve(ref: str, registry: Registry, cache: Path) -> Resolved:
-    """Bring a cascade to this machine: `packaged`, a folder, `name@alias` or `name@version`; its digest is checked every time."""
+    """Bring a cascade to this machine: `packaged`, a folder, `name@alias` or `name@version`; its digest is
+    checked every time.
+    """
     if ref == PACKAGED:
         from diffbfr.cascade import packaged_cascade
 
@@ -176,7 +217,10 @@ def resolve(ref: str, registry: Registry, cache: Path) -> Resolved:
     if Path(ref).is_dir():
         return Resolved(ref, Path(ref), model_digest(Path(ref), STAGES))
     if ref.partition("@")[0] not in MODELS:
-        raise UsageError(f"no cascade {ref!r}; expected `{PACKAGED}`, a folder, or {CASCADE}@champion; see `diffbfr models list`")
+        raise UsageError(
+            f"no cascade {ref!r}; expected `{PACKAGED}`, a folder, or {CASCADE}@champion; see `diffbfr "
+            "models list`"
+        )
     version = get_version(registry, ref)
     if version.name != CASCADE:
         raise UsageError(f"{ref} is one stage; expected a cascade; say {CASCADE}@ALIAS")
@@ -184,7 +228,9 @@ def resolve(ref: str, registry: Registry, cache: Path) -> Resolved:
 
 
 def fetch(registry: Registry, version: ModelVersion, cache: Path) -> Path:
-    """Folder with the version's safetensors and JSON files, checked against its digest; a copy under `cache` if the files are remote."""
+    """Folder with the version's safetensors and JSON files, checked against its digest; a copy under
+    `cache` if the files are remote.
+    """
     from mlflow.artifacts import download_artifacts
 
     source = f"{version.source}/{CASCADE_PATH}" if version.name == CASCADE else version.source
@@ -196,22 +242,30 @@ def fetch(registry: Registry, version: ModelVersion, cache: Path) -> Path:
             if model_digest(copy, version.stages) == version.digest:
                 return copy
     try:
-        folder = Path(download_artifacts(source, dst_path=str(place) if place else None, tracking_uri=registry.uri))
+        folder = Path(
+            download_artifacts(source, dst_path=str(place) if place else None, tracking_uri=registry.uri)
+        )
         digest = model_digest(folder, version.stages)
-    except Exception as error:  # every artifact store has errors of its own, and each means the same to the user
-        raise DiffBFRError(f"{version.ref}: cannot read {source} ({' '.join(str(error).split())}); run `diffbfr models fsck`") from error
+    except (
+        Exception
+    ) as error:  # every artifact store has errors of its own, and each means the same to the user
+        raise DiffBFRError(
+            f"{version.ref}: cannot read {source} ({' '.join(str(error).split())}); run `diffbfr models fsck`"
+        ) from error
     if digest != version.digest:
         raise DiffBFRError(
-            f"{version.ref}: {source} has digest {digest[:12]}, registered was {version.digest[:12]}; choose another version"
+            f"{version.ref}: {source} has digest {digest[:12]}, registered was {version.digest[:12]}; choose "
+            "another version"
         )
     return folder
 
 
 def _register(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, str]) -> ModelVersion:
-    """Upload, read back, then create the version and move the alias: a version never points at something incomplete.
+    """Upload, read back, then create the version and move the alias: a version never points at something
+    incomplete.
 
-    Of several who register the same content at once, one makes the version; the files of the others are left to `collect_garbage`.
-    A version that is collected meanwhile is made again.
+    Of several who register the same content at once, one makes the version; the files of the others are left
+    to `collect_garbage`. A version that is collected meanwhile is made again.
     """
     registry, source = run.registry, ""
     ensure_model(registry, name)
@@ -221,7 +275,9 @@ def _register(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str,
         with turn(registry, name):
             version = _known(registry, name, digest)
             if version is None and source:
-                made = registry.client.create_model_version(name, source, run.run_id, tags={**tags, "digest": digest})
+                made = registry.client.create_model_version(
+                    name, source, run.run_id, tags={**tags, "digest": digest}
+                )
                 version = _message(made, {})
             if version is not None:
                 if "champion" not in version.aliases:
@@ -234,7 +290,10 @@ def _check_triple(folder: Path, stages: Mapping[Stage, ModelVersion]) -> None:
     for stage in STAGES:
         if stage not in stages or model_digest(folder, (stage,)) != stages[stage].digest:
             named = stages[stage].ref if stage in stages else "missing"
-            raise UsageError(f"the {stage} in {folder} is not {named}; expected exactly the registered stages; build the cascade again")
+            raise UsageError(
+                f"the {stage} in {folder} is not {named}; expected exactly the registered stages; build the "
+                "cascade again"
+            )
     from diffbfr.cascade import check_triple
     from diffbfr.checkpoint import read_stage_spec
 
@@ -242,17 +301,22 @@ def _check_triple(folder: Path, stages: Mapping[Stage, ModelVersion]) -> None:
     parent = stages["irm2"].tags.get("parent.irm1")
     if parent is not None and parent != stages["irm1"].digest:
         raise UsageError(
-            f"{stages['irm2'].ref} learnt from irm1 {parent[:12]}, the cascade holds {stages['irm1'].ref} ({stages['irm1'].digest[:12]}); "
+            f"{stages['irm2'].ref} learnt from irm1 {parent[:12]}, the cascade holds {stages['irm1'].ref} "
+            f"({stages['irm1'].digest[:12]}); "
             "expected the same irm1; rerun condition and train irm2"
         )
 
 
 def _known(registry: Registry, name: str, digest: str) -> ModelVersion | None:
-    return next((version for version in reversed(list_versions(registry, name)) if version.digest == digest), None)
+    return next(
+        (version for version in reversed(list_versions(registry, name)) if version.digest == digest), None
+    )
 
 
 def _upload(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, str]) -> str:
-    """Copy the files to a new place in the run and read them back; returns where. What a crash leaves is found by the run's tag."""
+    """Copy the files to a new place in the run and read them back; returns where. What a crash leaves is
+    found by the run's tag.
+    """
     attempt = f"{digest[:12]}-{uuid4().hex[:8]}"
     path = f"models/{attempt}"
     run.log_tags({UPLOADS: "yes", f"{UPLOADS}.{attempt}": path})

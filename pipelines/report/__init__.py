@@ -1,4 +1,5 @@
-"""The page at the end of a run: pictures first, then numbers, curves, lineage and times, in one HTML file that needs nothing else.
+"""The page at the end of a run: pictures first, then numbers, curves, lineage and times, in one HTML file
+that needs nothing else.
 
 `data` says what the page shows, `curves` draws, `page` fills the template. The one door to Jinja.
 """

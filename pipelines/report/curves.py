@@ -1,4 +1,6 @@
-"""A training curve as a small drawing: lines and ticks in the units of the SVG, nothing that depends on a library or a browser."""
+"""A training curve as a small drawing: lines and ticks in the units of the SVG, nothing that depends on a
+library or a browser.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +24,9 @@ class Tick:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A curve ready to draw: `raw` and `smooth` are SVG polylines, `last` where the smooth one ends and its value."""
+    """A curve ready to draw: `raw` and `smooth` are SVG polylines, `last` where the smooth one ends and
+    its value.
+    """
 
     stage: str
     raw: str
@@ -36,7 +40,9 @@ class Drawing:
 
 
 def draw(curve: TrainingCurve) -> Drawing | None:
-    """Lay a curve out; the loss axis is logarithmic where the loss fell far. None for a curve with nothing finite in it."""
+    """Lay a curve out; the loss axis is logarithmic where the loss fell far. None for a curve with nothing
+    finite in it.
+    """
     points = [(float(x), y) for x, y in curve.points if math.isfinite(y)]
     if not points:
         return None
@@ -56,7 +62,9 @@ def draw(curve: TrainingCurve) -> Drawing | None:
         last_y=round(place_y(smooth[-1][1]), 1),
         last_value=short(smooth[-1][1]),
         samples=short(points[-1][0]),
-        x_ticks=tuple(Tick(round(place_x(x), 1), short(x)) for x in _ticks(0, points[-1][0], 4) if x <= points[-1][0]),
+        x_ticks=tuple(
+            Tick(round(place_x(x), 1), short(x)) for x in _ticks(0, points[-1][0], 4) if x <= points[-1][0]
+        ),
         y_ticks=tuple(Tick(round(place_y(y), 1), short(y)) for y in y_values),
     )
 
@@ -70,7 +78,9 @@ def short(value: float) -> str:
 
 
 def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Running mean with the weight of the past falling off over a twentieth of the run; unbiased at its start."""
+    """Running mean with the weight of the past falling off over a twentieth of the run; unbiased at its
+    start.
+    """
     keep = 1 - 1 / max(1.0, len(points) / 20)
     total = weight = 0.0
     smooth = []
@@ -80,13 +90,19 @@ def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
     return smooth
 
 
-def _polyline(points: Sequence[tuple[float, float]], place_x: Callable[[float], float], place_y: Callable[[float], float]) -> str:
+def _polyline(
+    points: Sequence[tuple[float, float]],
+    place_x: Callable[[float], float],
+    place_y: Callable[[float], float],
+) -> str:
     stride = max(1, len(points) // _MAX_POINTS)
     kept = [*points[:-1:stride], points[-1]]
     return " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in kept)
 
 
-def _scale(low: float, high: float, start: float, end: float, warp: Callable[[float], float] = float) -> Callable[[float], float]:
+def _scale(
+    low: float, high: float, start: float, end: float, warp: Callable[[float], float] = float
+) -> Callable[[float], float]:
     span = (warp(high) - warp(low)) or 1.0
     return lambda value: start + (warp(value) - warp(low)) / span * (end - start)
 

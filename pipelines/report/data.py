@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.steps.scores import Evaluation
+from pipelines.evaluation.scores import Evaluation
 
 
 @dataclass(frozen=True)
 class RestoredPhoto:
-    """One input of the restored archive: its file and the restored picture, in any format a browser shows; None where there is none.
+    """One input of the restored archive: its file and the restored picture, in any format a browser shows;
+    None where there is none.
 
     `spread` shows where several restorations differ.
     """
@@ -50,9 +51,11 @@ class StepLine:
 
 @dataclass(frozen=True)
 class ReportData:
-    """The page of a run. `lineage` comes in tiers from the photos to the cascade; links of one tier stand side by side.
+    """The page of a run. `lineage` comes in tiers from the photos to the cascade; links of one tier stand
+    side by side.
 
-    `counts` says how many inputs of the archive ended with each status; `restored` are those that the page shows.
+    `counts` says how many inputs of the archive ended with each status; `restored` are those that the page
+    shows.
     """
 
     recipe: str

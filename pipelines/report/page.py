@@ -9,13 +9,13 @@ from typing import Final
 
 from PIL import Image
 
-from diffbfr.metrics.card import MetricCard
+from diffbfr.metrics.info import MetricInfo
 from diffbfr.metrics.intervals import Interval
 from pipelines import storage
+from pipelines.evaluation.scores import Evaluation, SubjectScores, protocol_lines
+from pipelines.evaluation.types import TITLES, Panel
 from pipelines.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
 from pipelines.report.data import ReportData, RestoredPhoto, StepLine
-from pipelines.steps.evaluate import TITLES, Panel
-from pipelines.steps.scores import Evaluation, SubjectScores, protocol_lines
 
 _TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
 _LARGEST_PX: Final = 640
@@ -37,7 +37,9 @@ def render(data: ReportData) -> str:
     """The page as text."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     evaluation = data.evaluation
     return template.render(
@@ -50,7 +52,14 @@ def render(data: ReportData) -> str:
         lines=[_line(evaluation, line) for line in evaluation.table] if evaluation else [],
         protocol=protocol_lines(evaluation) if evaluation else [],
         drawings=[drawing for curve in data.curves if (drawing := draw(curve))],
-        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+        frame={
+            "width": WIDTH,
+            "height": HEIGHT,
+            "left": LEFT,
+            "right": WIDTH - RIGHT,
+            "top": TOP,
+            "bottom": HEIGHT - BOTTOM,
+        },
         steps=[_step(step, data.steps) for step in data.steps],
         duration=duration(data.seconds),
     )
@@ -70,7 +79,9 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class _Tile:
-    """A figure large enough to read from across the room; `change` says how it compares with the input, `good` whether for the better."""
+    """A figure large enough to read from across the room; `change` says how it compares with the input,
+    `good` whether for the better.
+    """
 
     value: str
     unit: str
@@ -144,7 +155,9 @@ def _tiles(data: ReportData) -> list[_Tile]:
         done = sum(number for status, number in data.counts if status == "restored")
         tiles.append(_Tile(str(done), "", f"of {total} photos restored"))
     ran = sum(step.action == "RUN" for step in data.steps)
-    tiles.append(_Tile(duration(data.seconds), "", f"{ran} of {len(data.steps)} steps run" if data.steps else "in all"))
+    tiles.append(
+        _Tile(duration(data.seconds), "", f"{ran} of {len(data.steps)} steps run" if data.steps else "in all")
+    )
     return tiles
 
 
@@ -152,17 +165,21 @@ def _face(evaluation: Evaluation, panel: Panel) -> _Face:
     pictures = tuple(_Picture(_uri(png), TITLES[name], name == "tem") for name, png in panel.pictures())
     first = evaluation.cards[0]
     scores = {
-        row.subject: row.values[0] for row in evaluation.rows if row.key == panel.key and row.seed in (None, evaluation.protocol.seeds[0])
+        row.subject: row.values[0]
+        for row in evaluation.rows
+        if row.key == panel.key and row.seed in (None, evaluation.protocol.seeds[0])
     }
     caption = f"{first.name} {_number(scores['lq'], first)} → {_number(scores['tem'], first)} {first.unit}"
     return _Face(panel.key, caption, pictures)
 
 
 def _photo(photo: RestoredPhoto) -> _Photo:
-    return _Photo(photo, *("" if data is None else _uri(data) for data in (photo.before, photo.after, photo.spread)))
+    return _Photo(
+        photo, *("" if data is None else _uri(data) for data in (photo.before, photo.after, photo.spread))
+    )
 
 
-def _head(card: MetricCard) -> str:
+def _head(card: MetricInfo) -> str:
     return f"{card.label} {'↑' if card.better == 'higher' else '↓'}"
 
 
@@ -188,18 +205,18 @@ def _step(step: StepLine, steps: tuple[StepLine, ...]) -> _Step:
     return _Step(step, duration(step.seconds), round(100 * step.seconds / longest, 1))
 
 
-def _number(value: float, card: MetricCard) -> str:
+def _number(value: float, card: MetricInfo) -> str:
     if math.isinf(value):
         return "∞"
     return f"{value:.2f}" if card.unit == "dB" else f"{value:.3f}"
 
 
-def _change(before: Interval, after: Interval, card: MetricCard) -> str:
+def _change(before: Interval, after: Interval, card: MetricInfo) -> str:
     change = 0.0 if after.mean == before.mean else after.mean - before.mean  # both may be infinite
     return f"{'+' if change >= 0 else '−'}{_number(abs(change), card)}"
 
 
-def _better(before: Interval, after: Interval, card: MetricCard) -> bool:
+def _better(before: Interval, after: Interval, card: MetricInfo) -> bool:
     return after.mean >= before.mean if card.better == "higher" else after.mean <= before.mean
 
 

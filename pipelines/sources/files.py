@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from pipelines import storage
-from pipelines.sources.published import check_published, index_at, promised
+from pipelines.sources.listing_db import sort_refs
+from pipelines.sources.published import attach_checksums, check_published, index_at
 from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, is_photo
-from pipelines.sources.spool import sort_refs
 
 _NO_CONTENT: Final = "unreadable"
 
@@ -18,7 +18,8 @@ _NO_CONTENT: Final = "unreadable"
 class FolderSource(PhotoSource):
     """A local folder and all below it; linked folders are entered once.
 
-    `index` is the publisher's list of FFHQ ("" if there is none): each photo that it names must be the published one.
+    `index` is the publisher's list of FFHQ ("" if there is none): each photo that it names must be the
+    published one.
     """
 
     uri: str
@@ -29,7 +30,9 @@ class FolderSource(PhotoSource):
         """Yield the folder's photos, sorted by relative name."""
         files = _files(self.uri, "", set())
         refs = (_file_ref(entry, name) for name, entry in files if self.every_file or is_photo(name))
-        yield from promised(sort_refs(refs, in_order=False), index_at(self.index), Path(self.uri).name)
+        yield from attach_checksums(
+            sort_refs(refs, in_order=False), index_at(self.index), Path(self.uri).name
+        )
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read a file that has not changed since it was listed and is the published one."""
@@ -69,20 +72,23 @@ class RemoteFolderSource(PhotoSource):
             for entry in storage.walk(self.uri)
             if self.every_file or is_photo(entry.path)
         )
-        yield from promised(refs, index_at(self.index), self.uri.rpartition("/")[2])
+        yield from attach_checksums(refs, index_at(self.index), self.uri.rpartition("/")[2])
 
     def read(self, ref: PhotoRef) -> bytes:
         """Fetch one object, proved by its ETag or by a second reading.
 
-        A network that fails is not the photo's fault: that error is the task's, and the task is tried again (`cluster/pool.py`).
+        A network that fails is not the photo's fault: that error is the task's, and the task is tried again
+        (`cluster/pool.py`).
         """
         return check_published(ref, _read(ref))
 
 
 def _files(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield the name and place of all below a folder that is no folder, a broken link too: it is an input that cannot be read.
+    """Yield the name and place of all below a folder that is no folder, a broken link too: it is an input
+    that cannot be read.
 
-    Files come in no order. Folders are entered in the order of their names, so that of two ways to one folder it is always the same.
+    Files come in no order. Folders are entered in the order of their names, so that of two ways to one folder
+    it is always the same.
     """
     facts = Path(folder).stat()
     if (facts.st_dev, facts.st_ino) in entered:
@@ -111,11 +117,15 @@ def _file_ref(path: Path | os.DirEntry[str], name: str) -> PhotoRef:
 def _read(ref: PhotoRef) -> bytes:
     check_size(ref)
     try:
-        return storage.read_listed(ref.uri, ref.fingerprint)
+        return storage.read_version(ref.uri, ref.fingerprint)
     except storage.ReplacedError as error:
-        raise PhotoUnreadableError(f"{ref.name}{str(error).removeprefix(ref.uri)}") from error  # which folder it was in changes no record
+        raise PhotoUnreadableError(
+            f"{ref.name}{str(error).removeprefix(ref.uri)}"
+        ) from error  # which folder it was in changes no record
     except FileNotFoundError as error:
-        raise PhotoUnreadableError(f"{ref.name} cannot be read: it is gone; expected it as listed; run the command again") from error
+        raise PhotoUnreadableError(
+            f"{ref.name} cannot be read: it is gone; expected it as listed; run the command again"
+        ) from error
     except OSError as error:
         if storage.is_remote(ref.uri):
             raise
@@ -123,5 +133,7 @@ def _read(ref: PhotoRef) -> bytes:
 
 
 def _utf8(name: str) -> str:
-    """Make a file name fit for tables: bytes that are no UTF-8 are written as escapes; everything else stays as it is."""
+    """Make a file name fit for tables: bytes that are no UTF-8 are written as escapes; everything else
+    stays as it is.
+    """
     return os.fsencode(name).decode("utf-8", "backslashreplace")

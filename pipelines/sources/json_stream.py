@@ -45,7 +45,9 @@ class _Text:
         """Take the next character, which must be one of these."""
         found = self.look()
         if not found or found not in wanted:
-            raise ValueError(f"it has {found!r} where {' or '.join(wanted)} should be" if found else "it ends too early")
+            raise ValueError(
+                f"it has {found!r} where {' or '.join(wanted)} should be" if found else "it ends too early"
+            )
         self._at += 1
         return found
 

@@ -1,6 +1,8 @@
-"""Photos in the archives that a pattern such as `photos/train_*.zip` names: each of them like a folder that is called as its stem.
+"""Photos in the archives that a pattern such as `photos/train_*.zip` names: each of them like a folder that
+is called as its stem.
 
-Only the pattern travels to a worker, however many archives there are: where a photo lies says which of them holds it.
+Only the pattern travels to a worker, however many archives there are: where a photo lies says which of them
+holds it.
 """
 
 import os
@@ -16,7 +18,7 @@ from typing import Final
 from diffbfr.errors import UsageError
 from pipelines import storage
 from pipelines.sources.archive import ZipSource, check_zip
-from pipelines.sources.published import find_index, index_at, promised
+from pipelines.sources.published import attach_checksums, find_index, index_at
 from pipelines.sources.source import PhotoRef, PhotoSource
 from pipelines.sources.tar import TarSource, check_tar
 
@@ -27,10 +29,11 @@ _SUFFIX_CHARACTERS: Final = 4
 
 @dataclass(frozen=True)
 class PatternSource(PhotoSource):
-    """Zips and plain tars, local or on S3, by a pattern in the last part of `uri`; a photo is called `train_a/0001.png`.
+    """Zips and plain tars, local or on S3, by a pattern in the last part of `uri`; a photo is called
+    `train_a/0001.png`.
 
-    They are listed one after another, so no more is held than for one. `index` is FFHQ's in their folder or beside it; one inside an
-    archive counts for that archive.
+    They are listed one after another, so no more is held than for one. `index` is FFHQ's in their folder or
+    beside it; one inside an archive counts for that archive.
     """
 
     uri: str
@@ -38,10 +41,16 @@ class PatternSource(PhotoSource):
     index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
-        """Yield the archives' photos, sorted by name: that of the archive, without its suffix, comes before a photo's own."""
+        """Yield the archives' photos, sorted by name: that of the archive, without its suffix, comes
+        before a photo's own.
+        """
         folder, pattern = _split(self.uri)
-        refs = (replace(ref, name=f"{stem}/{ref.name}") for stem, uri in _archives(folder, pattern) for ref in self._listing(uri))
-        yield from promised(refs, index_at(self.index), folder.rpartition("/")[2], in_archives=True)
+        refs = (
+            replace(ref, name=f"{stem}/{ref.name}")
+            for stem, uri in _archives(folder, pattern)
+            for ref in self._listing(uri)
+        )
+        yield from attach_checksums(refs, index_at(self.index), folder.rpartition("/")[2], in_archives=True)
 
     def _listing(self, uri: str) -> Iterator[PhotoRef]:
         _, check = _KINDS[_suffix(uri)]
@@ -63,29 +72,42 @@ def is_pattern(uri: str) -> bool:
 
 
 def open_pattern(uri: str, every_file: bool) -> PatternSource:
-    """Open the archives in a folder that a pattern names; UsageError if it names none, or anything else. None is read yet."""
+    """Open the archives in a folder that a pattern names; UsageError if it names none, or anything else.
+    None is read yet.
+    """
     folder, pattern = _split(uri)
     if not storage.is_dir(folder):
-        raise UsageError(f"{folder} is not there; expected a folder, with a pattern such as *.zip only after it; check the path {uri}")
+        raise UsageError(
+            f"{folder} is not there; expected a folder, with a pattern such as *.zip only after it; check "
+            f"the path {uri}"
+        )
     _archives(folder, pattern)
     return PatternSource(uri, every_file, find_index(folder))
 
 
 def _archives(folder: str, pattern: str) -> list[tuple[str, str]]:
-    """Return (stem, place) of each archive, in the order of the names of their photos, which begin with `stem/`."""
-    names = storage.find_names(folder, partial(_fits, pattern), "".join(takewhile(lambda mark: mark not in _MARKS, pattern)))
+    """Return (stem, place) of each archive, in the order of the names of their photos, which begin with
+    `stem/`.
+    """
+    names = storage.find_names(
+        folder, partial(_fits, pattern), "".join(takewhile(lambda mark: mark not in _MARKS, pattern))
+    )
     if not names:
         raise UsageError(f"{storage.join(folder, pattern)} names nothing; {_nearest(folder, pattern)}")
     other = next((name for name in names if _suffix(name) not in _KINDS), None)
     if other is not None:
         raise UsageError(
-            f"{storage.join(folder, pattern)} names {other}, which is no .zip or plain .tar; expected archives only; "
+            f"{storage.join(folder, pattern)} names {other}, which is no .zip or plain .tar; expected "
+            "archives only; "
             f"write *.zip or *.tar, or name a folder for the photos in it"
         )
     ordered = sorted((f"{_utf8(name[:-_SUFFIX_CHARACTERS])}/", name) for name in names)
     for (stem, name), (next_stem, next_name) in pairwise(ordered):
         if stem == next_stem:
-            raise UsageError(f"{name} and {next_name} in {folder} differ in no more than their suffix; expected one; rename the other")
+            raise UsageError(
+                f"{name} and {next_name} in {folder} differ in no more than their suffix; expected one; "
+                "rename the other"
+            )
     return [(stem.removesuffix("/"), storage.join(folder, name)) for stem, name in ordered]
 
 
@@ -95,12 +117,17 @@ def _nearest(folder: str, pattern: str) -> str:
     if not archives:
         return f"{folder} holds no .zip or .tar; expected archives of photos; check the path"
     (near,) = get_close_matches(pattern, archives, n=1, cutoff=0.0)
-    return f"{folder} holds {len(archives)} archives, the nearest is {near}; expected some of them; correct the pattern"
+    return (
+        f"{folder} holds {len(archives)} archives, the nearest is {near}; expected some of them; correct "
+        "the pattern"
+    )
 
 
 def _fits(pattern: str, name: str) -> bool:
     """Match as a shell does: hidden files only if the pattern begins with a dot."""
-    return fnmatchcase(name.removesuffix("/"), pattern) and (pattern.startswith(".") or not name.startswith("."))
+    return fnmatchcase(name.removesuffix("/"), pattern) and (
+        pattern.startswith(".") or not name.startswith(".")
+    )
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -11,9 +11,13 @@ from diffbfr.errors import DiffBFRError, UsageError
 
 MAX_PHOTO_BYTES: Final = 1 << 29
 
-_PHOTOGRAPHIC: Final = ".png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .gif .ppm .pgm .heic .heif .avif .jp2 .jxl"
+_PHOTOGRAPHIC: Final = (
+    ".png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .gif .ppm .pgm .heic .heif .avif .jp2 .jxl"
+)
 IMAGE_SUFFIXES: Final = frozenset(_PHOTOGRAPHIC.split())
-"""What a listing shows as a photo. Some are formats that the decoder refuses: they show up in quarantine, and not nowhere."""
+"""What a listing shows as a photo. Some are formats that the decoder refuses: they show up in quarantine,
+and not nowhere.
+"""
 
 
 class PhotoUnreadableError(DiffBFRError):
@@ -22,10 +26,12 @@ class PhotoUnreadableError(DiffBFRError):
 
 @dataclass(frozen=True)
 class PhotoRef:
-    """One photo in a listing: `name` is relative to the source and keeps its unicode; `uri` is where `PhotoSource.read` finds it.
+    """One photo in a listing: `name` is relative to the source and keeps its unicode; `uri` is where
+    `PhotoSource.read` finds it.
 
-    `bytes` is its size as listed (0 for a procedural face); `fingerprint` changes when the content does, without reading it. `file_md5` and
-    `pixel_md5` are what a publisher's index promises of the file and of its RGB pixels ("" without one).
+    `bytes` is its size as listed (0 for a procedural face); `fingerprint` changes when the content does,
+    without reading it. `file_md5` and `pixel_md5` are what a publisher's index promises of the file and of
+    its RGB pixels ("" without one).
     """
 
     uri: str
@@ -47,7 +53,9 @@ class PhotoSource(ABC):
 
     @abstractmethod
     def read(self, ref: PhotoRef) -> bytes:
-        """Return the bytes of a listed photo; `PhotoUnreadableError` if they cannot be had or are not those that were listed."""
+        """Return the bytes of a listed photo; `PhotoUnreadableError` if they cannot be had or are not
+        those that were listed.
+        """
 
     def refs(self) -> Iterator[PhotoRef]:
         """Yield the photos, sorted by name; UsageError at the end if there were none."""
@@ -66,14 +74,20 @@ class PhotoSource(ABC):
         summer = hashlib.sha256()
         for ref in self.refs():
             promised = f"\0{ref.file_md5}\0{ref.pixel_md5}" if ref.file_md5 or ref.pixel_md5 else ""
-            summer.update(f"{len(ref.name)}\0{ref.name}\0{ref.bytes}\0{ref.fingerprint}{promised}\n".encode("utf-8", "surrogatepass"))
+            summer.update(
+                f"{len(ref.name)}\0{ref.name}\0{ref.bytes}\0{ref.fingerprint}{promised}\n".encode(
+                    "utf-8", "surrogatepass"
+                )
+            )
         return summer.hexdigest()
 
 
 def is_photo(name: str) -> bool:
-    """Tell whether a listing shows this name when photos are wanted; only names count, content is judged when it is decoded.
+    """Tell whether a listing shows this name when photos are wanted; only names count, content is judged when
+    it is decoded.
 
-    Here and wherever there is a name for each photo, no `PurePath` is made: it interns its parts, and Python keeps room for all of them.
+    Here and wherever there is a name for each photo, no `PurePath` is made: it interns its parts, and Python
+    keeps room for all of them.
     """
     parts = name.replace("\\", "/").split("/")
     hidden = any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
@@ -83,11 +97,15 @@ def is_photo(name: str) -> bool:
 def check_size(ref: PhotoRef) -> None:
     """Refuse to read what is too large for a photo."""
     if ref.bytes > MAX_PHOTO_BYTES:
-        raise PhotoUnreadableError(f"{ref.name} has {ref.bytes} bytes; at most {MAX_PHOTO_BYTES} are read as a photo")
+        raise PhotoUnreadableError(
+            f"{ref.name} has {ref.bytes} bytes; at most {MAX_PHOTO_BYTES} are read as a photo"
+        )
 
 
 def checked(ref: PhotoRef, data: bytes) -> bytes:
     """Return the data if it is as long as listed."""
     if len(data) != ref.bytes:
-        raise PhotoUnreadableError(f"{ref.name} gave {len(data)} bytes, {ref.bytes} were listed; run the command again")
+        raise PhotoUnreadableError(
+            f"{ref.name} gave {len(data)} bytes, {ref.bytes} were listed; run the command again"
+        )
     return data

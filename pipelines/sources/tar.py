@@ -1,4 +1,6 @@
-"""Photos that are members of a tar, webdataset's too: the headers are read once, then each member by its place."""
+"""Photos that are members of a tar, webdataset's too: the headers are read once, then each member by its
+place.
+"""
 
 import contextlib
 import tarfile
@@ -11,9 +13,16 @@ from typing import IO, Final, cast
 
 from diffbfr.errors import UsageError
 from pipelines import storage
-from pipelines.sources.published import INDEX, Index, check_published, index_at, promised
-from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, checked, is_photo
-from pipelines.sources.spool import sort_refs
+from pipelines.sources.listing_db import sort_refs
+from pipelines.sources.published import INDEX, Index, attach_checksums, check_published, index_at
+from pipelines.sources.source import (
+    PhotoRef,
+    PhotoSource,
+    PhotoUnreadableError,
+    check_size,
+    checked,
+    is_photo,
+)
 
 _HEADER_BYTES: Final = 1 << 16  # what one look at a header fetches from S3
 _LINK: Final = "link"
@@ -32,24 +41,35 @@ class TarSource(PhotoSource):
     index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
-        """Yield the members that may be photos, sorted by name; a name used twice gets `#2` at its second use.
+        """Yield the members that may be photos, sorted by name; a name used twice gets `#2` at its second
+        use.
 
-        A link is listed and cannot be read. A tar is fingerprinted as a whole: change one photo, and all count as changed.
+        A link is listed and cannot be read. A tar is fingerprinted as a whole: change one photo, and all
+        count as changed.
         """
         version = storage.version(self.uri)
         inside: list[Index] = []
         refs = sort_refs(self._refs(version, inside))
         first = list(islice(refs, 1))  # all headers are read by then
         if storage.version(self.uri) != version:
-            raise UsageError(f"{self.uri} changed while it was listed; expected a finished tar; run the command again")
+            raise UsageError(
+                f"{self.uri} changed while it was listed; expected a finished tar; run the command again"
+            )
         index = inside[0] if inside else index_at(self.index)
-        yield from promised(chain(first, refs), index, PurePosixPath(self.uri).stem)
+        yield from attach_checksums(chain(first, refs), index, PurePosixPath(self.uri).stem)
 
     def _refs(self, version: str, inside: list[Index]) -> Iterator[PhotoRef]:
         for member in _members(self.uri):
             name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
             if name.rpartition("/")[2] == INDEX and member.isreg():
-                inside.append(Index(f"{self.uri}#{name}", version, name.removesuffix(INDEX), open=partial(_open_member, self.uri, member)))
+                inside.append(
+                    Index(
+                        f"{self.uri}#{name}",
+                        version,
+                        name.removesuffix(INDEX),
+                        open=partial(_open_member, self.uri, member),
+                    )
+                )
             if member.isdir() or not (self.every_file or is_photo(name)):
                 continue
             place = str(member.offset_data) if member.isreg() and not member.issparse() else _LINK
@@ -58,18 +78,23 @@ class TarSource(PhotoSource):
     def read(self, ref: PhotoRef) -> bytes:
         """Read one member of a tar that has not changed since it was listed.
 
-        A tar has no digest of its members' content: from S3 each is read twice (`storage/s3.py`), which costs twice the traffic of a zip.
+        A tar has no digest of its members' content: from S3 each is read twice (`storage/s3.py`), which costs
+        twice the traffic of a zip.
         """
         check_size(ref)
         version, _, place = ref.fingerprint.rpartition("@")
         if place == _LINK:
-            raise PhotoUnreadableError(f"{ref.name} in {self.uri} is a link or a special file; expected a photo")
+            raise PhotoUnreadableError(
+                f"{ref.name} in {self.uri} is a link or a special file; expected a photo"
+            )
         try:
-            data = checked(ref, storage.read_listed(self.uri, version, int(place), ref.bytes))
+            data = checked(ref, storage.read_version(self.uri, version, int(place), ref.bytes))
         except storage.ReplacedError as error:
             raise PhotoUnreadableError(str(error)) from error
         except FileNotFoundError as error:
-            raise PhotoUnreadableError(f"{self.uri} is gone; expected it as listed; run the command again") from error
+            raise PhotoUnreadableError(
+                f"{self.uri} is gone; expected it as listed; run the command again"
+            ) from error
         return check_published(ref, data)
 
 
@@ -82,10 +107,15 @@ def looks_like_tar(path: Path) -> bool:
 def check_tar(uri: str) -> None:
     """Raise UsageError unless the first header can be read; the others are when the tar is listed."""
     try:
-        with storage.open_read(uri, _HEADER_BYTES, twice=True) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with (
+            storage.open_read(uri, _HEADER_BYTES, twice=True) as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
             tar.next()
     except (tarfile.TarError, OSError) as error:
-        raise UsageError(f"{uri} is no readable tar ({error}); expected a plain, uncompressed tar; unpack or copy it again") from error
+        raise UsageError(
+            f"{uri} is no readable tar ({error}); expected a plain, uncompressed tar; unpack or copy it again"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -95,7 +125,9 @@ def _open_member(uri: str, member: tarfile.TarInfo) -> Iterator[IO[bytes]]:
 
 
 def _members(uri: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers in order. A tar that was cut, even between two members, is refused: readers elsewhere take it for a shorter one."""
+    """Yield the headers in order. A tar that was cut, even between two members, is refused: readers
+    elsewhere take it for a shorter one.
+    """
     with storage.open_read(uri, _HEADER_BYTES, twice=True) as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -105,6 +137,10 @@ def _members(uri: str) -> Iterator[tarfile.TarInfo]:
                 file.seek(tar.offset)
                 end = file.read(tarfile.BLOCKSIZE)
         except tarfile.TarError as error:
-            raise UsageError(f"{uri} cannot be read ({error}); expected a whole tar; copy or download it again") from error
+            raise UsageError(
+                f"{uri} cannot be read ({error}); expected a whole tar; copy or download it again"
+            ) from error
     if end != bytes(tarfile.BLOCKSIZE):
-        raise UsageError(f"{uri} ends without its end mark, so it was cut; expected a whole tar; copy or download it again")
+        raise UsageError(
+            f"{uri} ends without its end mark, so it was cut; expected a whole tar; copy or download it again"
+        )

@@ -1,4 +1,6 @@
-"""The index at the end of a zip, an entry at a time, each of which leads to its member: `zipfile` would hold all of it in every worker."""
+"""The index at the end of a zip, an entry at a time, each of which leads to its member: `zipfile` would
+hold all of it in every worker.
+"""
 
 import struct
 from collections.abc import Iterator
@@ -6,8 +8,12 @@ from dataclasses import dataclass
 from typing import IO, Final
 from zipfile import BadZipFile
 
-_END: Final = struct.Struct("<4s4H2LH")  # magic, disk, its disk, entries here, entries, bytes of the index, its place, bytes of the comment
-_END_64: Final = struct.Struct("<4sQ2H2L4Q")  # magic, bytes, versions, disks, entries here, entries, bytes of the index, its place
+_END: Final = struct.Struct(
+    "<4s4H2LH"
+)  # magic, disk, its disk, entries here, entries, bytes of the index, its place, bytes of the comment
+_END_64: Final = struct.Struct(
+    "<4sQ2H2L4Q"
+)  # magic, bytes, versions, disks, entries here, entries, bytes of the index, its place
 _LOCATOR_64: Final = struct.Struct("<4sLQL")
 _ENTRY: Final = struct.Struct("<4s6H3L5H2L")
 _END_MAGIC, _END_64_MAGIC, _LOCATOR_64_MAGIC, _ENTRY_MAGIC = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
@@ -19,7 +25,8 @@ _EXTRA_64: Final = 1
 
 @dataclass(frozen=True)
 class ZipEntry:
-    """One member: where its entry stands in the file and where its header does, its name, and how it is packed (`flags`, `method`).
+    """One member: where its entry stands in the file and where its header does, its name, and how it is
+    packed (`flags`, `method`).
 
     `num_bytes` and `crc` (CRC-32) are of the content, `packed_bytes` is what it takes in the zip.
     """
@@ -52,7 +59,8 @@ def entry_at(file: IO[bytes], place: int, shift: int) -> ZipEntry:
 
 
 def find_index(file: IO[bytes]) -> tuple[int, int, int]:
-    """Return place and size of the index, and by how much the zip was shifted: by what somebody glued before it.
+    """Return place and size of the index, and by how much the zip was shifted: by what somebody glued before
+    it.
 
     The index ends where the end records begin, wherever it says that it is.
     """
@@ -82,7 +90,25 @@ def _next(file: IO[bytes], place: int, shift: int) -> tuple[ZipEntry, int]:
     head = file.read(_ENTRY.size)
     if len(head) < _ENTRY.size or head[:4] != _ENTRY_MAGIC:
         raise BadZipFile(f"its index is damaged at byte {place}")
-    _, _, _, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes, comment_bytes, _, _, _, header = _ENTRY.unpack(head)
+    (
+        _,
+        _,
+        _,
+        flags,
+        method,
+        _,
+        _,
+        crc,
+        packed,
+        size,
+        name_bytes,
+        extra_bytes,
+        comment_bytes,
+        _,
+        _,
+        _,
+        header,
+    ) = _ENTRY.unpack(head)
     rest_bytes = name_bytes + extra_bytes + comment_bytes
     rest = file.read(rest_bytes)
     if len(rest) < rest_bytes:
@@ -94,11 +120,17 @@ def _next(file: IO[bytes], place: int, shift: int) -> tuple[ZipEntry, int]:
 
 
 def _large(extra: bytes, *values: int) -> list[int]:
-    """Return the values with those that stand in the extra field, where they follow each other in this order."""
+    """Return the values with those that stand in the extra field, where they follow each other in this
+    order.
+    """
     at = 0
     while at + 4 <= len(extra):
         kind, num_bytes = struct.unpack_from("<HH", extra, at)
-        if kind == _EXTRA_64 and num_bytes >= 8 * values.count(_IN_EXTRA) and at + 4 + num_bytes <= len(extra):
+        if (
+            kind == _EXTRA_64
+            and num_bytes >= 8 * values.count(_IN_EXTRA)
+            and at + 4 + num_bytes <= len(extra)
+        ):
             stored = iter(struct.unpack_from(f"<{num_bytes // 8}Q", extra, at + 4))
             return [next(stored) if value == _IN_EXTRA else value for value in values]
         at += 4 + num_bytes
@@ -106,7 +138,9 @@ def _large(extra: bytes, *values: int) -> list[int]:
 
 
 def _name(raw: bytes, flags: int) -> str:
-    """Decode a member's name: UTF-8 where flagged or where it happens to be valid (macOS sets no flag), else cp437 as the format says."""
+    """Decode a member's name: UTF-8 where flagged or where it happens to be valid (macOS sets no flag),
+    else cp437 as the format says.
+    """
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,101 +1,54 @@
 """Evaluate a cascade on held-out faces: every output of Algorithm 1 against the ground truth, image by image.
 
-Subjects are the low-quality input (bilinear to hq_px, as everywhere), IRM-1 (bicubic to hq_px), IRM-2 and TEM. The noise of a face is keyed
-by its input file and the draw, so a score belongs to the very picture that `restore` makes of that file, in any batch, on any worker.
+Subjects are the low-quality input (bilinear to hq_px, as everywhere), IRM-1 (bicubic to hq_px), IRM-2 and
+TEM. The noise of a face is keyed by its input file and the draw, so a score belongs to the very picture that
+`restore` makes of that file, in any batch, on any worker.
 """
 
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, encode_png, lq_to_model, resize, to_pixels, to_tensor
 from diffbfr.keys import noise_key
-from diffbfr.metrics.card import MetricCard
+from diffbfr.metrics.info import MetricInfo
+from diffbfr.stages import Mode
+from pipelines.evaluation.types import EvaluateReport, EvaluateTask, Panel, Row, Subject
+from pipelines.steps.definition import StepDef, driver_only, without
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from diffbfr.cascade import Cascade
     from diffbfr.shards import ShardedDataset
-    from pipelines.steps.pinned_cascade import PinnedCascade
-
-Subject = Literal["lq", "irm1", "irm2", "tem"]
-Mode = Literal["fast", "faithful"]
-SUBJECTS: Final[tuple[Subject, ...]] = get_args(Subject)
-TITLES: Final[Mapping[str, str]] = {"lq": "LQ", "irm1": "IRM-1", "irm2": "IRM-2", "tem": "TEM", "hq": "HQ"}
-"""How a subject is written in tables and over pictures; `hq` is the ground truth."""
+    from pipelines.cluster import Cluster
+    from pipelines.evaluation.scores import Evaluation
+    from pipelines.execution.dag import StepOutput
+    from pipelines.execution.model_ref import ModelRef
+    from pipelines.recipes.recipe import EvaluateConfig, Recipe
+    from pipelines.steps.context import RunContext
 
 SQUEEZENET_VARIABLE: Final = "DIFFBFR_SQUEEZENET"
 IDENTITY_VARIABLE: Final = "DIFFBFR_IDENTITY"
 
 
-@dataclass(frozen=True)
-class EvaluateTask:
-    """Some held-out faces of a dataset, restored by one cascade and measured.
-
-    `dataset` is its folder; `variant` says which pre-sampled degradation, `seeds` which draws of the sampler;
-    `panels` names those of the keys whose pictures come back with the report.
+def plan_evaluation(
+    template: EvaluateTask, num_panels: int = 4, keys_per_task: int = 32
+) -> list[EvaluateTask]:
+    """Cut a task over all keys into tasks for the workers; the panels are pinned to keys spread evenly
+    over the hold-out.
     """
-
-    index: int
-    dataset: str
-    cascade: "PinnedCascade"
-    keys: tuple[str, ...]
-    variant: int = 0
-    seeds: tuple[int, ...] = (0,)
-    mode: Mode = "fast"
-    batch: int = 8
-    squeezenet: str | None = None
-    identity: str | None = None
-    panels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """Scores of one picture: values in the order of the report's cards. `seed` is None for the input, which nobody drew."""
-
-    key: str
-    subject: Subject
-    seed: int | None
-    values: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The pictures of one face as PNG bytes, all of hq_px: the subjects (first draw) and the ground truth."""
-
-    key: str
-    lq: bytes
-    irm1: bytes
-    irm2: bytes
-    tem: bytes
-    hq: bytes
-
-    def pictures(self) -> tuple[tuple[str, bytes], ...]:
-        """Name and PNG of every picture, in the order of the columns."""
-        return (("lq", self.lq), ("irm1", self.irm1), ("irm2", self.irm2), ("tem", self.tem), ("hq", self.hq))
-
-
-@dataclass(frozen=True)
-class EvaluateReport:
-    """What one task measured: a row a picture, and the panels that were asked for."""
-
-    index: int
-    cards: tuple[MetricCard, ...]
-    rows: tuple[Row, ...]
-    panels: tuple[Panel, ...]
-    seconds: float
-
-
-def plan_evaluation(template: EvaluateTask, num_panels: int = 4, keys_per_task: int = 32) -> list[EvaluateTask]:
-    """Cut a task over all keys into tasks for the workers; the panels are pinned to keys spread evenly over the hold-out."""
     if not template.keys:
-        raise UsageError(f"no held-out faces in {template.dataset}; expected at least one; shard with test_fraction above 0")
+        raise UsageError(
+            f"no held-out faces in {template.dataset}; expected at least one; shard with test_fraction above "
+            "0"
+        )
     count = min(num_panels, len(template.keys))
     pinned = {template.keys[i * len(template.keys) // count] for i in range(count)}
     chunks = [template.keys[i : i + keys_per_task] for i in range(0, len(template.keys), keys_per_task)]
@@ -111,13 +64,16 @@ def evaluate(task: EvaluateTask) -> EvaluateReport:
 
 
 def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateReport]:
-    """Load networks and manifest once; return the function that serves this task and all others that differ in keys only."""
-    from pipelines.manifest import open_dataset
+    """Load networks and manifest once; return the function that serves this task and all others that
+    differ in keys only.
+    """
+    from pipelines.dataset.manifest import open_dataset
 
     dataset = open_dataset(first.dataset)
     if (dataset.info.lq_px, dataset.info.hq_px) != (first.cascade.lq_px, first.cascade.hq_px):
         raise UsageError(
-            f"the dataset holds {dataset.info.lq_px} -> {dataset.info.hq_px} px, the cascade in {first.cascade.folder} restores "
+            f"the dataset holds {dataset.info.lq_px} -> {dataset.info.hq_px} px, the cascade in "
+            f"{first.cascade.folder} restores "
             f"{first.cascade.lq_px} -> {first.cascade.hq_px} px; evaluate it on a dataset of its own sizes"
         )
     meters = _meters(first.squeezenet, first.identity)
@@ -126,7 +82,8 @@ def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateRepo
     def serve(task: EvaluateTask) -> EvaluateReport:
         if replace(task, index=first.index, keys=first.keys, panels=first.panels) != first:
             raise UsageError(
-                f"task {task.index} is for {task.cascade.folder} and {task.dataset}, this worker holds {first.cascade.folder} and "
+                f"task {task.index} is for {task.cascade.folder} and {task.dataset}, this worker holds "
+                f"{first.cascade.folder} and "
                 f"{first.dataset}; expected one cascade and one dataset a worker; make another worker"
             )
         return _measure(task, dataset, model, meters)
@@ -135,12 +92,16 @@ def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateRepo
 
 
 def squeezenet_weights(configured: str | None) -> str | None:
-    """Where the user keeps SqueezeNet's weights: the configuration, else `DIFFBFR_SQUEEZENET`, else None (the metric is left out)."""
+    """Where the user keeps SqueezeNet's weights: the configuration, else `DIFFBFR_SQUEEZENET`, else None
+    (the metric is left out).
+    """
     return _given(configured, SQUEEZENET_VARIABLE, "evaluate.squeezenet", "SqueezeNet 1.0")
 
 
 def identity_weights(configured: str | None) -> str | None:
-    """Where the user keeps MobileFaceNet's weights: the configuration, else `DIFFBFR_IDENTITY`, else None (the metric is left out)."""
+    """Where the user keeps MobileFaceNet's weights: the configuration, else `DIFFBFR_IDENTITY`, else None
+    (the metric is left out).
+    """
     return _given(configured, IDENTITY_VARIABLE, "evaluate.identity", "MobileFaceNet")
 
 
@@ -157,7 +118,7 @@ def _given(configured: str | None, variable: str, setting: str, what: str) -> st
 class _Meter:
     """A metric and how to take it: uint8 batches of equal shape in, one number a picture out."""
 
-    card: MetricCard
+    card: MetricInfo
     measure: Callable[["Tensor", "Tensor"], "Tensor"]
 
 
@@ -167,26 +128,28 @@ def _meters(squeezenet: str | None, identity: str | None) -> tuple[_Meter, ...]:
     from diffbfr.metrics import psnr, ssim
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    meters = [_Meter(psnr.CARD, psnr.psnr), _Meter(ssim.CARD, ssim.ssim)]
+    meters = [_Meter(psnr.INFO, psnr.psnr), _Meter(ssim.INFO, ssim.ssim)]
     if squeezenet is not None:
-        from diffbfr.metrics.squeezenet import CARD as SQUEEZENET
+        from diffbfr.metrics.squeezenet import INFO as SQUEEZENET
         from diffbfr.metrics.squeezenet import SqueezeNetDistance
 
         meters.append(_network_meter(SQUEEZENET, SqueezeNetDistance(squeezenet, device)))
     if identity is not None:
-        from diffbfr.metrics.identity import CARD as IDENTITY
+        from diffbfr.metrics.identity import INFO as IDENTITY
         from diffbfr.metrics.identity import IdentityCosine
 
         meters.append(_network_meter(IDENTITY, IdentityCosine(identity, device)))
     return tuple(meters)
 
 
-def _network_meter(card: MetricCard, network: Callable[["Tensor", "Tensor"], "Tensor"]) -> _Meter:
+def _network_meter(card: MetricInfo, network: Callable[["Tensor", "Tensor"], "Tensor"]) -> _Meter:
     """A metric of pictures in [-1, 1]."""
     return _Meter(card, lambda a, b: network(to_tensor(a.numpy()), to_tensor(b.numpy())))
 
 
-def _measure(task: EvaluateTask, dataset: "ShardedDataset", model: "Cascade", meters: Sequence[_Meter]) -> EvaluateReport:
+def _measure(
+    task: EvaluateTask, dataset: "ShardedDataset", model: "Cascade", meters: Sequence[_Meter]
+) -> EvaluateReport:
     started = time.monotonic()
     rows: list[Row] = []
     panels: list[Panel] = []
@@ -202,7 +165,9 @@ def _measure(task: EvaluateTask, dataset: "ShardedDataset", model: "Cascade", me
                 for i, key in enumerate(keys):
                     if key in task.panels:
                         made = {subject: encode_png(pictures[i]) for subject, pictures in outputs.items()}
-                        panels.append(Panel(key=key, lq=encode_png(inputs[i]), hq=encode_png(truth[i]), **made))
+                        panels.append(
+                            Panel(key=key, lq=encode_png(inputs[i]), hq=encode_png(truth[i]), **made)
+                        )
     cards = tuple(meter.card for meter in meters)
     return EvaluateReport(task.index, cards, tuple(rows), tuple(panels), time.monotonic() - started)
 
@@ -212,7 +177,9 @@ def _restore(
 ) -> dict[Subject, list[Pixels]]:
     """Pictures of hq_px by subject, as Algorithm 1 leaves them."""
     x_0 = to_tensor([lq_to_model(dataset.lq(key, task.variant), model.lq_px) for key in keys])
-    noise_keys = [noise_key(hashlib.sha256(dataset.lq_bytes(key, task.variant)).hexdigest(), seed=seed) for key in keys]
+    noise_keys = [
+        noise_key(hashlib.sha256(dataset.lq_bytes(key, task.variant)).hexdigest(), seed=seed) for key in keys
+    ]
     restoration = model.restore(x_0, noise_keys, task.mode)
     return {
         "irm1": [resize(picture, model.hq_px, "bicubic") for picture in to_pixels(restoration.irm1)],
@@ -222,7 +189,12 @@ def _restore(
 
 
 def _score(
-    keys: Sequence[str], subject: Subject, seed: int | None, pictures: Sequence[Pixels], truth: Sequence[Pixels], meters: Sequence[_Meter]
+    keys: Sequence[str],
+    subject: Subject,
+    seed: int | None,
+    pictures: Sequence[Pixels],
+    truth: Sequence[Pixels],
+    meters: Sequence[_Meter],
 ) -> Iterator[Row]:
     import numpy as np
     import torch
@@ -235,3 +207,77 @@ def _score(
 
 def _chunks(keys: tuple[str, ...], size: int) -> Iterator[tuple[str, ...]]:
     return (keys[i : i + size] for i in range(0, len(keys), size))
+
+
+def evaluate_cascade(
+    cluster: "Cluster", cascade: "ModelRef", dataset: str, config: "EvaluateConfig", mode: Mode
+) -> "Evaluation":
+    """Restore the held-out faces of a dataset on the cluster, and score every output of Algorithm 1."""
+    from pipelines.dataset.manifest import open_dataset
+    from pipelines.evaluation.scores import summarise
+
+    opened = open_dataset(dataset)
+    template = EvaluateTask(
+        index=0,
+        dataset=dataset,
+        cascade=cascade,
+        keys=tuple(opened.keys(config.split))[: config.max_faces],
+        variant=config.variant,
+        seeds=config.seeds,
+        mode=mode,
+        batch=config.batch,
+        squeezenet=squeezenet_weights(config.squeezenet),
+        identity=identity_weights(config.identity),
+    )
+    tasks = plan_evaluation(template, config.num_panels, keys_per_task=16)
+    reports = cluster.map_actors(
+        partial(make_evaluator, tasks[0]),
+        tasks,
+        label="evaluate",
+        unit="faces",
+        weight=lambda task: len(task.keys),
+    )
+    return summarise(tasks, reports, opened.info.content_id, config.split, opened.info.hq_px)
+
+
+@driver_only
+def _config(recipe: "Recipe") -> dict[str, Any]:
+    """What is measured and by which weights; the size of a batch changes nothing."""
+    from pipelines import storage
+    from pipelines.execution.artifact_store import flatten
+
+    config = recipe.evaluate
+    paths = {
+        "squeezenet": squeezenet_weights(config.squeezenet),
+        "identity": identity_weights(config.identity),
+    }
+    weights = {name: storage.digest(path) if path else "" for name, path in paths.items()}
+    return without(flatten(config), "batch") | {"mode": recipe.sampling.mode} | weights
+
+
+@driver_only
+def _build(ctx: "RunContext", folder: str) -> "StepOutput":
+    """Evaluate the cascade of this run, or the given one; keep each face's scores, a table and panels."""
+    from pipelines import storage
+    from pipelines.evaluation.scores import means, write_evaluation
+    from pipelines.execution.dag import StepOutput
+    from pipelines.execution.model_ref import pin_model
+
+    given = ctx.given_model
+    cascade = (
+        given.stage_to(storage.join(folder, "cascade")) if given else pin_model(ctx.artifact_dir("cascade"))
+    )
+    recipe = ctx.recipe
+    evaluation = evaluate_cascade(
+        ctx.cluster, cascade, ctx.artifact_dir("shard"), recipe.evaluate, recipe.sampling.mode
+    )
+    files = write_evaluation(evaluation, folder)
+    finite = {name: value for name, value in means(evaluation).items() if abs(value) != float("inf")}
+    metadata = {"faces": evaluation.protocol.num_images, **finite}
+    content = storage.digest(storage.join(folder, "rows.csv"))
+    return StepOutput({name: name for name in files}, metadata, content)
+
+
+EVALUATE = StepDef(
+    "evaluate", (__name__, "diffbfr.cascade", "pipelines.execution.model_ref"), _config, _build
+)

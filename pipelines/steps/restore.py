@@ -1,9 +1,10 @@
 """Restore: a unit of photos in, restored pictures and their committed outcomes out.
 
-Faces and their draws run through the cascade in batches across photos. The noise of a draw is keyed by the content of its photo and its
-number alone. Where a network sees a batch at once every batch has the same size, the last one filled up: kernels round differently at
-another size (measured: one level in 1 of 70,000 values), and not with other batch mates. So neither order nor mates nor a retry change a
-byte. A face that fails in one of its draws is recorded as failed; nothing is written in its place.
+Faces and their draws run through the cascade in batches across photos. The noise of a draw is keyed by the
+content of its photo and its number alone. Where a network sees a batch at once every batch has the same size,
+the last one filled up: kernels round differently at another size (measured: one level in 1 of 70,000 values),
+and not with other batch mates. So neither order nor mates nor a retry change a byte. A face that fails in one
+of its draws is recorded as failed; nothing is written in its place.
 """
 
 import hashlib
@@ -12,25 +13,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from diffbfr.errors import DiffBFRError, UsageError
+from diffbfr.errors import DiffBFRError, UsageError, one_line
 from diffbfr.images import ImageRefused, Pixels, decode, encode_png, lq_to_model, to_pixels, to_tensor
 from diffbfr.keys import noise_key
+from diffbfr.stages import Mode
 from pipelines import storage
-from pipelines.manifest import LedgerRow
-from pipelines.outcomes import UNREADABLE, Outcome, commit_unit
+from pipelines.dataset.manifest import LedgerRow
+from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
+from pipelines.restoration.provenance import Provenance, sign_png
+from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
-from pipelines.steps.draws import deviation, other_outputs, spread_picture
-from pipelines.steps.provenance import Provenance, sign_png
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-Mode = Literal["fast", "faithful"]
 _MIN_INPUT_PX = 8
 
 
-class Restored(Protocol):
+class RestoredImage(Protocol):
     """What a cascade returns; `tem` is the final picture, b 3 hq hq in [-1, 1]."""
 
     @property
@@ -43,16 +44,18 @@ class Restorer(Protocol):
     """A loaded cascade, as `diffbfr.cascade.Cascade` is one."""
 
     @property
-    def alone_as_in_any_batch(self) -> bool:
+    def is_batch_invariant(self) -> bool:
         """Whether the number of faces in a batch changes no bit of any of them."""
         ...
 
-    def restore(self, x_0: 'Float[Tensor, "b 3 lq lq"]', noise_keys: Sequence[str], mode: Mode) -> Restored:
+    def restore(
+        self, x_0: 'Float[Tensor, "b 3 lq lq"]', noise_keys: Sequence[str], mode: Mode
+    ) -> RestoredImage:
         """Restore a batch of faces in [-1, 1], one noise key a face."""
         ...
 
 
-class RestoreModel(Protocol):
+class RestorationModel(Protocol):
     """A cascade pinned by its digest; picklable, and loaded where the work runs."""
 
     @property
@@ -115,7 +118,7 @@ class CopyTask:
 
 
 @dataclass(frozen=True)
-class UnitReport:
+class BatchReport:
     """What became of a unit's photos, in its order; committed."""
 
     outcomes: tuple[Outcome, ...]
@@ -124,32 +127,38 @@ class UnitReport:
 class RestoreWorker:
     """Holds a loaded cascade and restores unit after unit with it."""
 
-    def __init__(self, model: RestoreModel) -> None:
+    def __init__(self, model: RestorationModel) -> None:
         self._model = model
         self._cascade = model.load()
 
-    def __call__(self, task: RestoreTask) -> UnitReport:
+    def __call__(self, task: RestoreTask) -> BatchReport:
         """Restore a unit, write its pictures, then its record."""
         opened = [_open_face(task.source, work, self._model.lq_px) for work in task.works]
         faces = [face for face in opened if isinstance(face, _Face)]
         started = time.perf_counter()
         wanted = [(face, draw) for face in faces for draw in range(task.samples)]
-        batches = [wanted[start : start + task.batch_faces] for start in range(0, len(wanted), task.batch_faces)]
+        batches = [
+            wanted[start : start + task.batch_faces] for start in range(0, len(wanted), task.batch_faces)
+        ]
         results = [result for batch in batches for result in self._restore(batch, task)]
         share_s = (time.perf_counter() - started) / max(1, len(faces))
         finished = {
             face.work.ref.name: self._write(
-                task, replace(face, seconds=face.seconds + share_s), results[i * task.samples : (i + 1) * task.samples]
+                task,
+                replace(face, seconds=face.seconds + share_s),
+                results[i * task.samples : (i + 1) * task.samples],
             )
             for i, face in enumerate(faces)
         }
         outcomes = tuple(finished[face.work.ref.name] if isinstance(face, _Face) else face for face in opened)
         commit_unit(task.output_uri, outcomes)
-        return UnitReport(outcomes)
+        return BatchReport(outcomes)
 
     def _restore(self, wanted: Sequence[tuple["_Face", int]], task: RestoreTask) -> list["Pixels | _Failure"]:
-        """Restore a batch, filled up to its full size where that matters; if it fails each draw is tried alone, so that a bad one does."""
-        missing = 0 if self._cascade.alone_as_in_any_batch else task.batch_faces - len(wanted)
+        """Restore a batch, filled up to its full size where that matters; if it fails each draw is tried
+        alone, so that a bad one does.
+        """
+        missing = 0 if self._cascade.is_batch_invariant else task.batch_faces - len(wanted)
         full = [*wanted, *[wanted[-1]] * missing]
         try:
             keys = [noise_key(face.sha256, draw=draw, seed=task.seed) for face, draw in full]
@@ -157,9 +166,12 @@ class RestoreWorker:
             return list(to_pixels(restored.tem[: len(wanted)]))
         except UsageError:
             raise
-        except (RuntimeError, DiffBFRError) as error:  # RuntimeError: what torch raises, out of memory included
+        except (
+            RuntimeError,
+            DiffBFRError,
+        ) as error:  # RuntimeError: what torch raises, out of memory included
             if len(wanted) == 1:
-                return [_Failure("restore_error", _one_line(error))]
+                return [_Failure("restore_error", one_line(error))]
         return [result for one in wanted for result in self._restore([one], task)]
 
     def _write(self, task: RestoreTask, face: "_Face", draws: Sequence["Pixels | _Failure"]) -> Outcome:
@@ -170,9 +182,9 @@ class RestoreWorker:
         started = time.perf_counter()
         made_by = Provenance(self._model.digest, face.sha256, task.mode, task.seed)
         pictures = [draw for draw in draws if not isinstance(draw, _Failure)]
-        spread = deviation(pictures) if task.samples > 1 else None
+        spread = pixel_std(pictures) if task.samples > 1 else None
         if spread is not None:
-            pictures.append(spread_picture(spread))
+            pictures.append(std_heatmap(spread))
         pngs = [sign_png(encode_png(picture), made_by, face.icc) for picture in pictures]
         outputs = (face.work.output, *other_outputs(face.work.output, task.samples))
         for output, png in zip(outputs, pngs, strict=True):
@@ -191,11 +203,13 @@ class RestoreWorker:
         return Outcome(row, face.work.ref.fingerprint, len(pngs[0]), others)
 
 
-def copy_duplicates(task: CopyTask) -> UnitReport:
-    """Give each duplicate its own file with the original's picture, or the original's refusal; then write the unit's record."""
+def copy_duplicates(task: CopyTask) -> BatchReport:
+    """Give each duplicate its own file with the original's picture, or the original's refusal; then write
+    the unit's record.
+    """
     outcomes = tuple(_copy(copy, task.output_uri) for copy in task.copies)
     commit_unit(task.output_uri, outcomes)
-    return UnitReport(outcomes)
+    return BatchReport(outcomes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,13 +249,17 @@ def _open_face(source: PhotoSource, work: Work, lq_px: int) -> _Face | Outcome:
     try:
         data = source.read(work.ref)
     except PhotoUnreadableError as error:
-        return _without_output(_row(work.ref, "quarantined", UNREADABLE, _one_line(error)), work.ref)
+        return _without_output(_row(work.ref, "quarantined", UNREADABLE, one_line(error)), work.ref)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         decoded = decode(data, min_px=_MIN_INPUT_PX)
         small = lq_to_model(decoded.pixels, lq_px)
     except ImageRefused as error:
-        row = replace(_row(work.ref, "quarantined", error.reason_code, _one_line(error)), num_bytes=len(data), sha256=sha256)
+        row = replace(
+            _row(work.ref, "quarantined", error.reason_code, one_line(error)),
+            num_bytes=len(data),
+            sha256=sha256,
+        )
         return _without_output(replace(row, seconds=time.perf_counter() - started), work.ref)
     height, width = decoded.pixels.shape[:2]
     return _Face(work, len(data), sha256, width, height, small, decoded.icc, time.perf_counter() - started)
@@ -254,10 +272,16 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
     started = time.perf_counter()
     png = storage.read_bytes(storage.join(output_uri, original.output))
     if hashlib.sha256(png).hexdigest() != original.output_sha256:
-        raise DiffBFRError(f"{original.output} changed after it was restored; expected the bytes of its record; remove it and run again")
+        raise DiffBFRError(
+            f"{original.output} changed after it was restored; expected the bytes of its record; remove it "
+            "and run again"
+        )
     storage.write_atomic(storage.join(output_uri, copy.work.output), png)
     others = []
-    for theirs, ours in zip(*(other_outputs(output, original.samples) for output in (original.output, copy.work.output)), strict=True):
+    for theirs, ours in zip(
+        *(other_outputs(output, original.samples) for output in (original.output, copy.work.output)),
+        strict=True,
+    ):
         picture = storage.read_bytes(storage.join(output_uri, theirs))
         storage.write_atomic(storage.join(output_uri, ours), picture)
         others.append((ours, len(picture)))
@@ -276,7 +300,9 @@ def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:
     return Outcome(row, ref.fingerprint, 0)
 
 
-def _row(ref: PhotoRef, status: Literal["restored", "quarantined", "failed"], reason: str, message: str) -> LedgerRow:
+def _row(
+    ref: PhotoRef, status: Literal["restored", "quarantined", "failed"], reason: str, message: str
+) -> LedgerRow:
     return LedgerRow(
         name=ref.name,
         status=status,
@@ -293,7 +319,3 @@ def _row(ref: PhotoRef, status: Literal["restored", "quarantined", "failed"], re
         model_digest="",
         seconds=0.0,
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,31 +1,39 @@
-"""Photos to shards: one task makes one shard of every column, with Eq. 13 pre-sampled; the finish makes them a dataset.
+"""Photos to shards: one task makes one shard of every column, with Eq. 13 pre-sampled; the finish makes them
+a dataset.
 
-A shard is a pure function of its task: retried, doubled or run elsewhere it writes the same bytes. A photo that cannot be used is
-quarantined with a reason and counted; inputs = committed + quarantined is asserted for each shard and for the whole.
+A shard is a pure function of its task: retried, doubled or run elsewhere it writes the same bytes. A photo
+that cannot be used is quarantined with a reason and counted; inputs = committed + quarantined is asserted for
+each shard and for the whole.
 """
 
 import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from diffbfr.images import ImageRefused
 from diffbfr.shards import DatasetInfo, Member, Sample, Split
-from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
-from diffbfr.spec import from_dict
-from pipelines import commits, manifest, storage
-from pipelines.apart import Lost, run_apart
-from pipelines.commits import Commit, Draft, Quarantined, TarDraft, TarRecord
+from pipelines import storage
+from pipelines.dataset import commits, manifest
+from pipelines.dataset.commits import Commit, Quarantined, StagedFiles, StagedTar
+from pipelines.dataset.identity import archive_line, visible_content
+from pipelines.dataset.retry import clean_up_retry, restore_unchanged
+from pipelines.dataset.reuse import open_sample_cache
+from pipelines.dataset.samples import Face, ShardConfig, make_face, remake_face
+from pipelines.dataset.shard_plan import COMMITS, ShardTask, describe_build, plan_shards
 from pipelines.sources import PhotoRef, PhotoUnreadableError
-from pipelines.steps.earlier import open_earlier
-from pipelines.steps.plan import COMMITS, ShardTask, describe_making, plan_shards
-from pipelines.steps.replay import forget_withdrawn, take_back
-from pipelines.steps.samples import Face, ShardConfig, make_face, remake_face
+from pipelines.sources.sandbox import WorkerFailure, run_sandboxed
+from pipelines.steps.definition import StepDef, driver_only
 
-__all__ = ["ShardConfig", "ShardReport", "ShardTask", "finish_dataset", "plan_shards", "read_config", "shard"]
+if TYPE_CHECKING:
+    from pipelines.execution.dag import StepOutput
+    from pipelines.recipes.recipe import Recipe
+    from pipelines.steps.context import RunContext
+
+__all__ = ["SHARD", "ShardConfig", "ShardReport", "ShardTask", "finish_dataset", "plan_shards", "shard"]
 
 
 @dataclass(frozen=True)
@@ -40,34 +48,39 @@ class ShardReport:
 
 
 def shard(task: ShardTask) -> ShardReport:
-    """Make one shard: every photo read, decoded, resized and degraded; tars first, commit record last. A valid record means no work."""
+    """Make one shard: every photo read, decoded, resized and degraded; tars first, commit record last. A
+    valid record means no work.
+    """
     started = time.monotonic()
     done = commits.find(task.dataset_root, COMMITS, task.index, task.digest)
     if done is not None:
-        return ShardReport(task.index, len(done.samples), len(done.quarantined), True, time.monotonic() - started)
+        return ShardReport(
+            task.index, len(done.samples), len(done.quarantined), True, time.monotonic() - started
+        )
     samples, refused, drafts = _make(task)
-    commit = Commit(task.index, task.digest, tuple(samples), tuple(draft.record for draft in drafts), tuple(refused))
+    commit = Commit(
+        task.index, task.digest, tuple(samples), tuple(draft.record for draft in drafts), tuple(refused)
+    )
     _assert_all_counted(task, commit)
     stands = commits.publish(task.dataset_root, COMMITS, commit, drafts)
-    forget_withdrawn(task)
-    return ShardReport(task.index, len(stands.samples), len(stands.quarantined), False, time.monotonic() - started)
-
-
-def read_config(dataset_root: str) -> ShardConfig:
-    """Read what a finished dataset was made of."""
-    return from_dict(ShardConfig, dict(manifest.read_record(dataset_root).recipe), f"the recipe in {manifest.DATASET_RECORD}")
+    clean_up_retry(task)
+    return ShardReport(
+        task.index, len(stands.samples), len(stands.quarantined), False, time.monotonic() - started
+    )
 
 
 def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int | None = None) -> DatasetInfo:
     """Gather the commits of all tasks into manifest, quarantine table and, last, `dataset.json`.
 
-    IncompleteError names a shard without a commit. More than `max_bad` refused photos (None: any number, but not all) is a QuarantineError,
-    raised when the quarantine table is there to look at and before the dataset counts as finished.
+    IncompleteError names a shard without a commit. More than `max_bad` refused photos (None: any number, but
+    not all) is a QuarantineError, raised when the quarantine table is there to look at and before the dataset
+    counts as finished.
     """
     root = storage.absolute(dataset_root)
     config = tasks[0].config
     tables = {
-        column.column: manifest.TableWriter(storage.join(root, manifest.members_path(column.column)), Member) for column in config.columns
+        column.column: manifest.TableWriter(storage.join(root, manifest.members_path(column.column)), Member)
+        for column in config.columns
     }
     samples = manifest.TableWriter(storage.join(root, manifest.SAMPLES), Sample)
     quarantine = manifest.TableWriter(storage.join(root, manifest.QUARANTINE), Quarantined)
@@ -87,7 +100,8 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
     _refuse_too_many(reasons, splits, max_bad, storage.join(root, manifest.QUARANTINE))
     if not splits["train"] and config.val_fraction + config.test_fraction < 1:
         raise UsageError(
-            f"none of {splits.total()} photos fell into the train split; expected at least one; add photos or lower the fractions"
+            f"none of {splits.total()} photos fell into the train split; expected at least one; add photos "
+            "or lower the fractions"
         )
     digests[manifest.SAMPLES] = samples.close()
     digests |= {manifest.members_path(column): table.close() for column, table in tables.items()}
@@ -107,14 +121,16 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
         recipe_digest=config.recipe_digest,
         source=tasks[0].source.uri.encode("utf-8", "backslashreplace").decode(),
     )
-    manifest.write_record(root, info, config.columns, describe_making(config), digests)
+    manifest.write_record(root, info, config.columns, describe_build(config), digests)
     return info
 
 
-def _make(task: ShardTask) -> tuple[list[Sample], list[Quarantined], list[Draft]]:
-    """Turn photo after photo into members of the shard's tars, which alone keep them: a worker holds its shard once."""
-    taken_back = take_back(task)
-    tars = [TarDraft(column.column, task.index) for column in task.config.columns]
+def _make(task: ShardTask) -> tuple[list[Sample], list[Quarantined], list[StagedFiles]]:
+    """Turn photo after photo into members of the shard's tars, which alone keep them: a worker holds its
+    shard once.
+    """
+    taken_back = restore_unchanged(task)
+    tars = [StagedTar(column.column, task.index) for column in task.config.columns]
     samples: list[Sample] = []
     refused: list[Quarantined] = []
     for key, ref in task.photos():
@@ -130,7 +146,9 @@ def _make(task: ShardTask) -> tuple[list[Sample], list[Quarantined], list[Draft]
 
 
 def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
-    """Turn one photo into one sample, or say why not. What other datasets hold of it is taken over; what must be decoded is, apart."""
+    """Turn one photo into one sample, or say why not. What other datasets hold of it is taken over; what
+    must be decoded is, apart.
+    """
     try:
         data = task.source.read(ref)
     except PhotoUnreadableError as error:
@@ -138,44 +156,37 @@ def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
     try:
         if task.earlier:
             digest = hashlib.sha256(data).hexdigest()
-            kept = open_earlier(task.earlier, task.config).find(digest)
+            kept = open_sample_cache(task.earlier, task.config).find(digest)
             if kept is not None:
                 return remake_face(task.config, key, ref.name, len(data), digest, kept)
-        outcome: Face | Lost = run_apart(make_face, task.config, key, ref.name, data)
+        outcome: Face | WorkerFailure = run_sandboxed(make_face, task.config, key, ref.name, data)
     except ImageRefused as error:
-        return Quarantined(ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error))
-    if isinstance(outcome, Lost):
+        return Quarantined(
+            ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error)
+        )
+    if isinstance(outcome, WorkerFailure):
         message = f"decoding it failed: {outcome.message}"
-        return Quarantined(ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", outcome.reason, message)
+        return Quarantined(
+            ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", outcome.reason, message
+        )
     return outcome
-
-
-def visible_content(commit: Commit) -> bytes:
-    """Describe each sample by what a model can see of it, for `content_id`, a line each: pixels, LQ bytes, draws; no codec, no place."""
-    jpegs: dict[str, list[str]] = {sample.key: [] for sample in commit.samples}
-    for member in (member for record in commit.tars for member in record.members):
-        if member.column == LQ_COLUMN and member.name != LQ_RECORD:
-            jpegs[member.key].append(member.sha256)
-    lines = [[row.key, row.split, row.pixel_sha256, row.low_pixel_sha256, jpegs[row.key], row.variants] for row in commit.samples]
-    return "".join(json.dumps(line, default=row_fields, sort_keys=True) + "\n" for line in lines).encode()
-
-
-def archive_line(tar: TarRecord) -> bytes:
-    """Describe a tar by its bytes, for `archive_id`."""
-    return f"{tar.tar}\0{tar.sha256}\n".encode()
 
 
 def _assert_all_counted(task: ShardTask, commit: Commit) -> None:
     if task.num_photos != len(commit.samples) + len(commit.quarantined):
         raise AssertionError(
-            f"shard {task.index}: {task.num_photos} inputs, {len(commit.samples)} committed, {len(commit.quarantined)} quarantined"
+            f"shard {task.index}: {task.num_photos} inputs, {len(commit.samples)} committed, "
+            f"{len(commit.quarantined)} quarantined"
         )
 
 
 def _committed(root: str, task: ShardTask, num_tasks: int) -> Commit:
     commit = commits.find(root, COMMITS, task.index, task.digest)
     if commit is None:
-        raise IncompleteError(f"shard {task.index} of {num_tasks} in {root} has no valid commit; expected all; run the same command again")
+        raise IncompleteError(
+            f"shard {task.index} of {num_tasks} in {root} has no valid commit; expected all; run the same "
+            "command again"
+        )
     _assert_all_counted(task, commit)
     return commit
 
@@ -187,5 +198,42 @@ def _refuse_too_many(reasons: Counter[str], splits: Counter[Split], max_bad: int
         reason, count = reasons.most_common(1)[0]
         raise QuarantineError(
             f"{bad} of {total} photos were refused, {count} of them as {reason}; expected at most {limit}; "
-            f"see {table}, then mend the photos, raise the limit, or `diffbfr data replay` if their reason has passed"
+            f"see {table}, then mend the photos, raise the limit, or `diffbfr data replay` if their reason "
+            "has passed"
         )
+
+
+@driver_only
+def _config(recipe: "Recipe") -> dict[str, Any]:
+    """Another version of a codec may give other pixels, or other files with the same pixels."""
+    from pipelines.execution.artifact_store import flatten
+
+    config = recipe.data.shard_config
+    return flatten(config) | flatten({"tools": describe_build(config)["tools"]})
+
+
+@driver_only
+def _build(ctx: "RunContext", folder: str) -> "StepOutput":
+    """Make the dataset, a task a shard."""
+    from pipelines.dataset.reuse import sibling_datasets
+    from pipelines.execution.dag import StepOutput
+    from pipelines.sources import open_source
+    from pipelines.steps.context import committed_outputs
+
+    data = ctx.recipe.data
+    config = data.shard_config
+    tasks = plan_shards(open_source(data.faces), config, folder, sibling_datasets(folder))
+    ctx.cluster.map(shard, tasks, label="shard", unit="img", weight=lambda task: task.num_photos)
+    info = finish_dataset(folder, tasks, data.max_bad)
+    tables = (manifest.members_path(column.column) for column in config.columns)
+    index = (manifest.DATASET_RECORD, manifest.SAMPLES, manifest.QUARANTINE, *tables)
+    outputs = committed_outputs(folder, COMMITS, len(tasks), index)
+    return StepOutput(outputs, asdict(info), info.content_id)
+
+
+@driver_only
+def _estimate(recipe: "Recipe") -> str:
+    return f"faces of {recipe.data.hq_px} px x {recipe.data.variants} variants"
+
+
+SHARD = StepDef("shard", (__name__,), _config, _build, _estimate)

@@ -1,28 +1,40 @@
-"""Train one stage: every rank opens the dataset, takes the newest sealed checkpoint and runs the one loop of `diffbfr.training`.
+"""Train one stage: every rank opens the dataset, takes the newest sealed checkpoint and runs the one loop of
+`diffbfr.training`.
 
-Rank 0 puts every sealed checkpoint and, last, the weights where they belong (`pipelines.steps.workspace`). What S3 refuses ends the
-attempt.
+Rank 0 puts every sealed checkpoint and, last, the weights where they belong (`pipelines.steps.workspace`).
+What S3 refuses ends the attempt.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from diffbfr.errors import UsageError
 from diffbfr.shards import ShardedDataset
-from diffbfr.stages import StageSpec
-from diffbfr.training.config import TrainingConfig
+from diffbfr.stages import SAMPLING, StageName, StageSpec
+from diffbfr.training.config import NON_IDENTITY_FIELDS, TrainingConfig
 from pipelines import storage
-from pipelines.progress import Link, Metrics
+from pipelines.progress import Metrics, TrainingReporter
+from pipelines.steps.definition import StepDef, driver_only, without
 from pipelines.steps.workspace import workspace
+
+if TYPE_CHECKING:
+    from pipelines.execution.dag import StepOutput
+    from pipelines.recipes.recipe import Recipe
+    from pipelines.steps.context import RunContext
+
+METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
 class TrainTask:
     """One training: a stage on a dataset, with its checkpoints and weights in `folder`.
 
-    IRM-2 trains on `column`, which the model of digest `column_model` must have made; it has none where it sees the resized ground truth
-    (`TrainingConfig.condition`). `initial` is the folder of a cascade whose weights are the start; empty starts from nothing. The last
-    three save memory or time and change no result.
+    IRM-2 trains on `column`, which the model of digest `column_model` must have made; it has none where it
+    sees the resized ground truth (`TrainingConfig.condition`). `initial` is the folder of a cascade whose
+    weights are the start; empty starts from nothing. The last three save memory or time and change no result.
     """
 
     stage: StageSpec
@@ -40,7 +52,9 @@ class TrainTask:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """How a training ended; `restarts` and `goodput` are of this command (`History`), `resumed_from` and `seconds` of its last attempt."""
+    """How a training ended; `restarts` and `goodput` are of this command (`RestartStats`), `resumed_from`
+    and `seconds` of its last attempt.
+    """
 
     steps: int
     samples: int
@@ -51,7 +65,7 @@ class TrainReport:
     goodput: float
 
 
-def train_stage(task: TrainTask, link: Link) -> TrainReport:
+def train_stage(task: TrainTask, link: TrainingReporter) -> TrainReport:
     """Train to the end, or go on from where an earlier attempt stopped; every rank of a group calls this.
 
     How the stage will be sampled is no part of its training, nor of its checkpoints.
@@ -60,7 +74,7 @@ def train_stage(task: TrainTask, link: Link) -> TrainReport:
 
     from diffbfr.checkpoint import load_stage
     from diffbfr.training.loop import Run, StepMetrics, train
-    from pipelines.manifest import open_dataset
+    from pipelines.dataset.manifest import open_dataset
 
     task = replace(task, stage=task.stage.trained)
     dataset = open_dataset(task.dataset)
@@ -69,14 +83,16 @@ def train_stage(task: TrainTask, link: Link) -> TrainReport:
     device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
     def report(metrics: StepMetrics) -> None:
-        values = {name: float(value) for name, value in asdict(metrics).items() if name not in ("step", "samples")}
-        link.post(Metrics(metrics.step, metrics.samples, values))
+        values = {
+            name: float(value) for name, value in asdict(metrics).items() if name not in ("step", "samples")
+        }
+        link.report(Metrics(metrics.step, metrics.samples, values))
 
     def alive(done: int) -> None:
         if done < task.config.num_steps:
-            link.alive(done)
+            link.heartbeat(done)
         else:
-            link.rest()
+            link.finishing()
 
     with workspace(task.folder) as (folder, publish):
         run = Run(
@@ -93,12 +109,18 @@ def train_stage(task: TrainTask, link: Link) -> TrainReport:
             micro_batch=task.micro_batch,
             compiled=task.compiled,
         )
-        result = train(run, report, sealed=publish, alive=alive)
+        result = train(run, report, on_checkpoint=publish, alive=alive)
         publish(folder / f"{task.stage.name}.json")
         publish(folder / f"{task.stage.name}.safetensors")
-    history = link.history()
+    history = link.restart_stats()
     return TrainReport(
-        result.steps, result.samples, result.loss, result.resumed_from, result.seconds, history.restarts, round(history.goodput, 4)
+        result.steps,
+        result.samples,
+        result.loss,
+        result.resumed_from,
+        result.seconds,
+        history.restarts,
+        round(history.goodput, 4),
     )
 
 
@@ -112,10 +134,137 @@ def _check_column(task: TrainTask, dataset: ShardedDataset) -> None:
     maker = dataset.column(task.column).model_digest
     if maker != task.column_model:
         raise UsageError(
-            f"column {task.column} was made by irm1 {maker[:12] or '(photos)'}, this run's irm1 is {task.column_model[:12]}; "
+            f"column {task.column} was made by irm1 {maker[:12] or '(photos)'}, this run's irm1 is "
+            f"{task.column_model[:12]}; "
             "expected the same; run `diffbfr condition irm1` again"
         )
 
 
 def _local(folder: str) -> Path:
     return storage.fetch_tree(folder, storage.cache_folder("cascades"))
+
+
+@driver_only
+def _config(name: StageName, recipe: "Recipe") -> dict[str, Any]:
+    """How a stage will be sampled does not change its weights, nor does where it trains."""
+    from pipelines.execution.artifact_store import flatten
+
+    config = recipe.stage(name)
+    settings = flatten(config.stage, "stage") | flatten(config.training, "training")
+    sampling = (f"stage.{field}" for field in SAMPLING)
+    return without(settings, *sampling, *(f"training.{field}" for field in NON_IDENTITY_FIELDS))
+
+
+@driver_only
+def _task(ctx: "RunContext", name: StageName, folder: str) -> TrainTask:
+    config, cluster = ctx.recipe.stage(name), ctx.recipe.cluster
+    column = ctx.metadata("condition-irm1") if name == "irm2" and "condition-irm1" in ctx.steps else {}
+    return TrainTask(
+        stage=config.stage,
+        config=config.training,
+        dataset=ctx.artifact_dir("shard"),
+        folder=folder,
+        column=column.get("column", ""),
+        column_model=column.get("irm1", ""),
+        initial=ctx.initial_folder(),
+        initial_digest=ctx.initial_digest(),
+        recompute_px=cluster.recompute_px,
+        micro_batch=cluster.micro_batch,
+        compiled=cluster.compile,
+    )
+
+
+@driver_only
+def _build(name: StageName, ctx: "RunContext", folder: str) -> "StepOutput":
+    """Train from the newest checkpoint on, with Ray Train and DDP; panels are drawn beside the training."""
+    from diffbfr.digests import model_digest
+    from pipelines.evaluation.training_panels import TrainingPanels
+    from pipelines.execution.dag import StepOutput
+    from pipelines.steps.context import fetch_artifact
+    from pipelines.tracking.metrics_log import MetricsLog
+
+    step, task, training = TRAIN[name], _task(ctx, name, folder), ctx.recipe.stage(name).training
+    log = MetricsLog(storage.join(folder, METRICS), partial(ctx.on_metrics, step.name))
+    panels = TrainingPanels(
+        folder,
+        task.dataset,
+        task.stage,
+        task.column,
+        in_background=ctx.recipe.cluster.num_workers > 0 and training.average_samples is not None,
+        on_panel=partial(ctx.on_panel, step.name),
+    )
+    with log, panels:
+        report = ctx.cluster.train(
+            train_stage,
+            task,
+            label=name,
+            total=training.num_steps * training.global_batch,
+            root=ctx.store.root,
+            on_metrics=log.add,
+            num_parallel=step.num_parallel,
+        )
+    outputs = {"weights": f"{name}.safetensors", "spec": f"{name}.json"}
+    if storage.exists(storage.join(folder, METRICS)):  # a full disk may have refused it, and the weights not
+        outputs["metrics"] = METRICS
+    digest = model_digest(fetch_artifact(folder), (name,))
+    metadata = asdict(report) | {"digest": digest, "content_id": ctx.metadata("shard")["content_id"]}
+    if panels.seconds:
+        metadata["panel_seconds"] = panels.seconds
+    if task.column:
+        metadata |= {"column": task.column, "irm1": task.column_model}
+    return StepOutput(outputs, metadata, digest)
+
+
+@driver_only
+def _estimate(name: StageName, recipe: "Recipe") -> str:
+    """Samples, parameters, floating-point operations, and the memory of a worker."""
+    from diffbfr.cost.flops import num_parameters, training_flops
+    from diffbfr.cost.memory import training_memory
+    from diffbfr.training.active_ranks import num_active
+
+    config = recipe.stage(name)
+    unet, training = config.stage.unet, config.training
+    parameters = num_parameters(unet)
+    flops = training_flops(unet, training.num_samples) * training.area_share(config.stage.px)
+    workers = max(1, recipe.cluster.min_workers or recipe.cluster.num_workers)
+    share = training.global_batch // num_active(workers, training.global_batch, training.reduce_leaves)
+    memory = training_memory(
+        unet,
+        parameters,
+        min(recipe.cluster.micro_batch or share, share),
+        averages=training.num_averages,
+        recompute_px=recipe.cluster.recompute_px,
+        image_px=training.largest_px(config.stage.px),
+    )
+    return (
+        f"{training.num_samples:,} samples, {parameters / 1e6:.1f} M parameters, "
+        f"{_with_unit(flops)}FLOP, {_with_unit(memory.total)}B a worker"
+    )
+
+
+@driver_only
+def _with_unit(value: float) -> str:
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} E"
+
+
+@driver_only
+def _define(name: StageName, *parallel_with: str) -> StepDef:
+    return StepDef(
+        f"train-{name}",
+        (__name__,),
+        partial(_config, name),
+        partial(_build, name),
+        partial(_estimate, name),
+        frozenset(parallel_with),
+    )
+
+
+TRAIN: Mapping[StageName, StepDef] = {
+    "irm1": _define("irm1", "train-tem"),
+    "irm2": _define("irm2"),
+    "tem": _define("tem", "train-irm1"),
+}

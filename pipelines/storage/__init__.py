@@ -1,9 +1,10 @@
 """Files, local or on S3, behind one set of functions: every place is a path or an `s3://bucket/key` URI.
 
-Nothing half-written is ever visible under its final name. Locally that is a temporary name beside the target, fsync, read-back,
-rename (or hard link, where the target must not exist yet). On S3 a PUT is atomic, carries the MD5 that the server checks before it
-publishes, and `If-None-Match: *` is the lock. The S3 endpoint comes from `AWS_ENDPOINT_URL` and is passed explicitly; checksum
-trailers are sent only when required, because servers exist that refuse them, or store their framing as data.
+Nothing half-written is ever visible under its final name. Locally that is a temporary name beside the target,
+fsync, read-back, rename (or hard link, where the target must not exist yet). On S3 a PUT is atomic, carries
+the MD5 that the server checks before it publishes, and `If-None-Match: *` is the lock. The S3 endpoint comes
+from `AWS_ENDPOINT_URL` and is passed explicitly; checksum trailers are sent only when required, because
+servers exist that refuse them, or store their framing as data.
 """
 
 import base64
@@ -25,7 +26,7 @@ from pipelines.storage import local, s3
 from pipelines.storage.errors import ReplacedError as ReplacedError
 from pipelines.storage.errors import StorageError as StorageError
 from pipelines.storage.errors import TransportError as TransportError
-from pipelines.storage.errors import rotten
+from pipelines.storage.errors import corrupt_error
 from pipelines.storage.names import find_names as find_names
 from pipelines.storage.s3 import RemoteFile as RemoteFile
 from pipelines.storage.s3 import connect as _s3
@@ -41,7 +42,9 @@ _PROBE_NAME = ".diffbfr-probe"
 
 @dataclass(frozen=True)
 class Entry:
-    """One file under a folder: path relative to it, size, and a version tag that changes when the content does (ETag or mtime)."""
+    """One file under a folder: path relative to it, size, and a version tag that changes when the content
+    does (ETag or mtime).
+    """
 
     path: str
     num_bytes: int
@@ -61,13 +64,19 @@ def local_path(uri: Uri) -> Path:
     if scheme == "file":
         return Path(unquote(urlsplit(uri).path))
     if scheme:
-        raise UsageError(f"{uri} is not on this machine's disks; expected a path or s3://; copy it here first")
+        raise UsageError(
+            f"{uri} is not on this machine's disks; expected a path or s3://; copy it here first"
+        )
     return Path(uri)
 
 
 def absolute(uri: Uri) -> str:
     """Write the place in full, so that a worker with another current folder finds it too."""
-    return uri.rstrip("/") if isinstance(uri, str) and is_remote(uri) else str(local_path(uri).expanduser().absolute())
+    return (
+        uri.rstrip("/")
+        if isinstance(uri, str) and is_remote(uri)
+        else str(local_path(uri).expanduser().absolute())
+    )
 
 
 def join(uri: Uri, *parts: str) -> str:
@@ -93,7 +102,9 @@ def size(uri: Uri) -> int:
 
 
 def version(uri: Uri) -> str:
-    """What changes when the content of a file does, without reading it: ETag, or size and time; FileNotFoundError if there is none."""
+    """What changes when the content of a file does, without reading it: ETag, or size and time;
+    FileNotFoundError if there is none.
+    """
     if is_remote(uri):
         return str(_s3().info(str(uri))["ETag"]).strip('"')
     return local.version_of(local_path(uri).stat())
@@ -115,22 +126,26 @@ def read_json(uri: Uri) -> Any:
 
 
 def read_range(uri: Uri, start: int, length: int) -> bytes:
-    """Return `length` bytes of a file from `start` on, fewer at its end, of whatever lies there now; FileNotFoundError if there is none."""
+    """Return `length` bytes of a file from `start` on, fewer at its end, of whatever lies there now;
+    FileNotFoundError if there is none.
+    """
     with open_read(uri, length) as file:
         file.seek(start)
         return file.read(length)
 
 
-def read_listed(uri: Uri, listed: str, start: int = 0, length: int | None = None) -> bytes:
-    """Return a file, or `length` bytes from `start` on, of the version that was listed; `ReplacedError` if it is another or becomes one.
+def read_version(uri: Uri, listed: str, start: int = 0, length: int | None = None) -> bytes:
+    """Return a file, or `length` bytes from `start` on, of the version that was listed; `ReplacedError` if it
+    is another or becomes one.
 
-    On S3 the bytes are proved by the object's MD5 or by a second reading (`storage/s3.py`). FileNotFoundError if there is none.
+    On S3 the bytes are proved by the object's MD5 or by a second reading (`storage/s3.py`). FileNotFoundError
+    if there is none.
     """
     if is_remote(uri):
         if length is None:
             return s3.read_whole(_s3(), str(uri), listed)
-        return s3.read_twice(_s3(), str(uri), listed, start, start + length)
-    return local.read_listed(local_path(uri), listed, start, length)
+        return s3.read_verified(_s3(), str(uri), listed, start, start + length)
+    return local.read_version(local_path(uri), listed, start, length)
 
 
 def open_read(uri: Uri, block_bytes: int = _BLOCK_BYTES, twice: bool = False) -> BinaryIO:
@@ -153,7 +168,9 @@ def digest(uri: Uri) -> str:
 
 
 def list_dir(uri: Uri) -> list[str]:
-    """Names of the files and folders in a folder, sorted; files still being written are left out; no folder, no names."""
+    """Names of the files and folders in a folder, sorted; files still being written are left out; no
+    folder, no names.
+    """
     if is_remote(uri):
         prefix = str(uri).rstrip("/")
         try:
@@ -168,7 +185,8 @@ def list_dir(uri: Uri) -> list[str]:
 
 
 def walk(uri: Uri) -> Iterator[Entry]:
-    """Every file under a folder, sorted by relative path (always with `/`); files still being written are left out.
+    """Every file under a folder, sorted by relative path (always with `/`); files still being written are
+    left out.
 
     S3 is listed a page at a time, in the order of UTF-8, which is Python's.
     """
@@ -180,20 +198,31 @@ def walk(uri: Uri) -> Iterator[Entry]:
                 yield Entry(name[len(prefix) :], num_bytes, etag)
         return
     root = local_path(uri)
-    for path in sorted((path for path in root.rglob("*") if path.is_file()), key=lambda path: path.relative_to(root).as_posix()):
+    for path in sorted(
+        (path for path in root.rglob("*") if path.is_file()),
+        key=lambda path: path.relative_to(root).as_posix(),
+    ):
         if not _is_temporary(path.name):
             facts = path.stat()
             yield Entry(path.relative_to(root).as_posix(), facts.st_size, str(facts.st_mtime_ns))
 
 
 def write_atomic(uri: Uri, data: bytes, create_only: bool = False) -> bool:
-    """Write a file whole or not at all, verified. False, and nothing touched, if `create_only` and somebody was first."""
-    return _write_s3(str(uri), data, create_only) if is_remote(uri) else local.write(local_path(uri), data, create_only)
+    """Write a file whole or not at all, verified. False, and nothing touched, if `create_only` and
+    somebody was first.
+    """
+    return (
+        _write_s3(str(uri), data, create_only)
+        if is_remote(uri)
+        else local.write(local_path(uri), data, create_only)
+    )
 
 
 def write_json(uri: Uri, value: Any, create_only: bool = False) -> bool:
     """Write a value as JSON, keys sorted, whole or not at all."""
-    return write_atomic(uri, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), create_only)
+    return write_atomic(
+        uri, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), create_only
+    )
 
 
 def put_file(source: Path, uri: Uri) -> None:
@@ -202,20 +231,24 @@ def put_file(source: Path, uri: Uri) -> None:
         _s3().put_file(str(source), str(uri))
         if not _reads_back(lambda: digest(uri) == digest(source)):
             _s3().rm_file(str(uri))
-            raise rotten(uri)
+            raise corrupt_error(uri)
     elif local_path(uri).absolute() != source.absolute():
         local.copy(source, local_path(uri))
 
 
 def put_tree(folder: Path, uri: Uri, last: str = "") -> None:
-    """Copy a local folder to a place, each file whole and read back, in sorted order; a file named `last` at the end, as a seal."""
+    """Copy a local folder to a place, each file whole and read back, in sorted order; a file named `last`
+    at the end, as a seal.
+    """
     for entry in sorted(walk(folder), key=lambda entry: (entry.path == last, entry.path)):
         put_file(folder / entry.path, join(uri, entry.path))
 
 
 @contextlib.contextmanager
 def local_copy(uri: Uri) -> Iterator[Path]:
-    """Yield where a file lies on this machine: itself, or a copy from S3 that ends with the context; FileNotFoundError if there is none."""
+    """Yield where a file lies on this machine: itself, or a copy from S3 that ends with the context;
+    FileNotFoundError if there is none.
+    """
     if not is_remote(uri):
         if not local_path(uri).exists():
             raise FileNotFoundError(str(uri))
@@ -232,7 +265,9 @@ def cache_folder(room: str) -> Path:
 
 
 def fetch_tree(uri: Uri, cache: Path) -> Path:
-    """Bring a folder to this machine and return where it lies: itself if local, else a copy under `cache` that follows the versions."""
+    """Bring a folder to this machine and return where it lies: itself if local, else a copy under `cache`
+    that follows the versions.
+    """
     if not is_remote(uri):
         return local_path(uri)
     target = cache / hashlib.sha256(absolute(uri).encode()).hexdigest()[:20]
@@ -250,7 +285,10 @@ def fetch_tree(uri: Uri, cache: Path) -> Path:
         try:
             _s3().get_file(join(uri, path), str(temporary))
             if temporary.stat().st_size != entry.num_bytes:
-                raise StorageError(f"{join(uri, path)} came as {temporary.stat().st_size} bytes, expected {entry.num_bytes}; rerun")
+                raise StorageError(
+                    f"{join(uri, path)} came as {temporary.stat().st_size} bytes, expected "
+                    f"{entry.num_bytes}; rerun"
+                )
             temporary.replace(place)
         finally:
             temporary.unlink(missing_ok=True)
@@ -281,9 +319,14 @@ def check_writable(uri: Uri) -> None:
     try:
         write_atomic(probe, b"diffbfr")
         remove_tree(probe)
-    except Exception as error:  # every storage client has errors of its own, and each means the same to the user
+    except (
+        Exception
+    ) as error:  # every storage client has errors of its own, and each means the same to the user
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"cannot write to {uri} ({reason}); expected a writable folder or bucket; name another with --root") from error
+        raise UsageError(
+            f"cannot write to {uri} ({reason}); expected a writable folder or bucket; name another with "
+            "--root"
+        ) from error
 
 
 def _is_temporary(name: str) -> bool:
@@ -295,7 +338,9 @@ def _write_s3(uri: str, data: bytes, create_only: bool) -> bool:
     md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
     options: dict[str, Any] = {"ContentMD5": md5} if len(data) < _SINGLE_PUT_BYTES else {}
     try:
-        _s3().pipe_file(uri, data, chunksize=_SINGLE_PUT_BYTES, mode="create" if create_only else "overwrite", **options)
+        _s3().pipe_file(
+            uri, data, chunksize=_SINGLE_PUT_BYTES, mode="create" if create_only else "overwrite", **options
+        )
     except FileExistsError:
         return False
     except OSError as error:
@@ -304,7 +349,7 @@ def _write_s3(uri: str, data: bytes, create_only: bool) -> bool:
         raise
     if not _reads_back(lambda: read_bytes(uri) == data):
         _s3().rm_file(uri)
-        raise rotten(uri)
+        raise corrupt_error(uri)
     return True
 
 

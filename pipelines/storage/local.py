@@ -1,4 +1,6 @@
-"""Files on this machine's disks: written so that nothing half-written is ever visible, read so that a change meanwhile is noticed."""
+"""Files on this machine's disks: written so that nothing half-written is ever visible, read so that a
+change meanwhile is noticed.
+"""
 
 import os
 import stat
@@ -6,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipelines.storage.errors import ReplacedError, rotten
+from pipelines.storage.errors import ReplacedError, corrupt_error
 
 TEMPORARY = ".tmp"
 _PIECE_BYTES = 1 << 20
@@ -17,27 +19,39 @@ def version_of(facts: os.stat_result) -> str:
     return f"{facts.st_size}-{facts.st_mtime_ns}"
 
 
-def read_listed(path: Path, listed: str, start: int, length: int | None) -> bytes:
-    """Read a file, or a part, that has this version before and after; a time of change tells of a writer who resets the other."""
+def read_version(path: Path, listed: str, start: int, length: int | None) -> bytes:
+    """Read a file, or a part, that has this version before and after; a time of change tells of a writer
+    who resets the other.
+    """
     with open(path, "rb", opener=_open_at_once) as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise ReplacedError(f"{path} is no regular file; expected a photo")
         if version_of(before) != listed:
-            raise ReplacedError(f"{path} changed after it was listed; expected the listed content; run the command again")
+            raise ReplacedError(
+                f"{path} changed after it was listed; expected the listed content; run the command again"
+            )
         file.seek(start)
         data = file.read() if length is None else file.read(length)
         after = os.fstat(file.fileno())
     whole = length is not None or len(data) == before.st_size
     if not whole or (version_of(after), after.st_ctime_ns) != (listed, before.st_ctime_ns):
-        raise ReplacedError(f"{path} changed while it was read; expected the listed content; run the command again")
+        raise ReplacedError(
+            f"{path} changed while it was read; expected the listed content; run the command again"
+        )
     return data
 
 
 def write(path: Path, data: bytes, create_only: bool) -> bool:
-    """Write a file whole or not at all; False, and nothing touched, if `create_only` and somebody was first."""
+    """Write a file whole or not at all; False, and nothing touched, if `create_only` and somebody was
+    first.
+    """
     view = memoryview(data)
-    return _publish(path, lambda: (view[start : start + _PIECE_BYTES] for start in range(0, len(view), _PIECE_BYTES)), create_only)
+    return _publish(
+        path,
+        lambda: (view[start : start + _PIECE_BYTES] for start in range(0, len(view), _PIECE_BYTES)),
+        create_only,
+    )
 
 
 def copy(source: Path, path: Path) -> None:
@@ -51,7 +65,9 @@ def temporary(path: Path) -> Path:
 
 
 def _publish(path: Path, pieces: Callable[[], Iterator[bytes | memoryview]], create_only: bool) -> bool:
-    """Temporary name, fsync, read back, then rename or link; the folder is synced so that the name survives a power cut."""
+    """Temporary name, fsync, read back, then rename or link; the folder is synced so that the name
+    survives a power cut.
+    """
     if create_only and path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +78,7 @@ def _publish(path: Path, pieces: Callable[[], Iterator[bytes | memoryview]], cre
             file.flush()
             os.fsync(file.fileno())
         if not _holds(draft, pieces()):
-            raise rotten(path)
+            raise corrupt_error(path)
         if create_only:
             try:
                 os.link(draft, path)

@@ -8,7 +8,9 @@ from pipelines.storage import s3
 
 
 def find_names(folder: str, wanted: Callable[[str], bool], begin: str = "") -> list[str]:
-    """Return the wanted names, sorted, a folder's with `/` at its end; no folder, no names. S3 is asked only for those that `begin` so."""
+    """Return the wanted names, sorted, a folder's with `/` at its end; no folder, no names. S3 is asked
+    only for those that `begin` so.
+    """
     names = _remote(folder, begin) if folder.startswith(s3.SCHEME) else _local(Path(folder))
     return sorted(name for name in names if name and name.startswith(begin) and wanted(name))
 

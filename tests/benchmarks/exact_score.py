@@ -1,13 +1,15 @@
-"""How few steps are enough, asked of Gaussian images whose denoiser is known in closed form: what is left is the sampler's error.
+"""How few steps are enough, asked of Gaussian images whose denoiser is known in closed form: what is left is
+the sampler's error.
 
-Images are Gaussian and stationary, with a power spectrum of 1 / f^2 as natural images have. Their Fourier modes are independent, each with
-its own variance, and white noise is white in them too; so a sampler is a linear filter of every mode, and what it makes of the start
-and of the noise of each step can be read off exactly, without drawing anything. Modes of one frequency band are treated as one.
+Images are Gaussian and stationary, with a power spectrum of 1 / f^2 as natural images have. Their Fourier
+modes are independent, each with its own variance, and white noise is white in them too; so a sampler is a
+linear filter of every mode, and what it makes of the start and of the noise of each step can be read off
+exactly, without drawing anything. Modes of one frequency band are treated as one.
 
-The stages differ in what is known before. IRM-1 and IRM-2 see the image blurred and with a little noise: what they restore is the rest,
-about the best guess from that (y_0 here is the difference to it), and a truncated start begins at the guess. TEM sees nothing, and
-begins at an image that is too smooth. The error is how far the deviation of a mode comes out wrong, root mean square over all modes, in
-8-bit levels.
+The stages differ in what is known before. IRM-1 and IRM-2 see the image blurred and with a little noise: what
+they restore is the rest, about the best guess from that (y_0 here is the difference to it), and a truncated
+start begins at the guess. TEM sees nothing, and begins at an image that is too smooth. The error is how far
+the deviation of a mode comes out wrong, root mean square over all modes, in 8-bit levels.
 """
 
 import functools
@@ -38,7 +40,9 @@ FULL_PX = 512
 
 @dataclass(frozen=True)
 class Modes:
-    """Independent Gaussian modes of what a stage restores, (3, 1, bands); with each, the variance of the image that it begins with."""
+    """Independent Gaussian modes of what a stage restores, (3, 1, bands); with each, the variance of the
+    image that it begins with.
+    """
 
     variance: Tensor
     start: Tensor
@@ -61,8 +65,11 @@ def modes_of(stage: StageSpec) -> Modes:
     return Modes(rest, start, share)
 
 
-def _spectra(stage: StageSpec, frequency: Tensor, share: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Variances by frequency: of the best guess that the stage is given, of the rest about it, and of where the start lies about it.
+def _spectra(
+    stage: StageSpec, frequency: Tensor, share: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Variances by frequency: of the best guess that the stage is given, of the rest about it, and of where
+    the start lies about it.
 
     `share` is that of each frequency in all modes; None counts them as equal.
     """
@@ -87,7 +94,9 @@ def _frequencies(px: int) -> Tensor:
 
 
 def _bands(px: int) -> tuple[Tensor, Tensor]:
-    """Mean frequency and share of bands an eighth of an octave wide, of all px x px Fourier modes; padded to a multiple of three."""
+    """Mean frequency and share of bands an eighth of an octave wide, of all px x px Fourier modes; padded
+    to a multiple of three.
+    """
     frequency = _frequencies(px).numpy().ravel()
     band = np.where(frequency > 0, np.floor(8 * np.log2(np.maximum(frequency, 1))) + 1, 0).astype(int)
     counts, sums = np.bincount(band), np.bincount(band, weights=frequency)
@@ -108,7 +117,9 @@ def exact_epsilon(variance: Tensor, schedule: NoiseSchedule) -> Epsilon:
 
 
 def after_algorithm_1(stage: StageSpec, modes: Modes, variance: ReverseVariance) -> Tensor:
-    """Variance of the modes after the loop of Algorithm 1: its steps are Markov, so that variances follow each other."""
+    """Variance of the modes after the loop of Algorithm 1: its steps are Markov, so that variances follow
+    each other.
+    """
     schedule = noise_schedule(stage.schedule)
     epsilon, ones = exact_epsilon(modes.variance, schedule), torch.ones_like(modes.variance)[None]
     y = _start(stage, modes, schedule)
@@ -120,24 +131,34 @@ def after_algorithm_1(stage: StageSpec, modes: Modes, variance: ReverseVariance)
 
 
 def after_solver(stage: StageSpec, modes: Modes, sampler: SamplerSpec) -> Tensor:
-    """Variance of the modes after a solver: squares of what it makes of the start and of each step's noise, each alone in a face."""
+    """Variance of the modes after a solver: squares of what it makes of the start and of each step's
+    noise, each alone in a face.
+    """
     schedule = noise_schedule(stage.schedule)
     grid = step_grid(schedule, stage.start, sampler)
     y = torch.zeros(len(grid) + 1, *modes.variance.shape, dtype=torch.float64)
     y[-1] = _start(stage, modes, schedule).sqrt()
 
     def noise(steps: Tensor) -> Tensor:
-        return torch.stack([torch.full_like(modes.variance, float(t == own)) for t, own in zip(steps.tolist(), [*grid, 0], strict=True)])
+        return torch.stack(
+            [
+                torch.full_like(modes.variance, float(t == own))
+                for t, own in zip(steps.tolist(), [*grid, 0], strict=True)
+            ]
+        )
 
-    responses = solve(exact_epsilon(modes.variance, schedule), y, [grid] * len(y), schedule, sampler, noise, clamp=False)
+    responses = solve(
+        exact_epsilon(modes.variance, schedule), y, [grid] * len(y), schedule, sampler, noise, clamp=False
+    )
     return responses.square().sum(0)
 
 
 def moved_by_clamp(stage: StageSpec, sampler: SamplerSpec, seed: int = 0) -> float:
-    """How far the clamp of mode `fast` moves a picture from where the solver would leave it, root mean square over three, in levels.
+    """How far the clamp of mode `fast` moves a picture from where the solver would leave it, root mean square
+    over three, in levels.
 
-    A clamp is no linear filter: pictures are drawn, and walked with and without it from the same noise. The same noise makes the
-    difference the clamp's own, however few they are.
+    A clamp is no linear filter: pictures are drawn, and walked with and without it from the same noise. The
+    same noise makes the difference the clamp's own, however few they are.
     """
     schedule, generator = noise_schedule(stage.schedule), torch.Generator().manual_seed(seed)
     frequency, white = _frequencies(stage.px), torch.Size((3, stage.px, stage.px))
@@ -147,7 +168,10 @@ def moved_by_clamp(stage: StageSpec, sampler: SamplerSpec, seed: int = 0) -> flo
         return _filtered(torch.randn(white, generator=generator, dtype=torch.float64), variance.sqrt())[None]
 
     guess, grid = drawn(known), step_grid(schedule, stage.start, sampler)
-    noises = {t: torch.randn(white, generator=generator, dtype=torch.float64)[None] for t in [*grid, stage.start + 1]}
+    noises = {
+        t: torch.randn(white, generator=generator, dtype=torch.float64)[None]
+        for t in [*grid, stage.start + 1]
+    }
     y_0 = None if stage.start == schedule.num_steps else guess + drawn(start)
 
     def epsilon(y_t: Tensor, t: Tensor) -> Tensor:
@@ -156,7 +180,9 @@ def moved_by_clamp(stage: StageSpec, sampler: SamplerSpec, seed: int = 0) -> flo
 
     def walked(clamp: bool) -> Tensor:
         y_start = start_from(y_0, [stage.start], schedule, lambda steps: noises[int(steps)])
-        return solve(epsilon, y_start, [grid], schedule, sampler, lambda steps: noises[int(steps)], clamp=clamp)
+        return solve(
+            epsilon, y_start, [grid], schedule, sampler, lambda steps: noises[int(steps)], clamp=clamp
+        )
 
     return float((walked(True) - walked(False).clamp(-1, 1)).square().mean().sqrt()) / LEVEL
 
@@ -192,7 +218,9 @@ SOLVERS: tuple[Solver, ...] = ("dpmpp_2m", "sde_dpmpp_2m", "ddim", "ancestral")
 
 
 def study(budget: Sequence[int] = (20, 10, 8), end_half_log_snr: float = 4.0) -> list[Row]:
-    """Measure the stages of Table 6, and IRM-2 from N_1 = 600 too, with so many evaluations for IRM-1, IRM-2 and TEM."""
+    """Measure the stages of Table 6, and IRM-2 from N_1 = 600 too, with so many evaluations for IRM-1,
+    IRM-2 and TEM.
+    """
     irm1, irm2, tem = budget
     rows = []
     for name, stage, count in (
@@ -203,8 +231,13 @@ def study(budget: Sequence[int] = (20, 10, 8), end_half_log_snr: float = 4.0) ->
     ):
         modes = modes_of(stage)
         sampler = SamplerSpec(stage.fast.solver, count, end_half_log_snr)
-        few = {solver: modes.error(after_solver(stage, modes, replace(sampler, solver=solver))) for solver in SOLVERS}
-        rows.append(Row(name, stage, _loop_error(stage, "beta"), _loop_error(stage, "posterior"), sampler, few))
+        few = {
+            solver: modes.error(after_solver(stage, modes, replace(sampler, solver=solver)))
+            for solver in SOLVERS
+        }
+        rows.append(
+            Row(name, stage, _loop_error(stage, "beta"), _loop_error(stage, "posterior"), sampler, few)
+        )
     return rows
 
 

@@ -1,4 +1,6 @@
-"""Measure arms against each other: one process, interleaved rounds in changing order, medians, and a ratio with its bootstrap interval."""
+"""Measure arms against each other: one process, interleaved rounds in changing order, medians, and a ratio
+with its bootstrap interval.
+"""
 
 import ctypes
 import random
@@ -17,7 +19,9 @@ PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one arm takes as another: of medians over rounds, with the 95 % bootstrap interval over rounds."""
+    """How many times as long one arm takes as another: of medians over rounds, with the 95 % bootstrap
+    interval over rounds.
+    """
 
     value: float
     low: float
@@ -27,8 +31,12 @@ class Ratio:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def measure(arms: Mapping[str, Run], rounds: int, device: torch.device, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each arm in each round. Every round runs every arm once, in an order drawn anew, so that a slow minute hits all alike."""
+def measure(
+    arms: Mapping[str, Run], rounds: int, device: torch.device, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each arm in each round. Every round runs every arm once, in an order drawn anew, so that
+    a slow minute hits all alike.
+    """
     for run in arms.values():
         for _ in range(warm_up):
             run()
@@ -51,14 +59,18 @@ def ratio(slower: Sequence[float], faster: Sequence[float], draws: int = 2000) -
     found = []
     for _ in range(draws):
         chosen = generator.choices(rounds, k=len(rounds))
-        found.append(statistics.median(slower[i] for i in chosen) / statistics.median(faster[i] for i in chosen))
+        found.append(
+            statistics.median(slower[i] for i in chosen) / statistics.median(faster[i] for i in chosen)
+        )
     found.sort()
     value = statistics.median(slower) / statistics.median(faster)
     return Ratio(value, found[int(0.025 * draws)], found[int(0.975 * draws)])
 
 
 def peak_bytes(run: Run, device: torch.device) -> int:
-    """The most memory that one call takes beyond what was there before: the allocator's on a GPU, the process's resident set on a CPU."""
+    """The most memory that one call takes beyond what was there before: the allocator's on a GPU, the
+    process's resident set on a CPU.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -66,7 +78,9 @@ def peak_bytes(run: Run, device: torch.device) -> int:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed; a call that takes it again would seem to need nothing
+    ctypes.CDLL(None).malloc_trim(
+        0
+    )  # glibc keeps what was freed; a call that takes it again would seem to need nothing
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of the resident set starts anew
     before = _status("VmRSS")
     run()
@@ -85,7 +99,14 @@ def environment(device: torch.device) -> str:
     """What the figures were taken on."""
     if device.type == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "CPU")
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "CPU",
+    )
     return f"torch {torch.__version__}, {model}, {torch.get_num_threads()} threads"
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 
 def tree_seconds(root: int) -> float:
-    """Processor time of a process and its descendants so far, in seconds: of the living, and of those that they have waited for."""
+    """Processor time of a process and its descendants so far, in seconds: of the living, and of those that
+    they have waited for.
+    """
     return sum(sum(map(int, _stat(process)[11:15])) for process in tree(root)) / os.sysconf("SC_CLK_TCK")
 
 
@@ -15,7 +17,9 @@ def peak_mb(root: int) -> dict[int, float]:
     peaks = {}
     for process in tree(root):
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
-        peaks[process] = next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), 0.0)
+        peaks[process] = next(
+            (int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), 0.0
+        )
     return peaks
 
 
@@ -35,7 +39,9 @@ def _all() -> Iterator[int]:
 
 
 def _stat(process: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name: state, parent, ..., utime, stime, cutime, cstime; padding if it is gone."""
+    """The fields of /proc/PID/stat after the name: state, parent, ..., utime, stime, cutime, cstime;
+    padding if it is gone.
+    """
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,7 +1,8 @@
-"""How long a training is away: after a worker was killed, after all were, and after one that was stopped, at the default patience.
+"""How long a training is away: after a worker was killed, after all were, and after one that was stopped, at
+the default patience.
 
-`.venv/bin/python -m tests.benchmarks.recovery` prints seconds by the clock of a tiny training on two workers; it wants a machine with
-nothing else to do. `--hang-s` is the patience with a worker that gives no sign.
+`.venv/bin/python -m tests.benchmarks.recovery` prints seconds by the clock of a tiny training on two workers;
+it wants a machine with nothing else to do. `--hang-s` is the patience with a worker that gives no sign.
 """
 
 import argparse
@@ -38,13 +39,18 @@ def main() -> None:
     given = parser.parse_args()
     noticed = _Noticed()
     logging.getLogger("pipelines.cluster.watchdog").addHandler(noticed)
-    with tempfile.TemporaryDirectory() as name, Cluster(ClusterConfig(num_workers=2, hang_s=given.hang_s)) as cluster:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Cluster(ClusterConfig(num_workers=2, hang_s=given.hang_s)) as cluster,
+    ):
         folder = Path(name)
         make_dataset(folder / "data")
         (folder / "marks").mkdir()
         task = task_in(str(folder / "run"), str(folder / "data"))
         troubled = Troubled(task, tuple(TROUBLES.values()), str(folder / "marks"))
-        report = cluster.train(train_in_trouble, troubled, label="irm1", total=task.config.num_samples, root=name)
+        report = cluster.train(
+            train_in_trouble, troubled, label="irm1", total=task.config.num_samples, root=name
+        )
         begins = [at for _, at in troubled.begins()[1:]]
         for what, struck, again in zip(TROUBLES, troubled.struck(), begins, strict=True):
             seen = f", noticed after {noticed.at[0] - struck:.1f} s" if "stopped" in what else ""

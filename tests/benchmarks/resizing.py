@@ -1,12 +1,14 @@
-"""Sharding with degradation, digests and commits beside img2dataset's resize alone, on the same photos, in processor time.
+"""Sharding with degradation, digests and commits beside img2dataset's resize alone, on the same photos, in
+processor time.
 
     python -m venv /tmp/img2dataset && /tmp/img2dataset/bin/pip install img2dataset==1.47.0
     python -m tests.benchmarks.resizing /tmp/img2dataset/bin/img2dataset [--count 48] [--rounds 3]
 
-Photos are PNGs of 1024 px, outputs 512 px; img2dataset reads them by file:// with one process, and ours with one worker. Each side runs on
-a few of the photos and on all of them, and a photo's time is the difference by the number of photos between, so that starting counts for
-neither. Ours writes lossless WebP, PNG of 128 px, two degraded JPEGs and three tars with their commit; img2dataset one picture, in the
-format named: lossless WebP is what ours keeps, JPEG of quality 95 is its default. A ratio above 1 says that ours is faster.
+Photos are PNGs of 1024 px, outputs 512 px; img2dataset reads them by file:// with one process, and ours with
+one worker. Each side runs on a few of the photos and on all of them, and a photo's time is the difference by
+the number of photos between, so that starting counts for neither. Ours writes lossless WebP, PNG of 128 px,
+two degraded JPEGs and three tars with their commit; img2dataset one picture, in the format named: lossless
+WebP is what ours keeps, JPEG of quality 95 is its default. A ratio above 1 says that ours is faster.
 """
 
 import argparse
@@ -20,12 +22,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-os.environ |= {"OPENCV_FOR_THREADS_NUM": "1", "OMP_NUM_THREADS": "1"}  # before the first import: a rate for one core
+os.environ |= {
+    "OPENCV_FOR_THREADS_NUM": "1",
+    "OMP_NUM_THREADS": "1",
+}  # before the first import: a rate for one core
 
 from diffbfr.degradation import PRESETS
 from pipelines.cli.output import table
+from pipelines.dataset.samples import ShardConfig
 from pipelines.sources import open_source
-from pipelines.steps.samples import ShardConfig
 from pipelines.steps.shard import finish_dataset, plan_shards, shard
 from tests.benchmarks.photos import make_photos
 from tests.benchmarks.processes import tree_seconds
@@ -39,7 +44,9 @@ Arm = Callable[[Path, Path], float]
 
 def main() -> None:
     """Print milliseconds a photo of each arm and the ratio of each to ours."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("img2dataset", help="the program")
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--few", type=int, default=8)
@@ -52,7 +59,9 @@ def main() -> None:
     print(table(("one photo", "ms", "over ours"), rows(times)))
 
 
-def measure(arms: Mapping[str, Arm], folder: Path, few: int, count: int, rounds: int) -> dict[str, list[float]]:
+def measure(
+    arms: Mapping[str, Arm], folder: Path, few: int, count: int, rounds: int
+) -> dict[str, list[float]]:
     """Milliseconds a photo of each arm in each round, in an order that turns by one a round."""
     photos = make_photos(folder / "photos", count)
     start = folder / "few"
@@ -73,7 +82,11 @@ def measure(arms: Mapping[str, Arm], folder: Path, few: int, count: int, rounds:
 def rows(times: Mapping[str, Sequence[float]]) -> list[tuple[str, str, str]]:
     """Median over rounds of each arm, and the median over rounds of its ratio to ours."""
     return [
-        (name, f"{statistics.median(each):.1f}", f"{statistics.median(a / b for a, b in zip(each, times['ours'], strict=True)):.2f}")
+        (
+            name,
+            f"{statistics.median(each):.1f}",
+            f"{statistics.median(a / b for a, b in zip(each, times['ours'], strict=True)):.2f}",
+        )
         for name, each in times.items()
     ]
 
@@ -91,7 +104,9 @@ def ours(photos: Path, folder: Path) -> float:
 
 def _theirs(program: str, encode_format: str, quality: int) -> Arm:
     def arm(photos: Path, folder: Path) -> float:
-        (folder / "urls.txt").write_text("\n".join(path.resolve().as_uri() for path in sorted(photos.iterdir())))
+        (folder / "urls.txt").write_text(
+            "\n".join(path.resolve().as_uri() for path in sorted(photos.iterdir()))
+        )
         options = {
             "url_list": folder / "urls.txt",
             "output_folder": folder / "out",

@@ -1,7 +1,8 @@
-"""How long it takes to take a champion back: the call alone, its processor time, and the command with all its imports.
+"""How long it takes to take a champion back: the call alone, its processor time, and the command with all its
+imports.
 
-`.venv/bin/python -m tests.benchmarks.rollback` makes a registry of two versions in SQLite and prints all three; `--tracking URI` asks a
-server instead, whose `diffbfr-cascade` it moves: give it one of its own.
+`.venv/bin/python -m tests.benchmarks.rollback` makes a registry of two versions in SQLite and prints all
+three; `--tracking URI` asks a server instead, whose `diffbfr-cascade` it moves: give it one of its own.
 """
 
 import argparse
@@ -25,7 +26,9 @@ def two_versions(registry: Registry) -> None:
         registry.client.set_registered_model_alias(CASCADE, alias, version.version)
 
 
-def report(title: str, run: Callable[[], object], rounds: int, clock: Callable[[], float] = time.perf_counter) -> None:
+def report(
+    title: str, run: Callable[[], object], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> None:
     """Print median and range of some rounds."""
     seconds = []
     for _ in range(rounds):
@@ -45,12 +48,27 @@ def main() -> None:
         registry = open_registry(root, options.tracking)
         two_versions(registry)
         report("rollback(), wall time", lambda: rollback(registry), options.rounds)
-        report("rollback(), processor time here", lambda: rollback(registry), options.rounds, time.process_time)
+        report(
+            "rollback(), processor time here", lambda: rollback(registry), options.rounds, time.process_time
+        )
         place = ["--root", root, *(["--tracking", options.tracking] if options.tracking else [])]
-        command = [sys.executable, "-c", "from pipelines.cli import main; main()", "models", "rollback", *place]
-        report("`diffbfr models rollback`, wall time", lambda: subprocess.run(command, check=True, capture_output=True), options.rounds)
+        command = [
+            sys.executable,
+            "-c",
+            "from pipelines.cli import main; main()",
+            "models",
+            "rollback",
+            *place,
+        ]
+        report(
+            "`diffbfr models rollback`, wall time",
+            lambda: subprocess.run(command, check=True, capture_output=True),
+            options.rounds,
+        )
         words = [sys.executable, "-c", "import mlflow"]
-        report("of which `import mlflow`, wall time", lambda: subprocess.run(words, check=True), options.rounds)
+        report(
+            "of which `import mlflow`, wall time", lambda: subprocess.run(words, check=True), options.rounds
+        )
 
 
 if __name__ == "__main__":

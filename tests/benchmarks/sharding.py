@@ -1,18 +1,23 @@
-"""Photos to shards, through the cluster: processor time a photo, what is spent beside the work itself, memory, and a second run.
+"""Photos to shards, through the cluster: processor time a photo, what is spent beside the work itself,
+memory, and a second run.
 
-    python -m tests.benchmarks.sharding [PHOTOS] [--workers 1 2] [--count 160] [--few 40] [--shard-size 20] [--command RECIPE]
+    python -m tests.benchmarks.sharding [PHOTOS] [--workers 1 2] [--count 160] [--few 40] [--shard-size 20]
+    [--command RECIPE]
 
-PHOTOS is a folder, zip or tar; without it, PNGs of 1024 px are made. Each number of workers makes a dataset of its own; equal content_ids
-say that they are the same. 0 workers are this process. A worker is one process that reads, packs and commits, and one that decodes and
-degrades. Times are of the steady state: a dataset of the first few photos is made before, and its times are taken off.
+PHOTOS is a folder, zip or tar; without it, PNGs of 1024 px are made. Each number of workers makes a dataset
+of its own; equal content_ids say that they are the same. 0 workers are this process. A worker is one process
+that reads, packs and commits, and one that decodes and degrades. Times are of the steady state: a dataset of
+the first few photos is made before, and its times are taken off.
 
-`orchestration` is all processor time but that of reading, decoding, degrading, encoding and packing: the driver (listing, plans, tables),
-Ray's own processes, and what a worker spends to find and publish a shard. Ray's own processes wait at some percent of a core by the clock,
-whatever is done. On cores that others use too, the clock runs on and that share grows; `on cores of its own` is what it would be if a
-worker had a whole core. Efficiency is of clock time and wants such cores; all else is processor time.
+`orchestration` is all processor time but that of reading, decoding, degrading, encoding and packing: the
+driver (listing, plans, tables), Ray's own processes, and what a worker spends to find and publish a shard.
+Ray's own processes wait at some percent of a core by the clock, whatever is done. On cores that others use
+too, the clock runs on and that share grows; `on cores of its own` is what it would be if a worker had a whole
+core. Efficiency is of clock time and wants such cores; all else is processor time.
 
-With --command the real `diffbfr shard --recipe RECIPE` makes the dataset once more and is then run again on what is finished; its processor
-time is that of the command and what it waited for, not of a Ray that it started.
+With --command the real `diffbfr shard --recipe RECIPE` makes the dataset once more and is then run again on
+what is finished; its processor time is that of the command and what it waited for, not of a Ray that it
+started.
 """
 
 import argparse
@@ -36,12 +41,12 @@ from diffbfr.degradation import PRESETS
 from diffbfr.images import encode_png
 from diffbfr.shards import DatasetInfo
 from diffbfr.synthetic import render_face
-from pipelines.apart import run_apart
 from pipelines.cli.output import table
 from pipelines.cluster import Cluster, ClusterConfig
+from pipelines.dataset.samples import ShardConfig, make_face
 from pipelines.sources import PhotoRef, PhotoSource, open_source
+from pipelines.sources.sandbox import run_sandboxed
 from pipelines.steps import shard as step
-from pipelines.steps.samples import ShardConfig, make_face
 from pipelines.steps.shard import ShardReport, ShardTask, finish_dataset, plan_shards, shard
 from tests.benchmarks.photos import make_photos
 from tests.benchmarks.processes import peak_mb, tree_seconds
@@ -68,7 +73,9 @@ class First(PhotoSource):
 
 @dataclass(frozen=True)
 class Measured:
-    """One task: its report, processor time by what it went into, and the peak memory of the worker and of its decoder (MB)."""
+    """One task: its report, processor time by what it went into, and the peak memory of the worker and of
+    its decoder (MB).
+    """
 
     report: ShardReport
     reading_s: float
@@ -106,7 +113,9 @@ class Spent:
         return self.committing_s + self.driving_s + self.ray_s
 
     def beside_alone(self, num_workers: int) -> float:
-        """The share of orchestration if each worker had a core of its own: Ray's processes wait for less long, and cost less."""
+        """The share of orchestration if each worker had a core of its own: Ray's processes wait for less
+        long, and cost less.
+        """
         others = self.committing_s + self.driving_s
         waiting = self.ray_s / self.elapsed_s * (self.working_s + others) / max(1, num_workers)
         return (others + waiting) / (self.working_s + others + waiting)
@@ -129,7 +138,9 @@ class Making:
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", nargs="?")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--hq-px", type=int, default=512)
@@ -142,10 +153,18 @@ def main() -> None:
     config = ShardConfig(words.hq_px, words.lq_px, 2, words.shard_size, 0.05, 0.05, 0, PRESETS["paper"])
     with tempfile.TemporaryDirectory() as folder:
         photos = words.photos or str(make_photos(Path(folder) / "photos", words.count))
-        makings = [make(photos, config, f"{folder}/data-{place}", number, words.few) for place, number in enumerate(words.workers)]
+        makings = [
+            make(photos, config, f"{folder}/data-{place}", number, words.few)
+            for place, number in enumerate(words.workers)
+        ]
         print(table(("what", *(f"{making.num_workers} workers" for making in makings)), rows(makings)))
         if words.command:
-            print(table(("diffbfr shard", "", "clock, s", "processor, s"), run_command(words.command, photos, f"{folder}/root")))
+            print(
+                table(
+                    ("diffbfr shard", "", "clock, s", "processor, s"),
+                    run_command(words.command, photos, f"{folder}/root"),
+                )
+            )
 
 
 def make(photos: str, config: ShardConfig, root: str, num_workers: int, few: int) -> Making:
@@ -160,7 +179,15 @@ def make(photos: str, config: ShardConfig, root: str, num_workers: int, few: int
     again = time.monotonic()
     found = [shard(task) for task in plan_shards(source, config, root)]
     again_s = time.monotonic() - again
-    return Making(num_workers, info, tuple(done), whole - start, starting, again_s, sum(not report.skipped for report in found))
+    return Making(
+        num_workers,
+        info,
+        tuple(done),
+        whole - start,
+        starting,
+        again_s,
+        sum(not report.skipped for report in found),
+    )
 
 
 def measured(task: ShardTask) -> Measured:
@@ -178,7 +205,9 @@ def measured(task: ShardTask) -> Measured:
     with mock.patch.object(step, "_make", timed):
         report = shard(task)
     own, everything = time.process_time() - own, tree_seconds(os.getpid()) - everything
-    return Measured(report, working, own - working, max(0.0, everything - own), tuple(peak_mb(os.getpid()).values()))
+    return Measured(
+        report, working, own - working, max(0.0, everything - own), tuple(peak_mb(os.getpid()).values())
+    )
 
 
 def rows(makings: Sequence[Making]) -> list[tuple[str, ...]]:
@@ -205,7 +234,9 @@ def rows(makings: Sequence[Making]) -> list[tuple[str, ...]]:
                 "  Ray, of a core by the clock": f"{steady.ray_s / steady.elapsed_s:.1%}",
                 "start, s of processor time": f"{making.starting_s:.1f}",
                 "peak of a worker, MB": f"{max(task.peaks_mb[0] for task in making.tasks):.0f}",
-                "peak of its decoder, MB": f"{max(max(task.peaks_mb[1:], default=0) for task in making.tasks):.0f}",
+                "peak of its decoder, MB": (
+                    f"{max(max(task.peaks_mb[1:], default=0) for task in making.tasks):.0f}"
+                ),
                 "img/s by the clock": f"{steady.num_photos / steady.elapsed_s:.1f}",
                 "efficiency": f"{per_core / speed:.0%}",
                 "again, s": f"{making.again_s:.2f}",
@@ -222,28 +253,42 @@ def run_command(recipe: str, photos: str, root: str) -> list[tuple[str, ...]]:
     for name in ("first", "again"):
         before, started = tree_seconds(os.getpid()), time.monotonic()
         words = ["shard", "--recipe", recipe, "--faces", photos, "--root", root, "--json"]
-        done = subprocess.run([sys.executable, "-c", _PROGRAM, *words], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, *words], check=True, capture_output=True, text=True
+        )
         (made,) = json.loads(done.stdout)["steps"]
         elapsed, spent = time.monotonic() - started, tree_seconds(os.getpid()) - before
         described.append((name, f"{made['action']}: {made['reason']}", f"{elapsed:.1f}", f"{spent:.1f}"))
     return described
 
 
-def _spend(cluster: Cluster, source: PhotoSource, config: ShardConfig, root: str) -> tuple[DatasetInfo, list[Measured], Spent]:
+def _spend(
+    cluster: Cluster, source: PhotoSource, config: ShardConfig, root: str
+) -> tuple[DatasetInfo, list[Measured], Spent]:
     before, own, started = tree_seconds(os.getpid()), time.process_time(), time.monotonic()
     tasks = plan_shards(source, config, root)
     done = cluster.map(measured, tasks, label="shard", unit="img", weight=lambda task: task.num_photos)
     info = finish_dataset(root, tasks)
-    elapsed, own, spent = time.monotonic() - started, time.process_time() - own, tree_seconds(os.getpid()) - before
-    reading, committing, decoding = (sum(getattr(task, name) for task in done) for name in ("reading_s", "committing_s", "decoding_s"))
+    elapsed, own, spent = (
+        time.monotonic() - started,
+        time.process_time() - own,
+        tree_seconds(os.getpid()) - before,
+    )
+    reading, committing, decoding = (
+        sum(getattr(task, name) for task in done) for name in ("reading_s", "committing_s", "decoding_s")
+    )
     driving = own - (reading + committing if cluster.config.num_workers == 0 else 0.0)
     ray = max(0.0, spent - reading - committing - decoding - driving)
-    return info, done, Spent(sum(task.num_photos for task in tasks), elapsed, decoding, reading, committing, driving, ray)
+    return (
+        info,
+        done,
+        Spent(sum(task.num_photos for task in tasks), elapsed, decoding, reading, committing, driving, ray),
+    )
 
 
 def _warm_up(config: ShardConfig, number: int) -> int:
     """Start in a worker what a shard needs, and keep it until the others have done the same."""
-    run_apart(make_face, config, "warm", "warm.png", encode_png(render_face(number, config.hq_px).pixels))
+    run_sandboxed(make_face, config, "warm", "warm.png", encode_png(render_face(number, config.hq_px).pixels))
     time.sleep(_WARM_UP_S)
     return number
 

@@ -1,4 +1,6 @@
-"""The commands that measure run through and print their tables; how long anything takes is asserted nowhere."""
+"""The commands that measure run through and print their tables; how long anything takes is asserted
+nowhere.
+"""
 
 from pathlib import Path
 
@@ -8,26 +10,51 @@ from tests.benchmarks import chain, loading, networks, resizing, sampling, shard
 from tests.benchmarks.photos import make_photos
 
 
-def _printed(module: object, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def _printed(
+    module: object, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
     monkeypatch.setattr("sys.argv", ["command", *words])
     module.main()  # type: ignore[attr-defined]
     return capsys.readouterr().out.splitlines()
 
 
-def test_networks_sets_every_way_of_ours_against_diffusers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["--stages", "irm1", "--shrink", "8", "--width", "8", "--rounds", "1", "--threads", "1", "--trainer", "--peak-tflops", "1"]
+def test_networks_sets_every_way_of_ours_against_diffusers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "--stages",
+        "irm1",
+        "--shrink",
+        "8",
+        "--width",
+        "8",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--trainer",
+        "--peak-tflops",
+        "1",
+    ]
     lines = _printed(networks, words, capsys, monkeypatch)
     assert [line.split(":")[0] for line in lines if line.startswith("irm1")] == ["irm1 forward", "irm1 train"]
-    assert sum("TFLOP/s" in line for line in lines) == 2 * 2 + 2 * 3 + 1  # layouts, diffusers with two kinds of Adam, trainer
+    assert (
+        sum("TFLOP/s" in line for line in lines) == 2 * 2 + 2 * 3 + 1
+    )  # layouts, diffusers with two kinds of Adam, trainer
     assert sum("% of the peak" in line for line in lines) == 11
     assert sum(" over ours" in line and "[" in line for line in lines) == 3
 
 
-def test_sampling_sets_fast_against_faithful_and_diffusers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_sets_fast_against_faithful_and_diffusers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["--cascade", "paper", "--shrink", "8", "--width", "8", "--rounds", "1", "--thin", "1000"]
     lines = _printed(sampling, words, capsys, monkeypatch)
     assert [line.split()[0] for line in lines if "s a face" in line] == ["fast", "faithful", "diffusers"]
-    assert [line.split(":")[0].strip() for line in lines if " over fast" in line] == ["faithful over fast", "diffusers over fast"]
+    assert [line.split(":")[0].strip() for line in lines if " over fast" in line] == [
+        "faithful over fast",
+        "diffusers over fast",
+    ]
 
 
 @pytest.mark.slow
@@ -37,7 +64,20 @@ def test_sharding_prints_the_same_content_id_for_this_process_and_makes_nothing_
     monkeypatch.setattr(sharding, "_WARM_UP_S", 0.0)
     photos = make_photos(tmp_path / "photos", 5, px=64)
     (photos / "broken.png").write_bytes(b"no picture")
-    words = [str(photos), "--workers", "0", "0", "--hq-px", "32", "--lq-px", "8", "--shard-size", "2", "--few", "2"]
+    words = [
+        str(photos),
+        "--workers",
+        "0",
+        "0",
+        "--hq-px",
+        "32",
+        "--lq-px",
+        "8",
+        "--shard-size",
+        "2",
+        "--few",
+        "2",
+    ]
     lines = _printed(sharding, words, capsys, monkeypatch)
     wide = lines[0].index("0 workers")
     values = {line[:wide].strip(): line[wide:].split("  ") for line in lines if line}
@@ -49,7 +89,9 @@ def test_sharding_prints_the_same_content_id_for_this_process_and_makes_nothing_
 
 def test_orchestration_is_what_the_many_take_more_than_the_few_beside_the_work() -> None:
     few = sharding.Spent(10, elapsed_s=5, decoding_s=1, reading_s=0.5, committing_s=0.1, driving_s=3, ray_s=1)
-    many = sharding.Spent(110, elapsed_s=15, decoding_s=10, reading_s=1.3, committing_s=0.2, driving_s=3.05, ray_s=1.15)
+    many = sharding.Spent(
+        110, elapsed_s=15, decoding_s=10, reading_s=1.3, committing_s=0.2, driving_s=3.05, ray_s=1.15
+    )
     steady = many - few
     assert (steady.num_photos, steady.elapsed_s) == (100, 10)
     assert steady.working_s == pytest.approx(9.8)
@@ -58,7 +100,9 @@ def test_orchestration_is_what_the_many_take_more_than_the_few_beside_the_work()
 
 
 @pytest.mark.slow
-def test_loading_sets_ours_against_webdataset(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_sets_ours_against_webdataset(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = _printed(loading, ["--count", "8", "--rounds", "1"], capsys, monkeypatch)
     assert [line.split("  ")[0] for line in lines] == [
         *("LQ + hq128, IRM-1", "loader", "loader, 2 readers", "training", "webdataset"),
@@ -81,15 +125,24 @@ def test_chain_loses_and_doubles_no_point_while_the_server_is_away(
 
 
 @pytest.mark.slow
-def test_training_tells_what_checkpoints_cost(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = _printed(training, ["--steps", "14", "--rounds", "1", "--only", "checkpoints"], capsys, monkeypatch)
+def test_training_tells_what_checkpoints_cost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = _printed(
+        training, ["--steps", "14", "--rounds", "1", "--only", "checkpoints"], capsys, monkeypatch
+    )
     assert [line.split()[0] for line in lines[1:]] == ["checkpoints:"]
 
 
-def test_a_photos_time_is_the_difference_between_many_and_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photos_time_is_the_difference_between_many_and_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resizing, "make_photos", lambda folder, count: make_photos(folder, count, px=16))
     arms = {"ours": lambda photos, folder: 5 + 0.05 * len(list(photos.iterdir()))}
     arms["other"] = lambda photos, folder: 9 + 0.1 * len(list(photos.iterdir()))
     times = resizing.measure(arms, tmp_path, few=2, count=6, rounds=2)
-    assert {name: [round(value, 6) for value in each] for name, each in times.items()} == {"ours": [50, 50], "other": [100, 100]}
+    assert {name: [round(value, 6) for value in each] for name, each in times.items()} == {
+        "ours": [50, 50],
+        "other": [100, 100],
+    }
     assert resizing.rows(times) == [("ours", "50.0", "1.00"), ("other", "100.0", "2.00")]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffbfr.cost import evaluation_flops, num_parameters
+from diffbfr.cost.flops import evaluation_flops, num_parameters
 from diffbfr.stages import IRM1, IRM1_TINY, IRM2, TEM, StageSpec
 from tests.benchmarks.harness import environment, measure, peak_bytes, ratio, utilisation
 from tests.benchmarks.twin import Twin, flops, shrunk
@@ -20,7 +20,9 @@ def test_every_round_runs_every_arm_once_in_changing_order(monkeypatch: pytest.M
     ticks: Iterator[int] = itertools.count()
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
     calls: list[str] = []
-    seconds = measure({name: (lambda name=name: calls.append(name)) for name in "abc"}, rounds=20, device=CPU, warm_up=2)
+    seconds = measure(
+        {name: (lambda name=name: calls.append(name)) for name in "abc"}, rounds=20, device=CPU, warm_up=2
+    )
     assert sorted(calls[:6]) == list("aabbcc")
     rounds = [calls[i : i + 3] for i in range(6, len(calls), 3)]
     assert [sorted(order) for order in rounds] == [list("abc")] * 20
@@ -50,7 +52,9 @@ def test_the_peak_is_what_a_call_takes_and_gives_back() -> None:
     assert peak_bytes(lambda: None, CPU) < 8 * 2**20
 
 
-def test_the_share_of_a_peak_is_of_the_known_cards_or_the_given_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_of_a_peak_is_of_the_known_cards_or_the_given_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     cuda = torch.device("cuda")
     assert utilisation(494.5e12, "bfloat16", cuda) == "   50.0% of the peak"

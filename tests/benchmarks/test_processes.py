@@ -7,7 +7,10 @@ import time
 
 from tests.benchmarks.processes import peak_mb, tree, tree_seconds
 
-_PROGRAM = "import time\nheld = bytearray(200_000_000)\nwhile time.process_time() < 0.6: pass\nprint(flush=True)\ninput()"
+_PROGRAM = (
+    "import time\nheld = bytearray(200_000_000)\nwhile time.process_time() < 0.6: pass\nprint(flush=True)\n"
+    "input()"
+)
 
 
 def test_a_child_counts_while_it_lives_and_after_it_was_waited_for() -> None:

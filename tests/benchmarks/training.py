@@ -1,8 +1,9 @@
-"""What a training costs beside its steps: Ray beside torchrun, checkpoints, tracking and signs of life, data, an order of sums.
+"""What a training costs beside its steps: Ray beside torchrun, checkpoints, tracking and signs of life, data,
+an order of sums.
 
-`.venv/bin/python -m tests.benchmarks.training` prints tables about IRM-1 of the recipe tiny, on two workers with a thread each, and about
-what the stages of `small` wait for their data, on one; it wants a machine with nothing else to do. `--steps` and `--rounds` make it
-shorter, `--only` takes some tables.
+`.venv/bin/python -m tests.benchmarks.training` prints tables about IRM-1 of the recipe tiny, on two workers
+with a thread each, and about what the stages of `small` wait for their data, on one; it wants a machine with
+nothing else to do. `--steps` and `--rounds` make it shorter, `--only` takes some tables.
 """
 
 import argparse
@@ -21,13 +22,13 @@ import torch
 
 from diffbfr.training.batches import PositionLoader
 from diffbfr.training.config import TrainingConfig
-from diffbfr.training.engine import Engine
+from diffbfr.training.engine import TrainStep
 from diffbfr.training.loop import Run, StepMetrics, train
 from pipelines.cluster import Cluster, ClusterConfig
-from pipelines.cluster.link import SerialLink
-from pipelines.manifest import open_dataset
-from pipelines.progress import Link, Metrics
-from pipelines.recipes import small, tiny
+from pipelines.cluster.monitor import LocalReporter
+from pipelines.dataset.manifest import open_dataset
+from pipelines.progress import Metrics, TrainingReporter
+from pipelines.recipes.presets import small, tiny
 from pipelines.steps.train import TrainReport, TrainTask, train_stage
 from tests.benchmarks.harness import environment, ratio
 from tests.diffbfr.tiny import COLUMN, add_column
@@ -50,27 +51,29 @@ class Timed:
 class TimingLink:
     """A link that notes when each step was done, and how long telling took."""
 
-    def __init__(self, link: Link) -> None:
-        self._link, self.rest, self.history = link, link.rest, link.history
+    def __init__(self, link: TrainingReporter) -> None:
+        self._link, self.rest, self.restart_stats = link, link.finishing, link.restart_stats
         self.done: list[float] = []
         self.telling: list[float] = []
         self.told: list[Metrics] = []
 
     def post(self, metrics: Metrics) -> None:
         started = time.perf_counter()
-        self._link.post(metrics)
+        self._link.report(metrics)
         self.telling.append(time.perf_counter() - started)
         self.told.append(metrics)
 
     def alive(self, step: int) -> None:
         started = time.perf_counter()
-        self._link.alive(step)
+        self._link.heartbeat(step)
         self.done.append(time.perf_counter())
         self.telling.append(self.done[-1] - started)
 
 
-def timed(work: Timed, link: Link) -> TrainReport:
-    """Train, and write seconds a step, telling a step, and means of the loop's reports; both ways of starting ranks run this."""
+def timed(work: Timed, link: TrainingReporter) -> TrainReport:
+    """Train, and write seconds a step, telling a step, and means of the loop's reports; both ways of
+    starting ranks run this.
+    """
     torch.set_num_threads(1)
     timing = TimingLink(link)
     report = train_stage(work.task, timing)
@@ -79,9 +82,14 @@ def timed(work: Timed, link: Link) -> TrainReport:
         facts = {
             "step_s": (timing.done[-1] - timing.done[_WARM_UP]) / (len(timing.done) - 1 - _WARM_UP),
             "telling_ms": 1e3 * sum(timing.telling) / len(timing.done),
-            **{name: statistics.mean(values[name] for values in told) for name in ("images_per_s", "data_share", "write_share")},
+            **{
+                name: statistics.mean(values[name] for values in told)
+                for name in ("images_per_s", "data_share", "write_share")
+            },
         }
-        Path(work.times).write_text(json.dumps(facts | {name: asdict(report)[name] for name in ("restarts", "goodput")}))
+        Path(work.times).write_text(
+            json.dumps(facts | {name: asdict(report)[name] for name in ("restarts", "goodput")})
+        )
     return report
 
 
@@ -93,7 +101,9 @@ def beside_torchrun(folder: Path, data: str, config: TrainingConfig, rounds: int
             for name in random.Random(number).sample(list(found), 2):
                 place = folder / f"{name}-{number}"
                 place.mkdir()
-                work = Timed(TrainTask(tiny().irm1.stage.trained, config, data, str(place)), str(place / "times.json"))
+                work = Timed(
+                    TrainTask(tiny().irm1.stage.trained, config, data, str(place)), str(place / "times.json")
+                )
                 if name == "ray":
                     cluster.train(timed, work, label=name, total=config.num_samples, root=str(place))
                 else:
@@ -104,17 +114,29 @@ def beside_torchrun(folder: Path, data: str, config: TrainingConfig, rounds: int
         waits = f"waits for data {middle['data_share']:.2%}, for the writer {middle['write_share']:.2%}"
         print(
             f"{name:10} {1e3 * middle['step_s']:7.1f} ms a step  {middle['images_per_s']:6.1f} img/s  {waits}"
-            f"  telling {middle['telling_ms']:.3f} ms a step  restarts {middle['restarts']:.0f}  goodput {middle['goodput']:.2f}"
+            f"  telling {middle['telling_ms']:.3f} ms a step  restarts {middle['restarts']:.0f}  goodput "
+            f"{middle['goodput']:.2f}"
         )
     steps = {name: [row["step_s"] for row in rows] for name, rows in found.items()}
     print(f"ray over torchrun: {ratio(steps['ray'], steps['torchrun'])} times a step")
 
 
 def _torchrun(work: Timed, place: Path) -> None:
-    (place / "work.json").write_text(json.dumps({"data": work.task.dataset, "config": asdict(work.task.config)}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(_WORKERS)]
+    (place / "work.json").write_text(
+        json.dumps({"data": work.task.dataset, "config": asdict(work.task.config)})
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(_WORKERS),
+    ]
     subprocess.run(
-        [*command, "-m", "tests.benchmarks.training", "--rank", str(place)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [*command, "-m", "tests.benchmarks.training", "--rank", str(place)],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
@@ -124,14 +146,18 @@ def rank(place: Path) -> None:
     config = TrainingConfig(**given["config"] | {"ema_lengths": ()})
     torch.distributed.init_process_group("gloo")
     timed(
-        Timed(TrainTask(tiny().irm1.stage.trained, config, given["data"], str(place)), str(place / "times.json")),
-        SerialLink(lambda metrics: None),
+        Timed(
+            TrainTask(tiny().irm1.stage.trained, config, given["data"], str(place)), str(place / "times.json")
+        ),
+        LocalReporter(lambda metrics: None),
     )
     torch.distributed.destroy_process_group()
 
 
 def checkpoints(folder: Path, data: str, config: TrainingConfig, rounds: int) -> None:
-    """One process, with a checkpoint every 20 steps, without any but the last, in turns; the last is written after the last step."""
+    """One process, with a checkpoint every 20 steps, without any but the last, in turns; the last is
+    written after the last step.
+    """
     torch.set_num_threads(1)
     every = {"without": _NEVER, "with": 20 * config.global_batch}
     seconds: dict[str, list[float]] = {name: [] for name in every}
@@ -142,44 +168,71 @@ def checkpoints(folder: Path, data: str, config: TrainingConfig, rounds: int) ->
             place.mkdir()
             settings = replace(config, checkpoint_samples=every[name])
             timed(
-                Timed(TrainTask(tiny().irm1.stage.trained, settings, data, str(place)), str(place / "times.json")),
-                SerialLink(lambda metrics: None),
+                Timed(
+                    TrainTask(tiny().irm1.stage.trained, settings, data, str(place)),
+                    str(place / "times.json"),
+                ),
+                LocalReporter(lambda metrics: None),
             )
             facts = json.loads((place / "times.json").read_text())
             seconds[name].append(facts["step_s"])
             shares += [facts["write_share"]] if name == "with" else []
     print(
-        f"checkpoints: {ratio(seconds['with'], seconds['without'])} times a step; the step waits for them {statistics.median(shares):.2%}"
+        f"checkpoints: {ratio(seconds['with'], seconds['without'])} times a step; the step waits for them "
+        f"{statistics.median(shares):.2%}"
     )
 
 
 def waits(folder: Path, steps: int) -> None:
-    """What each stage of `small` waits for its batches on one thread, with the share of them that one of two workers has."""
+    """What each stage of `small` waits for its batches on one thread, with the share of them that one of
+    two workers has.
+    """
     torch.set_num_threads(1)
-    shards = replace(CONFIG, hq_px=256, lq_px=64, variants=1, shard_size=16, val_fraction=0.0, test_fraction=0.0)
+    shards = replace(
+        CONFIG, hq_px=256, lq_px=64, variants=1, shard_size=16, val_fraction=0.0, test_fraction=0.0
+    )
     build("synthetic:count=32,seed=0,px=256", folder, shards)
     dataset = add_column(folder)
     for name in ("irm1", "irm2", "tem"):
         stage = small().stage(name)
         batch = stage.training.global_batch // _WORKERS
         config = replace(
-            stage.training, num_samples=steps * batch, global_batch=batch, warmup_samples=0, decay_samples=0, checkpoint_samples=_NEVER
+            stage.training,
+            num_samples=steps * batch,
+            global_batch=batch,
+            warmup_samples=0,
+            decay_samples=0,
+            checkpoint_samples=_NEVER,
         )
         told: list[StepMetrics] = []
         column = COLUMN if name == "irm2" else None
-        train(Run(stage.stage.trained, config, dataset, folder / name, column=column), report=told.append, report_every_s=0)
+        train(
+            Run(stage.stage.trained, config, dataset, folder / name, column=column),
+            report=told.append,
+            report_every_s=0,
+        )
         seconds = [batch / metrics.images_per_s for metrics in told[_WARM_UP:]]
-        waited = sum(metrics.data_share * second for metrics, second in zip(told[_WARM_UP:], seconds, strict=True))
-        print(f"{name:5} waits for data {waited / sum(seconds):.2%} of a step of {1e3 * statistics.mean(seconds):.0f} ms")
+        waited = sum(
+            metrics.data_share * second for metrics, second in zip(told[_WARM_UP:], seconds, strict=True)
+        )
+        print(
+            f"{name:5} waits for data {waited / sum(seconds):.2%} of a step of "
+            f"{1e3 * statistics.mean(seconds):.0f} ms"
+        )
 
 
 def parts(data: str, rounds: int) -> None:
-    """Processor time of a step whose gradients are added in one order, on one worker, where all parts come one after another."""
+    """Processor time of a step whose gradients are added in one order, on one worker, where all parts come
+    one after another.
+    """
     torch.set_num_threads(1)
     for name in ("irm1", "tem"):
         config = tiny().stage(name)
         batch = next(PositionLoader(open_dataset(data), config.stage, config.training, None).batches())
-        engines = {count: Engine(config.stage, replace(config.training, parts=count)) for count in (None, 2, 4)}
+        engines = {
+            count: TrainStep(config.stage, replace(config.training, reduce_leaves=count))
+            for count in (None, 2, 4)
+        }
         spent: dict[int | None, list[float]] = {count: [] for count in engines}
         for number in range(rounds + 1):
             for count in random.Random(number).sample(list(engines), 3):
@@ -187,7 +240,7 @@ def parts(data: str, rounds: int) -> None:
                 engines[count].step(batch, number)
                 if number:
                     spent[count].append(time.process_time() - started)
-        told = "  ".join(f"parts={count} {ratio(spent[count], spent[None])}" for count in (2, 4))
+        told = "  ".join(f"reduce_leaves={count} {ratio(spent[count], spent[None])}" for count in (2, 4))
         print(f"{name}, a step of {1e3 * statistics.median(spent[None]):.0f} ms: {told}")
 
 
@@ -202,15 +255,24 @@ def main() -> None:
         rank(given.rank)
         return
     if given.steps < _WARM_UP + 3:
-        parser.error(f"--steps {given.steps}; expected at least {_WARM_UP + 3}, of which {_WARM_UP} warm up and the last is not timed")
+        parser.error(
+            f"--steps {given.steps}; expected at least {_WARM_UP + 3}, of which {_WARM_UP} warm up and the "
+            "last is not timed"
+        )
     training = tiny().irm1.training
     config = replace(
-        training, num_samples=given.steps * training.global_batch, warmup_samples=0, decay_samples=0, checkpoint_samples=_NEVER
+        training,
+        num_samples=given.steps * training.global_batch,
+        warmup_samples=0,
+        decay_samples=0,
+        checkpoint_samples=_NEVER,
     )
     print(environment(torch.device("cpu")))
     with tempfile.TemporaryDirectory() as name:
         data = str(Path(name) / "data")
-        shards = replace(CONFIG, hq_px=128, lq_px=32, variants=1, shard_size=16, val_fraction=0.0, test_fraction=0.0)
+        shards = replace(
+            CONFIG, hq_px=128, lq_px=32, variants=1, shard_size=16, val_fraction=0.0, test_fraction=0.0
+        )
         build("synthetic:count=64,seed=0,px=128", data, shards)
         if "ray" in given.only:
             beside_torchrun(Path(name), data, config, given.rounds)

@@ -1,7 +1,8 @@
-"""The networks of Table 6 as diffusers builds them: `UNet2DModel` with the same levels, blocks, attention and widths, the peer.
+"""The networks of Table 6 as diffusers builds them: `UNet2DModel` with the same levels, blocks, attention and
+widths, the peer.
 
-diffusers has one number of blocks for all levels, TEM one for each: levels of another number are built by diffusers' own block builders and
-put in place.
+diffusers has one number of blocks for all levels, TEM one for each: levels of another number are built by
+diffusers' own block builders and put in place.
 """
 
 from dataclasses import replace
@@ -16,12 +17,14 @@ from diffbfr.stages import UNetSpec
 
 
 class Twin(nn.Module):
-    """diffusers' network with the signature of `diffbfr.unet.UNet`."""
+    """diffusers' network with the signature of `diffbfr.models.unet.UNet`."""
 
     def __init__(self, spec: UNetSpec) -> None:
         super().__init__()
         if spec.patch_px != 1:
-            raise ValueError(f"the network folds blocks of {spec.patch_px} px; diffusers has none, expected patch_px=1")
+            raise ValueError(
+                f"the network folds blocks of {spec.patch_px} px; diffusers has none, expected patch_px=1"
+            )
         self.net = _model(spec)
 
     def forward(self, y: Tensor, time: Tensor) -> Tensor:
@@ -30,7 +33,9 @@ class Twin(nn.Module):
 
 
 def shrunk(spec: UNetSpec, side: int, width: int) -> UNetSpec:
-    """The same table at a fraction of the side and of the channels, for machines that the whole is too much for."""
+    """The same table at a fraction of the side and of the channels, for machines that the whole is too
+    much for.
+    """
     return replace(
         spec,
         image_px=spec.image_px // side,
@@ -50,7 +55,9 @@ def _model(spec: UNetSpec) -> UNet2DModel:
         out_channels=spec.out_channels,
         time_embedding_dim=spec.time_channels,
         down_block_types=tuple("AttnDownBlock2D" if attention else "DownBlock2D" for attention in attends),
-        up_block_types=tuple("AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)),
+        up_block_types=tuple(
+            "AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)
+        ),
         block_out_channels=tuple(widths),
         layers_per_block=spec.res_blocks[-1],
         dropout=spec.dropout,
@@ -65,7 +72,9 @@ def _model(spec: UNetSpec) -> UNet2DModel:
     return model
 
 
-def _put_level(model: UNet2DModel, spec: UNetSpec, widths: list[int], level: int, count: int, attention: bool) -> None:
+def _put_level(
+    model: UNet2DModel, spec: UNetSpec, widths: list[int], level: int, count: int, attention: bool
+) -> None:
     last, width = len(widths) - 1, widths[level]
     above, below = widths[max(level - 1, 0)], widths[min(level + 1, last)]
     common: dict[str, Any] = {

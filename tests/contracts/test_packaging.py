@@ -33,7 +33,14 @@ def test_the_lock_satisfies_every_requirement(group: str) -> None:
 
 def test_nothing_that_breaks_the_rest_is_locked() -> None:
     names = {same(line.partition("==")[0]) for line in LOCKED}
-    assert not names & {"torchvision", "torchmetrics", "lpips", "torch-fidelity", "albumentationsx", "opencv-python"}
+    assert not names & {
+        "torchvision",
+        "torchmetrics",
+        "lpips",
+        "torch-fidelity",
+        "albumentationsx",
+        "opencv-python",
+    }
 
 
 def test_a_commit_must_pass_what_make_check_runs() -> None:
@@ -43,9 +50,13 @@ def test_a_commit_must_pass_what_make_check_runs() -> None:
 
 
 def dry_run(target: str) -> str:
-    """The commands of a make target, with .venv taken for installed; the same from a shell and from inside `make test`."""
+    """The commands of a make target, with .venv taken for installed; the same from a shell and from inside
+    `make test`.
+    """
     words = ["make", "--dry-run", "--assume-old=.venv/.installed", target]
-    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    outside = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
     return subprocess.run(words, cwd=ROOT, env=outside, check=True, capture_output=True, text=True).stdout
 
 
@@ -53,13 +64,20 @@ def test_check_formats_lints_types_and_tests() -> None:
     commands = dry_run("check")
     assert [
         part
-        for part in ("ruff format --check", "ruff check", "mypy", 'pytest -q -n 2 -m "not slow and not cluster"')
+        for part in (
+            "ruff format --check",
+            "ruff check",
+            "mypy",
+            'pytest -q -n 2 -m "not slow and not cluster"',
+        )
         if part not in commands
     ] == []
 
 
 def test_demo_runs_the_pipeline_and_test_runs_every_test() -> None:
-    assert dry_run("demo").strip().splitlines()[-1] == ".venv/bin/diffbfr run --recipe smoke --root build/demo"
+    assert (
+        dry_run("demo").strip().splitlines()[-1] == ".venv/bin/diffbfr run --recipe smoke --root build/demo"
+    )
     marked = [line.partition("-m pytest -q ")[2] for line in dry_run("test").strip().splitlines()[-2:]]
     assert marked == ['-n 2 -m "not cluster"', "-m cluster"], "each test has one of the two marks"
 
@@ -70,5 +88,7 @@ def test_continuous_integration_fails_when_a_test_fails(tmp_path: Path) -> None:
     (tmp_path / ".ci/run").write_text(script)
     for broken in ("lint", "test"):
         rules = {target: "false" if target == broken else "true" for target in ("lint", "test")}
-        (tmp_path / "Makefile").write_text("".join(f"{target}:\n\t@{command}\n" for target, command in rules.items()))
+        (tmp_path / "Makefile").write_text(
+            "".join(f"{target}:\n\t@{command}\n" for target, command in rules.items())
+        )
         assert subprocess.run(["bash", ".ci/run"], cwd=tmp_path, capture_output=True).returncode != 0

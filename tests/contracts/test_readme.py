@@ -1,4 +1,6 @@
-"""The README's commands are accepted by the command line, its recipes and settings exist, and its tree is the repository's."""
+"""The README's commands are accepted by the command line, its recipes and settings exist, and its tree is
+the repository's.
+"""
 
 import re
 import shlex
@@ -8,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.manifest import open_dataset
-from pipelines.recipes import paper
-from pipelines.settings import change, load
+from pipelines.dataset.manifest import open_dataset
+from pipelines.recipes.overrides import change, load
+from pipelines.recipes.presets import paper
 from tests.infra.test_infra import accept
 from tests.pipelines.tiny_dataset import build, make_photos
 
@@ -24,7 +26,20 @@ def test_a_command_of_the_readme_is_accepted(command: str) -> None:
     words = shlex.split(command)
     if words[1] in ("models", "data"):  # groups: their own commands are parsed below them
         words = words[:3] if len(words) > 2 else words
-        assert words[2] in ("list", "show", "holdout", "promote", "rollback", "lineage", "log", "fsck", "gc", "verify", "replay", "hashes")
+        assert words[2] in (
+            "list",
+            "show",
+            "holdout",
+            "promote",
+            "rollback",
+            "lineage",
+            "log",
+            "fsck",
+            "gc",
+            "verify",
+            "replay",
+            "hashes",
+        )
         return
     given = accept(words)
     if "recipe" in given:
@@ -57,7 +72,9 @@ def test_the_settings_of_the_data_that_the_readme_names_exist(tmp_path: Path) ->
             assert attrgetter(path)(paper()) is not None
 
 
-def test_the_example_of_the_readme_reads_a_dataset_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_readme_reads_a_dataset_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     build(make_photos(tmp_path / "photos", 20), tmp_path / "DATASET")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,6 @@
-"""For the tests of the core: one tiny dataset for all that train, and one thread for networks too small to share."""
+"""For the tests of the core: one tiny dataset for all that train, and one thread for networks too small to
+share.
+"""
 
 import sys
 from collections.abc import Iterator

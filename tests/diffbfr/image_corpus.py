@@ -1,7 +1,9 @@
-"""Ordinary, odd and hostile picture files in families, each with what must come of it: its pixels, or the reason of its refusal.
+"""Ordinary, odd and hostile picture files in families, each with what must come of it: its pixels, or the
+reason of its refusal.
 
-Everything is generated, from formulas and by hand where an encoder would refuse to write it. Expected pixels never pass through the decoder
-that is tested: they are the array that was encoded, turned or blended by NumPy.
+Everything is generated, from formulas and by hand where an encoder would refuse to write it. Expected pixels
+never pass through the decoder that is tested: they are the array that was encoded, turned or blended by
+NumPy.
 """
 
 import io
@@ -20,7 +22,8 @@ WIDTH, HEIGHT = 48, 32
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One file. Exactly one of `pixels` (within `tolerance` levels in the mean) and `reasons` (any of them) says what must come of it.
+    """One file. Exactly one of `pixels` (within `tolerance` levels in the mean) and `reasons` (any of them)
+    says what must come of it.
 
     `suffix` is what its name ends with in a folder, whatever it holds.
     """
@@ -33,7 +36,9 @@ class Case:
     reasons: tuple[str, ...] = ()
     tolerance: float = 0.0
     either: bool = field(default=False)
-    """Nothing in the file says that it is damaged, so other pixels of the same size are as right as a refusal."""
+    """Nothing in the file says that it is damaged, so other pixels of the same size are as right as a
+    refusal.
+    """
 
     @property
     def id(self) -> str:
@@ -43,7 +48,9 @@ class Case:
 def picture(width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     """Draw a picture without any symmetry, so that every wrong turn shows."""
     y, x = np.mgrid[0:height, 0:width].astype(np.int64)
-    return np.stack([255 * x // width, 255 * y // height, 255 * x * y // (width * height)], axis=2).astype(np.uint8)
+    return np.stack([255 * x // width, 255 * y // height, 255 * x * y // (width * height)], axis=2).astype(
+        np.uint8
+    )
 
 
 def file_of(image: Image.Image | np.ndarray, image_format: str, **options: Any) -> bytes:
@@ -81,10 +88,27 @@ def webp_claiming(kind: bytes, width: int, height: int) -> bytes:
 
 def tiff(order: str, width: int, height: int, photometric: int, bits: int, strip: bytes) -> bytes:
     """A gray TIFF of one strip."""
-    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, height), (279, len(strip))]
+    tags = [
+        (256, width),
+        (257, height),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+        (277, 1),
+        (278, height),
+        (279, len(strip)),
+    ]
     entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags)
     magic = b"II*\0" if order == "<" else b"MM\0*"
-    return magic + struct.pack(f"{order}I", 8 + len(strip)) + strip + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    return (
+        magic
+        + struct.pack(f"{order}I", 8 + len(strip))
+        + strip
+        + struct.pack(f"{order}H", len(tags))
+        + entries
+        + bytes(4)
+    )
 
 
 def bmp_claiming(width: int, height: int) -> bytes:
@@ -93,7 +117,13 @@ def bmp_claiming(width: int, height: int) -> bytes:
 
 
 def gif_claiming(width: int, height: int) -> bytes:
-    return b"GIF89a" + struct.pack("<HH", width, height) + b"\0\0\0," + struct.pack("<HHHH", 0, 0, width, height) + b"\0\x08\x01\0\0;"
+    return (
+        b"GIF89a"
+        + struct.pack("<HH", width, height)
+        + b"\0\0\0,"
+        + struct.pack("<HHHH", 0, 0, width, height)
+        + b"\0\x08\x01\0\0;"
+    )
 
 
 def jpeg_claiming(width: int, height: int) -> bytes:
@@ -127,7 +157,11 @@ def wide_gamut_profile() -> bytes:
     for tag, body in bodies.items():
         table += tag + struct.pack(">II", start + len(data), len(body))
         data += body + bytes(-len(body) % 4)
-    header = struct.pack(">I4sI4s4s4s", start + len(data), b"none", 0x02400000, b"mntr", b"RGB ", b"XYZ ") + bytes(12) + b"acsp"
+    header = (
+        struct.pack(">I4sI4s4s4s", start + len(data), b"none", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+        + bytes(12)
+        + b"acsp"
+    )
     header += bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
     return header.ljust(128, b"\0") + table + data
 
@@ -158,7 +192,15 @@ def corpus() -> list[Case]:
     return [case for maker in makers for case in maker()]
 
 
-_SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif", "MPO": ".jpg"}
+_SUFFIX = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "GIF": ".gif",
+    "MPO": ".jpg",
+}
 
 
 def _formats() -> Iterator[Case]:
@@ -173,7 +215,9 @@ def _formats() -> Iterator[Case]:
         "tiff-packbits": ("TIFF", {"compression": "packbits"}),
     }
     for name, (image_format, chosen) in options.items():
-        yield Case("lossless", name, _SUFFIX[image_format], file_of(picture(), image_format, **chosen), picture())
+        yield Case(
+            "lossless", name, _SUFFIX[image_format], file_of(picture(), image_format, **chosen), picture()
+        )
     rows = b"".join(b"\0" + row.tobytes() for row in picture())
     yield Case("lossless", "png-by-hand", ".png", png(WIDTH, HEIGHT, rows), picture())
 
@@ -186,9 +230,17 @@ def _jpegs() -> Iterator[Case]:
         "optimized": {"quality": 95, "optimize": True},
         "restarts": {"quality": 95, "restart_marker_rows": 1},
     }.items():
-        yield Case("lossy", f"jpeg-{name}", ".jpg", file_of(picture(), "JPEG", **chosen), picture(), tolerance=6)
+        yield Case(
+            "lossy", f"jpeg-{name}", ".jpg", file_of(picture(), "JPEG", **chosen), picture(), tolerance=6
+        )
     yield Case("lossy", "webp", ".webp", file_of(picture(), "WEBP", quality=95), picture(), tolerance=6)
-    twice = file_of(Image.fromarray(picture()), "MPO", save_all=True, append_images=[Image.fromarray(picture())], quality=95)
+    twice = file_of(
+        Image.fromarray(picture()),
+        "MPO",
+        save_all=True,
+        append_images=[Image.fromarray(picture())],
+        quality=95,
+    )
     yield Case("lossy", "mpo", ".jpg", twice, picture(), tolerance=6)
 
 
@@ -199,8 +251,18 @@ def _truncated() -> Iterator[Case]:
         data = file_of(image, image_format, **({"compression": "tiff_lzw"} if image_format == "TIFF" else {}))
         for kept in (0.3, 0.6, 0.9):
             cut = data[: int(len(data) * kept)]
-            yield Case("truncated", f"{image_format.lower()}-{kept}", _SUFFIX[image_format], cut, reasons=("truncated",))
-    for name, data in {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff\xe0", "tiff": b"II*\0\xff\0\0\0"}.items():
+            yield Case(
+                "truncated",
+                f"{image_format.lower()}-{kept}",
+                _SUFFIX[image_format],
+                cut,
+                reasons=("truncated",),
+            )
+    for name, data in {
+        "png": b"\x89PNG\r\n\x1a\n",
+        "jpeg": b"\xff\xd8\xff\xe0",
+        "tiff": b"II*\0\xff\0\0\0",
+    }.items():
         yield Case("truncated", f"{name}-signature", _SUFFIX[name.upper()], data, reasons=("truncated",))
 
 
@@ -246,39 +308,90 @@ def _misnamed() -> Iterator[Case]:
         ("tiff-as-gif", ".gif", file_of(picture(), "TIFF")),
     ):
         yield Case("wrong-extension", name, suffix, data, picture(), tolerance=2)
-    yield Case("wrong-extension", "text-as-png", ".png", b"hello, this is a text file\n", reasons=("not_an_image",))
-    yield Case("wrong-extension", "wave-as-webp", ".webp", b"RIFF\x10\0\0\0WAVEfmt 0123456789", reasons=("not_an_image",))
+    yield Case(
+        "wrong-extension", "text-as-png", ".png", b"hello, this is a text file\n", reasons=("not_an_image",)
+    )
+    yield Case(
+        "wrong-extension",
+        "wave-as-webp",
+        ".webp",
+        b"RIFF\x10\0\0\0WAVEfmt 0123456789",
+        reasons=("not_an_image",),
+    )
 
 
 def _deep() -> Iterator[Case]:
     levels = np.linspace(0, 65535, WIDTH * HEIGHT, dtype=np.uint16).reshape(HEIGHT, WIDTH)
     gray = np.round(levels.astype(float) * 255 / 65535).astype(np.uint8)[..., None].repeat(3, axis=2)
     yield Case("16-bit", "png-gray", ".png", file_of(levels, "PNG"), gray)
-    yield Case("16-bit", "tiff-little-endian", ".tif", tiff("<", WIDTH, HEIGHT, 1, 16, levels.astype("<u2").tobytes()), gray)
-    yield Case("16-bit", "tiff-big-endian", ".tif", tiff(">", WIDTH, HEIGHT, 1, 16, levels.astype(">u2").tobytes()), gray)
-    yield Case("16-bit", "tiff-white-is-zero", ".tif", tiff("<", WIDTH, HEIGHT, 0, 16, levels.astype("<u2").tobytes()), 255 - gray)
+    yield Case(
+        "16-bit",
+        "tiff-little-endian",
+        ".tif",
+        tiff("<", WIDTH, HEIGHT, 1, 16, levels.astype("<u2").tobytes()),
+        gray,
+    )
+    yield Case(
+        "16-bit",
+        "tiff-big-endian",
+        ".tif",
+        tiff(">", WIDTH, HEIGHT, 1, 16, levels.astype(">u2").tobytes()),
+        gray,
+    )
+    yield Case(
+        "16-bit",
+        "tiff-white-is-zero",
+        ".tif",
+        tiff("<", WIDTH, HEIGHT, 0, 16, levels.astype("<u2").tobytes()),
+        255 - gray,
+    )
     colour = np.stack([levels, levels[::-1], levels[:, ::-1]], axis=2)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colour)
-    yield Case("16-bit", "png-colour", ".png", png(WIDTH, HEIGHT, rows, 16), np.round(colour / 257).astype(np.uint8), tolerance=1)
+    yield Case(
+        "16-bit",
+        "png-colour",
+        ".png",
+        png(WIDTH, HEIGHT, rows, 16),
+        np.round(colour / 257).astype(np.uint8),
+        tolerance=1,
+    )
     for mode in ("I", "F"):
-        yield Case("16-bit", f"tiff-32-bit-{mode}", ".tif", file_of(Image.new(mode, (4, 4)), "TIFF"), reasons=("unsupported_pixels",))
+        yield Case(
+            "16-bit",
+            f"tiff-32-bit-{mode}",
+            ".tif",
+            file_of(Image.new(mode, (4, 4)), "TIFF"),
+            reasons=("unsupported_pixels",),
+        )
 
 
 def _palettes() -> Iterator[Case]:
     paletted = Image.fromarray(picture()).quantize(64)
     expected = np.array(paletted.getpalette(), np.uint8).reshape(-1, 3)[np.array(paletted)]
     for image_format in ("PNG", "GIF", "BMP", "TIFF"):
-        yield Case("palette", image_format.lower(), _SUFFIX[image_format], file_of(paletted, image_format), expected)
+        yield Case(
+            "palette", image_format.lower(), _SUFFIX[image_format], file_of(paletted, image_format), expected
+        )
     checks = (np.indices((HEIGHT, WIDTH)).sum(0) % 2 * 255).astype(np.uint8)
     bilevel = Image.fromarray(checks).convert("1")
     for image_format in ("PNG", "BMP", "TIFF"):
         data = file_of(bilevel, image_format)
-        yield Case("palette", f"bilevel-{image_format.lower()}", _SUFFIX[image_format], data, checks[..., None].repeat(3, axis=2))
+        yield Case(
+            "palette",
+            f"bilevel-{image_format.lower()}",
+            _SUFFIX[image_format],
+            data,
+            checks[..., None].repeat(3, axis=2),
+        )
     four = png(4, 1, b"\0\x1b", 2, 3, chunk(b"PLTE", bytes(range(12))))
     yield Case("palette", "png-two-bits", ".png", four, np.arange(12, dtype=np.uint8).reshape(1, 4, 3))
     crowded = chunk(b"PLTE", bytes(768)), chunk(b"tRNS", bytes(300))
     yield Case(
-        "palette", "png-300-opacities", ".png", png(WIDTH, HEIGHT, bytes((WIDTH + 1) * HEIGHT), 8, 3, *crowded), reasons=("corrupt",)
+        "palette",
+        "png-300-opacities",
+        ".png",
+        png(WIDTH, HEIGHT, bytes((WIDTH + 1) * HEIGHT), 8, 3, *crowded),
+        reasons=("corrupt",),
     )
 
 
@@ -286,8 +399,17 @@ def _gray() -> Iterator[Case]:
     gray = picture()[..., 0]
     for image_format in ("PNG", "TIFF", "BMP"):
         data = file_of(gray, image_format)
-        yield Case("gray", image_format.lower(), _SUFFIX[image_format], data, gray[..., None].repeat(3, axis=2))
-    yield Case("gray", "jpeg", ".jpg", file_of(gray, "JPEG", quality=98), gray[..., None].repeat(3, axis=2), tolerance=2)
+        yield Case(
+            "gray", image_format.lower(), _SUFFIX[image_format], data, gray[..., None].repeat(3, axis=2)
+        )
+    yield Case(
+        "gray",
+        "jpeg",
+        ".jpg",
+        file_of(gray, "JPEG", quality=98),
+        gray[..., None].repeat(3, axis=2),
+        tolerance=2,
+    )
 
 
 def _transparent() -> Iterator[Case]:
@@ -304,7 +426,13 @@ def _transparent() -> Iterator[Case]:
     entry = paletted.getpixel((0, 0))
     yield Case("alpha", "gif-entry", ".gif", file_of(paletted, "GIF", transparency=entry), white)
     yield Case("alpha", "png-entry", ".png", file_of(paletted, "PNG", transparency=entry), white)
-    yield Case("alpha", "png-colour", ".png", file_of(Image.new("RGB", (4, 4), (9, 8, 7)), "PNG", transparency=(9, 8, 7)), white)
+    yield Case(
+        "alpha",
+        "png-colour",
+        ".png",
+        file_of(Image.new("RGB", (4, 4), (9, 8, 7)), "PNG", transparency=(9, 8, 7)),
+        white,
+    )
     yield Case("alpha", "png-gray", ".png", file_of(Image.new("L", (4, 4), 7), "PNG", transparency=7), white)
 
 
@@ -315,7 +443,9 @@ def _cmyk() -> Iterator[Case]:
     inks = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     inks[..., 3] = picture()[..., 0]
     black = 255 - picture()[..., 0][..., None].repeat(3, axis=2)
-    yield Case("cmyk", "black-only", ".tif", file_of(Image.fromarray(inks, "CMYK"), "TIFF"), black, tolerance=1)
+    yield Case(
+        "cmyk", "black-only", ".tif", file_of(Image.fromarray(inks, "CMYK"), "TIFF"), black, tolerance=1
+    )
 
 
 def _oriented() -> Iterator[Case]:
@@ -330,12 +460,23 @@ def _oriented() -> Iterator[Case]:
         7: upright[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(upright, -1),
     }
-    for image_format, chosen, tolerance in (("JPEG", {"quality": 98, "subsampling": 0}, 2), ("PNG", {}, 0), ("TIFF", {}, 0)):
+    for image_format, chosen, tolerance in (
+        ("JPEG", {"quality": 98, "subsampling": 0}, 2),
+        ("PNG", {}, 0),
+        ("TIFF", {}, 0),
+    ):
         for orientation, pixels in stored.items():
             exif = Image.Exif()
             exif[0x0112] = orientation
             data = file_of(np.ascontiguousarray(pixels), image_format, exif=exif, **chosen)
-            yield Case("exif", f"{image_format.lower()}-{orientation}", _SUFFIX[image_format], data, upright, tolerance=tolerance)
+            yield Case(
+                "exif",
+                f"{image_format.lower()}-{orientation}",
+                _SUFFIX[image_format],
+                data,
+                upright,
+                tolerance=tolerance,
+            )
     for value in (0, 9, 65535):
         exif = Image.Exif()
         exif[0x0112] = value
@@ -348,9 +489,22 @@ def _profiles() -> Iterator[Case]:
         data = file_of(picture(), image_format, icc_profile=srgb)
         yield Case("icc", image_format.lower(), _SUFFIX[image_format], data, picture(), tolerance=tolerance)
         data = file_of(picture(), image_format, icc_profile=wide_gamut_profile())
-        yield Case("icc", f"wide-gamut-{image_format.lower()}", _SUFFIX[image_format], data, picture(), tolerance=tolerance)
+        yield Case(
+            "icc",
+            f"wide-gamut-{image_format.lower()}",
+            _SUFFIX[image_format],
+            data,
+            picture(),
+            tolerance=tolerance,
+        )
     yield Case("icc", "damaged", ".png", file_of(picture(), "PNG", icc_profile=srgb[:60]), picture())
-    yield Case("icc", "of-gray", ".png", file_of(picture(), "PNG", icc_profile=srgb[:16] + b"GRAY" + srgb[20:]), picture())
+    yield Case(
+        "icc",
+        "of-gray",
+        ".png",
+        file_of(picture(), "PNG", icc_profile=srgb[:16] + b"GRAY" + srgb[20:]),
+        picture(),
+    )
 
 
 def _animated() -> Iterator[Case]:
@@ -362,21 +516,49 @@ def _animated() -> Iterator[Case]:
         ("TIFF", {}, 0),
     ):
         data = file_of(first, image_format, save_all=True, append_images=[second, first], **chosen)
-        yield Case("animated", image_format.lower(), _SUFFIX[image_format], data, picture(), tolerance=tolerance)
+        yield Case(
+            "animated", image_format.lower(), _SUFFIX[image_format], data, picture(), tolerance=tolerance
+        )
 
 
 def _extreme_sizes() -> Iterator[Case]:
     dot = np.array([[[77, 88, 99]]], np.uint8)
     for image_format in ("PNG", "BMP", "TIFF"):
-        yield Case("extreme-size", f"dot-{image_format.lower()}", _SUFFIX[image_format], file_of(dot, image_format), dot)
+        yield Case(
+            "extreme-size",
+            f"dot-{image_format.lower()}",
+            _SUFFIX[image_format],
+            file_of(dot, image_format),
+            dot,
+        )
     line = np.arange(65_535 * 3, dtype=np.uint32).reshape(1, 65_535, 3).astype(np.uint8)
     for image_format in ("PNG", "BMP", "TIFF"):
-        yield Case("extreme-size", f"wide-{image_format.lower()}", _SUFFIX[image_format], file_of(line, image_format), line)
+        yield Case(
+            "extreme-size",
+            f"wide-{image_format.lower()}",
+            _SUFFIX[image_format],
+            file_of(line, image_format),
+            line,
+        )
         tall = np.ascontiguousarray(line.transpose(1, 0, 2))
-        yield Case("extreme-size", f"tall-{image_format.lower()}", _SUFFIX[image_format], file_of(tall, image_format), tall)
-    yield Case("extreme-size", "wide-jpeg", ".jpg", jpeg_claiming(65_535, 1), reasons=("corrupt", "truncated"))
+        yield Case(
+            "extreme-size",
+            f"tall-{image_format.lower()}",
+            _SUFFIX[image_format],
+            file_of(tall, image_format),
+            tall,
+        )
+    yield Case(
+        "extreme-size", "wide-jpeg", ".jpg", jpeg_claiming(65_535, 1), reasons=("corrupt", "truncated")
+    )
     yield Case("extreme-size", "nothing-png", ".png", png_claiming(0, 0), reasons=("corrupt", "too_small"))
-    yield Case("extreme-size", "nothing-gif", ".gif", gif_claiming(0, 0), reasons=("corrupt", "too_small", "truncated"))
+    yield Case(
+        "extreme-size",
+        "nothing-gif",
+        ".gif",
+        gif_claiming(0, 0),
+        reasons=("corrupt", "too_small", "truncated"),
+    )
 
 
 def _bombs() -> Iterator[Case]:
@@ -399,7 +581,9 @@ def _bombs() -> Iterator[Case]:
     rows = b"".join(b"\0" + row.tobytes() for row in picture())
     for name, extra in (("profile", profile), ("text", text)):
         data = png(WIDTH, HEIGHT, rows, 8, 2, extra)
-        yield Case("bomb", f"png-{name}", ".png", data, picture(), ("corrupt", "too_many_pixels"), either=True)
+        yield Case(
+            "bomb", f"png-{name}", ".png", data, picture(), ("corrupt", "too_many_pixels"), either=True
+        )
 
 
 def _polyglots() -> Iterator[Case]:
@@ -410,13 +594,33 @@ def _polyglots() -> Iterator[Case]:
     for name, data in whole.items():
         suffix = _SUFFIX[name.upper()]
         yield Case("polyglot", f"{name}-and-zip", suffix, data + archive.getvalue(), picture(), tolerance=2)
-        yield Case("polyglot", f"{name}-and-html", suffix, data + b"<html><script>alert(1)</script></html>", picture(), tolerance=2)
-        yield Case("polyglot", f"{name}-and-another", suffix, data + file_of(255 - picture(), "PNG"), picture(), tolerance=2)
-    yield Case("polyglot", "pdf-before-jpeg", ".jpg", b"%PDF-1.4\n" + whole["jpeg"], reasons=("unsupported_format",))
+        yield Case(
+            "polyglot",
+            f"{name}-and-html",
+            suffix,
+            data + b"<html><script>alert(1)</script></html>",
+            picture(),
+            tolerance=2,
+        )
+        yield Case(
+            "polyglot",
+            f"{name}-and-another",
+            suffix,
+            data + file_of(255 - picture(), "PNG"),
+            picture(),
+            tolerance=2,
+        )
+    yield Case(
+        "polyglot", "pdf-before-jpeg", ".jpg", b"%PDF-1.4\n" + whole["jpeg"], reasons=("unsupported_format",)
+    )
     yield Case("polyglot", "html-before-png", ".png", b"<html>" + whole["png"], reasons=("not_an_image",))
-    yield Case("polyglot", "zip-before-png", ".png", archive.getvalue() + whole["png"], reasons=("not_an_image",))
+    yield Case(
+        "polyglot", "zip-before-png", ".png", archive.getvalue() + whole["png"], reasons=("not_an_image",)
+    )
     script = b"GIF89a=1;alert(1)//" + bytes(20)
-    yield Case("polyglot", "gif-and-script", ".gif", script, reasons=("corrupt", "truncated", "too_many_pixels"))
+    yield Case(
+        "polyglot", "gif-and-script", ".gif", script, reasons=("corrupt", "truncated", "too_many_pixels")
+    )
 
 
 def _foreign() -> Iterator[Case]:
@@ -447,4 +651,10 @@ def _metadata() -> Iterator[Case]:
     comment = file_of(picture(), "JPEG", quality=98, subsampling=0, comment=b"\0\xff" * 3000)
     yield Case("metadata", "jpeg-comment", ".jpg", comment, picture(), tolerance=2)
     rows = b"".join(b"\0" + row.tobytes() for row in picture())
-    yield Case("metadata", "png-gamma-zero", ".png", png(WIDTH, HEIGHT, rows, 8, 2, chunk(b"gAMA", bytes(4))), picture())
+    yield Case(
+        "metadata",
+        "png-gamma-zero",
+        ".png",
+        png(WIDTH, HEIGHT, rows, 8, 2, chunk(b"gAMA", bytes(4))),
+        picture(),
+    )

@@ -1,8 +1,10 @@
-"""Mode `faithful` against Algorithm 1 written from the page in numpy: its own tables, its own loops, every state of all 3,100 steps.
+"""Mode `faithful` against Algorithm 1 written from the page in numpy: its own tables, its own loops, every
+state of all 3,100 steps.
 
-The networks are replaced by the exact denoiser of pixels that are Gaussian about the condition. It is linear, so that the rounding of
-float32 can be followed through the chain: an error of y_t or of the condition goes on with a known factor, and each step adds at most
-`ROUNDINGS` roundings of its terms. The states must agree to that bound, pixel by pixel; nothing is tuned.
+The networks are replaced by the exact denoiser of pixels that are Gaussian about the condition. It is linear,
+so that the rounding of float32 can be followed through the chain: an error of y_t or of the condition goes on
+with a known factor, and each step adds at most `ROUNDINGS` roundings of its terms. The states must agree to
+that bound, pixel by pixel; nothing is tuned.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffbfr.cascade import Cascade
-from diffbfr.denoiser import Denoiser, upsample
+from diffbfr.models.denoiser import Denoiser, upsample
 from diffbfr.samplers import keyed_noise
 from diffbfr.stages import IRM1, IRM2, TEM, StageSpec
 from tests.diffbfr.tiny import TINY_STAGES
@@ -26,9 +28,13 @@ SPREAD, MEAN = 0.1, -0.2
 UNIT = 2.0**-24
 """A rounding of float32, relative."""
 ROUNDINGS = 10
-"""In a step: y_t and epsilon as they are handed over, three factors cast from float64, two products, a difference, a quotient, a sum."""
+"""In a step: y_t and epsilon as they are handed over, three factors cast from float64, two products, a
+difference, a quotient, a sum.
+"""
 OVERSHOOT = 2.0
-"""More than an error can grow by in the bicubic kernel: four times enlarged, the absolute weights of a pixel sum to 1.83 at most."""
+"""More than an error can grow by in the bicubic kernel: four times enlarged, the absolute weights of a
+pixel sum to 1.83 at most.
+"""
 
 
 class Exact(Denoiser):
@@ -44,7 +50,9 @@ class Exact(Denoiser):
         mean = np.full(y_t.shape, MEAN) if condition is None else condition.double().numpy()
         assert len(set(t.tolist())) == 1
         gamma = float(self.schedule.gamma[int(t[0])])
-        estimate = np.sqrt(1 - gamma) * (self.seen[-1] - np.sqrt(gamma) * mean) / (gamma * SPREAD**2 + 1 - gamma)
+        estimate = (
+            np.sqrt(1 - gamma) * (self.seen[-1] - np.sqrt(gamma) * mean) / (gamma * SPREAD**2 + 1 - gamma)
+        )
         return torch.from_numpy(estimate).float()
 
 
@@ -63,7 +71,9 @@ def _drawn(stage: StageSpec, step: int) -> Array:
 def _walk(stage: StageSpec, table_6: StageSpec, before: State | None, condition: State | None) -> list[State]:
     """One loop of Algorithm 1: y_N, y_{N-1}, .. y_0."""
     spec = table_6.schedule
-    beta = [spec.beta_1 + (spec.beta_T - spec.beta_1) * i / (spec.num_steps - 1) for i in range(spec.num_steps)]
+    beta = [
+        spec.beta_1 + (spec.beta_T - spec.beta_1) * i / (spec.num_steps - 1) for i in range(spec.num_steps)
+    ]
     alpha = [1 - b for b in beta]
     gamma = np.multiply.accumulate(alpha)
     first, y_0 = _drawn(stage, table_6.start + 1), before
@@ -80,7 +90,10 @@ def _walk(stage: StageSpec, table_6: StageSpec, before: State | None, condition:
         drift = (1 - a) / np.sqrt(1 - g)
         fresh = np.sqrt(1 - a) * (_drawn(stage, t) if t > 1 else np.zeros_like(first))
         y = (state.y - drift * estimate) / np.sqrt(a) + fresh
-        handed_on = np.abs(1 - drift * slope) / np.sqrt(a) * state.bound + drift * slope * np.sqrt(g / a) * known.bound
+        handed_on = (
+            np.abs(1 - drift * slope) / np.sqrt(a) * state.bound
+            + drift * slope * np.sqrt(g / a) * known.bound
+        )
         terms = (np.abs(state.y) + drift * np.abs(estimate)) / np.sqrt(a) + np.abs(fresh) + np.abs(y)
         state = State(y, handed_on + ROUNDINGS * UNIT * terms)
         states.append(state)
@@ -105,7 +118,11 @@ def test_every_state_of_all_three_stages_is_that_of_algorithm_1() -> None:
     high = _walk(exact["irm2"].spec, IRM2, enlarged, enlarged)
     polished = _walk(exact["tem"].spec, TEM, high[-1], None)
 
-    for name, states, result in (("irm1", low, made.irm1), ("irm2", high, made.irm2), ("tem", polished, made.tem)):
+    for name, states, result in (
+        ("irm1", low, made.irm1),
+        ("irm2", high, made.irm2),
+        ("tem", polished, made.tem),
+    ):
         seen = [*exact[name].seen, result.double().numpy()]  # type: ignore[index]
         assert len(seen) == len(states) == {"irm1": 2001, "irm2": 1001, "tem": 101}[name]
         for found, state in zip(seen, states, strict=True):

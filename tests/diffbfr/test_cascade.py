@@ -1,4 +1,6 @@
-"""Algorithm 1 whole: three stages in a row, each face with its own noise, and only what fits together is a cascade."""
+"""Algorithm 1 whole: three stages in a row, each face with its own noise, and only what fits together is a
+cascade.
+"""
 
 import json
 import math
@@ -10,17 +12,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffbfr.cascade import Cascade, Mode, cascade_digest, check_triple, packaged_cascade, sample, write_record
+from diffbfr.cascade import (
+    Cascade,
+    Mode,
+    cascade_digest,
+    check_triple,
+    packaged_cascade,
+    sample,
+    write_record,
+)
 from diffbfr.checkpoint import save_stage
-from diffbfr.denoiser import Denoiser, upsample
 from diffbfr.errors import UsageError
 from diffbfr.keys import draw_keys, noise_key
+from diffbfr.models.denoiser import Denoiser, upsample
 from diffbfr.samplers import keyed_noise
 from diffbfr.stages import IRM1_TINY, IRM2_TINY, STAGE_NAMES, TEM_TINY, ScheduleSpec, StageName, StageSpec
 from tests.diffbfr.tiny import TINY_STAGES, wake
 
 KEYS = ["a/0/0", "b/0/0", "b/1/0"]
-SHORT: dict[StageName, StageSpec] = {  # the same networks over a handful of steps, so that the loop of Algorithm 1 can be written out
+SHORT: dict[
+    StageName, StageSpec
+] = {  # the same networks over a handful of steps, so that the loop of Algorithm 1 can be written out
     "irm1": replace(TINY_STAGES["irm1"], schedule=ScheduleSpec(6, 0.05, 0.5), start=6),
     "irm2": replace(TINY_STAGES["irm2"], schedule=ScheduleSpec(6, 0.05, 0.5), start=4),
     "tem": replace(TINY_STAGES["tem"], schedule=ScheduleSpec(5, 0.02, 0.2), start=3),
@@ -56,7 +68,9 @@ def _shortened(spec: StageSpec) -> StageSpec:
 def _written_out(stage: Denoiser, start_image: Tensor | None, condition: Tensor | None) -> Tensor:
     """One of the three loops of Algorithm 1, with the tables made here."""
     spec = stage.spec
-    beta = torch.linspace(spec.schedule.beta_1, spec.schedule.beta_T, spec.schedule.num_steps, dtype=torch.float64).tolist()
+    beta = torch.linspace(
+        spec.schedule.beta_1, spec.schedule.beta_T, spec.schedule.num_steps, dtype=torch.float64
+    ).tolist()
     gamma = [math.prod(1 - b for b in beta[: t + 1]) for t in range(len(beta))]
     keyed = keyed_noise(KEYS, spec.name, spec.px)
 
@@ -101,7 +115,11 @@ def test_mode_fast_takes_as_many_evaluations_as_each_stage_says() -> None:
     result = cascade.restore(_faces(1), KEYS[:1])
     assert calls == {"irm1": 4, "irm2": 3, "tem": 3}
     assert (cascade.lq_px, cascade.hq_px) == (8, 32)
-    assert (result.irm1.shape, result.irm2.shape, result.tem.shape) == ((1, 3, 8, 8), (1, 3, 32, 32), (1, 3, 32, 32))
+    assert (result.irm1.shape, result.irm2.shape, result.tem.shape) == (
+        (1, 3, 8, 8),
+        (1, 3, 32, 32),
+        (1, 3, 32, 32),
+    )
     for image in (result.irm1, result.irm2, result.tem):
         assert float(image.abs().max()) <= 1
 
@@ -118,8 +136,12 @@ def test_the_same_keys_give_the_same_faces_and_others_do_not() -> None:
 
 @pytest.mark.parametrize("mode", ["fast", "faithful"])
 @pytest.mark.parametrize("stages", [TINY_STAGES, SMOKE], ids=["tiny", "smoke"])
-def test_one_face_alone_is_bitwise_the_same_face_in_any_batch(stages: dict[StageName, StageSpec], mode: Mode) -> None:
-    cascade = _cascade(stages if mode == "fast" else {name: _shortened(spec) for name, spec in stages.items()})
+def test_one_face_alone_is_bitwise_the_same_face_in_any_batch(
+    stages: dict[StageName, StageSpec], mode: Mode
+) -> None:
+    cascade = _cascade(
+        stages if mode == "fast" else {name: _shortened(spec) for name, spec in stages.items()}
+    )
     count = 17 if stages is TINY_STAGES else 5  # 17: more than a vector of the processor holds
     faces, keys = _faces(count, cascade.lq_px), [f"{i}/0/0" for i in range(count)]
     together = cascade.restore(faces, keys, mode)
@@ -146,14 +168,26 @@ def test_faces_at_different_steps_share_a_batch_and_are_what_each_would_be_alone
     assert sum(seen) == (sum(starts) if mode == "faithful" else 2 * 3)
     for i, start in enumerate(starts):
         image = images[i : i + 1]
-        assert torch.equal(together[i : i + 1], sample(stage, KEYS[i : i + 1], mode, start_image=image, condition=image, starts=[start]))
-    assert not torch.allclose(together, sample(stage, KEYS, mode, start_image=images, condition=images), atol=1e-3)
+        assert torch.equal(
+            together[i : i + 1],
+            sample(stage, KEYS[i : i + 1], mode, start_image=image, condition=image, starts=[start]),
+        )
+    assert not torch.allclose(
+        together, sample(stage, KEYS, mode, start_image=images, condition=images), atol=1e-3
+    )
 
 
 def test_the_reverse_variance_and_the_resize_of_the_specification_are_used() -> None:
     expected = _cascade(SHORT).restore(_faces(), KEYS, "faithful")
-    for change in ({"reverse_variance": "posterior"}, {"reverse_clamp": True}, {"resize_kernel": "bilinear"}, {"resize_clamp": False}):
-        found = _cascade({**SHORT, "irm2": replace(SHORT["irm2"], **change)}).restore(_faces(), KEYS, "faithful")
+    for change in (
+        {"reverse_variance": "posterior"},
+        {"reverse_clamp": True},
+        {"resize_kernel": "bilinear"},
+        {"resize_clamp": False},
+    ):
+        found = _cascade({**SHORT, "irm2": replace(SHORT["irm2"], **change)}).restore(
+            _faces(), KEYS, "faithful"
+        )
         assert torch.equal(found.irm1, expected.irm1)
         assert not torch.allclose(found.irm2, expected.irm2, atol=1e-3)
 
@@ -173,9 +207,13 @@ def test_tems_learned_variance_is_sampled_where_it_is_asked_for() -> None:
     stage, image, starts = _stage(learned, seed=2), _faces(3, 32), [3, 1, 2]
     together = sample(stage, KEYS, "faithful", start_image=image, condition=None, starts=starts)
     for i, start in enumerate(starts):
-        alone = sample(stage, KEYS[i : i + 1], "faithful", start_image=image[i : i + 1], condition=None, starts=[start])
+        alone = sample(
+            stage, KEYS[i : i + 1], "faithful", start_image=image[i : i + 1], condition=None, starts=[start]
+        )
         assert torch.equal(together[i : i + 1], alone)
-    fixed = sample(_stage(SHORT["tem"], seed=2), KEYS, "faithful", start_image=image, condition=None, starts=starts)
+    fixed = sample(
+        _stage(SHORT["tem"], seed=2), KEYS, "faithful", start_image=image, condition=None, starts=starts
+    )
     assert not torch.allclose(fixed[0], together[0], atol=1e-3)
     assert torch.equal(fixed[1], together[1])  # from step 1 there is no noise to scale
 
@@ -190,7 +228,10 @@ def test_each_draw_is_the_restoration_of_its_key_and_the_spread_is_theirs() -> N
     assert samples.draws.shape == (2, 3, 3, 32, 32)
     assert samples.mean.shape == samples.spread.shape == (2, 3, 32, 32)
     for draw in range(3):
-        assert torch.equal(samples.draws[:, draw], cascade.restore(_faces(2), [noise_key("a", draw=draw), noise_key("b", draw=draw)]).tem)
+        assert torch.equal(
+            samples.draws[:, draw],
+            cascade.restore(_faces(2), [noise_key("a", draw=draw), noise_key("b", draw=draw)]).tem,
+        )
     by_hand = np.std(samples.draws.numpy().astype(np.float64), axis=1, ddof=1)
     assert np.allclose(samples.spread.numpy(), by_hand, atol=1e-6)
     assert np.allclose(samples.mean.numpy(), samples.draws.numpy().mean(1), atol=1e-6)
@@ -201,8 +242,14 @@ def test_each_draw_is_the_restoration_of_its_key_and_the_spread_is_theirs() -> N
     ("rows", "match"),
     [
         ([draw_keys("a", 2)], "1 rows of noise keys for 2 faces"),
-        ([draw_keys("a", 2), draw_keys("b", 3)], "the faces have 2 and 3 noise keys; expected one number of draws, at least 2"),
-        ([draw_keys("a", 1), draw_keys("b", 1)], "the faces have 1 noise keys; expected one number of draws, at least 2"),
+        (
+            [draw_keys("a", 2), draw_keys("b", 3)],
+            "the faces have 2 and 3 noise keys; expected one number of draws, at least 2",
+        ),
+        (
+            [draw_keys("a", 1), draw_keys("b", 1)],
+            "the faces have 1 noise keys; expected one number of draws, at least 2",
+        ),
     ],
 )
 def test_uneven_or_single_draws_are_refused(rows: list[list[str]], match: str) -> None:
@@ -235,9 +282,23 @@ def test_faces_without_a_key_or_of_another_size_are_refused() -> None:
         sample(cascade.tem, KEYS, "fast", start_image=_faces(3, 32), condition=_faces(3, 32))
     for start in (0, 2001):
         with pytest.raises(ValueError, match=rf"start={start}; expected a step in 1\.\.2000"):
-            sample(cascade.irm2, KEYS, "fast", start_image=_faces(3, 32), condition=_faces(3, 32), starts=[600, start, 600])
+            sample(
+                cascade.irm2,
+                KEYS,
+                "fast",
+                start_image=_faces(3, 32),
+                condition=_faces(3, 32),
+                starts=[600, start, 600],
+            )
     with pytest.raises(ValueError, match="3 evaluations from start=2"):
-        sample(cascade.irm2, KEYS, "fast", start_image=_faces(3, 32), condition=_faces(3, 32), starts=[600, 2, 600])
+        sample(
+            cascade.irm2,
+            KEYS,
+            "fast",
+            start_image=_faces(3, 32),
+            condition=_faces(3, 32),
+            starts=[600, 2, 600],
+        )
 
 
 # Folders
@@ -295,10 +356,15 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
             {"irm1": replace(TINY_STAGES["irm1"], unet=replace(TINY_STAGES["irm1"].unet, image_px=12))},
             "from irm1's 12 px; expected a whole",
         ),
-        ({"irm1": replace(TINY_STAGES["irm1"], start=1500)}, "irm1 has start=1500; expected a full start, 2000"),
+        (
+            {"irm1": replace(TINY_STAGES["irm1"], start=1500)},
+            "irm1 has start=1500; expected a full start, 2000",
+        ),
     ],
 )
-def test_stages_that_do_not_fit_together_are_refused(tmp_path: Path, change: dict[StageName, StageSpec], match: str) -> None:
+def test_stages_that_do_not_fit_together_are_refused(
+    tmp_path: Path, change: dict[StageName, StageSpec], match: str
+) -> None:
     stages = {**TINY_STAGES, **change}
     with pytest.raises(UsageError, match=match):
         check_triple(stages["irm1"], stages["irm2"], stages["tem"])

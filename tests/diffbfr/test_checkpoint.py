@@ -1,4 +1,6 @@
-"""A checkpoint is whole or does not exist; weights load exactly, and what does not fit is refused by name before it is read."""
+"""A checkpoint is whole or does not exist; weights load exactly, and what does not fit is refused by name
+before it is read.
+"""
 
 import json
 from collections.abc import Callable
@@ -23,19 +25,25 @@ from diffbfr.checkpoint import (
     save_checkpoint,
     save_stage,
 )
-from diffbfr.denoiser import Denoiser
 from diffbfr.errors import UsageError
+from diffbfr.models.denoiser import Denoiser
 from diffbfr.spec import to_dict
 from diffbfr.stages import SAMPLING, StageSpec
 from tests.diffbfr.tiny import TINY_STAGES, wake
 
 SPEC = TINY_STAGES["irm1"]
-CONTRACT: dict[str, Any] = {"stage": to_dict(SPEC), "training": {"seed": 0, "global_batch": 4}, "content_id": "abc"}
+CONTRACT: dict[str, Any] = {
+    "stage": to_dict(SPEC),
+    "training": {"seed": 0, "global_batch": 4},
+    "content_id": "abc",
+}
 
 
 def _state(step: int, value: float | None = None) -> TrainingState:
     weights = {"a": torch.full((2, 3), float(step if value is None else value)), "b": torch.arange(4.0)}
-    return TrainingState(step, 4 * step, CONTRACT, {"model": weights, "optimizer": {"step/a": torch.tensor(float(step))}})
+    return TrainingState(
+        step, 4 * step, CONTRACT, {"model": weights, "optimizer": {"step/a": torch.tensor(float(step))}}
+    )
 
 
 def _steps(folder: Path) -> list[str]:
@@ -44,13 +52,22 @@ def _steps(folder: Path) -> list[str]:
 
 def test_a_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
     channels_last = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    state = replace(_state(7), tensors={"model": {"w": channels_last, "half": torch.randn(3).half()}, "ema": {"w": channels_last + 1}})
+    state = replace(
+        _state(7),
+        tensors={
+            "model": {"w": channels_last, "half": torch.randn(3).half()},
+            "ema": {"w": channels_last + 1},
+        },
+    )
     path = save_checkpoint(tmp_path, state, keep=2)
     assert path == tmp_path / "step-00000007"
     found = load_checkpoint(tmp_path, CONTRACT)
     assert found is not None
     assert (found.step, found.samples, found.contract) == (7, 28, CONTRACT)
-    assert {group: sorted(tensors) for group, tensors in found.tensors.items()} == {"model": ["half", "w"], "ema": ["w"]}
+    assert {group: sorted(tensors) for group, tensors in found.tensors.items()} == {
+        "model": ["half", "w"],
+        "ema": ["w"],
+    }
     for group, tensors in state.tensors.items():
         for name, tensor in tensors.items():
             assert torch.equal(found.tensors[group][name], tensor)
@@ -119,7 +136,9 @@ def test_the_seal_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert written[-4:-1] == ["model.safetensors", "optimizer.safetensors", "state.json"]
 
 
-def test_a_crash_before_the_seal_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_before_the_seal_leaves_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_checkpoint(tmp_path, _state(1), keep=2)
 
     def crash(path: Path, target: Path) -> Path:
@@ -162,8 +181,12 @@ def _empty_the_seal(path: Path) -> None:
     (path / MANIFEST).write_text("{}")
 
 
-@pytest.mark.parametrize("damage", [_cut, _flip, _lose_a_file, _lose_the_seal, _cut_the_seal, _empty_the_seal])
-def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "damage", [_cut, _flip, _lose_a_file, _lose_the_seal, _cut_the_seal, _empty_the_seal]
+)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     save_checkpoint(tmp_path, _state(1), keep=2)
     damage(save_checkpoint(tmp_path, _state(2), keep=2))
     found = load_checkpoint(tmp_path, CONTRACT)
@@ -192,21 +215,32 @@ def test_what_is_sealed_before_damaged_checkpoints_of_later_steps_stays(tmp_path
         ({"training": {"seed": 0, "global_batch": 4, "decay": 1}}, r"training\.decay was absent, is 1"),
         ({"training": {"global_batch": 4}}, r"training\.seed was 0, is absent"),
         ({"stage": to_dict(replace(SPEC, start=1000))}, r"stage\.start was 2000, is 1000"),
-        ({"stage": to_dict(TINY_STAGES["irm2"])}, r"stage\.name was irm1, is irm2|stage\.fast\.num_evaluations was 4, is 3"),
+        (
+            {"stage": to_dict(TINY_STAGES["irm2"])},
+            r"stage\.name was irm1, is irm2|stage\.fast\.num_evaluations was 4, is 3",
+        ),
     ],
 )
-def test_another_contract_is_refused_naming_the_field(tmp_path: Path, change: dict[str, Any], match: str) -> None:
+def test_another_contract_is_refused_naming_the_field(
+    tmp_path: Path, change: dict[str, Any], match: str
+) -> None:
     save_checkpoint(tmp_path, _state(1), keep=2)
     with pytest.raises(UsageError, match=match):
         load_checkpoint(tmp_path, {**CONTRACT, **change})
 
 
-def test_another_contract_is_refused_before_tensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_contract_is_refused_before_tensors_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_checkpoint(tmp_path, _state(1), keep=2)
     for reader in ("load_file", "file_sha256"):
         reading = getattr(checkpoint, reader)
         monkeypatch.setattr(
-            checkpoint, reader, lambda path, reading=reading: reading(path) if path.suffix == ".json" else pytest.fail(f"{path} was read")
+            checkpoint,
+            reader,
+            lambda path, reading=reading: (
+                reading(path) if path.suffix == ".json" else pytest.fail(f"{path} was read")
+            ),
         )
     other = replace(SPEC, schedule=replace(SPEC.schedule, beta_T=2e-2))
     with pytest.raises(UsageError, match=r"stage\.schedule\.beta_T was 0\.01, is 0\.02"):
@@ -272,7 +306,9 @@ def test_a_folder_without_the_stage_is_refused(tmp_path: Path) -> None:
         load_stage(tmp_path, "irm1")
 
 
-def test_a_crash_between_weights_and_specification_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_weights_and_specification_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights first: then they say what they are, and a specification that says otherwise is refused."""
     save_stage(tmp_path, SPEC, _weights())
     other = replace(SPEC, loss="l2")
@@ -286,11 +322,17 @@ def test_a_crash_between_weights_and_specification_is_noticed(tmp_path: Path, mo
             save_stage(tmp_path, other, _weights())
     assert _steps(tmp_path) == ["irm1.json", "irm1.safetensors"]
     with pytest.raises(
-        UsageError, match=r"irm1\.safetensors was trained as another irm1 than irm1\.json says: loss: found l2, expected l1"
+        UsageError,
+        match=(
+            r"irm1\.safetensors was trained as another irm1 than irm1\.json says: loss: found l2, expected "
+            r"l1"
+        ),
     ):
         load_stage(tmp_path, "irm1")
     save_stage(tmp_path, other, _weights())
-    (tmp_path / "irm1.json").write_text(json.dumps(to_dict(replace(other, start=1000))))  # another way to sample is no other stage
+    (tmp_path / "irm1.json").write_text(
+        json.dumps(to_dict(replace(other, start=1000)))
+    )  # another way to sample is no other stage
     assert load_stage(tmp_path, "irm1").spec.start == 1000
 
 
@@ -310,7 +352,9 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
         load_stage(tmp_path, "irm1")
 
 
-def test_another_stage_or_another_specification_is_refused_before_the_weights_are_read(tmp_path: Path) -> None:
+def test_another_stage_or_another_specification_is_refused_before_the_weights_are_read(
+    tmp_path: Path,
+) -> None:
     save_stage(tmp_path, SPEC, _weights()).unlink()
     other = replace(SPEC, schedule=replace(SPEC.schedule, num_steps=4000))
     with pytest.raises(UsageError, match=r"another irm1: schedule\.num_steps: found 2000, expected 4000"):
@@ -323,7 +367,10 @@ def test_another_stage_or_another_specification_is_refused_before_the_weights_ar
 @pytest.mark.parametrize(
     ("other", "field"),
     [
-        (replace(SPEC, schedule=replace(SPEC.schedule, beta_1=1e-5)), r"schedule\.beta_1: found 1e-06, expected 1e-05"),
+        (
+            replace(SPEC, schedule=replace(SPEC.schedule, beta_1=1e-5)),
+            r"schedule\.beta_1: found 1e-06, expected 1e-05",
+        ),
         (replace(SPEC, unet=replace(SPEC.unet, image_px=16)), r"unet\.image_px: found 8, expected 16"),
         (
             replace(SPEC, unet=replace(SPEC.unet, channel_multipliers=(1, 4))),
@@ -361,7 +408,9 @@ def test_a_record_from_before_an_option_existed_has_its_default(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "more"])
-def test_weights_of_another_network_are_refused_before_they_are_read(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_another_network_are_refused_before_they_are_read(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = _weights()
     if change == "shape":
         weights["head.bias"] = torch.zeros(4)

@@ -1,4 +1,6 @@
-"""The process and its losses against float64 oracles written another way: Bayes in precisions, torch.distributions, math.erfc."""
+"""The process and its losses against float64 oracles written another way: Bayes in precisions,
+torch.distributions, math.erfc.
+"""
 
 import math
 
@@ -97,7 +99,9 @@ def test_the_posterior_is_bayes_rule(schedule: NoiseSchedule, share: float) -> N
 @SCHEDULES
 def test_before_the_first_step_the_posterior_is_the_image(schedule: NoiseSchedule) -> None:
     y_0 = _images(1, 3, 5, 5)
-    assert torch.allclose(posterior_mean(y_0, _noise(1, 3, 5, 5), torch.tensor([1]), schedule), y_0, atol=1e-9)
+    assert torch.allclose(
+        posterior_mean(y_0, _noise(1, 3, 5, 5), torch.tensor([1]), schedule), y_0, atol=1e-9
+    )
 
 
 @SCHEDULES
@@ -144,7 +148,11 @@ def _range_of(log_variance: float, t: int) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_variational_loss_is_zero_where_the_model_is_the_posterior(dtype: torch.dtype) -> None:
-    y_0, noise, t = _images(3, 3, 5, 5, dtype=dtype), _noise(3, 3, 5, 5, dtype=dtype), torch.tensor([2, 300, 1000])
+    y_0, noise, t = (
+        _images(3, 3, 5, 5, dtype=dtype),
+        _noise(3, 3, 5, 5, dtype=dtype),
+        torch.tensor([2, 300, 1000]),
+    )
     lowest = torch.full_like(y_0, -1)
     loss = variational_loss(lowest, y_0, q_sample(y_0, t, DDPM, noise), t, DDPM, noise)
     assert loss.abs().max() < (1e-4 if dtype == torch.float32 else 1e-9)
@@ -160,8 +168,12 @@ def test_the_variational_loss_is_the_divergence_of_two_gaussians_in_bits_a_dimen
         mean, variance = _bayes(y_0[i], y_t[i], s, DDPM)
         predicted = (y_t[i] - math.sqrt(1 - gamma) * epsilon[i]) / math.sqrt(gamma)
         share = (variance_range[i] + 1) / 2
-        sigma = (beta**share * variance ** (1 - share)).sqrt()  # Nichol & Dhariwal: a geometric mean of the two variances
-        expected = kl_divergence(Normal(mean, math.sqrt(variance)), Normal(_bayes(predicted, y_t[i], s, DDPM)[0], sigma))
+        sigma = (
+            beta**share * variance ** (1 - share)
+        ).sqrt()  # Nichol & Dhariwal: a geometric mean of the two variances
+        expected = kl_divergence(
+            Normal(mean, math.sqrt(variance)), Normal(_bayes(predicted, y_t[i], s, DDPM)[0], sigma)
+        )
         assert float(loss[i]) == pytest.approx(float(expected.mean()) / math.log(2), rel=1e-9)
         step = p_mean_variance(y_t, t, DDPM, epsilon, variance="learned", variance_range=variance_range)
         assert torch.allclose(step.sigma[i], sigma, rtol=1e-9)
@@ -174,7 +186,9 @@ def test_the_variational_loss_is_of_the_mean_that_algorithm_1_walks_by_and_clamp
     assert float(beyond.abs().max()) > 1
     mean, variance = _bayes(beyond, y_t, 600, DDPM)
     bits = (_bayes(y_0, y_t, 600, DDPM)[0] - mean).square() / (2 * variance) / math.log(2)
-    assert float(variational_loss(lowest, y_0, y_t, t, DDPM, 2 * noise)) == pytest.approx(float(bits.mean()), rel=1e-6)
+    assert float(variational_loss(lowest, y_0, y_t, t, DDPM, 2 * noise)) == pytest.approx(
+        float(bits.mean()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("end", [-1, 1])
@@ -192,7 +206,9 @@ def test_a_learned_variance_without_a_range_is_refused() -> None:
 
 
 def _level_probability(level: float, mean: float, sigma: float) -> float:
-    """Mass of a Gaussian within half an 8-bit level, by the smaller tail; the outermost levels take all that lies beyond."""
+    """Mass of a Gaussian within half an 8-bit level, by the smaller tail; the outermost levels take all
+    that lies beyond.
+    """
 
     def above(x: float) -> float:
         return 0.5 * math.erfc((x - mean) / sigma / math.sqrt(2))
@@ -204,7 +220,11 @@ def _level_probability(level: float, mean: float, sigma: float) -> float:
         return below(level + 1 / 255)
     if level >= 1:
         return above(level - 1 / 255)
-    return above(level - 1 / 255) - above(level + 1 / 255) if level > mean else below(level + 1 / 255) - below(level - 1 / 255)
+    return (
+        above(level - 1 / 255) - above(level + 1 / 255)
+        if level > mean
+        else below(level + 1 / 255) - below(level - 1 / 255)
+    )
 
 
 def _loss_at_the_first_step(levels: Tensor, mean: float, sigma: float) -> Tensor:
@@ -213,7 +233,9 @@ def _loss_at_the_first_step(levels: Tensor, mean: float, sigma: float) -> Tensor
     t = torch.ones(len(levels), dtype=torch.long)
     y_t, gamma = torch.zeros_like(y_0), float(DDPM.gamma[1])
     epsilon = (y_t - math.sqrt(gamma) * mean) / math.sqrt(1 - gamma)
-    return variational_loss(torch.full_like(y_0, _range_of(2 * math.log(sigma), 1)), y_0, y_t, t, DDPM, epsilon)
+    return variational_loss(
+        torch.full_like(y_0, _range_of(2 * math.log(sigma), 1)), y_0, y_t, t, DDPM, epsilon
+    )
 
 
 def test_at_the_first_step_the_loss_is_the_likelihood_of_the_8_bit_level() -> None:
@@ -222,7 +244,9 @@ def test_at_the_first_step_the_loss_is_the_likelihood_of_the_8_bit_level() -> No
         bits = _loss_at_the_first_step(levels, mean, 0.01)
         assert float((2**-bits).sum()) == pytest.approx(1, abs=1e-9)
         for level, value in zip(levels.tolist(), bits.tolist(), strict=True):
-            assert value == pytest.approx(-math.log2(max(_level_probability(level, mean, 0.01), 1e-12)), rel=1e-6)
+            assert value == pytest.approx(
+                -math.log2(max(_level_probability(level, mean, 0.01), 1e-12)), rel=1e-6
+            )
 
 
 def test_a_level_far_above_the_prediction_is_as_unlikely_as_one_far_below_also_in_float32() -> None:
@@ -233,10 +257,15 @@ def test_a_level_far_above_the_prediction_is_as_unlikely_as_one_far_below_also_i
 
 
 def test_only_the_variance_learns_from_the_variational_loss() -> None:
-    epsilon, variance_range = _noise(2, 3, 4, 4).requires_grad_(), torch.zeros(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    epsilon, variance_range = (
+        _noise(2, 3, 4, 4).requires_grad_(),
+        torch.zeros(2, 3, 4, 4, dtype=torch.float64, requires_grad=True),
+    )
     t = torch.tensor([1, 500])
     y_0 = _images(2, 3, 4, 4)
-    loss = variational_loss(variance_range, y_0, q_sample(y_0, t, DDPM, _noise(2, 3, 4, 4, seed=4)), t, DDPM, epsilon)
+    loss = variational_loss(
+        variance_range, y_0, q_sample(y_0, t, DDPM, _noise(2, 3, 4, 4, seed=4)), t, DDPM, epsilon
+    )
     loss.sum().backward()  # type: ignore[no-untyped-call]
     assert epsilon.grad is None
     assert variance_range.grad is not None

@@ -1,4 +1,6 @@
-"""The averages in closed form, and a length that was chosen afterwards against the same one tracked along the way."""
+"""The averages in closed form, and a length that was chosen afterwards against the same one tracked along
+the way.
+"""
 
 import numpy as np
 import pytest
@@ -79,8 +81,12 @@ def test_the_average_is_a_copy_and_can_be_put_into_a_network() -> None:
 # Averages of power functions
 
 
-def _walk(steps: int, batch: int, *lengths: float) -> tuple[list[PowerEma], list[tuple[Snapshot, Tensor]], list[float]]:
-    """A net that walks at random, its averages at the end, snapshots of them along the way, and where it walked."""
+def _walk(
+    steps: int, batch: int, *lengths: float
+) -> tuple[list[PowerEma], list[tuple[Snapshot, Tensor]], list[float]]:
+    """A net that walks at random, its averages at the end, snapshots of them along the way, and where it
+    walked.
+    """
     net = _net(4.0)
     averages = [PowerEma(net, length) for length in lengths]
     generator = torch.Generator().manual_seed(7)
@@ -92,7 +98,9 @@ def _walk(steps: int, batch: int, *lengths: float) -> tuple[list[PowerEma], list
         for average in averages:
             average.update(net, batch, step * batch)
             if step % (steps // 10) == 0:
-                kept.append((Snapshot(step * batch, average.length), average.weights["weight"][0, 0].double()))
+                kept.append(
+                    (Snapshot(step * batch, average.length), average.weights["weight"][0, 0].double())
+                )
     return averages, kept, path
 
 
@@ -134,7 +142,9 @@ def test_an_average_put_together_afterwards_is_the_one_tracked_along_the_way(len
     assert found.error < 0.07
     assert float(found.coefficients.sum()) == pytest.approx(1, abs=1e-9)
     assert abs(together - tracked) < 0.02 * float(np.std(path))
-    assert abs(tracked - float(averages[0].weights["weight"][0, 0])) > 0.02 * float(np.std(path))  # another length is another average
+    assert abs(tracked - float(averages[0].weights["weight"][0, 0])) > 0.02 * float(
+        np.std(path)
+    )  # another length is another average
 
 
 def test_a_kept_average_is_its_own_reconstruction() -> None:

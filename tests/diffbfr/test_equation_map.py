@@ -1,4 +1,6 @@
-"""The page that leads from the paper to the code: complete, and each place is there and names what it stands for."""
+"""The page that leads from the paper to the code: complete, and each place is there and names what it
+stands for.
+"""
 
 import ast
 import functools
@@ -15,10 +17,10 @@ import pytest
 from diffbfr.degradation import PRESETS
 from diffbfr.diffusion import VLB_WEIGHT
 from diffbfr.metrics import identity, psnr, squeezenet, ssim
-from diffbfr.metrics.card import MetricCard
+from diffbfr.metrics.info import MetricInfo
 from diffbfr.stages import IRM1, IRM2, STAGE_NAMES, TEM, StageSpec
 from diffbfr.training.config import TrainingConfig
-from pipelines.recipes import RECIPES
+from pipelines.recipes.presets import RECIPES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "diffbfr" / "README.md").read_text()
@@ -39,7 +41,12 @@ TABLE_6 = [
     "Inner channel",
     "Attention resolutions",
 ]
-CARDS = [value for module in (psnr, ssim, squeezenet, identity) for value in vars(module).values() if isinstance(value, MetricCard)]
+CARDS = [
+    value
+    for module in (psnr, ssim, squeezenet, identity)
+    for value in vars(module).values()
+    if isinstance(value, MetricInfo)
+]
 
 NAMES = {
     "IRM1": IRM1,
@@ -67,7 +74,11 @@ def _rows(heading: str) -> list[list[str]]:
     return table
 
 
-PAPER, TABLE, CHOICES = _rows("Where each part of the paper is"), _rows("Table 6"), _rows("Where the paper contradicts itself or is silent")
+PAPER, TABLE, CHOICES = (
+    _rows("Where each part of the paper is"),
+    _rows("Table 6"),
+    _rows("Where the paper contradicts itself or is silent"),
+)
 
 
 @functools.cache
@@ -98,7 +109,9 @@ def _name(node: ast.stmt) -> str | None:
 
 def _equations(text: str) -> set[str]:
     """Numbers after "Eq.": `Eq. 8, 9 and 11`, `Eq. 6, 7a`, `eq_17_and_19` in a test's name."""
-    named = re.findall(r"Eq\. ((?:\d+[ab]?(?:, | and | or )?)+)", text) + re.findall(r"eq_((?:\d+_and_|\d+_)+)", text)
+    named = re.findall(r"Eq\. ((?:\d+[ab]?(?:, | and | or )?)+)", text) + re.findall(
+        r"eq_((?:\d+_and_|\d+_)+)", text
+    )
     return {number for names in named for number in re.findall(r"\d+[ab]?", names)}
 
 
@@ -150,7 +163,9 @@ def test_every_row_of_table_6_has_a_place() -> None:
 
 
 def _value(stage: StageSpec, symbol: str) -> Any:
-    owner = {"UNetSpec": stage.unet, "ScheduleSpec": stage.schedule, "StageSpec": stage}[symbol.partition(".")[0]]
+    owner = {"UNetSpec": stage.unet, "ScheduleSpec": stage.schedule, "StageSpec": stage}[
+        symbol.partition(".")[0]
+    ]
     value = getattr(owner, symbol.partition(".")[2])
     return list(value) if isinstance(value, tuple) else value
 

@@ -10,7 +10,10 @@ def test_the_first_restoration_of_a_photo_has_the_plain_key() -> None:
 
 
 def test_content_face_draw_and_seed_each_make_another_key() -> None:
-    keys = {noise_key(content, face, draw, seed) for content, face, draw, seed in product(("a", "b"), range(3), range(3), range(3))}
+    keys = {
+        noise_key(content, face, draw, seed)
+        for content, face, draw, seed in product(("a", "b"), range(3), range(3), range(3))
+    }
     assert len(keys) == 2 * 27
 
 

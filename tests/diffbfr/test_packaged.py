@@ -46,12 +46,16 @@ def test_the_record_tells_data_samples_and_command() -> None:
 
 
 def test_degraded_faces_that_it_never_saw_come_out_better_in_every_metric() -> None:
-    """README's claim on fewer faces: seeds of the training data end below 1,004,400 and evaluation's hold-out is among them."""
+    """README's claim on fewer faces: seeds of the training data end below 1,004,400 and evaluation's
+    hold-out is among them.
+    """
     cascade, spec = Cascade.load(packaged_cascade()), DegradationSpec().at(128)
     faces = [render_face(seed, 128).pixels for seed in range(70_000_000, 70_000_012)]
     photos = [decode(degrade(face, draw(spec, seed), spec)).pixels for seed, face in enumerate(faces)]
     x_0 = to_tensor([lq_to_model(photo, cascade.lq_px) for photo in photos])
-    restored = torch.from_numpy(np.stack(to_pixels(cascade.restore(x_0, [noise_key(str(i)) for i in range(len(faces))]).tem)))
+    restored = torch.from_numpy(
+        np.stack(to_pixels(cascade.restore(x_0, [noise_key(str(i)) for i in range(len(faces))]).tem))
+    )
     degraded = torch.from_numpy(np.stack([lq_to_model(photo, cascade.hq_px) for photo in photos]))
     truth = torch.from_numpy(np.stack(faces))
     assert float(psnr(restored, truth).mean()) > float(psnr(degraded, truth).mean()) - 0.3
@@ -59,7 +63,10 @@ def test_degraded_faces_that_it_never_saw_come_out_better_in_every_metric() -> N
     weights = os.environ.get("DIFFBFR_SQUEEZENET")
     if weights:
         distance = SqueezeNetDistance(weights, "cpu")
-        after, before = (float(distance(to_tensor(x.numpy()), to_tensor(truth.numpy())).mean()) for x in (restored, degraded))
+        after, before = (
+            float(distance(to_tensor(x.numpy()), to_tensor(truth.numpy())).mean())
+            for x in (restored, degraded)
+        )
         assert after <= 0.6 * before
 
 

@@ -1,8 +1,10 @@
-"""Propositions 1 and 2 in numbers: what a truncated start gains in the bound, and how diffusing both sides draws distributions together.
+"""Propositions 1 and 2 in numbers: what a truncated start gains in the bound, and how diffusing both sides
+draws distributions together.
 
-Proposition 1 (3 in the appendix) compares the first term of the evidence lower bound, L_T, of two starts. Its proof leaves out from where
-on it holds; here that step is found, too. Proposition 2 (4 in the appendix) argues with the Frechet distance; on Gaussian data the distance
-and the reverse process are known exactly. Everything is float64.
+Proposition 1 (3 in the appendix) compares the first term of the evidence lower bound, L_T, of two starts. Its
+proof leaves out from where on it holds; here that step is found, too. Proposition 2 (4 in the appendix)
+argues with the Frechet distance; on Gaussian data the distance and the reverse process are known exactly.
+Everything is float64.
 """
 
 import math
@@ -42,7 +44,9 @@ def _l_t_irm(y_0: Tensor, x: Tensor, gamma: float) -> float:
 
 
 def _face(seed: int) -> tuple[Tensor, Tensor]:
-    """A face y_0 and its degradation x by Eq. 13, brought back to the face's size; (1, 3, PX, PX) in [-1, 1]."""
+    """A face y_0 and its degradation x by Eq. 13, brought back to the face's size; (1, 3, PX, PX) in [-1,
+    1].
+    """
     spec = PRESETS["paper"].at(PX)
     hq = render_face(seed, PX).pixels
     params = draw(spec, seed)
@@ -54,7 +58,9 @@ FACES = [_face(seed) for seed in range(6)]
 
 
 def _q(image: Tensor, t: int) -> Normal:
-    """q(y_t | image), Eq. 2 and 18, from the forward process itself: where noise 0 leads, and how far noise 1 leads from there."""
+    """q(y_t | image), Eq. 2 and 18, from the forward process itself: where noise 0 leads, and how far
+    noise 1 leads from there.
+    """
     steps = torch.tensor([t])
     mean = q_sample(image, steps, SR3, torch.zeros_like(image))
     return Normal(mean, q_sample(image, steps, SR3, torch.ones_like(image)) - mean)
@@ -80,7 +86,9 @@ def test_a_start_from_a_degraded_face_is_the_better_bound_at_every_n_1_of_table_
 
 @pytest.mark.parametrize("t", STEPS)
 def test_the_nearer_the_condition_the_better_the_bound(t: int) -> None:
-    """What section 4.3 concludes: a better x~'_0 is a better start; the term falls with the square of the distance, to nothing at y_0."""
+    """What section 4.3 concludes: a better x~'_0 is a better start; the term falls with the square of the
+    distance, to nothing at y_0.
+    """
     gamma = float(SR3.gamma[t])
     for y_0, x in FACES:
         terms = [_l_t_irm(y_0, y_0 + share * (x - y_0), gamma) for share in (1.0, 0.5, 0.25, 0.0)]
@@ -103,7 +111,9 @@ def test_eq_20_holds_up_to_a_distance_and_not_beyond(t: int) -> None:
 
 
 def test_the_distance_that_eq_20_allows_grows_with_t_up_to_that_of_a_blank_image() -> None:
-    """Near t = 0 both starts are the image and noise costs only its logarithm; for T to infinity x must be nearer than mid grey."""
+    """Near t = 0 both starts are the image and noise costs only its logarithm; for T to infinity x must be
+    nearer than mid grey.
+    """
     y_0 = FACES[0][0]
     allowed = [_largest_distance(y_0, float(SR3.gamma[t])) for t in range(1, 2001)]
     peak = max(range(2000), key=allowed.__getitem__)
@@ -114,7 +124,12 @@ def test_the_distance_that_eq_20_allows_grows_with_t_up_to_that_of_a_blank_image
 
 def test_for_degraded_faces_eq_20_holds_from_a_shallow_start_on() -> None:
     first = [
-        next(t for t in range(1, 2001) if _l_t_ddpm(y_0, float(SR3.gamma[t])) >= _l_t_irm(y_0, x, float(SR3.gamma[t]))) for y_0, x in FACES
+        next(
+            t
+            for t in range(1, 2001)
+            if _l_t_ddpm(y_0, float(SR3.gamma[t])) >= _l_t_irm(y_0, x, float(SR3.gamma[t]))
+        )
+        for y_0, x in FACES
     ]
     assert max(first) < 200  # the shallowest N_1 of Table 3
     assert min(first) > 1  # and not from any start, as the proposition has it
@@ -128,7 +143,11 @@ DIMENSIONS = 6  # one 3 x 1 x 2 image
 def _gaussian(seed: int, scale: float) -> tuple[Tensor, Tensor]:
     """Mean and covariance of Gaussian data with correlated pixels."""
     generator = torch.Generator().manual_seed(seed)
-    factor = scale * torch.randn(DIMENSIONS, DIMENSIONS, generator=generator, dtype=torch.float64) / math.sqrt(DIMENSIONS)
+    factor = (
+        scale
+        * torch.randn(DIMENSIONS, DIMENSIONS, generator=generator, dtype=torch.float64)
+        / math.sqrt(DIMENSIONS)
+    )
     mean = 0.3 * torch.randn(DIMENSIONS, generator=generator, dtype=torch.float64)
     return mean, factor @ factor.T + 0.01 * torch.eye(DIMENSIONS, dtype=torch.float64)
 
@@ -142,7 +161,9 @@ def _root(matrix: Tensor) -> Tensor:
 
 
 def _frechet(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
-    """||m_1 - m_2||^2 + tr(C_1 + C_2 - 2 (C_1^(1/2) C_2 C_1^(1/2))^(1/2)), the FID of the paper on the pixels themselves."""
+    """||m_1 - m_2||^2 + tr(C_1 + C_2 - 2 (C_1^(1/2) C_2 C_1^(1/2))^(1/2)), the FID of the paper on the
+    pixels themselves.
+    """
     root = _root(one[1])
     cross = _root(root @ other[1] @ root)
     return float((one[0] - other[0]).square().sum() + torch.trace(one[1] + other[1] - 2 * cross))
@@ -158,7 +179,10 @@ def test_the_frechet_distance_is_zero_for_equals_and_squared_for_shifted_ones() 
     assert _frechet(HQ, HQ) == pytest.approx(0, abs=1e-9)
     shift = torch.full((DIMENSIONS,), 0.5, dtype=torch.float64)
     assert _frechet(HQ, (HQ[0] + shift, HQ[1])) == pytest.approx(0.25 * DIMENSIONS)
-    one, other = (torch.zeros(1).double(), torch.tensor([[4.0]]).double()), (torch.zeros(1).double(), torch.tensor([[9.0]]).double())
+    one, other = (
+        (torch.zeros(1).double(), torch.tensor([[4.0]]).double()),
+        (torch.zeros(1).double(), torch.tensor([[9.0]]).double()),
+    )
     assert _frechet(one, other) == pytest.approx(1)
 
 
@@ -178,7 +202,8 @@ def _exact_epsilon(data: tuple[Tensor, Tensor], schedule: NoiseSchedule, y_t: Te
 
 
 def _polished(data: tuple[Tensor, Tensor], n_2: int, count: int = 4000) -> tuple[Tensor, Tensor]:
-    """Moments of `data` after TEM: diffused to N_2 and denoised by the loop of Algorithm 1 with the exact denoiser of HQ images.
+    """Moments of `data` after TEM: diffused to N_2 and denoised by the loop of Algorithm 1 with the exact
+    denoiser of HQ images.
 
     Starts are drawn in mirrored pairs, so that their mean is exact.
     """
@@ -190,7 +215,9 @@ def _polished(data: tuple[Tensor, Tensor], n_2: int, count: int = 4000) -> tuple
     def noise(t: Tensor) -> Tensor:
         return torch.randn(len(t), 3, 1, 2, generator=generator, dtype=torch.float64)
 
-    images = p_sample_loop(lambda y_t, t: _exact_epsilon(HQ, DDPM, y_t, t), y.view(-1, 3, 1, 2), [n_2] * count, DDPM, noise).flatten(1)
+    images = p_sample_loop(
+        lambda y_t, t: _exact_epsilon(HQ, DDPM, y_t, t), y.view(-1, 3, 1, 2), [n_2] * count, DDPM, noise
+    ).flatten(1)
     return images.mean(0), torch.cov(images.T)
 
 
@@ -205,7 +232,9 @@ def test_tem_brings_restored_images_nearer_to_the_real_ones_at_every_n_2_of_tabl
 
 
 def test_the_walk_back_draws_together_by_more_than_eq_23_allows() -> None:
-    """Eq. 23 bounds the change on the way back by that on the way out; here it is larger, and downwards: Eq. 24 does not need the bound."""
+    """Eq. 23 bounds the change on the way back by that on the way out; here it is larger, and downwards:
+    Eq. 24 does not need the bound.
+    """
     before, diffused = _frechet(LQ, HQ), _frechet(_diffused(LQ, TEM.start), _diffused(HQ, TEM.start))
     back = _frechet(_polished(LQ, TEM.start), _polished(HQ, TEM.start))
     assert diffused - back > before - diffused > 0

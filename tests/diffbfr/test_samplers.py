@@ -1,4 +1,6 @@
-"""Samplers against an independent float64 loop and a denoiser known in closed form; `test_solvers.py` has diffusers' schedulers."""
+"""Samplers against an independent float64 loop and a denoiser known in closed form; `test_solvers.py` has
+diffusers' schedulers.
+"""
 
 import hashlib
 import math
@@ -14,7 +16,17 @@ from torch import Tensor
 from diffbfr.errors import UsageError
 from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
 from diffbfr.schedule import NoiseSchedule, noise_schedule
-from diffbfr.stages import IRM1, IRM2, SR3_SCHEDULE, TEM, TEM_SCHEDULE, SamplerSpec, ScheduleSpec, Solver, StageSpec
+from diffbfr.stages import (
+    IRM1,
+    IRM2,
+    SR3_SCHEDULE,
+    TEM,
+    TEM_SCHEDULE,
+    SamplerSpec,
+    ScheduleSpec,
+    Solver,
+    StageSpec,
+)
 
 SR3, DDPM = noise_schedule(SR3_SCHEDULE), noise_schedule(TEM_SCHEDULE)
 KEYS = ("a/0", "b/0")
@@ -66,7 +78,10 @@ def test_noise_differs_by_key_stage_and_step_and_by_nothing_else() -> None:
 
 
 def test_step_zero_asks_for_no_noise() -> None:
-    assert keyed_noise(KEYS, "tem", 8)(torch.tensor([0, 3])).abs().flatten(1).amax(1).gt(0).tolist() == [False, True]
+    assert keyed_noise(KEYS, "tem", 8)(torch.tensor([0, 3])).abs().flatten(1).amax(1).gt(0).tolist() == [
+        False,
+        True,
+    ]
 
 
 def test_noise_drawn_in_threads_is_bitwise_the_same_as_in_one_call_after_the_other() -> None:
@@ -74,7 +89,11 @@ def test_noise_drawn_in_threads_is_bitwise_the_same_as_in_one_call_after_the_oth
     serial = []
     for key, step in zip(keys, steps.tolist(), strict=True):
         seed = int.from_bytes(hashlib.sha256(f"{key}/tem/{step}".encode()).digest()[:8], "little") >> 1
-        serial.append(torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(seed)) if step else torch.zeros(3, 24, 24))
+        serial.append(
+            torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(seed))
+            if step
+            else torch.zeros(3, 24, 24)
+        )
     for threads in (None, 1, 4):
         assert torch.equal(keyed_noise(keys, "tem", 24, threads=threads)(steps), torch.stack(serial))
 
@@ -123,7 +142,10 @@ def _algorithm_1(y: Tensor, start: int, spec: ScheduleSpec) -> list[Tensor]:
         alpha, gamma = 1 - beta[t - 1], np.prod(1 - beta[:t])
         estimate = 0.8 * np.tanh(states[-1]) + 0.1 * np.sin(t / 50)
         drawn = _drawn(t).numpy() if t > 1 else 0.0
-        states.append((states[-1] - (1 - alpha) / np.sqrt(1 - gamma) * estimate) / np.sqrt(alpha) + np.sqrt(1 - alpha) * drawn)
+        states.append(
+            (states[-1] - (1 - alpha) / np.sqrt(1 - gamma) * estimate) / np.sqrt(alpha)
+            + np.sqrt(1 - alpha) * drawn
+        )
     return [torch.from_numpy(state) for state in states]
 
 
@@ -144,7 +166,9 @@ def test_every_step_is_that_of_algorithm_1(spec: ScheduleSpec, start: int) -> No
 
 
 def test_algorithm_1_in_float32_stays_near_float64() -> None:
-    result = p_sample_loop(_toy_epsilon, _start().float(), [300, 300], SR3, lambda steps: _noise64(steps).float())
+    result = p_sample_loop(
+        _toy_epsilon, _start().float(), [300, 300], SR3, lambda steps: _noise64(steps).float()
+    )
     assert torch.allclose(result.double(), _algorithm_1(_start(), 300, SR3_SCHEDULE)[-1], atol=1e-4)
 
 
@@ -167,14 +191,21 @@ def test_the_reverse_variance_and_clamp_of_sr3_are_options() -> None:
         estimate = 0.8 * np.tanh(y) + 0.1 * np.sin(t / 50)
         y_0 = np.clip((y - np.sqrt(1 - gamma[t]) * estimate) / np.sqrt(gamma[t]), -1, 1)
         share = beta[t - 1] / (1 - gamma[t])
-        mean = np.sqrt(gamma[t - 1]) * share * y_0 + np.sqrt(1 - beta[t - 1]) * (1 - gamma[t - 1]) / (1 - gamma[t]) * y
+        mean = (
+            np.sqrt(gamma[t - 1]) * share * y_0
+            + np.sqrt(1 - beta[t - 1]) * (1 - gamma[t - 1]) / (1 - gamma[t]) * y
+        )
         y = mean + np.sqrt((1 - gamma[t - 1]) * share) * (_drawn(t).numpy() if t > 1 else 0.0)
-    found = p_sample_loop(_toy_epsilon, 2 * _start(), [40, 40], DDPM, _noise64, variance="posterior", clamp=True)
+    found = p_sample_loop(
+        _toy_epsilon, 2 * _start(), [40, 40], DDPM, _noise64, variance="posterior", clamp=True
+    )
     assert torch.allclose(found, torch.from_numpy(y), atol=1e-9)
 
 
 def test_the_learned_variance_of_tem_is_an_option() -> None:
-    """A geometric mean of the two variances, pixel by pixel (Nichol & Dhariwal 2021, Eq. 15), with the range beside the noise."""
+    """A geometric mean of the two variances, pixel by pixel (Nichol & Dhariwal 2021, Eq. 15), with the
+    range beside the noise.
+    """
     beta = np.linspace(TEM_SCHEDULE.beta_1, TEM_SCHEDULE.beta_T, TEM_SCHEDULE.num_steps)
     gamma = np.concatenate([[1.0], np.cumprod(1 - beta)])
     y = _start().numpy()
@@ -212,7 +243,10 @@ def test_faces_that_start_at_different_steps_walk_as_each_would_alone(clamp: boo
     starts = [30, 7]
     together = p_sample_loop(_toy_epsilon, _start(), starts, DDPM, _noise64, clamp=clamp)
     for i, start in enumerate(starts):
-        assert torch.equal(together[i], p_sample_loop(_toy_epsilon, _start()[i : i + 1], [start], DDPM, _one(i), clamp=clamp)[0])
+        assert torch.equal(
+            together[i],
+            p_sample_loop(_toy_epsilon, _start()[i : i + 1], [start], DDPM, _one(i), clamp=clamp)[0],
+        )
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"])
@@ -221,7 +255,9 @@ def test_faces_on_different_grids_walk_as_each_would_alone(solver: Solver) -> No
     grids = [step_grid(DDPM, 400, spec), step_grid(DDPM, 100, replace(spec, num_evaluations=3))]
     together = solve(_toy_epsilon, _start(), grids, DDPM, spec, _noise64)
     for i, grid in enumerate(grids):
-        assert torch.equal(together[i], solve(_toy_epsilon, _start()[i : i + 1], [grid], DDPM, spec, _one(i))[0])
+        assert torch.equal(
+            together[i], solve(_toy_epsilon, _start()[i : i + 1], [grid], DDPM, spec, _one(i))[0]
+        )
 
 
 def test_a_start_for_some_faces_only_is_refused() -> None:
@@ -279,7 +315,9 @@ MEAN, SIGMA = 0.2, 0.3
 
 
 def _gaussian_epsilon(schedule: NoiseSchedule) -> Callable[[Tensor, Tensor], Tensor]:
-    """E[noise | y_t] where y_0 ~ N(MEAN, SIGMA^2): y_t is Gaussian too, and the noise is its linear regression."""
+    """E[noise | y_t] where y_0 ~ N(MEAN, SIGMA^2): y_t is Gaussian too, and the noise is its linear
+    regression.
+    """
 
     def epsilon(y_t: Tensor, t: Tensor) -> Tensor:
         gamma = schedule.gamma[t].view(-1, 1, 1, 1).to(y_t.dtype)
@@ -299,7 +337,10 @@ def test_from_pure_noise_each_solver_finds_the_distribution_of_the_images(solver
     spec = SamplerSpec(solver, 20 if solver.endswith("2m") else 200)
     noise = keyed_noise([str(i) for i in range(8)], "irm1", 32)
     start = start_from(None, [2000] * 8, SR3, noise)
-    _assert_recovered(solve(_gaussian_epsilon(SR3), start, [step_grid(SR3, 2000, spec)] * 8, SR3, spec, noise, clamp=False), 0.02)
+    _assert_recovered(
+        solve(_gaussian_epsilon(SR3), start, [step_grid(SR3, 2000, spec)] * 8, SR3, spec, noise, clamp=False),
+        0.02,
+    )
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"])
@@ -308,7 +349,12 @@ def test_from_a_truncated_start_each_solver_keeps_the_distribution_of_the_images
     noise = keyed_noise([str(i) for i in range(8)], "tem", 32)
     images = MEAN + SIGMA * torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     start = start_from(images, [100] * 8, DDPM, noise)
-    _assert_recovered(solve(_gaussian_epsilon(DDPM), start, [step_grid(DDPM, 100, spec)] * 8, DDPM, spec, noise, clamp=False), 0.02)
+    _assert_recovered(
+        solve(
+            _gaussian_epsilon(DDPM), start, [step_grid(DDPM, 100, spec)] * 8, DDPM, spec, noise, clamp=False
+        ),
+        0.02,
+    )
 
 
 def test_algorithm_1_finds_the_distribution_of_the_images() -> None:
@@ -333,7 +379,11 @@ def test_one_evaluation_jumps_to_the_predicted_image() -> None:
     y = _start()
     gamma = float(DDPM.gamma[100])
     expected = (y - math.sqrt(1 - gamma) * _toy_epsilon(y, torch.tensor([100, 100]))) / math.sqrt(gamma)
-    assert torch.allclose(solve(_toy_epsilon, y, [[100], [100]], DDPM, SamplerSpec("ddim", 1), _noise64, clamp=False), expected, atol=1e-12)
+    assert torch.allclose(
+        solve(_toy_epsilon, y, [[100], [100]], DDPM, SamplerSpec("ddim", 1), _noise64, clamp=False),
+        expected,
+        atol=1e-12,
+    )
 
 
 def test_a_grid_that_is_empty_or_does_not_fall_is_refused() -> None:

@@ -9,7 +9,9 @@ from diffbfr.errors import UsageError
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import SR3_SCHEDULE, TEM_SCHEDULE, ScheduleSpec
 
-SCHEDULES = pytest.mark.parametrize("spec", [SR3_SCHEDULE, TEM_SCHEDULE, ScheduleSpec(2, 0.1, 0.2)], ids=["sr3", "tem", "shortest"])
+SCHEDULES = pytest.mark.parametrize(
+    "spec", [SR3_SCHEDULE, TEM_SCHEDULE, ScheduleSpec(2, 0.1, 0.2)], ids=["sr3", "tem", "shortest"]
+)
 
 
 def _tables(schedule: NoiseSchedule) -> list[torch.Tensor]:
@@ -40,10 +42,16 @@ def test_the_square_root_of_gamma_has_its_golden_values(spec: ScheduleSpec, t: i
 def test_row_zero_is_the_clean_image_and_rows_are_the_papers_steps(spec: ScheduleSpec) -> None:
     schedule = noise_schedule(spec)
     assert schedule.num_steps == spec.num_steps
-    assert all(table.shape == (spec.num_steps + 1,) and table.dtype == torch.float64 for table in _tables(schedule))
+    assert all(
+        table.shape == (spec.num_steps + 1,) and table.dtype == torch.float64 for table in _tables(schedule)
+    )
     assert [float(table[0]) for table in _tables(schedule)] == [0, 1, 1, math.inf, 0]
     assert (float(schedule.beta[1]), float(schedule.beta[-1])) == (spec.beta_1, spec.beta_T)
-    assert torch.allclose(schedule.beta[1:].diff(), torch.tensor((spec.beta_T - spec.beta_1) / (spec.num_steps - 1)).double(), atol=1e-15)
+    assert torch.allclose(
+        schedule.beta[1:].diff(),
+        torch.tensor((spec.beta_T - spec.beta_1) / (spec.num_steps - 1)).double(),
+        atol=1e-15,
+    )
 
 
 @SCHEDULES
@@ -59,7 +67,9 @@ def test_half_log_snr_is_that_of_eq_2_and_falls(spec: ScheduleSpec) -> None:
     schedule = noise_schedule(spec)
     for t in (1, spec.num_steps // 2, spec.num_steps):
         gamma = float(schedule.gamma[t])
-        assert float(schedule.half_log_snr[t]) == pytest.approx(math.log(math.sqrt(gamma) / math.sqrt(1 - gamma)), rel=1e-9)
+        assert float(schedule.half_log_snr[t]) == pytest.approx(
+            math.log(math.sqrt(gamma) / math.sqrt(1 - gamma)), rel=1e-9
+        )
     assert bool((schedule.half_log_snr.diff() < 0).all())
 
 
@@ -69,10 +79,14 @@ def test_the_posteriors_precision_is_the_sum_of_the_steps_and_the_priors(spec: S
     assert float(schedule.posterior_variance[1]) == 0
     for t in sorted({2, spec.num_steps // 2 + 1, spec.num_steps}):
         beta, before = float(schedule.beta[t]), float(schedule.gamma[t - 1])
-        assert float(schedule.posterior_variance[t]) == pytest.approx(1 / ((1 - beta) / beta + 1 / (1 - before)), rel=1e-9)
+        assert float(schedule.posterior_variance[t]) == pytest.approx(
+            1 / ((1 - beta) / beta + 1 / (1 - before)), rel=1e-9
+        )
 
 
-@pytest.mark.parametrize(("num_steps", "beta_1", "beta_T"), [(1, 1e-4, 2e-2), (10, 0.0, 0.1), (10, 0.2, 0.1), (10, 0.1, 1.0)])
+@pytest.mark.parametrize(
+    ("num_steps", "beta_1", "beta_T"), [(1, 1e-4, 2e-2), (10, 0.0, 0.1), (10, 0.2, 0.1), (10, 0.1, 1.0)]
+)
 def test_an_impossible_schedule_is_refused(num_steps: int, beta_1: float, beta_T: float) -> None:
     with pytest.raises(UsageError, match="schedule has"):
         ScheduleSpec(num_steps, beta_1, beta_T)

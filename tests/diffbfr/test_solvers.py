@@ -1,7 +1,9 @@
-"""Every solver against diffusers' scheduler of its name, on both schedules, from full and truncated starts, over both kinds of grid.
+"""Every solver against diffusers' scheduler of its name, on both schedules, from full and truncated starts,
+over both kinds of grid.
 
-Step i there is i + 1 here. Their tables are put in float64: in float32 1 - gamma is lost near the image. The denoiser is that of Gaussian
-pixels, so that every prediction of the image is a picture, and the agreement is absolute.
+Step i there is i + 1 here. Their tables are put in float64: in float32 1 - gamma is lost near the image. The
+denoiser is that of Gaussian pixels, so that every prediction of the image is a picture, and the agreement is
+absolute.
 """
 
 from collections.abc import Callable
@@ -43,11 +45,15 @@ def _epsilon(schedule: NoiseSchedule, mean: float) -> Callable[[Tensor, Tensor],
 
 
 def _ddim(schedule: NoiseSchedule, clamp: bool) -> Step:
-    scheduler = DDIMScheduler(num_train_timesteps=schedule.num_steps, clip_sample=clamp, set_alpha_to_one=True)
+    scheduler = DDIMScheduler(
+        num_train_timesteps=schedule.num_steps, clip_sample=clamp, set_alpha_to_one=True
+    )
     scheduler.alphas_cumprod = schedule.gamma[1:]
 
     def step(epsilon: Tensor, t: int, after: int, y: Tensor) -> Tensor:
-        scheduler.register_to_config(num_train_timesteps=t - after)  # it goes on by this much in a walk of one step
+        scheduler.register_to_config(
+            num_train_timesteps=t - after
+        )  # it goes on by this much in a walk of one step
         scheduler.num_inference_steps = 1
         return scheduler.step(epsilon, t, y, use_clipped_model_output=clamp).prev_sample
 
@@ -55,7 +61,9 @@ def _ddim(schedule: NoiseSchedule, clamp: bool) -> Step:
 
 
 def _ancestral(schedule: NoiseSchedule, grid: list[int], clamp: bool, variance: str) -> Step:
-    scheduler = DDPMScheduler(num_train_timesteps=schedule.num_steps, clip_sample=clamp, variance_type=variance)
+    scheduler = DDPMScheduler(
+        num_train_timesteps=schedule.num_steps, clip_sample=clamp, variance_type=variance
+    )
     scheduler.alphas_cumprod = schedule.gamma[1:]
     scheduler.set_timesteps(timesteps=[t - 1 for t in grid])
 
@@ -92,11 +100,20 @@ def _peer(spec: SamplerSpec, schedule: NoiseSchedule, grid: list[int], clamp: bo
     if spec.solver == "ddim":
         return _ddim(schedule, clamp)
     if spec.solver == "ancestral":
-        return _ancestral(schedule, grid, clamp, {"posterior": "fixed_small", "beta": "fixed_large"}[spec.ancestral_variance])
-    return _dpm_solver(schedule, grid, clamp, {"dpmpp_2m": "dpmsolver++", "sde_dpmpp_2m": "sde-dpmsolver++"}[spec.solver])
+        return _ancestral(
+            schedule,
+            grid,
+            clamp,
+            {"posterior": "fixed_small", "beta": "fixed_large"}[spec.ancestral_variance],
+        )
+    return _dpm_solver(
+        schedule, grid, clamp, {"dpmpp_2m": "dpmsolver++", "sde_dpmpp_2m": "sde-dpmsolver++"}[spec.solver]
+    )
 
 
-def _both_ways(spec: SamplerSpec, of: ScheduleSpec, start: int, *, clamp: bool = False, mean: float = MEAN) -> tuple[Tensor, Tensor]:
+def _both_ways(
+    spec: SamplerSpec, of: ScheduleSpec, start: int, *, clamp: bool = False, mean: float = MEAN
+) -> tuple[Tensor, Tensor]:
     """What `solve` makes and what diffusers makes, from the same noise."""
     schedule = noise_schedule(of)
     grid, epsilon = step_grid(schedule, start, spec), _epsilon(schedule, mean)
@@ -110,7 +127,9 @@ def _both_ways(spec: SamplerSpec, of: ScheduleSpec, start: int, *, clamp: bool =
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # diffusers' own
 @pytest.mark.parametrize("grid", ["log_snr", "t"])
-@pytest.mark.parametrize(("of", "start"), [(SR3_SCHEDULE, 2000), (SR3_SCHEDULE, 1000), (TEM_SCHEDULE, 1000), (TEM_SCHEDULE, 100)])
+@pytest.mark.parametrize(
+    ("of", "start"), [(SR3_SCHEDULE, 2000), (SR3_SCHEDULE, 1000), (TEM_SCHEDULE, 1000), (TEM_SCHEDULE, 100)]
+)
 @pytest.mark.parametrize("solver", get_args(Solver))
 def test_each_solver_is_diffusers_scheduler_of_its_name(
     solver: Solver, of: ScheduleSpec, start: int, grid: Literal["log_snr", "t"]
@@ -133,7 +152,9 @@ def test_the_clamp_is_diffusers_clip_sample(solver: Solver, start: int) -> None:
 
 
 @pytest.mark.parametrize(("of", "start"), [(SR3_SCHEDULE, 2000), (TEM_SCHEDULE, 100)])
-def test_ancestral_with_algorithm_1s_variance_is_diffusers_ddpm_with_the_large_one(of: ScheduleSpec, start: int) -> None:
+def test_ancestral_with_algorithm_1s_variance_is_diffusers_ddpm_with_the_large_one(
+    of: ScheduleSpec, start: int
+) -> None:
     spec = SamplerSpec("ancestral", COUNT, ancestral_variance="beta")
     found, expected = _both_ways(spec, of, start)
     assert float((found - expected).abs().max()) < 1e-5

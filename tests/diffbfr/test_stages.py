@@ -4,10 +4,20 @@ from dataclasses import replace
 
 import pytest
 
-from diffbfr.cost import evaluation_flops, num_parameters
+from diffbfr.cost.flops import evaluation_flops, num_parameters
 from diffbfr.errors import UsageError
 from diffbfr.schedule import noise_schedule
-from diffbfr.stages import IRM1, IRM1_TINY, IRM2, IRM2_TINY, TEM, TEM_TINY, SamplerSpec, ScheduleSpec, StageSpec
+from diffbfr.stages import (
+    IRM1,
+    IRM1_TINY,
+    IRM2,
+    IRM2_TINY,
+    TEM,
+    TEM_TINY,
+    SamplerSpec,
+    ScheduleSpec,
+    StageSpec,
+)
 
 ONE_BLOCK = replace(IRM2.unet, res_blocks=(1,) * 7)
 TEM_BY_RATES = replace(TEM.unet, attention_px=(512 // 32, 512 // 16, 512 // 8))
@@ -34,7 +44,12 @@ def test_the_constants_are_the_columns_of_table_6(
     attention: tuple[int, ...],
 ) -> None:
     unet = stage.unet
-    assert (stage.px, stage.schedule, stage.start, stage.loss) == (px, ScheduleSpec(num_steps, *betas), start, "l1")
+    assert (stage.px, stage.schedule, stage.start, stage.loss) == (
+        px,
+        ScheduleSpec(num_steps, *betas),
+        start,
+        "l1",
+    )
     assert (unet.channel_multipliers, (unet.in_channels, unet.out_channels)) == (multipliers, channels)
     assert (unet.inner_channels, unet.attention_px, unet.patch_px) == (inner, attention, 1)
 
@@ -49,9 +64,17 @@ def test_the_constants_are_the_columns_of_table_6(
     ids=["irm1", "irm2", "tem"],
 )
 def test_what_table_6_leaves_open_is_that_of_the_two_families_it_shows(
-    stage: StageSpec, groups: int, dropout: float, time: str, scale_shift: bool, head_channels: int | None, res_blocks: tuple[int, ...]
+    stage: StageSpec,
+    groups: int,
+    dropout: float,
+    time: str,
+    scale_shift: bool,
+    head_channels: int | None,
+    res_blocks: tuple[int, ...],
 ) -> None:
-    """SR3 from 16 to 128 and from 64 to 512 px for the IRMs; for TEM guided diffusion's prior of faces at 512 px."""
+    """SR3 from 16 to 128 and from 64 to 512 px for the IRMs; for TEM guided diffusion's prior of faces at
+    512 px.
+    """
     unet = stage.unet
     assert (unet.norm_groups, unet.dropout, unet.time) == (groups, dropout, time)
     assert (unet.scale_shift, unet.head_channels, unet.res_blocks) == (scale_shift, head_channels, res_blocks)
@@ -87,7 +110,11 @@ def test_tems_attention_read_as_rates_would_be_another_network() -> None:
 
 
 def test_only_tem_learns_its_variance() -> None:
-    assert [stage.learns_range for stage in (IRM1, IRM2, TEM, IRM1_TINY, IRM2_TINY, TEM_TINY)] == [False, False, True] * 2
+    assert [stage.learns_range for stage in (IRM1, IRM2, TEM, IRM1_TINY, IRM2_TINY, TEM_TINY)] == [
+        False,
+        False,
+        True,
+    ] * 2
 
 
 def test_mode_fast_takes_20_and_10_and_8_evaluations() -> None:
@@ -100,7 +127,12 @@ def test_mode_fast_takes_20_and_10_and_8_evaluations() -> None:
 
 def test_tiny_stages_differ_from_the_papers_in_the_network_what_it_predicts_and_how_they_start() -> None:
     for tiny, whole in ((IRM1_TINY, IRM1), (IRM2_TINY, IRM2), (TEM_TINY, TEM)):
-        assert replace(tiny, unet=whole.unet, predicts="noise", prior_std=1.0, start=whole.start, fast=whole.fast) == whole
+        assert (
+            replace(
+                tiny, unet=whole.unet, predicts="noise", prior_std=1.0, start=whole.start, fast=whole.fast
+            )
+            == whole
+        )
 
 
 def test_a_deep_start_takes_the_deterministic_solver_and_a_shallow_one_the_stochastic() -> None:
@@ -139,12 +171,21 @@ def test_a_network_that_cannot_be_built_is_refused(change: dict[str, object], ma
     [
         ((IRM2, {"start": 0}), r"irm2 has start=0; expected a step in 1\.\.2000"),
         ((TEM, {"start": 1001}), r"tem has start=1001; expected a step in 1\.\.1000"),
-        ((TEM, {"fast": SamplerSpec("ddim", 101)}), r"tem has fast.num_evaluations=101; expected 1\.\.start=100"),
+        (
+            (TEM, {"fast": SamplerSpec("ddim", 101)}),
+            r"tem has fast.num_evaluations=101; expected 1\.\.start=100",
+        ),
         ((IRM1, {"unet": replace(IRM1.unet, in_channels=3)}), "irm1 has unet.in_channels=3; expected 6"),
         ((TEM, {"unet": replace(TEM.unet, in_channels=6)}), "tem has unet.in_channels=6; expected 3"),
         ((IRM2, {"unet": replace(IRM2.unet, out_channels=6)}), "irm2 has unet.out_channels=6; expected 3$"),
-        ((IRM2, {"reverse_variance": "learned"}), "irm2 has reverse_variance=learned with unet.out_channels=3; expected 6"),
-        ((TEM, {"unet": replace(TEM.unet, out_channels=3), "reverse_variance": "learned"}), "tem has reverse_variance=learned"),
+        (
+            (IRM2, {"reverse_variance": "learned"}),
+            "irm2 has reverse_variance=learned with unet.out_channels=3; expected 6",
+        ),
+        (
+            (TEM, {"unet": replace(TEM.unet, out_channels=3), "reverse_variance": "learned"}),
+            "tem has reverse_variance=learned",
+        ),
         ((TEM, {"unet": replace(TEM.unet, out_channels=4)}), "tem has unet.out_channels=4; expected 3 or 6"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from diffbfr.errors import UsageError
 from diffbfr.synthetic import ATTRIBUTE_RATES, FFHQ_LANDMARKS, attributes, draw_attributes, render_face
-from diffbfr.synthetic.attributes import FaceAttributes, Words, from_frame, to_frame
+from diffbfr.synthetic.attributes import FaceAttributes, RandomStream, from_frame, to_frame
 from diffbfr.synthetic.canvas import Canvas
 
 PINNED = {
@@ -65,7 +65,9 @@ def test_seeds_differ_in_attributes_and_pixels() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ATTRIBUTE_RATES))
-def test_long_tail_attributes_occur_at_their_stated_rates(name: str, population: list[FaceAttributes]) -> None:
+def test_long_tail_attributes_occur_at_their_stated_rates(
+    name: str, population: list[FaceAttributes]
+) -> None:
     held = [face.beard != "none" if name == "beard" else bool(getattr(face, name)) for face in population]
     rate, count = ATTRIBUTE_RATES[name], len(population)
     assert abs(sum(held) / count - rate) < 4.0 * (rate * (1.0 - rate) / count) ** 0.5
@@ -86,7 +88,9 @@ def test_skin_runs_from_light_to_dark(population: list[FaceAttributes]) -> None:
     tones = np.array([face.skin_tone for face in population])
     assert tones.min() < 0.02
     assert tones.max() > 0.98
-    fair, dark = (next(f for f in population if low < f.skin_tone < low + 0.05 and not f.gray) for low in (0.0, 0.9))
+    fair, dark = (
+        next(f for f in population if low < f.skin_tone < low + 0.05 and not f.gray) for low in (0.0, 0.9)
+    )
     forehead = [render_face(face.seed, 64).pixels[22:25, 30:34].mean() for face in (fair, dark)]
     assert forehead[0] > 1.5 * forehead[1]
 
@@ -107,7 +111,11 @@ def test_landmarks_lie_around_the_ffhq_frame(population: list[FaceAttributes]) -
 
 
 def test_eyes_are_painted_where_the_landmarks_say() -> None:
-    face = next(f for f in map(draw_attributes, range(200)) if f.skin_tone < 0.2 and not (f.glasses or f.fringe or f.gray))
+    face = next(
+        f
+        for f in map(draw_attributes, range(200))
+        if f.skin_tone < 0.2 and not (f.glasses or f.fringe or f.gray)
+    )
     luma = render_face(face.seed, 256).pixels.astype(np.float64).mean(axis=2)
     for x, y in face.landmarks[:2]:
         row, column = int(y / 2.0), int(x / 2.0)
@@ -146,7 +154,7 @@ def test_a_thin_line_keeps_its_ink_at_any_size() -> None:
 
 
 def test_raw_words_map_to_the_documented_numbers() -> None:
-    words = Words(9, 1)
+    words = RandomStream(9, 1)
     raw = np.random.Philox(key=(1 << 64) | 9).random_raw(130)
     assert [words.unit() for _ in range(130)] == [int(word >> np.uint64(11)) / 2**53 for word in raw]
 

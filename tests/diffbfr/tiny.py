@@ -1,4 +1,6 @@
-"""Stages that train in seconds (8 and 32 px) and a dataset for them, made in this process from procedural faces."""
+"""Stages that train in seconds (8 and 32 px) and a dataset for them, made in this process from procedural
+faces.
+"""
 
 from pathlib import Path
 from typing import TypeVar
@@ -10,8 +12,8 @@ from diffbfr.degradation import PRESETS
 from diffbfr.images import encode_png, lq_to_model
 from diffbfr.shards import ColumnInfo, ShardedDataset
 from diffbfr.stages import SR3_SCHEDULE, TEM_SCHEDULE, SamplerSpec, StageName, StageSpec, UNetSpec
-from pipelines.columns import finish_column, write_column_shard
-from pipelines.manifest import open_dataset
+from pipelines.dataset.columns import finish_column, write_column_shard
+from pipelines.dataset.manifest import open_dataset
 from pipelines.sources import open_source
 from pipelines.steps.shard import ShardConfig, finish_dataset, plan_shards, shard
 
@@ -51,14 +53,18 @@ _TEM_UNET = UNetSpec(
 )
 
 TINY_STAGES: dict[StageName, StageSpec] = {
-    "irm1": StageSpec("irm1", _unet(8, 6, 1, (4,)), SR3_SCHEDULE, start=2000, fast=SamplerSpec("dpmpp_2m", 4)),
+    "irm1": StageSpec(
+        "irm1", _unet(8, 6, 1, (4,)), SR3_SCHEDULE, start=2000, fast=SamplerSpec("dpmpp_2m", 4)
+    ),
     "irm2": StageSpec("irm2", _unet(32, 6, 2, ()), SR3_SCHEDULE, start=1000, fast=SamplerSpec("dpmpp_2m", 3)),
     "tem": StageSpec("tem", _TEM_UNET, TEM_SCHEDULE, start=100, fast=SamplerSpec("sde_dpmpp_2m", 3)),
 }
 
 
 def wake(module: Module, seed: int = 0) -> Module:
-    """Give random weights to a network, also where a fresh one has zeros, so that each part shows in the output."""
+    """Give random weights to a network, also where a fresh one has zeros, so that each part shows in the
+    output.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -69,7 +75,9 @@ def wake(module: Module, seed: int = 0) -> Module:
 
 
 def make_dataset(root: Path, faces: int = 20) -> ShardedDataset:
-    """Shard procedural faces at 32 and 8 px with two variants each, and append the column that IRM-2 trains on."""
+    """Shard procedural faces at 32 and 8 px with two variants each, and append the column that IRM-2
+    trains on.
+    """
     config = ShardConfig(
         hq_px=32,
         lq_px=8,
@@ -94,7 +102,13 @@ def add_column(root: Path) -> ShardedDataset:
     digests = [f"task-{index}" for index in range(len(dataset.shards))]
     for index, keys in enumerate(dataset.shards):
         variants = range(info.variants)
-        files = ((key, f"{v}.png", encode_png(lq_to_model(dataset.lq(key, v), info.lq_px))) for key in keys for v in variants)
+        files = (
+            (key, f"{v}.png", encode_png(lq_to_model(dataset.lq(key, v), info.lq_px)))
+            for key in keys
+            for v in variants
+        )
         write_column_shard(str(root), COLUMN, index, digests[index], files)
-    finish_column(str(root), ColumnInfo(COLUMN, tuple(f"{v}.png" for v in range(info.variants)), "a" * 64), digests)
+    finish_column(
+        str(root), ColumnInfo(COLUMN, tuple(f"{v}.png" for v in range(info.variants)), "a" * 64), digests
+    )
     return open_dataset(root)

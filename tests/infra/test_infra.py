@@ -1,4 +1,6 @@
-"""What infra/ says is true: its files parse, its commands are accepted by the programs they call, its versions are those of the lock."""
+"""What infra/ says is true: its files parse, its commands are accepted by the programs they call, its
+versions are those of the lock.
+"""
 
 import re
 import shlex
@@ -13,7 +15,7 @@ import yaml
 
 import diffbfr
 from pipelines.cli.app import app
-from pipelines.settings import load
+from pipelines.recipes.overrides import load
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "infra/docker/Dockerfile").read_text()
@@ -21,8 +23,14 @@ COMPOSE = yaml.safe_load((ROOT / "infra/compose/compose.yaml").read_text())
 RAYJOB = yaml.safe_load((ROOT / "infra/kuberay/rayjob.yaml").read_text())
 LOCK = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
 IMAGE = f"diffbfr:{diffbfr.__version__}"
-RAY_PODS = [RAYJOB["spec"]["rayClusterSpec"]["headGroupSpec"], *RAYJOB["spec"]["rayClusterSpec"]["workerGroupSpecs"]]
-RUNS = {"rayjob": RAYJOB["spec"]["entrypoint"], "compose": COMPOSE["services"]["run"]["command"][0].partition("exec ")[2]}
+RAY_PODS = [
+    RAYJOB["spec"]["rayClusterSpec"]["headGroupSpec"],
+    *RAYJOB["spec"]["rayClusterSpec"]["workerGroupSpecs"],
+]
+RUNS = {
+    "rayjob": RAYJOB["spec"]["entrypoint"],
+    "compose": COMPOSE["services"]["run"]["command"][0].partition("exec ")[2],
+}
 
 
 def instructions(name: str) -> list[str]:
@@ -88,8 +96,13 @@ def test_the_job_has_what_kuberay_requires_and_room_for_its_workers() -> None:
     assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
     assert workers["groupName"]
     for pod in RAY_PODS:
-        assert all(isinstance(value, str) for value in pod["rayStartParams"].values()), "KubeRay takes strings only"
-    cpus = int(workers["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"]) * workers["replicas"]
+        assert all(isinstance(value, str) for value in pod["rayStartParams"].values()), (
+            "KubeRay takes strings only"
+        )
+    cpus = (
+        int(workers["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+        * workers["replicas"]
+    )
     assert cpus >= load("smoke", None, accept(shlex.split(RUNS["rayjob"]))["overrides"]).cluster.num_workers
 
 

@@ -1,8 +1,16 @@
-"""An S3 server for the tests of pipelines."""
+"""An S3 server and an empty registry for the tests of pipelines."""
 
 from collections.abc import Iterator
 
 import pytest
+
+from tests.pipelines.registry.fixtures import (  # noqa: F401 - fixtures
+    make_cascade,
+    registry,
+    run,
+    shared_root,
+    stage_folder,
+)
 
 
 @pytest.fixture(scope="session")

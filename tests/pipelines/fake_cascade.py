@@ -1,4 +1,6 @@
-"""A cascade for tests of what surrounds it: enlarges, adds noise that depends on the key alone, and fails where it is told to."""
+"""A cascade for tests of what surrounds it: enlarges, adds noise that depends on the key alone, and fails
+where it is told to.
+"""
 
 import hashlib
 import time
@@ -23,7 +25,7 @@ class FakeCascade:
     nan: tuple[str, ...]
     pause_s: float
     log: str
-    alone_as_in_any_batch: bool = False
+    is_batch_invariant: bool = False
 
     def restore(self, x_0: Tensor, noise_keys: Sequence[str], mode: str) -> FakeRestoration:
         time.sleep(self.pause_s)
@@ -45,7 +47,9 @@ class FakeCascade:
 
 @dataclass(frozen=True)
 class FakeModel:
-    """`broken` and `nan` name photos by sha256 at which it raises or returns NaN; `log` gets a line a batch: its size, its keys."""
+    """`broken` and `nan` name photos by sha256 at which it raises or returns NaN; `log` gets a line a
+    batch: its size, its keys.
+    """
 
     digest: str = "d1" * 32
     lq_px: int = 16
@@ -54,7 +58,7 @@ class FakeModel:
     nan: tuple[str, ...] = ()
     pause_s: float = 0.0
     log: str = ""
-    alone_as_in_any_batch: bool = False
+    is_batch_invariant: bool = False
 
     def load(self) -> FakeCascade:
-        return FakeCascade(self.hq_px, self.broken, self.nan, self.pause_s, self.log, self.alone_as_in_any_batch)
+        return FakeCascade(self.hq_px, self.broken, self.nan, self.pause_s, self.log, self.is_batch_invariant)

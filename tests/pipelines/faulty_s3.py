@@ -1,4 +1,6 @@
-"""A proxy before an S3 server that misbehaves as networks and servers do: refusals, resets, cut, slow and altered bodies."""
+"""A proxy before an S3 server that misbehaves as networks and servers do: refusals, resets, cut, slow and
+altered bodies.
+"""
 
 import contextlib
 import http.client
@@ -13,8 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
-Fault: TypeAlias = Literal["503", "reset", "truncated", "slow", "stall", "flip", "flip-put", "lost-answer", "411"]
-"""`slow` dawdles over a body, `stall` says nothing for longer than the client of these tests waits (`IMPATIENT_S`)."""
+Fault: TypeAlias = Literal[
+    "503", "reset", "truncated", "slow", "stall", "flip", "flip-put", "lost-answer", "411"
+]
+"""`slow` dawdles over a body, `stall` says nothing for longer than the client of these tests waits
+(`IMPATIENT_S`).
+"""
 Chooser: TypeAlias = Callable[[str, str], Fault | None]
 """(method, path) -> what goes wrong with this request."""
 
@@ -42,7 +48,8 @@ def faulty(endpoint: str, choose: Chooser) -> Iterator[tuple[str, list[tuple[Fau
 
 
 def now_and_then(seed: int, rate: float, faults: tuple[Fault, ...]) -> Chooser:
-    """Choose faults at random, never two in a row for the same thing, as retries would otherwise run out now and then.
+    """Choose faults at random, never two in a row for the same thing, as retries would otherwise run out now
+    and then.
 
     Those that have not been are chosen first, so that all are soon.
     """
@@ -64,7 +71,9 @@ def now_and_then(seed: int, rate: float, faults: tuple[Fault, ...]) -> Chooser:
     return choose
 
 
-def _handler(upstream: str, choose: Chooser, made: list[tuple[Fault, str, str]]) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    upstream: str, choose: Chooser, made: list[tuple[Fault, str, str]]
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -105,7 +114,12 @@ def _handler(upstream: str, choose: Chooser, made: list[tuple[Fault, str, str]])
         def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
             connection = http.client.HTTPConnection(upstream, timeout=60)
             try:
-                connection.request(self.command, self.path, body, {name: value for name, value in self.headers.items() if name != "Host"})
+                connection.request(
+                    self.command,
+                    self.path,
+                    body,
+                    {name: value for name, value in self.headers.items() if name != "Host"},
+                )
                 response = connection.getresponse()
                 answer = response.read()
                 kept = {name: value for name, value in response.getheaders() if name.lower() not in _OURS}
@@ -115,7 +129,14 @@ def _handler(upstream: str, choose: Chooser, made: list[tuple[Fault, str, str]])
             finally:
                 connection.close()
 
-        def _answer(self, status: int, headers: dict[str, str], body: bytes, sent: int | None = None, pause_s: float = 0.0) -> None:
+        def _answer(
+            self,
+            status: int,
+            headers: dict[str, str],
+            body: bytes,
+            sent: int | None = None,
+            pause_s: float = 0.0,
+        ) -> None:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)

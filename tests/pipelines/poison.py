@@ -1,4 +1,6 @@
-"""Photos that kill, hang or starve whoever decodes them, known by the digest of their bytes; a stand-in for `make_face`."""
+"""Photos that kill, hang or starve whoever decodes them, known by the digest of their bytes; a stand-in
+for `make_face`.
+"""
 
 import ctypes
 import hashlib
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffbfr.errors import UsageError
-from pipelines.steps import samples
+from pipelines.dataset import samples
 
 MARKS = {
     "crash": b"segfault",

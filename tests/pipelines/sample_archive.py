@@ -1,4 +1,6 @@
-"""An archive as archives are: 20 inputs of many formats, with the troubles that real ones have, and the status that each must get."""
+"""An archive as archives are: 20 inputs of many formats, with the troubles that real ones have, and the
+status that each must get.
+"""
 
 import io
 from functools import lru_cache
@@ -11,7 +13,9 @@ from diffbfr.images import resize
 from diffbfr.synthetic import render_face
 
 EXIF_ORIENTATION = 0x0112
-TURNED_RIGHT = 6  # the camera was turned: to be shown upright the stored picture is turned by 90 degrees clockwise
+TURNED_RIGHT = (
+    6  # the camera was turned: to be shown upright the stored picture is turned by 90 degrees clockwise
+)
 
 EXPECTED = {
     "album/cut short.jpg": "quarantined",
@@ -25,7 +29,11 @@ EXPECTED = {
     "deep/upright.png": "restored",
     "same name.jpg": "restored",
     "same name.png": "restored",
-    **{f"scans/{number:02d}.{suffix}": "restored" for number, suffix in enumerate(["png", "jpg", "webp", "bmp", "tif"] * 2) if number < 9},
+    **{
+        f"scans/{number:02d}.{suffix}": "restored"
+        for number, suffix in enumerate(["png", "jpg", "webp", "bmp", "tif"] * 2)
+        if number < 9
+    },
 }
 
 

@@ -105,4 +105,10 @@ def test_lines_side_by_side_share_a_terminal_until_the_last_ends() -> None:
 
 
 def test_durations_read_as_people_say_them() -> None:
-    assert [duration(seconds) for seconds in (0.2, 9, 59.6, 245, 7380)] == ["0 s", "9 s", "1 min 00 s", "4 min 05 s", "2 h 03 min"]
+    assert [duration(seconds) for seconds in (0.2, 9, 59.6, 245, 7380)] == [
+        "0 s",
+        "9 s",
+        "1 min 00 s",
+        "4 min 05 s",
+        "2 h 03 min",
+    ]

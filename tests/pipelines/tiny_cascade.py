@@ -7,7 +7,7 @@ import torch
 
 from diffbfr.cascade import write_record
 from diffbfr.checkpoint import save_stage
-from diffbfr.denoiser import Denoiser
+from diffbfr.models.denoiser import Denoiser
 from diffbfr.stages import IRM1_TINY, IRM2_TINY, TEM_TINY, StageSpec
 
 LQ_PX, HQ_PX = 16, 64
@@ -34,7 +34,9 @@ def make_tiny_cascade(folder: Path, seed: int = 0) -> Path:
     """Write a cascade folder; another seed gives other weights."""
     torch.manual_seed(seed)
     for spec in tiny_specs():
-        weights = {name: torch.randn_like(tensor) * 0.05 for name, tensor in Denoiser(spec).net.named_parameters()}
+        weights = {
+            name: torch.randn_like(tensor) * 0.05 for name, tensor in Denoiser(spec).net.named_parameters()
+        }
         save_stage(folder, spec, weights)
     write_record(folder, {"seed": seed})
     return folder

@@ -9,12 +9,19 @@ from PIL import Image
 from diffbfr.degradation import PRESETS
 from diffbfr.images import encode_png
 from diffbfr.shards import DatasetInfo
+from pipelines.dataset.samples import ShardConfig
 from pipelines.sources import open_source
-from pipelines.steps.samples import ShardConfig
 from pipelines.steps.shard import finish_dataset, plan_shards, shard
 
 CONFIG = ShardConfig(
-    hq_px=32, lq_px=8, variants=2, shard_size=5, val_fraction=0.15, test_fraction=0.15, seed=3, degradation=PRESETS["paper"]
+    hq_px=32,
+    lq_px=8,
+    variants=2,
+    shard_size=5,
+    val_fraction=0.15,
+    test_fraction=0.15,
+    seed=3,
+    degradation=PRESETS["paper"],
 )
 
 
@@ -33,7 +40,9 @@ def make_photos(folder: Path, count: int = 12) -> Path:
     return folder
 
 
-def build(photos: Path | str, root: Path | str, config: ShardConfig = CONFIG, max_bad: int | None = None) -> DatasetInfo:
+def build(
+    photos: Path | str, root: Path | str, config: ShardConfig = CONFIG, max_bad: int | None = None
+) -> DatasetInfo:
     """Make a dataset in this process."""
     tasks = plan_shards(open_source(photos), config, str(root))
     for task in tasks:

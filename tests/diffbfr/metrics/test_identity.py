@@ -9,7 +9,14 @@ from torch.nn.functional import interpolate
 
 from diffbfr.errors import UsageError
 from diffbfr.images import decode, to_tensor
-from diffbfr.metrics.identity import CROP_POINTS, FFHQ_POINTS, IdentityCosine, MobileFaceNet, ffhq_crop, load_mobilefacenet
+from diffbfr.metrics.identity import (
+    CROP_POINTS,
+    FFHQ_POINTS,
+    IdentityCosine,
+    MobileFaceNet,
+    ffhq_crop,
+    load_mobilefacenet,
+)
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 REAL_WEIGHTS = Path(os.environ.get("DIFFBFR_IDENTITY", SHARED / "metrics" / "mobilefacenet_068.npz"))
@@ -21,7 +28,14 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with every name and random values: enough for every property but recognition."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("identity") / "random.npz"
-    np.savez(path, **{name: tensor.numpy() for name, tensor in MobileFaceNet().state_dict().items() if "num_batches" not in name})
+    np.savez(
+        path,
+        **{
+            name: tensor.numpy()
+            for name, tensor in MobileFaceNet().state_dict().items()
+            if "num_batches" not in name
+        },
+    )
     return path
 
 
@@ -45,7 +59,9 @@ def test_one_picture_alone_equals_the_same_picture_in_a_batch(random_weights: Pa
 
 @pytest.mark.parametrize("px", [512, 256, 128])
 def test_the_five_points_of_the_frame_come_to_those_of_the_crop(px: int) -> None:
-    """A bright spot on each point in turn; the similarity that fits all five misses each by less than two and a half pixels."""
+    """A bright spot on each point in turn; the similarity that fits all five misses each by less than two
+    and a half pixels.
+    """
     y, x = torch.meshgrid(torch.arange(px) + 0.5, torch.arange(px) + 0.5, indexing="ij")
     rows, columns = torch.meshgrid(torch.arange(112.0), torch.arange(96.0), indexing="ij")
     for (at_x, at_y), (to_x, to_y) in zip(FFHQ_POINTS, CROP_POINTS, strict=True):
@@ -69,11 +85,16 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
         load_mobilefacenet(tmp_path / "absent.npz")
 
 
-@pytest.mark.skipif(not REAL_WEIGHTS.is_file(), reason="MobileFaceNet's weights are the user's: set DIFFBFR_IDENTITY to the .npz file")
+@pytest.mark.skipif(
+    not REAL_WEIGHTS.is_file(),
+    reason="MobileFaceNet's weights are the user's: set DIFFBFR_IDENTITY to the .npz file",
+)
 @pytest.mark.skipif(not REAL_FACES, reason="real faces are not part of the project")
 def test_real_people_are_told_apart_and_known_again_in_a_blur() -> None:
     faces = to_tensor([decode(path.read_bytes()).pixels for path in REAL_FACES])
     cosine = IdentityCosine(REAL_WEIGHTS)
     assert (cosine(faces, faces.roll(1, 0)) < 0.4).all()
-    blurred = interpolate(interpolate(faces, size=64, mode="bilinear", antialias=True), size=512, mode="bilinear")
+    blurred = interpolate(
+        interpolate(faces, size=64, mode="bilinear", antialias=True), size=512, mode="bilinear"
+    )
     assert (cosine(blurred, faces) > 0.8).all()

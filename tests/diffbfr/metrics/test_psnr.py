@@ -11,13 +11,20 @@ from diffbfr.metrics.psnr import psnr
 
 
 def pictures(seed: int, count: int = 3, px: int = 24) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, size=(count, px, px, 3), dtype=np.uint8))
+    return torch.from_numpy(
+        np.random.default_rng(seed).integers(0, 256, size=(count, px, px, 3), dtype=np.uint8)
+    )
 
 
 def test_equals_scikit_image_for_every_picture_of_a_batch() -> None:
     estimate, reference = pictures(0), pictures(1)
-    expected = [peak_signal_noise_ratio(b.numpy(), a.numpy(), data_range=255) for a, b in zip(estimate, reference, strict=True)]
-    torch.testing.assert_close(psnr(estimate, reference), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9)
+    expected = [
+        peak_signal_noise_ratio(b.numpy(), a.numpy(), data_range=255)
+        for a, b in zip(estimate, reference, strict=True)
+    ]
+    torch.testing.assert_close(
+        psnr(estimate, reference), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9
+    )
 
 
 def test_one_level_everywhere_is_48_13_db() -> None:
@@ -30,7 +37,9 @@ def test_equal_pictures_are_infinitely_good() -> None:
 
 
 def test_uint8_and_float_pixels_give_one_number() -> None:
-    torch.testing.assert_close(psnr(pictures(0), pictures(1)), psnr(pictures(0).float(), pictures(1).float()), rtol=0, atol=0)
+    torch.testing.assert_close(
+        psnr(pictures(0), pictures(1)), psnr(pictures(0).float(), pictures(1).float()), rtol=0, atol=0
+    )
 
 
 def test_unequal_shapes_are_refused() -> None:

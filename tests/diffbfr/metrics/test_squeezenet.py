@@ -10,20 +10,31 @@ from diffbfr.errors import UsageError
 from diffbfr.metrics.squeezenet import SqueezeNetDistance, SqueezeNetFeatures, load_squeezenet
 
 REAL_WEIGHTS = Path(
-    os.environ.get("DIFFBFR_SQUEEZENET", Path(__file__).parents[4] / "shared" / "data" / "metrics" / "squeezenet_v1_0_imagenet.npz")
+    os.environ.get(
+        "DIFFBFR_SQUEEZENET",
+        Path(__file__).parents[4] / "shared" / "data" / "metrics" / "squeezenet_v1_0_imagenet.npz",
+    )
 )
 needs_weights = pytest.mark.skipif(
-    not REAL_WEIGHTS.is_file(), reason="SqueezeNet 1.0 weights are the user's: set DIFFBFR_SQUEEZENET to the .npz file"
+    not REAL_WEIGHTS.is_file(),
+    reason="SqueezeNet 1.0 weights are the user's: set DIFFBFR_SQUEEZENET to the .npz file",
 )
 
 
 @pytest.fixture(scope="module")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the names of the Caffe model and random values: enough for every property but recognition."""
+    """A file with the names of the Caffe model and random values: enough for every property but
+    recognition.
+    """
     draw = torch.Generator().manual_seed(0)
     arrays = {}
     for name, tensor in SqueezeNetFeatures().state_dict().items():
-        for ours, theirs in (("fires.", ""), (".squeeze.", "/conv1x1_1."), (".expand_1.", "/conv1x1_2."), (".expand_3.", "/conv3x3_2.")):
+        for ours, theirs in (
+            ("fires.", ""),
+            (".squeeze.", "/conv1x1_1."),
+            (".expand_1.", "/conv1x1_2."),
+            (".expand_3.", "/conv3x3_2."),
+        ):
             name = name.replace(ours, theirs)
         arrays[name] = (torch.randn(tensor.shape, generator=draw) * tensor[0].numel() ** -0.5).numpy()
     path = tmp_path_factory.mktemp("squeezenet") / "random.npz"
@@ -58,7 +69,9 @@ def test_channels_are_read_as_bgr_around_the_mean(random_weights: Path) -> None:
     grey = torch.tensor([123.0, 117.0, 104.0]).view(1, 3, 1, 1).expand(1, 3, 64, 64) / 127.5 - 1
     with torch.inference_mode():
         silenced = SqueezeNetFeatures()
-        silenced.load_state_dict({n: t if n.endswith("weight") else torch.zeros_like(t) for n, t in network.state_dict().items()})
+        silenced.load_state_dict(
+            {n: t if n.endswith("weight") else torch.zeros_like(t) for n, t in network.state_dict().items()}
+        )
         assert all(layer.abs().max() < 1e-3 for layer in silenced(grey))
 
 

@@ -20,19 +20,31 @@ def test_equals_scikit_image_for_every_picture_of_a_batch(noise: float) -> None:
     estimate, reference = pictures(0, noise), pictures(1, 2.0)
     expected = [
         structural_similarity(
-            b.numpy(), a.numpy(), gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=-1
+            b.numpy(),
+            a.numpy(),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=-1,
         )
         for a, b in zip(estimate, reference, strict=True)
     ]
-    torch.testing.assert_close(ssim(estimate, reference), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        ssim(estimate, reference), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-6
+    )
 
 
 def test_equal_pictures_have_similarity_one() -> None:
-    torch.testing.assert_close(ssim(pictures(0, 5.0), pictures(0, 5.0)), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        ssim(pictures(0, 5.0), pictures(0, 5.0)), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 def test_order_of_arguments_does_not_matter() -> None:
-    torch.testing.assert_close(ssim(pictures(0, 9.0), pictures(1, 2.0)), ssim(pictures(1, 2.0), pictures(0, 9.0)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        ssim(pictures(0, 9.0), pictures(1, 2.0)), ssim(pictures(1, 2.0), pictures(0, 9.0)), rtol=0, atol=1e-12
+    )
 
 
 def test_constant_pictures_differ_by_the_luminance_term_alone() -> None:

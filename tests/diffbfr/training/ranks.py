@@ -1,4 +1,6 @@
-"""Trainings in several processes over gloo; here because a spawned process must be able to import what it runs."""
+"""Trainings in several processes over gloo; here because a spawned process must be able to import what it
+runs.
+"""
 
 import json
 import multiprocessing
@@ -13,7 +15,7 @@ import torch
 from torch import distributed as dist
 
 from diffbfr.training.batches import Batch, PositionLoader
-from diffbfr.training.engine import Engine, Stepped
+from diffbfr.training.engine import TrainStep, UpdateResult
 from diffbfr.training.loop import Run, StepMetrics, train
 
 Told = tuple[list[StepMetrics], str]
@@ -28,23 +30,31 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Trouble:
-    """What befalls a training: all ranks stop after so many steps; one rank finds only NaN in the images of one step."""
+    """What befalls a training: all ranks stop after so many steps; one rank finds only NaN in the images
+    of one step.
+    """
 
     stop_after: int | None = None
     nan_rank: int | None = None
     nan_step: int | None = None
 
 
-def train_in_processes(trainings: Sequence[Sequence[Run]], meeting: Path, troubles: Sequence[Trouble] = ()) -> list[list[Told]]:
+def train_in_processes(
+    trainings: Sequence[Sequence[Run]], meeting: Path, troubles: Sequence[Trouble] = ()
+) -> list[list[Told]]:
     """Run trainings one after another, each given as one run a rank; returns what each rank told of each.
 
-    `troubles` are those of the first trainings; the others have none. `steps_of` tells which faces each rank saw.
+    `troubles` are those of the first trainings; the others have none. `steps_of` tells which faces each rank
+    saw.
     """
     num_ranks = len(trainings[0])
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     troubled = list(zip_longest(trainings, troubles, fillvalue=Trouble()))
-    processes = [context.Process(target=_rank, args=(rank, num_ranks, troubled, meeting, results)) for rank in range(num_ranks)]
+    processes = [
+        context.Process(target=_rank, args=(rank, num_ranks, troubled, meeting, results))
+        for rank in range(num_ranks)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -63,20 +73,20 @@ def steps_of(meeting: Path, rank: int) -> Steps:
 def noting_steps(steps: Steps, nan_step: int | None = None) -> Iterator[None]:
     """Note the steps that this process takes, and make the images of one of them NaN."""
     keys: dict[int, str] = {}
-    read, take = PositionLoader._at, Engine.step
+    read, take = PositionLoader._at, TrainStep.step
 
     def noting(loader: PositionLoader, key: str, position: int) -> object:
         sample = read(loader, key, position)
         keys[sample.dropout_seed] = key
         return sample
 
-    def taking(engine: Engine, share: Batch, step: int) -> Stepped:
+    def taking(engine: TrainStep, share: Batch, step: int) -> UpdateResult:
         steps.append((step, [keys[seed] for seed in share.dropout_seeds.tolist()]))
         if step == nan_step:
             share = replace(share, y_0=torch.full_like(share.y_0, torch.nan))
         return take(engine, share, step)
 
-    with patch.object(PositionLoader, "_at", noting), patch.object(Engine, "step", taking):
+    with patch.object(PositionLoader, "_at", noting), patch.object(TrainStep, "step", taking):
         yield
 
 

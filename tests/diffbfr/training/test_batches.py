@@ -1,4 +1,6 @@
-"""A position of a run holds the same sample, variant, t and noise whoever asks for it and with whatever else."""
+"""A position of a run holds the same sample, variant, t and noise whoever asks for it and with whatever
+else.
+"""
 
 import copy
 import dataclasses
@@ -14,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffbfr.denoiser import upsample
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
+from diffbfr.models.denoiser import upsample
 from diffbfr.shards import Loaded, ShardedDataset, position
 from diffbfr.stages import STAGE_NAMES, StageName
 from diffbfr.training.batches import Batch, PositionLoader, position_seed
@@ -27,20 +29,32 @@ CONFIG = TrainingConfig(num_samples=100, global_batch=4, learning_rate=1e-3, see
 EVERY_STAGE = pytest.mark.parametrize("name", STAGE_NAMES)
 
 
-def _batch(dataset: ShardedDataset, name: StageName, first: int, count: int, config: TrainingConfig = CONFIG) -> Batch:
+def _batch(
+    dataset: ShardedDataset, name: StageName, first: int, count: int, config: TrainingConfig = CONFIG
+) -> Batch:
     """Positions first..first + count - 1, as one rank reads them."""
-    loader = PositionLoader(dataset, TINY_STAGES[name], replace(config, global_batch=count), COLUMN if name == "irm2" else None)
+    loader = PositionLoader(
+        dataset, TINY_STAGES[name], replace(config, global_batch=count), COLUMN if name == "irm2" else None
+    )
     return next(loader.batches(first))
 
 
 def _fields(batch: Batch) -> dict[str, Tensor]:
-    return {field.name: value for field in dataclasses.fields(batch) if (value := getattr(batch, field.name)) is not None}
+    return {
+        field.name: value
+        for field in dataclasses.fields(batch)
+        if (value := getattr(batch, field.name)) is not None
+    }
 
 
 @EVERY_STAGE
 @pytest.mark.parametrize(("ranks", "readers"), [(1, 1), (2, 0), (2, 2), (4, 1), (8, 3)])
-def test_a_position_does_not_depend_on_ranks_and_readers(tiny_dataset: ShardedDataset, name: StageName, ranks: int, readers: int) -> None:
-    loader = PositionLoader(tiny_dataset, TINY_STAGES[name], replace(CONFIG, global_batch=8), COLUMN if name == "irm2" else None)
+def test_a_position_does_not_depend_on_ranks_and_readers(
+    tiny_dataset: ShardedDataset, name: StageName, ranks: int, readers: int
+) -> None:
+    loader = PositionLoader(
+        tiny_dataset, TINY_STAGES[name], replace(CONFIG, global_batch=8), COLUMN if name == "irm2" else None
+    )
     shares = [loader.batches(8, rank, ranks, readers) for rank in range(ranks)]
     for first in (8, 16):  # the second crosses the end of an epoch of 20
         whole = _fields(_batch(tiny_dataset, name, first, 8))
@@ -51,9 +65,17 @@ def test_a_position_does_not_depend_on_ranks_and_readers(tiny_dataset: ShardedDa
         share.close()
 
 
-def test_a_batch_is_made_while_the_one_before_is_trained_on(tiny_dataset: ShardedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a thread, which is gone once the batches are closed; what stops a reader is raised where its batch is asked for."""
-    loader, made, threads = PositionLoader(tiny_dataset, TINY_STAGES["irm1"], CONFIG, None), Semaphore(0), active_count()
+def test_a_batch_is_made_while_the_one_before_is_trained_on(
+    tiny_dataset: ShardedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a thread, which is gone once the batches are closed; what stops a reader is raised where its
+    batch is asked for.
+    """
+    loader, made, threads = (
+        PositionLoader(tiny_dataset, TINY_STAGES["irm1"], CONFIG, None),
+        Semaphore(0),
+        active_count(),
+    )
     join, read = loader._join, loader._at
 
     def noted(share: Sequence[Loaded[Any]]) -> Batch:
@@ -87,7 +109,11 @@ def test_a_batch_holds_the_pairs_of_eq_8_9_and_11(tiny_dataset: ShardedDataset, 
         key = keys[position(CONFIG.seed, place, len(keys))]
         targets, conditions = [], []
         for variant in range(2):
-            targets.append(to_tensor(tiny_dataset.hq_low(key, variant) if name == "irm1" else tiny_dataset.hq(key, variant))[0])
+            targets.append(
+                to_tensor(
+                    tiny_dataset.hq_low(key, variant) if name == "irm1" else tiny_dataset.hq(key, variant)
+                )[0]
+            )
             conditions.append(
                 to_tensor(lq_to_model(tiny_dataset.lq(key, variant), 8))
                 if name == "irm1"
@@ -96,13 +122,17 @@ def test_a_batch_holds_the_pairs_of_eq_8_9_and_11(tiny_dataset: ShardedDataset, 
         drawn = [variant for variant in range(2) if torch.equal(batch.y_0[place], targets[variant])]
         assert drawn
         if batch.condition is not None:
-            assert any(torch.allclose(batch.condition[place], conditions[variant][0], atol=1e-6) for variant in drawn)
+            assert any(
+                torch.allclose(batch.condition[place], conditions[variant][0], atol=1e-6) for variant in drawn
+            )
     assert (batch.condition is None) == (name == "tem")
 
 
 def test_an_epoch_holds_every_face_once(tiny_dataset: ShardedDataset) -> None:
     faces = _batch(tiny_dataset, "tem", 20, 20).y_0
-    flips = torch.minimum(faces.flatten(1).sum(1), faces.flip(-1).flatten(1).sum(1))  # the sum does not see a flip
+    flips = torch.minimum(
+        faces.flatten(1).sum(1), faces.flip(-1).flatten(1).sum(1)
+    )  # the sum does not see a flip
     assert len({round(float(value), 2) for value in flips}) == 20
 
 
@@ -136,7 +166,17 @@ def test_fractions_are_uniform_and_noise_is_standard_normal(many: Batch) -> None
 
 
 def test_another_seed_or_stage_draws_otherwise(tiny_dataset: ShardedDataset) -> None:
-    assert len({position_seed(seed, name, place) for seed in (0, 1) for name in STAGE_NAMES for place in range(100)}) == 600
+    assert (
+        len(
+            {
+                position_seed(seed, name, place)
+                for seed in (0, 1)
+                for name in STAGE_NAMES
+                for place in range(100)
+            }
+        )
+        == 600
+    )
     first = _batch(tiny_dataset, "irm1", 0, 8)
     other = _batch(tiny_dataset, "irm1", 0, 8, replace(CONFIG, seed=12))
     assert not torch.equal(first.t, other.t)
@@ -156,7 +196,10 @@ def _resized(dataset: ShardedDataset, config: TrainingConfig = CONFIG) -> Batch:
 def _quarantining(dataset: ShardedDataset, *members: tuple[str, str]) -> ShardedDataset:
     """The dataset as it would be had these pictures of its column come out degenerate."""
     damaged, index = copy.copy(dataset), dataset._columns[COLUMN]
-    damaged._columns = {**dataset._columns, COLUMN: replace(index, info=replace(index.info, quarantined=members))}
+    damaged._columns = {
+        **dataset._columns,
+        COLUMN: replace(index, info=replace(index.info, quarantined=members)),
+    }
     return damaged
 
 
@@ -196,7 +239,9 @@ def test_irm2_may_see_the_ground_truth_resized_and_then_reads_no_column(tiny_dat
     for place in range(20):
         key = keys[position(CONFIG.seed, place, len(keys))]
         pairs = [(tiny_dataset.hq(key, variant), tiny_dataset.hq_low(key, variant)) for variant in range(2)]
-        (low,) = {low.tobytes(): low for high, low in pairs if torch.equal(to_tensor(high)[0], batch.y_0[place])}.values()
+        (low,) = {
+            low.tobytes(): low for high, low in pairs if torch.equal(to_tensor(high)[0], batch.y_0[place])
+        }.values()
         assert torch.allclose(batch.condition[place], upsample(to_tensor(low), 32)[0], atol=1e-6)
     assert torch.equal(batch.y_0, sampled.y_0)
     assert torch.equal(batch.noise, sampled.noise)
@@ -204,7 +249,9 @@ def test_irm2_may_see_the_ground_truth_resized_and_then_reads_no_column(tiny_dat
 
 def test_a_column_that_would_not_be_read_is_refused(tiny_dataset: ShardedDataset) -> None:
     config = replace(CONFIG, condition="resized")
-    with pytest.raises(UsageError, match="irm2 has condition=resized and was given the column irm1-test; expected none"):
+    with pytest.raises(
+        UsageError, match="irm2 has condition=resized and was given the column irm1-test; expected none"
+    ):
         PositionLoader(tiny_dataset, TINY_STAGES["irm2"], config, COLUMN)
     with pytest.raises(UsageError, match="tem has condition=resized; expected sampled"):
         PositionLoader(tiny_dataset, TINY_STAGES["tem"], config, None)
@@ -215,7 +262,9 @@ def test_the_target_of_a_gray_photo_is_gray_or_in_colour(
     tiny_dataset: ShardedDataset, name: StageName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = ShardedDataset._params
-    monkeypatch.setattr(ShardedDataset, "_params", lambda self, key, variant: replace(drawn(self, key, variant), gray=True))
+    monkeypatch.setattr(
+        ShardedDataset, "_params", lambda self, key, variant: replace(drawn(self, key, variant), gray=True)
+    )
     gray = _batch(tiny_dataset, name, 0, 8)
     coloured = _batch(tiny_dataset, name, 0, 8, replace(CONFIG, gray_target="colour"))
     assert torch.equal(gray.y_0, gray.y_0[:, :1].expand_as(gray.y_0))
@@ -228,7 +277,9 @@ def test_the_target_of_a_gray_photo_is_gray_or_in_colour(
 
 
 @pytest.mark.parametrize(("name", "px", "offered"), [("irm1", 32, 8), ("tem", 64, 32)])
-def test_a_dataset_of_another_size_is_refused(tiny_dataset: ShardedDataset, name: StageName, px: int, offered: int) -> None:
+def test_a_dataset_of_another_size_is_refused(
+    tiny_dataset: ShardedDataset, name: StageName, px: int, offered: int
+) -> None:
     stage = replace(TINY_STAGES[name], unet=replace(TINY_STAGES[name].unet, image_px=px))
     with pytest.raises(UsageError, match=f"{name} works at {px} px, the dataset in .* offers {offered} px"):
         PositionLoader(tiny_dataset, stage, CONFIG, None)
@@ -247,13 +298,20 @@ def test_a_dataset_without_training_faces_is_refused(tiny_dataset: ShardedDatase
 def _corner(whole: Tensor, patch: Tensor) -> tuple[int, int]:
     """Top and left of the only place where an image holds this patch."""
     side, room = patch.shape[-1], whole.shape[-1] - patch.shape[-1] + 1
-    places = [(y, x) for y in range(room) for x in range(room) if torch.equal(whole[:, y : y + side, x : x + side], patch)]
+    places = [
+        (y, x)
+        for y in range(room)
+        for x in range(room)
+        if torch.equal(whole[:, y : y + side, x : x + side], patch)
+    ]
     assert len(places) == 1
     return places[0]
 
 
 @pytest.mark.parametrize("name", ["irm2", "tem"])
-def test_a_patch_is_the_same_crop_of_target_condition_and_noise(tiny_dataset: ShardedDataset, name: StageName) -> None:
+def test_a_patch_is_the_same_crop_of_target_condition_and_noise(
+    tiny_dataset: ShardedDataset, name: StageName
+) -> None:
     whole = _batch(tiny_dataset, name, 0, 20)
     patches = _batch(tiny_dataset, name, 0, 20, replace(CONFIG, patch_px=16, patch_full_share=0.0))
     corners = [_corner(whole.noise[i], patches.noise[i]) for i in range(20)]
@@ -269,7 +327,11 @@ def test_a_patch_is_the_same_crop_of_target_condition_and_noise(tiny_dataset: Sh
 
 def test_patches_do_not_depend_on_how_ranks_slice_the_batch(tiny_dataset: ShardedDataset) -> None:
     loader = PositionLoader(tiny_dataset, TINY_STAGES["irm2"], replace(CONFIG, patch_px=16), COLUMN)
-    with closing(loader.batches()) as wholes, closing(loader.batches(0, 0, 2)) as left, closing(loader.batches(0, 1, 2)) as right:
+    with (
+        closing(loader.batches()) as wholes,
+        closing(loader.batches(0, 0, 2)) as left,
+        closing(loader.batches(0, 1, 2)) as right,
+    ):
         for _ in range(6):
             parts = [_fields(next(left)), _fields(next(right))]
             for field, value in _fields(next(wholes)).items():
@@ -277,7 +339,12 @@ def test_patches_do_not_depend_on_how_ranks_slice_the_batch(tiny_dataset: Sharde
 
 
 def test_a_share_of_the_steps_sees_whole_images(tiny_dataset: ShardedDataset) -> None:
-    loader = PositionLoader(tiny_dataset, TINY_STAGES["tem"], replace(CONFIG, global_batch=1, patch_px=16, patch_full_share=0.25), None)
+    loader = PositionLoader(
+        tiny_dataset,
+        TINY_STAGES["tem"],
+        replace(CONFIG, global_batch=1, patch_px=16, patch_full_share=0.25),
+        None,
+    )
     with closing(loader.batches()) as batches:
         sides = [next(batches).y_0.shape[-1] for _ in range(200)]
     assert set(sides) == {16, 32}

@@ -23,7 +23,10 @@ def test_the_last_step_may_reach_beyond_the_samples() -> None:
         ({"global_batch": 0}, "global_batch=0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0; expected a positive number"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1; expected 0 or more"),
-        ({"ema_half_life": 0.0}, "ema_half_life=0.0; expected a number of samples, or none for the last weights"),
+        (
+            {"ema_half_life": 0.0},
+            "ema_half_life=0.0; expected a number of samples, or none for the last weights",
+        ),
         ({"t_max": 0}, "t_max=0; expected at least 1"),
         ({"min_snr_gamma": 0.0}, "min_snr_gamma=0.0; expected a positive number"),
         ({"patch_full_share": 1.0}, r"patch_full_share=1.0; expected a share in \[0, 1\)"),
@@ -40,12 +43,21 @@ def test_settings_that_train_nothing_are_refused(change: dict[str, object], matc
 
 def test_every_option_that_the_paper_does_not_have_is_off() -> None:
     assert (WHOLE.min_snr_gamma, WHOLE.patch_px, WHOLE.ema_lengths, WHOLE.t_max) == (None, None, (), None)
-    assert (WHOLE.warmup_samples, WHOLE.decay_samples, WHOLE.max_gradient_norm, WHOLE.weight_decay) == (0, 0, None, 0)
+    assert (WHOLE.warmup_samples, WHOLE.decay_samples, WHOLE.max_gradient_norm, WHOLE.weight_decay) == (
+        0,
+        0,
+        None,
+        0,
+    )
 
 
 def test_averages_are_counted() -> None:
     two = replace(WHOLE, ema_lengths=(0.05, 0.1), average_samples=8)
-    assert (WHOLE.num_averages, replace(WHOLE, ema_half_life=None).num_averages, two.num_averages) == (1, 0, 3)
+    assert (WHOLE.num_averages, replace(WHOLE, ema_half_life=None).num_averages, two.num_averages) == (
+        1,
+        0,
+        3,
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 import torch
 
-from diffbfr.denoiser import Denoiser
+from diffbfr.models.denoiser import Denoiser
 from diffbfr.shards import ShardedDataset
 from diffbfr.stages import LossKind
 from diffbfr.training.batches import PositionLoader
@@ -20,9 +20,13 @@ PREDICTS = pytest.mark.parametrize("predicts", ["noise", "velocity"])
 LOSS = pytest.mark.parametrize("loss", ["l1", "l2"])
 
 
-def _denoiser(predicts: Literal["noise", "velocity"], loss: LossKind = "l2", prior_std: float = 0.2) -> Denoiser:
+def _denoiser(
+    predicts: Literal["noise", "velocity"], loss: LossKind = "l2", prior_std: float = 0.2
+) -> Denoiser:
     unet = replace(TINY_STAGES["irm2"].unet, time="step")
-    return wake(Denoiser(replace(TINY_STAGES["irm2"], predicts=predicts, loss=loss, prior_std=prior_std, unet=unet))).double()
+    return wake(
+        Denoiser(replace(TINY_STAGES["irm2"], predicts=predicts, loss=loss, prior_std=prior_std, unet=unet))
+    ).double()
 
 
 @PREDICTS
@@ -33,8 +37,12 @@ def test_the_weighted_error_of_the_output_is_min_snr_times_that_of_the_image(
     denoiser = _denoiser(predicts, loss)
     scale = denoiser.spec.prior_std if predicts == "velocity" else 1.0
     generator = torch.Generator().manual_seed(0)
-    y_0, mean, noise, output = (torch.randn(9, 3, 4, 4, generator=generator, dtype=torch.float64) for _ in range(4))
-    level = denoiser.schedule.gamma.sqrt()[torch.tensor([1, 5, 20, 100, 300, 600, 900, 1500, 2000])].view(-1, 1, 1, 1)
+    y_0, mean, noise, output = (
+        torch.randn(9, 3, 4, 4, generator=generator, dtype=torch.float64) for _ in range(4)
+    )
+    level = denoiser.schedule.gamma.sqrt()[torch.tensor([1, 5, 20, 100, 300, 600, 900, 1500, 2000])].view(
+        -1, 1, 1, 1
+    )
     y_t = level * y_0 + (1 - level.square()).sqrt() * noise
     epsilon = denoiser.noise_of(output, y_t, level, mean)
     in_image = ((y_t - (1 - level.square()).sqrt() * epsilon) / level - y_0) / scale
@@ -44,7 +52,9 @@ def test_the_weighted_error_of_the_output_is_min_snr_times_that_of_the_image(
     weight = min_snr_weight(denoiser.own_level(level).flatten(), 5.0, denoiser.spec)
     power = 2 if loss == "l2" else 1
     expected = snr.clamp_max(5.0) ** (power / 2) * in_image.abs().pow(power).flatten(1).mean(1)
-    torch.testing.assert_close(weight * of_output.abs().pow(power).flatten(1).mean(1), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        weight * of_output.abs().pow(power).flatten(1).mean(1), expected, rtol=1e-6, atol=0
+    )
 
 
 def test_the_weights_are_those_of_the_paper_for_gamma_5() -> None:
@@ -67,15 +77,23 @@ def test_the_loss_is_the_weighted_mean_and_a_huge_gamma_leaves_the_noise_alone(
     tiny_dataset: ShardedDataset, predicts: Literal["noise", "velocity"]
 ) -> None:
     denoiser = _denoiser(predicts, "l1").float()
-    loader = PositionLoader(tiny_dataset, denoiser.spec, TrainingConfig(num_samples=9, global_batch=1, learning_rate=1.0), COLUMN)
+    loader = PositionLoader(
+        tiny_dataset, denoiser.spec, TrainingConfig(num_samples=9, global_batch=1, learning_rate=1.0), COLUMN
+    )
     with closing(loader.batches()) as endless:
         batches = list(islice(endless, 5))
     total = 0.0
     for batch in batches:
         level = denoiser.own_level(denoiser.schedule.gamma.sqrt()[batch.t].view(-1, 1, 1, 1)).flatten()
-        total += float(min_snr_weight(level, 5.0, denoiser.spec)) * stage_loss(denoiser, denoiser, batch).item() / 5
+        total += (
+            float(min_snr_weight(level, 5.0, denoiser.spec))
+            * stage_loss(denoiser, denoiser, batch).item()
+            / 5
+        )
     config = replace(loader.config, global_batch=5)
     together = next(PositionLoader(tiny_dataset, denoiser.spec, config, COLUMN).batches())
     assert stage_loss(denoiser, denoiser, together, 5.0).item() == pytest.approx(total, rel=1e-5)
     if predicts == "noise":
-        assert stage_loss(denoiser, denoiser, together, 1e12).item() == pytest.approx(stage_loss(denoiser, denoiser, together).item())
+        assert stage_loss(denoiser, denoiser, together, 1e12).item() == pytest.approx(
+            stage_loss(denoiser, denoiser, together).item()
+        )

@@ -13,7 +13,9 @@ from diffbfr.training.loop import AVERAGES, Run, train
 from diffbfr.training.post_hoc import reconstruct
 from tests.diffbfr.tiny import TINY_STAGES
 
-CONFIG = TrainingConfig(num_samples=400, global_batch=4, learning_rate=1e-2, checkpoint_samples=10**6, average_samples=50)
+CONFIG = TrainingConfig(
+    num_samples=400, global_batch=4, learning_rate=1e-2, checkpoint_samples=10**6, average_samples=50
+)
 
 
 @pytest.mark.slow
@@ -36,5 +38,7 @@ def test_a_length_chosen_afterwards_is_the_average_that_a_training_of_that_lengt
 
 def test_a_training_that_kept_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "000000100").mkdir()
-    with pytest.raises(UsageError, match=r"found 0 power-function averages of tem .* --set tem.training.ema_lengths=0.05,0.1"):
+    with pytest.raises(
+        UsageError, match=r"found 0 power-function averages of tem .* --set tem.training.ema_lengths=0.05,0.1"
+    ):
         reconstruct(tmp_path, "tem", 0.07)

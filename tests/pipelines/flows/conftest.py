@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.flows import train_cascade
-from pipelines.recipes import Recipe
+from pipelines.recipes.recipe import Recipe
 from tests.pipelines.flows.pocket import pocket
 from tests.pipelines.tiny_dataset import make_photos
 

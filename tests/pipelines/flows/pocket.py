@@ -1,4 +1,6 @@
-"""A whole run that fits into seconds: 32 px faces, an 8 px low stage, networks of a few thousand parameters, in this process."""
+"""A whole run that fits into seconds: 32 px faces, an 8 px low stage, networks of a few thousand
+parameters, in this process.
+"""
 
 from dataclasses import replace
 
@@ -6,7 +8,7 @@ from diffbfr.degradation import DegradationSpec
 from diffbfr.stages import IRM1, IRM2, TEM, SamplerSpec, UNetSpec
 from diffbfr.training.config import TrainingConfig
 from pipelines.cluster import ClusterConfig
-from pipelines.recipes import SCRATCH, DataConfig, EvaluateConfig, Recipe, RestoreConfig, StageConfig
+from pipelines.recipes.recipe import SCRATCH, DataConfig, EvaluateConfig, Recipe, RestoreConfig, StageConfig
 
 
 def pocket(num_workers: int = 0, num_samples: int = 32) -> Recipe:
@@ -15,7 +17,9 @@ def pocket(num_workers: int = 0, num_samples: int = 32) -> Recipe:
     def unet(px: int, channels_in: int, channels_out: int) -> UNetSpec:
         return UNetSpec(px, channels_in, channels_out, 8, (1, 2), (1, 1), (4,), norm_groups=4)
 
-    training = TrainingConfig(num_samples=num_samples, global_batch=4, learning_rate=1e-3, checkpoint_samples=8)
+    training = TrainingConfig(
+        num_samples=num_samples, global_batch=4, learning_rate=1e-3, checkpoint_samples=8
+    )
     return Recipe(
         name="pocket",
         init=SCRATCH,
@@ -32,7 +36,12 @@ def pocket(num_workers: int = 0, num_samples: int = 32) -> Recipe:
         irm1=StageConfig(replace(IRM1, unet=unet(8, 6, 3), fast=SamplerSpec("dpmpp_2m", 4)), training),
         irm2=StageConfig(replace(IRM2, unet=unet(32, 6, 3), fast=SamplerSpec("dpmpp_2m", 3)), training),
         tem=StageConfig(
-            replace(TEM, unet=replace(unet(32, 3, 6), time="step", scale_shift=True), fast=SamplerSpec("sde_dpmpp_2m", 2)), training
+            replace(
+                TEM,
+                unet=replace(unet(32, 3, 6), time="step", scale_shift=True),
+                fast=SamplerSpec("sde_dpmpp_2m", 2),
+            ),
+            training,
         ),
         evaluate=EvaluateConfig(num_panels=2),
         restore=RestoreConfig(num_photos=3),

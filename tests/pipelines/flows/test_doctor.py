@@ -9,26 +9,29 @@ from diffbfr.errors import IncompleteError
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.flows import doctor
-from pipelines.flows.doctor import HOLES, DoctorTask, Hole, _version_check, examine
+from pipelines.flows.doctor import REQUIREMENTS, DoctorTask, Requirement, _version_check, examine
 
 
 @pytest.mark.parametrize(
-    ("version", "ok"), [("4.9.0", True), ("4.14.0.94", True), ("4.8.1", False), ("5.0.0.93", False), ("4.10.0+local5", True)]
+    ("version", "ok"),
+    [("4.9.0", True), ("4.14.0.94", True), ("4.8.1", False), ("5.0.0.93", False), ("4.10.0+local5", True)],
 )
 def test_versions_in_a_hole_are_found(version: str, ok: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    check = _version_check("driver", Hole("opencv-python-headless", (4, 9), (5,), "no CascadeClassifier"))
+    check = _version_check(
+        "driver", Requirement("opencv-python-headless", (4, 9), (5,), "no CascadeClassifier")
+    )
     assert check.ok is ok
     assert ("no CascadeClassifier" in check.detail) is not ok
 
 
 def test_an_unwanted_package_and_a_missing_one_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    unwanted = next(hole for hole in HOLES if hole.package == "torchvision")
+    unwanted = next(hole for hole in REQUIREMENTS if hole.package == "torchvision")
     assert _version_check("driver", unwanted).ok
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.28.0")
     assert "uninstall" in _version_check("driver", unwanted).detail
     monkeypatch.undo()
-    assert not _version_check("driver", Hole("no-such-package", (1,), (2,), "needed")).ok
+    assert not _version_check("driver", Requirement("no-such-package", (1,), (2,), "needed")).ok
 
 
 @pytest.mark.slow
@@ -43,14 +46,21 @@ def test_a_storage_without_a_lock_is_found(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_bucket_passes(s3_bucket: str, tmp_path: Path) -> None:
-    found = {check.what: check for check in examine(DoctorTask(f"{s3_bucket}/runs", f"sqlite:///{tmp_path}/mlflow.db", "driver"))}
+    found = {
+        check.what: check
+        for check in examine(DoctorTask(f"{s3_bucket}/runs", f"sqlite:///{tmp_path}/mlflow.db", "driver"))
+    }
     assert (found["storage"].ok, found["tracking"].ok) == (True, True), found
 
 
 @pytest.mark.slow
-def test_a_worker_that_does_not_answer_is_a_row(tmp_path: Path, serial: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_answer_is_a_row(
+    tmp_path: Path, serial: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_answer(*_: object, **__: object) -> None:
         raise IncompleteError("worker: 1 of 1 tasks failed")
 
     monkeypatch.setattr(serial, "map", no_answer)
-    assert doctor.doctor(str(tmp_path), None, serial)[-1] == doctor.Check("worker", "answers", False, "worker: 1 of 1 tasks failed")
+    assert doctor.doctor(str(tmp_path), None, serial)[-1] == doctor.Check(
+        "worker", "answers", False, "worker: 1 of 1 tasks failed"
+    )

@@ -1,4 +1,6 @@
-"""kill -9 in the middle of each step, and of all of Ray; the same command ends with the same dataset, weights and restored pictures."""
+"""kill -9 in the middle of each step, and of all of Ray; the same command ends with the same dataset,
+weights and restored pictures.
+"""
 
 import contextlib
 import os
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.artifacts import ArtifactStore
+from pipelines.execution.artifact_store import ArtifactStore
 
 _COMMAND = """
 import sys
@@ -21,7 +23,7 @@ from pipelines.flows import train_cascade
 recipe, workers = pocket(num_samples=400), int(sys.argv[2])
 if sys.argv[3:] == ["in order"]:
     stages = {{name: recipe.stage(name) for name in ("irm1", "irm2", "tem")}}
-    recipe = replace(recipe, **{{name: replace(it, training=replace(it.training, parts=2)) for name, it in stages.items()}})
+    recipe = replace(recipe, **{{name: replace(it, training=replace(it.training, reduce_leaves=2)) for name, it in stages.items()}})
 train_cascade.run(replace(recipe, cluster=replace(recipe.cluster, num_workers=workers, cpus_per_worker=1)), sys.argv[1])
 """
 MIDDLES = {
@@ -56,12 +58,18 @@ def finish(root: Path, *words: str) -> None:
 
 def outcome(root: Path) -> dict[str, object]:
     store = ArtifactStore(str(root))
-    facts = {step: store.latest(step) for step in ("shard", "train-irm1", "train-tem", "train-irm2", "cascade", "restore")}
-    assert all(facts.values())
-    restored = facts["restore"]
+    metadata = {
+        step: store.latest(step)
+        for step in ("shard", "train-irm1", "train-tem", "train-irm2", "cascade", "restore")
+    }
+    assert all(metadata.values())
+    restored = metadata["restore"]
     return {
-        "content_id": facts["shard"].facts["content_id"],  # type: ignore[union-attr]
-        **{step: facts[step].facts["digest"] for step in ("train-irm1", "train-tem", "train-irm2", "cascade")},  # type: ignore[union-attr]
+        "content_id": metadata["shard"].metadata["content_id"],  # type: ignore[union-attr]
+        **{
+            step: metadata[step].metadata["digest"]
+            for step in ("train-irm1", "train-tem", "train-irm2", "cascade")
+        },  # type: ignore[union-attr]
         "pictures": {name: ref.sha256 for name, ref in restored.outputs.items() if name.endswith(".png")},  # type: ignore[union-attr]
     }
 
@@ -78,7 +86,9 @@ def test_a_run_killed_in_every_step_ends_like_an_undisturbed_one(tmp_path: Path)
             time.sleep(0.01)
         if run.poll() is None:
             os.kill(run.pid, signal.SIGKILL)
-            deaths += not (killed / "artifacts" / step).exists() or ArtifactStore(str(killed)).latest(step) is None
+            deaths += (
+                not (killed / "artifacts" / step).exists() or ArtifactStore(str(killed)).latest(step) is None
+            )
         run.communicate()
     assert deaths >= 4, "the run was hardly ever caught in the middle of a step"
     finish(killed)
@@ -99,7 +109,9 @@ def kill_all(run: subprocess.Popen[bytes]) -> int:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_run_on_two_workers_whose_whole_ray_is_killed_ends_like_an_undisturbed_one_without_ray(tmp_path: Path) -> None:
+def test_a_run_on_two_workers_whose_whole_ray_is_killed_ends_like_an_undisturbed_one_without_ray(
+    tmp_path: Path,
+) -> None:
     """Gradients are added in one order, so that one process and two workers train to the same bits."""
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     finish(calm, "0", "in order")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.artifacts import ArtifactStore
 from pipelines.cli import main
+from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.flows.lineage import Link, format_chain, trace
 from pipelines.registry import get_version, open_registry
 from tests.pipelines.flows.conftest import Place, flip
@@ -47,7 +47,7 @@ def test_the_chain_goes_back_to_the_photos_with_a_digest_a_link(finished: Place)
     assert broken(link) == {}
     store = ArtifactStore(str(finished.root))
     assert steps["cascade"].digest == steps["diffbfr-cascade@1"].digest
-    assert steps["shard"].digest == store.latest("shard").facts["content_id"]  # type: ignore[union-attr]
+    assert steps["shard"].digest == store.latest("shard").metadata["content_id"]  # type: ignore[union-attr]
     assert str(finished.photos) in steps["photos"].title
     text = format_chain(link)
     assert text.splitlines()[0].startswith("diffbfr-cascade@1  ")
@@ -56,22 +56,56 @@ def test_the_chain_goes_back_to_the_photos_with_a_digest_a_link(finished: Place)
 
 
 DAMAGE: dict[str, tuple[Callable[[Place], None], str, str]] = {
-    "a tar rots": (lambda p: silently(flip, p.output("shard", "lq/000000.tar")), "shard", "output lq/000000.tar has the digest"),
-    "a column rots": (lambda p: silently(flip, p.output("shard", "irm1-*/*.tar")), "condition-irm1", "has the digest"),
-    "a tar is cut": (lambda p: os.truncate(p.output("shard", "hq32/000000.tar"), 512), "shard", "has 512 bytes, recorded"),
-    "weights rot": (lambda p: silently(flip, p.output("train-tem", "tem.safetensors")), "train-tem", "output weights has the digest"),
-    "a cascade's copy rots": (lambda p: silently(flip, p.output("cascade", "irm2.safetensors")), "cascade", "output irm2.safetensors has"),
-    "a file is gone": (lambda p: p.output("cascade", "cascade.json").unlink(), "cascade", "output record is missing"),
+    "a tar rots": (
+        lambda p: silently(flip, p.output("shard", "lq/000000.tar")),
+        "shard",
+        "output lq/000000.tar has the digest",
+    ),
+    "a column rots": (
+        lambda p: silently(flip, p.output("shard", "irm1-*/*.tar")),
+        "condition-irm1",
+        "has the digest",
+    ),
+    "a tar is cut": (
+        lambda p: os.truncate(p.output("shard", "hq32/000000.tar"), 512),
+        "shard",
+        "has 512 bytes, recorded",
+    ),
+    "weights rot": (
+        lambda p: silently(flip, p.output("train-tem", "tem.safetensors")),
+        "train-tem",
+        "output weights has the digest",
+    ),
+    "a cascade's copy rots": (
+        lambda p: silently(flip, p.output("cascade", "irm2.safetensors")),
+        "cascade",
+        "output irm2.safetensors has",
+    ),
+    "a file is gone": (
+        lambda p: p.output("cascade", "cascade.json").unlink(),
+        "cascade",
+        "output record is missing",
+    ),
     "a stage was trained again": (train_otherwise, "condition-irm1", "input irm1 was made again otherwise"),
-    "a record is gone": (lambda p: p.output("shard", "record.json").unlink(), "dataset", "its record is gone"),
-    "a photo changed": (lambda p: flip(min(p.photos.rglob("*.png"))), "photos", "their listing has the digest"),
+    "a record is gone": (
+        lambda p: p.output("shard", "record.json").unlink(),
+        "dataset",
+        "its record is gone",
+    ),
+    "a photo changed": (
+        lambda p: flip(min(p.photos.rglob("*.png"))),
+        "photos",
+        "their listing has the digest",
+    ),
     "the photos are gone": (lambda p: shutil.rmtree(p.photos), "photos", "they cannot be listed"),
 }
 
 
 @pytest.fixture
 def moved(finished: Place, tmp_path: Path) -> Iterator[Place]:
-    """The finished run itself, to be damaged, and put back afterwards: records and registry name their places. Its database stays."""
+    """The finished run itself, to be damaged, and put back afterwards: records and registry name their
+    places. Its database stays.
+    """
     folders = (finished.root / "artifacts", finished.root / "mlartifacts", finished.photos)
     for folder in folders:
         shutil.copytree(folder, tmp_path / folder.name)
@@ -133,5 +167,7 @@ def test_the_command_ends_with_4_when_a_link_is_broken(
         main()
     out, error = capsys.readouterr()
     assert ended.value.code == 4
-    assert [line.strip()[:30] for line in out.splitlines() if line not in whole] == ["! output weights has the digest"[:30]]
+    assert [line.strip()[:30] for line in out.splitlines() if line not in whole] == [
+        "! output weights has the digest"[:30]
+    ]
     assert "1 links of diffbfr-cascade@candidate are not what was recorded (first: train-irm1 " in error

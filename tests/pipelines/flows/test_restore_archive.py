@@ -1,4 +1,6 @@
-"""An archive goes in; a mirror, a ledger with one row an input and the right exit code come out, however often the run is cut short."""
+"""An archive goes in; a mirror, a ledger with one row an input and the right exit code come out, however
+often the run is cut short.
+"""
 
 import hashlib
 import io
@@ -17,9 +19,15 @@ from PIL import Image
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines.cluster import Cluster
-from pipelines.flows.restore_archive import LEDGER, RestoreOptions, RestoreReport, require_clean, restore_archive
+from pipelines.dataset.manifest import read_ledger
+from pipelines.flows.restore_archive import (
+    LEDGER,
+    RestoreOptions,
+    RestoreReport,
+    require_clean,
+    restore_archive,
+)
 from pipelines.flows.restore_page import sample_photos, write_restore_page
-from pipelines.manifest import read_ledger
 from tests.pipelines.fake_cascade import FakeModel
 from tests.pipelines.sample_archive import EXPECTED, build, encode, face
 
@@ -38,16 +46,26 @@ def pictures(output: Path) -> dict[str, bytes]:
 
 
 def outcomes(report: RestoreReport) -> dict[str, tuple[object, ...]]:
-    return {row.name: (row.status, row.reason, row.sha256, row.output, row.output_sha256, row.duplicate_of) for row in report.rows}
+    return {
+        row.name: (row.status, row.reason, row.sha256, row.output, row.output_sha256, row.duplicate_of)
+        for row in report.rows
+    }
 
 
-def test_an_archive_of_twenty_gets_twenty_rows_with_the_right_status(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_an_archive_of_twenty_gets_twenty_rows_with_the_right_status(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     report = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
 
     rows = read_ledger(str(tmp_path / "out" / LEDGER))
     assert {row.name: row.status for row in rows} == EXPECTED
     assert tuple(rows) == report.rows
-    assert (report.counts.restored, report.counts.duplicate, report.counts.quarantined, report.counts.failed) == (17, 1, 2, 0)
+    assert (
+        report.counts.restored,
+        report.counts.duplicate,
+        report.counts.quarantined,
+        report.counts.failed,
+    ) == (17, 1, 2, 0)
     reasons = {row.name: row.reason for row in rows if row.status == "quarantined"}
     assert reasons == {"album/cut short.jpg": "truncated", "album/letter.png": "not_an_image"}
     for row in rows:
@@ -62,7 +80,9 @@ def test_an_archive_of_twenty_gets_twenty_rows_with_the_right_status(archive: Pa
     assert set(pictures(tmp_path / "out")) == {row.output for row in rows if row.output}
 
 
-def test_formats_and_orientation_restore_the_face_that_a_person_sees(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_formats_and_orientation_restore_the_face_that_a_person_sees(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
 
     def restored(name: str) -> np.ndarray:
@@ -75,7 +95,9 @@ def test_formats_and_orientation_restore_the_face_that_a_person_sees(archive: Pa
     assert np.abs(restored("cmyk.png").mean(axis=(0, 1)) - face(5).mean(axis=(0, 1))).max() < 12
 
 
-def test_a_duplicate_costs_no_second_restoration_and_has_its_own_file(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_a_duplicate_costs_no_second_restoration_and_has_its_own_file(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     log = tmp_path / "keys"
     report = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(log=str(log)), ALIGNED, serial)
 
@@ -85,19 +107,30 @@ def test_a_duplicate_costs_no_second_restoration_and_has_its_own_file(archive: P
     assert keys.count(f"{hashlib.sha256(twin).hexdigest()}/0/0") == 1
     made = pictures(tmp_path / "out")
     assert made["album/twin.png"] == made["deep/er/twin again.png"]
-    assert {row.name: row.duplicate_of for row in report.rows if row.duplicate_of} == {"deep/er/twin again.png": "album/twin.png"}
+    assert {row.name: row.duplicate_of for row in report.rows if row.duplicate_of} == {
+        "deep/er/twin again.png": "album/twin.png"
+    }
 
 
-def test_several_restorations_fill_a_mirror_each_and_a_lost_one_is_made_again(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_several_restorations_fill_a_mirror_each_and_a_lost_one_is_made_again(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     one = restore_archive(str(archive), str(tmp_path / "one"), FakeModel(), ALIGNED, serial)
     three = RestoreOptions(aligned=True, samples=3)
     report = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), three, serial)
 
     single, made = pictures(tmp_path / "one"), pictures(tmp_path / "out")
-    assert sorted(made) == sorted(f"{mirror}/{name}" for mirror in ("draw-0", "draw-1", "draw-2", "spread") for name in single)
+    assert sorted(made) == sorted(
+        f"{mirror}/{name}" for mirror in ("draw-0", "draw-1", "draw-2", "spread") for name in single
+    )
     assert {name: made[f"draw-0/{name}"] for name in single} == single
-    assert all(made[f"draw-1/{name}"] not in (made[f"draw-0/{name}"], made[f"draw-2/{name}"]) for name in single)
-    assert all(made[f"{mirror}/album/twin.png"] == made[f"{mirror}/deep/er/twin again.png"] for mirror in ("draw-2", "spread"))
+    assert all(
+        made[f"draw-1/{name}"] not in (made[f"draw-0/{name}"], made[f"draw-2/{name}"]) for name in single
+    )
+    assert all(
+        made[f"{mirror}/album/twin.png"] == made[f"{mirror}/deep/er/twin again.png"]
+        for mirror in ("draw-2", "spread")
+    )
     assert outcomes(report).keys() == outcomes(one).keys()
     assert all(row.spread > 0 for row in report.rows if row.output)
 
@@ -118,7 +151,9 @@ def test_several_restorations_fill_a_mirror_each_and_a_lost_one_is_made_again(ar
     ]
 
 
-def test_a_finished_rerun_does_no_work_and_needs_no_model(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_a_finished_rerun_does_no_work_and_needs_no_model(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     first = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
@@ -130,7 +165,9 @@ def test_a_finished_rerun_does_no_work_and_needs_no_model(archive: Path, tmp_pat
 
     assert (first.num_worked, second.num_worked) == (20, 0)
     assert second.rows == first.rows
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()
+    } == files
 
 
 def test_a_zip_gives_what_its_folder_gives(archive: Path, tmp_path: Path, serial: Cluster) -> None:
@@ -144,31 +181,50 @@ def test_a_zip_gives_what_its_folder_gives(archive: Path, tmp_path: Path, serial
     assert pictures(tmp_path / "b") == pictures(tmp_path / "a")
 
 
-def test_several_archives_by_a_pattern_get_a_folder_each_in_the_mirror(tmp_path: Path, serial: Cluster) -> None:
+def test_several_archives_by_a_pattern_get_a_folder_each_in_the_mirror(
+    tmp_path: Path, serial: Cluster
+) -> None:
     for number, stem in enumerate(("trip_a", "trip_b")):
         with zipfile.ZipFile(tmp_path / f"{stem}.zip", "w") as file:
             file.writestr("me.png", encode(face(number), "PNG"))
             file.writestr(f"../{stem}.png", encode(face(2 + number), "PNG"))
     for num_worked in (4, 0):
-        report = restore_archive(f"{tmp_path}/trip_*.zip", str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
+        report = restore_archive(
+            f"{tmp_path}/trip_*.zip", str(tmp_path / "out"), FakeModel(), ALIGNED, serial
+        )
         assert report.num_worked == num_worked
-    assert set(pictures(tmp_path / "out")) == {"trip_a/me.png", "trip_a/trip_a.png", "trip_b/me.png", "trip_b/trip_b.png"}
+    assert set(pictures(tmp_path / "out")) == {
+        "trip_a/me.png",
+        "trip_a/trip_a.png",
+        "trip_b/me.png",
+        "trip_b/trip_b.png",
+    }
     assert {photo.status for photo in sample_photos(report)} == {"restored"}
 
 
-def test_a_picture_depends_on_content_and_seed_alone_not_on_its_batch(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_a_picture_depends_on_content_and_seed_alone_not_on_its_batch(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     one_by_one = RestoreOptions(aligned=True, unit_size=1)
     restore_archive(str(archive), str(tmp_path / "a"), FakeModel(), one_by_one, serial)
-    restore_archive(str(archive), str(tmp_path / "b"), FakeModel(), RestoreOptions(aligned=True, unit_size=20), serial)
-    restore_archive(str(archive), str(tmp_path / "c"), FakeModel(), RestoreOptions(aligned=True, seed=1), serial)
+    restore_archive(
+        str(archive), str(tmp_path / "b"), FakeModel(), RestoreOptions(aligned=True, unit_size=20), serial
+    )
+    restore_archive(
+        str(archive), str(tmp_path / "c"), FakeModel(), RestoreOptions(aligned=True, seed=1), serial
+    )
 
     assert pictures(tmp_path / "a") == pictures(tmp_path / "b")
     assert pictures(tmp_path / "a").keys() == pictures(tmp_path / "c").keys()
-    assert all(pictures(tmp_path / "a")[name] != picture for name, picture in pictures(tmp_path / "c").items())
+    assert all(
+        pictures(tmp_path / "a")[name] != picture for name, picture in pictures(tmp_path / "c").items()
+    )
 
 
 @pytest.mark.cluster
-def test_ray_actors_give_what_one_process_gives(archive: Path, tmp_path: Path, serial: Cluster, cluster: Cluster) -> None:
+def test_ray_actors_give_what_one_process_gives(
+    archive: Path, tmp_path: Path, serial: Cluster, cluster: Cluster
+) -> None:
     alone = restore_archive(str(archive), str(tmp_path / "a"), FakeModel(), ALIGNED, serial)
     together = restore_archive(str(archive), str(tmp_path / "b"), FakeModel(), ALIGNED, cluster)
 
@@ -177,18 +233,25 @@ def test_ray_actors_give_what_one_process_gives(archive: Path, tmp_path: Path, s
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_moment_continues_to_the_same_end(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_a_run_killed_at_any_moment_continues_to_the_same_end(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     undisturbed = restore_archive(str(archive), str(tmp_path / "a"), FakeModel(), ALIGNED, serial)
     one_unit = RestoreOptions(aligned=True, unit_size=1)
     script = (
-        "from pipelines.cluster import Cluster, ClusterConfig; from tests.pipelines.fake_cascade import FakeModel;"
+        "from pipelines.cluster import Cluster, ClusterConfig; from tests.pipelines.fake_cascade import "
+        "FakeModel;"
         "from pipelines.flows.restore_archive import RestoreOptions, restore_archive;"
-        f"restore_archive({str(archive)!r}, {str(tmp_path / 'b')!r}, FakeModel(pause_s=0.2), {one_unit!r}, Cluster(ClusterConfig(0)))"
+        f"restore_archive({str(archive)!r}, {str(tmp_path / 'b')!r}, FakeModel(pause_s=0.2), {one_unit!r}, "
+        "Cluster(ClusterConfig(0)))"
     )
     commits = tmp_path / "b" / ".diffbfr" / "commits"
     for num_done in (1, 6, 12):
         run = subprocess.Popen(
-            [sys.executable, "-c", script], cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL, env=dict(os.environ)
+            [sys.executable, "-c", script],
+            cwd=Path(__file__).parents[3],
+            stderr=subprocess.DEVNULL,
+            env=dict(os.environ),
         )
         while not commits.is_dir() or len(list(commits.glob("*.json"))) < num_done:
             assert run.poll() is None
@@ -215,7 +278,9 @@ def test_a_grown_archive_costs_its_new_photos_only(archive: Path, tmp_path: Path
     assert new == {"album/a new one.png": ("restored", ""), "album/a new twin.jpg": ("duplicate", "cmyk.jpg")}
 
 
-def test_a_changed_photo_is_restored_again_and_its_old_picture_goes(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_a_changed_photo_is_restored_again_and_its_old_picture_goes(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
     before = pictures(tmp_path / "out")
     (archive / "cmyk.jpg").write_bytes(b"no longer a picture")
@@ -262,13 +327,17 @@ def test_a_failed_face_fails_alone_is_not_passed_through_and_is_tried_again(
 def test_more_quarantined_than_allowed_is_exit_4(archive: Path, tmp_path: Path, serial: Cluster) -> None:
     report = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
 
-    with pytest.raises(QuarantineError, match=r"2 of 20 inputs are quarantined .*at most 1 allowed") as raised:
+    with pytest.raises(
+        QuarantineError, match=r"2 of 20 inputs are quarantined .*at most 1 allowed"
+    ) as raised:
         require_clean(report, max_bad=1)
     assert raised.value.exit_code == 4
     require_clean(report, max_bad=2)
 
 
-def test_a_member_that_cannot_be_read_is_a_row_and_costs_no_model_on_a_rerun(tmp_path: Path, serial: Cluster) -> None:
+def test_a_member_that_cannot_be_read_is_a_row_and_costs_no_model_on_a_rerun(
+    tmp_path: Path, serial: Cluster
+) -> None:
     folder = tmp_path / "archive"
     folder.mkdir()
     (folder / "a.png").write_bytes(encode(face(1), "PNG"))
@@ -279,7 +348,10 @@ def test_a_member_that_cannot_be_read_is_a_row_and_costs_no_model_on_a_rerun(tmp
     (folder / "b.png").write_bytes(encode(face(2), "PNG"))
     mended = restore_archive(str(folder), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
 
-    assert [(row.status, row.reason) for row in first.rows] == [("restored", ""), ("quarantined", "unreadable")]
+    assert [(row.status, row.reason) for row in first.rows] == [
+        ("restored", ""),
+        ("quarantined", "unreadable"),
+    ]
     assert (first.num_worked, again.num_worked, mended.num_worked) == (2, 0, 1)
     assert mended.counts.restored == 2
 
@@ -305,7 +377,9 @@ def test_another_request_into_the_same_output_is_refused(
     assert pictures(tmp_path / "out") == before
 
 
-def test_another_archive_into_the_same_output_is_refused(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_another_archive_into_the_same_output_is_refused(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
     with pytest.raises(UsageError, match="was begun with input"):
         restore_archive(str(archive / "scans"), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
@@ -317,10 +391,22 @@ def test_bad_requests_get_one_clear_line(archive: Path, tmp_path: Path, serial: 
     (tmp_path / "link").symlink_to(archive)
     (tmp_path / "empty").mkdir()
     requests = {
-        (str(archive), str(tmp_path / "out"), RestoreOptions(aligned=False)): "whole photos are not restored yet; .*add --aligned",
-        (str(archive), str(tmp_path / "out"), RestoreOptions(aligned=True, mode="slow")): "mode 'slow' is unknown",  # type: ignore[arg-type]
+        (
+            str(archive),
+            str(tmp_path / "out"),
+            RestoreOptions(aligned=False),
+        ): "whole photos are not restored yet; .*add --aligned",
+        (
+            str(archive),
+            str(tmp_path / "out"),
+            RestoreOptions(aligned=True, mode="slow"),
+        ): "mode 'slow' is unknown",  # type: ignore[arg-type]
         (str(archive), str(tmp_path / "out"), RestoreOptions(aligned=True, unit_size=0)): "unit_size is 0",
-        (str(archive), str(tmp_path / "out"), RestoreOptions(aligned=True, samples=0)): "samples 0; expected at least 1",
+        (
+            str(archive),
+            str(tmp_path / "out"),
+            RestoreOptions(aligned=True, samples=0),
+        ): "samples 0; expected at least 1",
         (str(archive), str(archive / "restored"), ALIGNED): "lies inside the input",
         (str(archive), str(tmp_path / "link" / "restored"), ALIGNED): "lies inside the input",
         (str(archive), str(tmp_path / "full"), ALIGNED): "holds mine.png and no restoration",
@@ -347,7 +433,9 @@ def test_a_restored_picture_says_what_made_it(archive: Path, tmp_path: Path, ser
     assert re.search(f'InputSha256="{row.sha256}"', packet)
 
 
-def test_the_page_shows_photos_before_and_after_and_why_others_were_refused(archive: Path, tmp_path: Path, serial: Cluster) -> None:
+def test_the_page_shows_photos_before_and_after_and_why_others_were_refused(
+    archive: Path, tmp_path: Path, serial: Cluster
+) -> None:
     report = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
     photos = sample_photos(report)
     page = Path(write_restore_page(report))
@@ -355,13 +443,21 @@ def test_the_page_shows_photos_before_and_after_and_why_others_were_refused(arch
     with_pictures = [photo for photo in photos if photo.before and photo.after]
     assert len(with_pictures) == 8
     for photo in with_pictures:
-        before, after = (np.asarray(Image.open(io.BytesIO(data or b""))).astype(float) for data in (photo.before, photo.after))
+        before, after = (
+            np.asarray(Image.open(io.BytesIO(data or b""))).astype(float)
+            for data in (photo.before, photo.after)
+        )
         assert before.shape == after.shape == (64, 64, 3)
         assert np.abs(before - after).mean() < 20
-    assert {photo.name for photo in photos if photo.status == "quarantined"} == {"album/cut short.jpg", "album/letter.png"}
+    assert {photo.name for photo in photos if photo.status == "quarantined"} == {
+        "album/cut short.jpg",
+        "album/letter.png",
+    }
     assert "which is no picture" in page.read_text()
     assert not any(photo.spread for photo in photos)
-    several = restore_archive(str(archive), str(tmp_path / "several"), FakeModel(), RestoreOptions(aligned=True, samples=2), serial)
+    several = restore_archive(
+        str(archive), str(tmp_path / "several"), FakeModel(), RestoreOptions(aligned=True, samples=2), serial
+    )
     assert all(photo.spread for photo in sample_photos(several) if photo.after)
     assert "where its restorations differ" in Path(write_restore_page(several)).read_text()
     written = page.stat().st_mtime_ns

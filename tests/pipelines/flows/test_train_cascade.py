@@ -13,17 +13,28 @@ from torch.utils.checkpoint import checkpoint
 from diffbfr.errors import UsageError
 from diffbfr.images import decode
 from pipelines import registry as models
-from pipelines.artifacts import ArtifactStore
+from pipelines.dataset.manifest import open_dataset, read_ledger
+from pipelines.evaluation.stage_panel import PanelTask, draw_panel
+from pipelines.execution.artifact_store import ArtifactStore
+from pipelines.execution.run_report import RunReport
 from pipelines.flows import train_cascade
-from pipelines.flows.run_report import RunReport
-from pipelines.manifest import open_dataset, read_ledger
-from pipelines.recipes import RECIPES, Recipe
-from pipelines.steps.stage_panel import PanelTask, draw_panel
+from pipelines.recipes.presets import RECIPES
+from pipelines.recipes.recipe import Recipe
 from tests.pipelines.flows.pocket import pocket
 
 pytestmark = pytest.mark.slow
 
-STEPS = ["shard", "train-irm1", "train-tem", "condition-irm1", "train-irm2", "cascade", "evaluate", "register", "restore"]
+STEPS = [
+    "shard",
+    "train-irm1",
+    "train-tem",
+    "condition-irm1",
+    "train-irm2",
+    "cascade",
+    "evaluate",
+    "register",
+    "restore",
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +62,16 @@ def test_a_first_run_makes_every_step_and_a_page(finished: tuple[Recipe, str, Ru
     assert actions(report) == dict.fromkeys(STEPS, "RUN")
     page = Path(report.page).read_text()
     assert Path(report.page).parent == Path(root)
-    assert page.count("data:image/png;base64") >= 2 * 5 + 2 * 3  # two panels of five pictures, three photos before and after
+    assert (
+        page.count("data:image/png;base64") >= 2 * 5 + 2 * 3
+    )  # two panels of five pictures, three photos before and after
 
 
 def test_an_irm2_of_the_resized_ground_truth_needs_no_column_and_waits_for_no_irm1(tmp_path: Path) -> None:
     recipe = pocket(num_samples=8)
-    recipe = replace(recipe, irm2=replace(recipe.irm2, training=replace(recipe.irm2.training, condition="resized")))
+    recipe = replace(
+        recipe, irm2=replace(recipe.irm2, training=replace(recipe.irm2.training, condition="resized"))
+    )
     report = train_cascade.run(recipe, str(tmp_path))
     assert actions(report) == dict.fromkeys([step for step in STEPS if step != "condition-irm1"], "RUN")
     assert "pictures by irm1" not in Path(report.page).read_text()
@@ -91,10 +106,14 @@ def test_running_wide_blocks_again_leaves_the_same_weights(
         again.append(args[1].shape[-1])
         return checkpoint(*args, **options)
 
-    monkeypatch.setattr("diffbfr.unet.checkpoint", count)
-    train_cascade.run(replace(recipe, cluster=replace(recipe.cluster, recompute_px=8)), str(tmp_path), until="train-irm1")
+    monkeypatch.setattr("diffbfr.models.unet.checkpoint", count)
+    train_cascade.run(
+        replace(recipe, cluster=replace(recipe.cluster, recompute_px=8)), str(tmp_path), until="train-irm1"
+    )
     assert set(again) == {8}
-    weights = [(folder(place, "train-irm1") / "irm1.safetensors").read_bytes() for place in (root, str(tmp_path))]
+    weights = [
+        (folder(place, "train-irm1") / "irm1.safetensors").read_bytes() for place in (root, str(tmp_path))
+    ]
     assert weights[0] == weights[1]
 
 
@@ -103,15 +122,23 @@ def test_a_plan_says_what_a_training_takes_of_memory(tmp_path: Path) -> None:
     work = {}
     for px in (None, 256):
         changed = replace(recipe, cluster=replace(recipe.cluster, recompute_px=px))
-        work[px] = {step.name: step.work for step in train_cascade.run(changed, str(tmp_path), plan=True).steps}
-    assert work[None]["train-irm2"].endswith("18.3 GB a worker")  # two workers share a batch of 4, and keep no average
+        work[px] = {
+            step.name: step.work for step in train_cascade.run(changed, str(tmp_path), plan=True).steps
+        }
+    assert work[None]["train-irm2"].endswith(
+        "18.3 GB a worker"
+    )  # two workers share a batch of 4, and keep no average
     assert work[256]["train-irm2"].endswith("12.8 GB a worker")
     assert work[None]["train-irm1"] == work[256]["train-irm1"]
 
 
-def test_a_changed_setting_runs_only_what_it_reaches_and_is_named(finished: tuple[Recipe, str, RunReport]) -> None:
+def test_a_changed_setting_runs_only_what_it_reaches_and_is_named(
+    finished: tuple[Recipe, str, RunReport],
+) -> None:
     recipe, root, _ = finished
-    changed = replace(recipe, irm2=replace(recipe.irm2, training=replace(recipe.irm2.training, learning_rate=2e-3)))
+    changed = replace(
+        recipe, irm2=replace(recipe.irm2, training=replace(recipe.irm2.training, learning_rate=2e-3))
+    )
     report = train_cascade.run(changed, root, plan=True)
     assert [name for name, action in actions(report).items() if action == "RUN"] == STEPS[4:]
     assert "config training.learning_rate: 0.001 -> 0.002" in reason(report, "train-irm2")
@@ -165,13 +192,18 @@ def test_the_column_is_what_this_irm1_makes_of_every_variant(finished: tuple[Rec
     assert info.model_digest == models.model_digest(folder(root, "cascade"), ("irm1",))
 
 
-def test_the_registry_leads_from_the_cascade_back_to_the_data(finished: tuple[Recipe, str, RunReport]) -> None:
+def test_the_registry_leads_from_the_cascade_back_to_the_data(
+    finished: tuple[Recipe, str, RunReport],
+) -> None:
     _, root, _ = finished
     registry = models.open_registry(root)
     cascade = models.get_version(registry, "diffbfr-cascade@candidate")
-    content_id = ArtifactStore(root).latest("shard").facts["content_id"]  # type: ignore[union-attr]
+    content_id = ArtifactStore(root).latest("shard").metadata["content_id"]  # type: ignore[union-attr]
     assert cascade.tags["data.content_id"] == content_id
-    assert models.get_version(registry, cascade.tags["stage.irm2"]).tags["parent.irm1"] == cascade.tags["stage.irm1.digest"]
+    assert (
+        models.get_version(registry, cascade.tags["stage.irm2"]).tags["parent.irm1"]
+        == cascade.tags["stage.irm1.digest"]
+    )
     assert models.fsck(registry) == ()
     holdout = models.read_holdout(registry)
     assert holdout is not None
@@ -182,7 +214,11 @@ def test_the_registry_leads_from_the_cascade_back_to_the_data(finished: tuple[Re
 def test_registering_is_one_run_of_the_parent(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
     _, root, _ = finished
     registry = models.open_registry(root)
-    runs = [run for run in registry.client.search_runs([registry.experiment_id]) if run.info.run_name.startswith("register")]
+    runs = [
+        run
+        for run in registry.client.search_runs([registry.experiment_id])
+        if run.info.run_name.startswith("register")
+    ]
     assert [(run.info.run_name, run.info.status) for run in runs] == [("register", "FINISHED")]
     assert {"mlflow.parentRunId", "diffbfr.root", "diffbfr.driver"} <= runs[0].data.tags.keys()
     assert {version.run_id for version in models.list_versions(registry)} == {runs[0].info.run_id}
@@ -197,26 +233,36 @@ def test_the_sample_archive_is_restored_with_a_row_a_photo(finished: tuple[Recip
 def test_evaluation_uses_faces_that_no_stage_trained_on(finished: tuple[Recipe, str, RunReport]) -> None:
     _, root, _ = finished
     dataset = open_dataset(folder(root, "shard"))
-    measured = {line.split(",")[0] for line in (folder(root, "evaluate") / "rows.csv").read_text().splitlines()[1:]}
+    measured = {
+        line.split(",")[0] for line in (folder(root, "evaluate") / "rows.csv").read_text().splitlines()[1:]
+    }
     assert measured == set(dataset.keys("test"))
     assert measured.isdisjoint(dataset.keys("train"))
 
 
-def test_a_finished_run_loads_neither_ray_nor_torch_nor_mlflow(finished: tuple[Recipe, str, RunReport]) -> None:
+def test_a_finished_run_loads_neither_ray_nor_torch_nor_mlflow(
+    finished: tuple[Recipe, str, RunReport],
+) -> None:
     _, root, _ = finished
     look = (
-        "import sys; from tests.pipelines.flows.pocket import pocket; from pipelines.flows import train_cascade\n"
+        "import sys; from tests.pipelines.flows.pocket import pocket; from pipelines.flows import "
+        "train_cascade\n"
         "report = train_cascade.run(pocket(), sys.argv[1])\n"
-        "assert {step.action for step in report.steps} == {'HIT'} and report.page and 'PSNR' in report.scores\n"
+        "assert {step.action for step in report.steps} == {'HIT'} and report.page and 'PSNR' in "
+        "report.scores\n"
         "print([name for name in ('ray', 'torch', 'mlflow', 'albumentations') if name in sys.modules])"
     )
     project = Path(__file__).resolve().parents[3]
-    answer = subprocess.run([sys.executable, "-c", look, root], cwd=project, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", look, root], cwd=project, capture_output=True, text=True, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == "[]"
 
 
-def test_a_panel_is_drawn_of_each_average_and_changes_no_weight(finished: tuple[Recipe, str, RunReport], tmp_path: Path) -> None:
+def test_a_panel_is_drawn_of_each_average_and_changes_no_weight(
+    finished: tuple[Recipe, str, RunReport], tmp_path: Path
+) -> None:
     recipe, calm, _ = finished
     seen = recipe
     for name in ("irm1", "irm2", "tem"):
@@ -229,14 +275,25 @@ def test_a_panel_is_drawn_of_each_average_and_changes_no_weight(finished: tuple[
         panels = {path.name: path.read_bytes() for path in sorted((made / "panels").iterdir())}
         assert list(panels) == ["000000016.png", "000000032.png"]
         pictures = decode(panels["000000016.png"]).pixels
-        assert pictures.shape == (4 * 128, 3 * 128, 3)  # four faces, 8 or 32 px enlarged: input, output, truth
+        assert pictures.shape == (
+            4 * 128,
+            3 * 128,
+            3,
+        )  # four faces, 8 or 32 px enlarged: input, output, truth
         assert not (pictures[:, 128:256] == pictures[:, 256:]).all()
-        assert (made / f"{name}.safetensors").read_bytes() == (folder(calm, f"train-{name}") / f"{name}.safetensors").read_bytes()
+        assert (made / f"{name}.safetensors").read_bytes() == (
+            folder(calm, f"train-{name}") / f"{name}.safetensors"
+        ).read_bytes()
         record = store.latest(f"train-{name}")
         assert record is not None
-        assert record.facts["panel_seconds"] > 0
-        column = record.facts.get("column", "")
-        task = PanelTask(str(folder(str(tmp_path), "shard")), made / "averages" / "000000016", getattr(seen, name).stage, column)
+        assert record.metadata["panel_seconds"] > 0
+        column = record.metadata.get("column", "")
+        task = PanelTask(
+            str(folder(str(tmp_path), "shard")),
+            made / "averages" / "000000016",
+            getattr(seen, name).stage,
+            column,
+        )
         assert draw_panel(task) == panels["000000016.png"], f"another drawing at {px} px"
         run = models.find_step(registry, store.root, f"train-{name}", record.identity.id)
         assert run is not None

@@ -1,7 +1,8 @@
 """Many processes that promote the candidate at the same moment, and one that reads the aliases all the while.
 
-MLflow takes seconds to import, so they are forks of one that did; it has no thread and no connection, and each child opens its own.
-Run as `python -m tests.pipelines.registry.contenders ROOT URI EXPERIMENT COUNT`; prints JSON.
+MLflow takes seconds to import, so they are forks of one that did; it has no thread and no connection, and
+each child opens its own. Run as `python -m tests.pipelines.registry.contenders ROOT URI EXPERIMENT COUNT`;
+prints JSON.
 """
 
 import json
@@ -20,7 +21,9 @@ _START_S = 250
 
 @dataclass(frozen=True)
 class Contest:
-    """What each contender says: `won`, or why not; and every pair of champion and previous that the reader saw, each time they changed."""
+    """What each contender says: `won`, or why not; and every pair of champion and previous that the reader
+    saw, each time they changed.
+    """
 
     answers: list[str]
     seen: list[list[int]]
@@ -28,10 +31,14 @@ class Contest:
 
 
 def contend(root: Path, uri: str, experiment: str, count: int) -> Contest:
-    """Let `count` processes promote at once; one that ends with anything but a refusal fails, and a reader who finds no version too."""
+    """Let `count` processes promote at once; one that ends with anything but a refusal fails, and a reader
+    who finds no version too.
+    """
     words = [sys.executable, "-m", __name__, str(root), uri, experiment, str(count)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stderr
     return Contest(**json.loads(done.stdout))
 

@@ -16,17 +16,43 @@ START_S = 180
 
 @contextmanager
 def mlflow_server(
-    folder: Path, artifacts: str, environment: Mapping[str, str] | None = None, port: int = 0, database: str = ""
+    folder: Path,
+    artifacts: str,
+    environment: Mapping[str, str] | None = None,
+    port: int = 0,
+    database: str = "",
 ) -> Iterator[str]:
-    """Run a server with its files in `artifacts`, as a team would, and its tables in `database`, or in SQLite; yields its URI."""
+    """Run a server with its files in `artifacts`, as a team would, and its tables in `database`, or in
+    SQLite; yields its URI.
+    """
     port = port or free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", database or f"sqlite:///{folder}/server.db", "--artifacts-destination", artifacts]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    stores = [
+        "--backend-store-uri",
+        database or f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        artifacts,
+    ]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = folder / "server.log"
     with log.open("a") as file:
         process = subprocess.Popen(
-            [*command, *stores], env={**os.environ, **quiet, **(environment or {})}, stdout=file, stderr=file, start_new_session=True
+            [*command, *stores],
+            env={**os.environ, **quiet, **(environment or {})},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
     uri = f"http://127.0.0.1:{port}"
     try:

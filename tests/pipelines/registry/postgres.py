@@ -18,7 +18,9 @@ _START_S = 60
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """Run a server with an empty database; yields its URI. Skips the test where PostgreSQL or its driver is not installed."""
+    """Run a server with an empty database; yields its URI. Skips the test where PostgreSQL or its driver
+    is not installed.
+    """
     pytest.importorskip("psycopg2", reason="the extra `infra` is not installed")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # Debian's are not on the PATH
     initdb = shutil.which("initdb") or (str(programs[-1]) if programs else "")
@@ -32,12 +34,25 @@ def postgres() -> Iterator[str]:
     programs_at = Path(initdb).resolve().parent
     options = ["-D", str(folder / "data"), "-U", "mlflow", "--auth=trust", "--no-sync"]
     subprocess.run([initdb, *options], check=True, capture_output=True, cwd=folder, **who)
-    words = [programs_at / "postgres", "-D", folder / "data", "-F", "-k", folder, "-h", "127.0.0.1", "-p", str(port)]
+    words = [
+        programs_at / "postgres",
+        "-D",
+        folder / "data",
+        "-F",
+        "-k",
+        folder,
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(words, stdout=log, stderr=log, cwd=folder, **who)
     try:
         deadline = time.monotonic() + _START_S
-        while subprocess.run([programs_at / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True, check=False).returncode:
+        while subprocess.run(
+            [programs_at / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True, check=False
+        ).returncode:
             assert server.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.2)

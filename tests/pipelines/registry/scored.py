@@ -3,18 +3,38 @@
 from diffbfr.errors import DiffBFRError
 from diffbfr.metrics import psnr, squeezenet, ssim
 from diffbfr.metrics.intervals import Interval
-from pipelines.registry import ModelVersion, Registry, freeze_holdout, get_version, holdout_of, record_evaluation
-from pipelines.steps.evaluate import SUBJECTS, Row
-from pipelines.steps.scores import Evaluation, Protocol, SubjectScores
+from pipelines.evaluation.scores import Evaluation, Protocol, SubjectScores
+from pipelines.evaluation.types import SUBJECTS, Row
+from pipelines.registry import (
+    ModelVersion,
+    Registry,
+    freeze_holdout,
+    get_version,
+    holdout_of,
+    record_evaluation,
+)
 
-CARDS = (psnr.CARD, ssim.CARD, squeezenet.CARD)
+CARDS = (psnr.INFO, ssim.INFO, squeezenet.INFO)
 
 
 def evaluation(values: tuple[float, ...], dataset: str = "one") -> Evaluation:
     """Ten faces, each with the same scores."""
     cards = CARDS[: len(values)]
-    protocol = Protocol(dataset, "test", 10, 0, (0,), "fast", 128, "k" * 64, tuple(f"{card.name} v{card.version}" for card in cards))
-    table = tuple(SubjectScores(subject, tuple(Interval(value, value, value, 10) for value in values)) for subject in SUBJECTS)
+    protocol = Protocol(
+        dataset,
+        "test",
+        10,
+        0,
+        (0,),
+        "fast",
+        128,
+        "k" * 64,
+        tuple(f"{card.name} v{card.version}" for card in cards),
+    )
+    table = tuple(
+        SubjectScores(subject, tuple(Interval(value, value, value, 10) for value in values))
+        for subject in SUBJECTS
+    )
     rows = tuple(Row(f"face-{i}", subject, 0, values) for i in range(10) for subject in SUBJECTS)
     return Evaluation(protocol, cards, table, rows, ())
 

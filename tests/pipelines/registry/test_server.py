@@ -1,4 +1,6 @@
-"""Everything that the registry does, with the embedded database and with servers, on PostgreSQL and S3 too: only the URI changes."""
+"""Everything that the registry does, with the embedded database and with servers, on PostgreSQL and S3
+too: only the URI changes.
+"""
 
 import base64
 import os
@@ -30,9 +32,9 @@ from pipelines.registry import (
     rollback,
     step_run,
 )
-from pipelines.registry import garbage as module
-from tests.pipelines.registry.conftest import ROOT, StageMaker, cascade_folder, lineage
+from pipelines.registry import gc as module
 from tests.pipelines.registry.contenders import PROJECT, contend
+from tests.pipelines.registry.fixtures import ROOT, StageMaker, cascade_folder, lineage
 from tests.pipelines.registry.mlflow_server import mlflow_server
 from tests.pipelines.registry.postgres import postgres
 from tests.pipelines.registry.scored import measured
@@ -43,7 +45,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=["embedded", "server on PostgreSQL", "server on S3"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path, shared_root: Path) -> Iterator[str]:
-    """Where the registry is: tables in a file; a server with tables in PostgreSQL; a server that keeps its files in a bucket."""
+    """Where the registry is: tables in a file; a server with tables in PostgreSQL; a server that keeps its
+    files in a bucket.
+    """
     with ExitStack() as running:
         if request.param == "embedded":
             _ = open_registry(str(shared_root)).client
@@ -99,14 +103,27 @@ def test_the_registry_does_the_same_wherever_it_is(
 
     place = ("--tracking", uri, "--root", str(tmp_path))
     listed = call(monkeypatch, capsys, "list", *place)
-    assert [line.split()[1] for line in listed.splitlines() if line.startswith("diffbfr-cascade")] == ["champion", "previous"]
+    assert [line.split()[1] for line in listed.splitlines() if line.startswith("diffbfr-cascade")] == [
+        "champion",
+        "previous",
+    ]
     assert "digest" in call(monkeypatch, capsys, "show", "diffbfr-cascade@champion", *place)
     call(monkeypatch, capsys, "rollback", "--why", "and back", *place)
     assert "number 1" in call(monkeypatch, capsys, "log", *place)
     chain = call(monkeypatch, capsys, "lineage", "diffbfr-cascade@champion", *place)
-    assert [line.split()[1] for line in chain.splitlines() if "@" in line][1:] == ["diffbfr-irm1@2", "diffbfr-irm2@2", "diffbfr-tem@2"]
+    assert [line.split()[1] for line in chain.splitlines() if "@" in line][1:] == [
+        "diffbfr-irm1@2",
+        "diffbfr-irm2@2",
+        "diffbfr-tem@2",
+    ]
     assert "nothing wrong" in call(monkeypatch, capsys, "fsck", *place)
-    assert [it.action for it in list_actions(registry)] == ["holdout", "promote", "promote", "rollback", "rollback"]
+    assert [it.action for it in list_actions(registry)] == [
+        "holdout",
+        "promote",
+        "promote",
+        "rollback",
+        "rollback",
+    ]
 
     register(registry, 3, stage_folder, tmp_path)
     register(registry, 4, stage_folder, tmp_path)
@@ -115,7 +132,10 @@ def test_the_registry_does_the_same_wherever_it_is(
     assert sum("has no 'candidate'" in answer for answer in contest.answers) == 7, contest.answers
     assert [pair for pair in ([2, 1], [2, 2], [4, 2]) if pair in contest.seen] == contest.seen
     removed = {removal.name for removal in collect_garbage(registry, ROOT, ())}
-    assert {name for name in removed if name.startswith("diffbfr-cascade")} == {"diffbfr-cascade@1", "diffbfr-cascade@3"}
+    assert {name for name in removed if name.startswith("diffbfr-cascade")} == {
+        "diffbfr-cascade@1",
+        "diffbfr-cascade@3",
+    }
     assert len(list_versions(registry)) == 8
     assert fsck(registry) == ()
     assert resolve("diffbfr-cascade@champion", registry, tmp_path / "cache").ref == "diffbfr-cascade@4"
@@ -124,7 +144,9 @@ def test_the_registry_does_the_same_wherever_it_is(
 
 @pytest.mark.parametrize("uri", ["server on S3"], indirect=True)
 def test_a_cascade_in_a_bucket_behind_a_server_keeps_its_promises(uri: str, tmp_path: Path) -> None:
-    """It loads without pickle and without S3 credentials, has its signature, and asks for nothing but this package."""
+    """It loads without pickle and without S3 credentials, has its signature, and asks for nothing but this
+    package.
+    """
     folder, registry = make_tiny_cascade(tmp_path / "cascade"), open_registry(str(tmp_path), uri)
     with step_run(registry, "register", "a" * 20) as run:
         stages = {stage: register_stage(run, stage, folder, lineage()) for stage in ("irm1", "irm2", "tem")}  # type: ignore[arg-type]
@@ -151,10 +173,26 @@ print(model.predict([sys.stdin.read()])[0])
 
 
 def load_without_pickle(uri: str, picture: bytes, hidden: dict[str, str]) -> list[str]:
-    """Load the candidate in a process of its own; returns its requirements, its signature and what it makes of a picture."""
-    environment = {**os.environ, **hidden, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    """Load the candidate in a process of its own; returns its requirements, its signature and what it
+    makes of a picture.
+    """
+    environment = {
+        **os.environ,
+        **hidden,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     words = [sys.executable, "-c", _LOAD, uri]
     sent = base64.b64encode(picture).decode()
-    done = subprocess.run(words, input=sent, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        words,
+        input=sent,
+        env=environment,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-3:]

@@ -8,8 +8,18 @@ import pytest
 from diffbfr.errors import DiffBFRError, UsageError
 from diffbfr.spec import to_dict
 from diffbfr.stages import TEM_TINY
-from pipelines.registry import Registry, Run, fsck, get_version, list_versions, model_digest, register_cascade, register_stage, resolve
-from tests.pipelines.registry.conftest import CascadeMaker, StageMaker, cascade_folder, lineage
+from pipelines.registry import (
+    Registry,
+    Run,
+    fsck,
+    get_version,
+    list_versions,
+    model_digest,
+    register_cascade,
+    register_stage,
+    resolve,
+)
+from tests.pipelines.registry.fixtures import CascadeMaker, StageMaker, cascade_folder, lineage
 
 
 def test_registering_the_same_content_twice_is_one_version(run: Run, stage_folder: StageMaker) -> None:
@@ -35,7 +45,9 @@ def test_a_version_carries_its_lineage_and_becomes_the_candidate(run: Run, stage
     assert expected.items() <= version.tags.items()
 
 
-def test_registered_files_are_a_copy_that_the_trainers_folder_cannot_change(run: Run, stage_folder: StageMaker, tmp_path: Path) -> None:
+def test_registered_files_are_a_copy_that_the_trainers_folder_cannot_change(
+    run: Run, stage_folder: StageMaker, tmp_path: Path
+) -> None:
     folder = stage_folder("irm1", 1)
     version = register_stage(run, "irm1", folder, lineage())
     (folder / "irm1.json").write_text("{}")
@@ -55,7 +67,9 @@ def test_a_cascade_names_its_three_stage_versions(make_cascade: CascadeMaker, re
     assert get_version(registry, "diffbfr-cascade@candidate").version == 2
 
 
-def test_weights_that_are_not_the_named_versions_make_no_cascade(run: Run, stage_folder: StageMaker, tmp_path: Path) -> None:
+def test_weights_that_are_not_the_named_versions_make_no_cascade(
+    run: Run, stage_folder: StageMaker, tmp_path: Path
+) -> None:
     folders = {stage: stage_folder(stage, 1) for stage in ("irm1", "irm2", "tem")}
     versions = {stage: register_stage(run, stage, folder, lineage()) for stage, folder in folders.items()}  # type: ignore[arg-type]
     other = cascade_folder(tmp_path, {**folders, "tem": stage_folder("tem", 2)})
@@ -63,18 +77,26 @@ def test_weights_that_are_not_the_named_versions_make_no_cascade(run: Run, stage
         register_cascade(run, other, versions, lineage())  # type: ignore[arg-type]
 
 
-def test_an_irm2_that_learnt_from_another_irm1_makes_no_cascade(run: Run, stage_folder: StageMaker, tmp_path: Path) -> None:
+def test_an_irm2_that_learnt_from_another_irm1_makes_no_cascade(
+    run: Run, stage_folder: StageMaker, tmp_path: Path
+) -> None:
     folders = {stage: stage_folder(stage, 1) for stage in ("irm1", "irm2", "tem")}
     irm1 = register_stage(run, "irm1", folders["irm1"], lineage())
     irm2 = register_stage(run, "irm2", folders["irm2"], lineage(irm1="f" * 64))
     tem = register_stage(run, "tem", folders["tem"], lineage())
     with pytest.raises(UsageError, match=r"diffbfr-irm2@1 learnt from irm1 ffffffffffff"):
-        register_cascade(run, cascade_folder(tmp_path, folders), {"irm1": irm1, "irm2": irm2, "tem": tem}, lineage())
+        register_cascade(
+            run, cascade_folder(tmp_path, folders), {"irm1": irm1, "irm2": irm2, "tem": tem}, lineage()
+        )
 
 
-def test_an_incompatible_triple_makes_no_cascade_and_the_field_is_named(run: Run, stage_folder: StageMaker, tmp_path: Path) -> None:
+def test_an_incompatible_triple_makes_no_cascade_and_the_field_is_named(
+    run: Run, stage_folder: StageMaker, tmp_path: Path
+) -> None:
     folders = {stage: stage_folder(stage, 1) for stage in ("irm1", "irm2", "tem")}
-    (folders["tem"] / "tem.json").write_text(json.dumps(to_dict(replace(TEM_TINY, unet=replace(TEM_TINY.unet, image_px=256)))))
+    (folders["tem"] / "tem.json").write_text(
+        json.dumps(to_dict(replace(TEM_TINY, unet=replace(TEM_TINY.unet, image_px=256))))
+    )
     versions = {stage: register_stage(run, stage, folder, lineage()) for stage, folder in folders.items()}  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="irm2 makes 128 px and tem works at 256 px; expected the same px"):
         register_cascade(run, cascade_folder(tmp_path, folders), versions, lineage())  # type: ignore[arg-type]
@@ -106,7 +128,9 @@ def test_a_half_uploaded_version_is_never_visible_and_the_next_attempt_makes_one
     assert fsck(run.registry) == ()
 
 
-def test_many_who_register_the_same_content_at_once_make_one_version(run: Run, stage_folder: StageMaker) -> None:
+def test_many_who_register_the_same_content_at_once_make_one_version(
+    run: Run, stage_folder: StageMaker
+) -> None:
     folder = stage_folder("irm1", 1)
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: register_stage(run, "irm1", folder, lineage()), range(8)))
@@ -114,19 +138,25 @@ def test_many_who_register_the_same_content_at_once_make_one_version(run: Run, s
     assert len(list_versions(run.registry)) == 1
 
 
-def test_a_cascade_version_keeps_no_path_of_the_machine_that_made_it(make_cascade: CascadeMaker, tmp_path: Path) -> None:
+def test_a_cascade_version_keeps_no_path_of_the_machine_that_made_it(
+    make_cascade: CascadeMaker, tmp_path: Path
+) -> None:
     source = Path(make_cascade(1).source.removeprefix("file://"))
     texts = [path.read_bytes().decode(errors="replace") for path in source.rglob("*") if path.is_file()]
-    assert any("served_cascade.py" in text for text in texts)
+    assert any("pyfunc_model.py" in text for text in texts)
     assert not any(str(tmp_path) in text or "/pipelines/registry" in text for text in texts)
 
 
-def test_resolve_finds_a_cascade_by_alias_number_and_folder(make_cascade: CascadeMaker, registry: Registry, tmp_path: Path) -> None:
+def test_resolve_finds_a_cascade_by_alias_number_and_folder(
+    make_cascade: CascadeMaker, registry: Registry, tmp_path: Path
+) -> None:
     cascade = make_cascade(1)
     for ref in ("diffbfr-cascade@candidate", "diffbfr-cascade@1"):
         found = resolve(ref, registry, tmp_path / "cache")
         assert (found.ref, found.digest) == ("diffbfr-cascade@1", cascade.digest)
-        stages = [f"{stage}.{suffix}" for stage in ("irm1", "irm2", "tem") for suffix in ("json", "safetensors")]
+        stages = [
+            f"{stage}.{suffix}" for stage in ("irm1", "irm2", "tem") for suffix in ("json", "safetensors")
+        ]
         assert sorted(path.name for path in found.folder.iterdir()) == ["cascade.json", *stages]
     assert resolve(str(tmp_path / "cascade-1"), registry, tmp_path / "cache").digest == cascade.digest
 
@@ -149,7 +179,9 @@ def test_a_reference_to_nothing_is_refused_with_what_there_is(
         resolve(ref, registry, tmp_path)
 
 
-def test_resolve_refuses_files_that_changed_behind_the_registry(make_cascade: CascadeMaker, registry: Registry, tmp_path: Path) -> None:
+def test_resolve_refuses_files_that_changed_behind_the_registry(
+    make_cascade: CascadeMaker, registry: Registry, tmp_path: Path
+) -> None:
     cascade = make_cascade(1)
     stored = Path(cascade.source.removeprefix("file://")) / "artifacts" / "cascade" / "tem.safetensors"
     stored.write_bytes(stored.read_bytes()[:-1] + b"\x01")

@@ -35,7 +35,10 @@ def test_a_constant_loss_is_a_level_line_and_smoothing_keeps_its_value() -> None
     assert drawing.last_value == "0.25"
 
 
-@pytest.mark.parametrize("points", [((8, 0.5),), ((8, 0.5), (16, math.nan), (24, 0.4)), ((8, 0.0), (16, 0.0)), ((8, -1.0), (16, 1e9))])
+@pytest.mark.parametrize(
+    "points",
+    [((8, 0.5),), ((8, 0.5), (16, math.nan), (24, 0.4)), ((8, 0.0), (16, 0.0)), ((8, -1.0), (16, 1e9))],
+)
 def test_odd_curves_are_drawn_too(points: tuple[tuple[int, float], ...]) -> None:
     drawing = draw(TrainingCurve("irm1", points))
     assert drawing is not None
@@ -56,4 +59,11 @@ def test_ticks_are_round_and_within_the_frame() -> None:
 
 
 def test_numbers_are_written_short() -> None:
-    assert [short(value) for value in (12800, 0.0341, 3.2e6, 7, 1.5e9, 0)] == ["12.8k", "0.0341", "3.2M", "7", "1.5G", "0"]
+    assert [short(value) for value in (12800, 0.0341, 3.2e6, 7, 1.5e9, 0)] == [
+        "12.8k",
+        "0.0341",
+        "3.2M",
+        "7",
+        "1.5G",
+        "0",
+    ]

@@ -12,13 +12,18 @@ from PIL import Image
 
 from diffbfr.images import encode_png
 from diffbfr.metrics import psnr, squeezenet, ssim
+from pipelines.evaluation.scores import Evaluation, protocol_lines, summarise
+from pipelines.evaluation.types import EvaluateReport, EvaluateTask, Panel, Row
+from pipelines.execution.model_ref import ModelRef
 from pipelines.report import LineageLink, ReportData, RestoredPhoto, StepLine, TrainingCurve, write_report
 from pipelines.report.page import duration, render
-from pipelines.steps.evaluate import EvaluateReport, EvaluateTask, Panel, Row
-from pipelines.steps.pinned_cascade import PinnedCascade
-from pipelines.steps.scores import Evaluation, protocol_lines, summarise
 
-SCORES = {"lq": (22.0, 0.60, 0.60), "irm1": (22.8, 0.61, 0.40), "irm2": (22.1, 0.59, 0.35), "tem": (21.5, 0.62, 0.30)}
+SCORES = {
+    "lq": (22.0, 0.60, 0.60),
+    "irm1": (22.8, 0.61, 0.40),
+    "irm2": (22.1, 0.59, 0.35),
+    "tem": (21.5, 0.62, 0.30),
+}
 
 
 def picture(seed: int, px: int = 32) -> bytes:
@@ -28,10 +33,14 @@ def picture(seed: int, px: int = 32) -> bytes:
 @pytest.fixture
 def evaluation() -> Evaluation:
     keys = ("face-1", "face-2")
-    rows = [Row(key, subject, None if subject == "lq" else 0, values) for key in keys for subject, values in SCORES.items()]  # type: ignore[arg-type]
+    rows = [
+        Row(key, subject, None if subject == "lq" else 0, values)
+        for key in keys
+        for subject, values in SCORES.items()
+    ]  # type: ignore[arg-type]
     panels = tuple(Panel(key, *(picture(i) for i in range(5))) for key in keys)
-    task = EvaluateTask(0, "dataset", PinnedCascade("cascade", "d" * 64, 8, 32), keys)
-    report = EvaluateReport(0, (psnr.CARD, ssim.CARD, squeezenet.CARD), tuple(rows), panels, 1.0)
+    task = EvaluateTask(0, "dataset", ModelRef("cascade", "d" * 64, 8, 32), keys)
+    report = EvaluateReport(0, (psnr.INFO, ssim.INFO, squeezenet.INFO), tuple(rows), panels, 1.0)
     return summarise([task], [report], "c" * 64, "test", 32)
 
 
@@ -46,11 +55,16 @@ def data(evaluation: Evaluation) -> ReportData:
         evaluation=evaluation,
         restored=(
             RestoredPhoto("a.jpg", "restored", picture(6), picture(7)),
-            RestoredPhoto("<script>alert(1)</script>.png", "quarantined", None, None, "the file is no picture"),
+            RestoredPhoto(
+                "<script>alert(1)</script>.png", "quarantined", None, None, "the file is no picture"
+            ),
         ),
         counts=(("restored", 1), ("quarantined", 1)),
         curves=(TrainingCurve("irm1", ((8, 0.5), (16, 0.4))), TrainingCurve("tem", ())),
-        lineage=((LineageLink("photos", "1" * 64),), (LineageLink("irm1", "2" * 64, "diffbfr-irm1@1"), LineageLink("tem", "3" * 64))),
+        lineage=(
+            (LineageLink("photos", "1" * 64),),
+            (LineageLink("irm1", "2" * 64, "diffbfr-irm1@1"), LineageLink("tem", "3" * 64)),
+        ),
         steps=(StepLine("shard", "HIT", 2.0), StepLine("train-irm1", "RUN", 60.0, "training.seed 0 -> 1")),
         notes=("smoke starts from the packaged cascade.",),
     )
@@ -111,7 +125,15 @@ def test_pictures_come_before_numbers_and_arrive_unchanged(data: ReportData) -> 
 def test_the_table_tells_values_changes_and_protocol(data: ReportData) -> None:
     text = read(render(data)).text
     assert data.evaluation is not None
-    for words in ("PSNR (dB) ↑", "squeezenet distance ↓", "21.50", "−0.50", "0.300", "+0.020", *protocol_lines(data.evaluation)):
+    for words in (
+        "PSNR (dB) ↑",
+        "squeezenet distance ↓",
+        "21.50",
+        "−0.50",
+        "0.300",
+        "+0.020",
+        *protocol_lines(data.evaluation),
+    ):
         assert words in text
     assert "LPIPS" not in text
 
@@ -133,7 +155,17 @@ def test_what_the_photos_are_called_is_text_and_not_markup(data: ReportData) -> 
 
 def test_steps_lineage_and_curves_are_told(data: ReportData) -> None:
     text = read(render(data)).text
-    told = ("train-irm1", "RUN", "HIT", "60 s", "training.seed 0 -> 1", "222222222222", "diffbfr-irm1@1", "after 16 samples", "75 s")
+    told = (
+        "train-irm1",
+        "RUN",
+        "HIT",
+        "60 s",
+        "training.seed 0 -> 1",
+        "222222222222",
+        "diffbfr-irm1@1",
+        "after 16 samples",
+        "75 s",
+    )
     assert [words for words in told if words not in text] == []
 
 
@@ -146,7 +178,11 @@ def test_a_run_without_scores_photos_or_curves_has_a_page_too(data: ReportData) 
 
 
 def test_a_large_picture_is_reduced_to_what_a_screen_shows(data: ReportData) -> None:
-    page = render(replace(data, evaluation=None, restored=(RestoredPhoto("big.png", "restored", picture(1, 900), None),)))
+    page = render(
+        replace(
+            data, evaluation=None, restored=(RestoredPhoto("big.png", "restored", picture(1, 900), None),)
+        )
+    )
     source = read(page).loads[0]
     assert source.startswith("data:image/webp")
     with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as shown:
@@ -155,8 +191,16 @@ def test_a_large_picture_is_reduced_to_what_a_screen_shows(data: ReportData) -> 
 
 def test_an_infinite_psnr_is_written_as_such(evaluation: Evaluation, data: ReportData) -> None:
     line = evaluation.table[3]
-    perfect = replace(line, intervals=(replace(line.intervals[0], mean=math.inf, low=math.inf, high=math.inf), *line.intervals[1:]))
-    assert "∞" in render(replace(data, evaluation=replace(evaluation, table=(*evaluation.table[:3], perfect))))
+    perfect = replace(
+        line,
+        intervals=(
+            replace(line.intervals[0], mean=math.inf, low=math.inf, high=math.inf),
+            *line.intervals[1:],
+        ),
+    )
+    assert "∞" in render(
+        replace(data, evaluation=replace(evaluation, table=(*evaluation.table[:3], perfect)))
+    )
 
 
 def test_the_same_run_writes_the_same_bytes(data: ReportData, tmp_path: Path) -> None:

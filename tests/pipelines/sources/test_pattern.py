@@ -1,4 +1,6 @@
-"""Several archives by a pattern are one source: the photos of each under its stem; a pattern that names anything else is one clear line."""
+"""Several archives by a pattern are one source: the photos of each under its stem; a pattern that names
+anything else is one clear line.
+"""
 
 import hashlib
 import io
@@ -13,7 +15,15 @@ import pytest
 
 from diffbfr.errors import UsageError
 from pipelines import storage
-from pipelines.sources import FolderSource, PatternSource, PhotoSource, PhotoUnreadableError, TarSource, ZipSource, open_source
+from pipelines.sources import (
+    FolderSource,
+    PatternSource,
+    PhotoSource,
+    PhotoUnreadableError,
+    TarSource,
+    ZipSource,
+    open_source,
+)
 from tests.pipelines.tiny_dataset import build, make_photos
 
 
@@ -39,7 +49,9 @@ def _contents(source: PhotoSource) -> dict[str, str]:
 
 
 def test_photos_are_called_after_their_archive_and_sorted_by_the_whole_name(tmp_path: Path) -> None:
-    """`a-b/` sorts before `a/` and `a0/` after it, though `a.zip` is neither the second file by name nor by stem."""
+    """`a-b/` sorts before `a/` and `a0/` after it, though `a.zip` is neither the second file by name nor
+    by stem.
+    """
     stems = ("a", "a-b", "a0", "a#1", "näme")
     for stem in stems:
         _zip(tmp_path / f"{stem}.zip", "2.png", "x/1.png", "notes.txt")
@@ -54,12 +66,16 @@ def test_zips_and_tars_list_their_members_as_they_do_alone(tmp_path: Path) -> No
     _zip(tmp_path / "val.zip", "1.png")
     source = open_source(f"{tmp_path}/train_?.*")
     alone = [*ZipSource(str(one)).refs(), *TarSource(str(other)).refs()]
-    assert [(ref.uri, ref.bytes, ref.fingerprint) for ref in source.refs()] == [(ref.uri, ref.bytes, ref.fingerprint) for ref in alone]
+    assert [(ref.uri, ref.bytes, ref.fingerprint) for ref in source.refs()] == [
+        (ref.uri, ref.bytes, ref.fingerprint) for ref in alone
+    ]
     assert list(_contents(source)) == ["train_a/1.png", "train_a/2.png", "train_b/1.png"]
     assert list(_contents(open_source(source.uri, every_file=True))) == list(_contents(source))
 
 
-def test_the_source_is_small_travels_and_is_opened_again_by_its_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_is_small_travels_and_is_opened_again_by_its_uri(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(20):
         _tar(tmp_path / f"photos-{number:06d}.tar", "1.png")
     monkeypatch.chdir(tmp_path)
@@ -126,17 +142,40 @@ def test_hidden_archives_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("trian_*.zip", r"trian_\*\.zip names nothing; .* holds 4 archives, the nearest is train_[ab]\.zip; expected some of them"),
-        ("loose/*.zip", r"names nothing; .*/loose holds no \.zip or \.tar; expected archives of photos; check the path"),
-        ("loose/*.png", r"names 1\.png, which is no \.zip or plain \.tar; expected archives only; write \*\.zip or \*\.tar"),
-        ("loos*", r"names loose/, which is no \.zip or plain \.tar; .* or name a folder for the photos in it"),
+        (
+            "trian_*.zip",
+            r"trian_\*\.zip names nothing; .* holds 4 archives, the nearest is train_[ab]\.zip; expected "
+            r"some of them",
+        ),
+        (
+            "loose/*.zip",
+            r"names nothing; .*/loose holds no \.zip or \.tar; expected archives of photos; check the path",
+        ),
+        (
+            "loose/*.png",
+            r"names 1\.png, which is no \.zip or plain \.tar; expected archives only; write \*\.zip or "
+            r"\*\.tar",
+        ),
+        (
+            "loos*",
+            r"names loose/, which is no \.zip or plain \.tar; .* or name a folder for the photos in it",
+        ),
         ("*.gz", r"names photos\.tar\.gz, which is no \.zip or plain \.tar"),
         ("tr*/*.zip", r"/tr\* is not there; expected a folder, with a pattern such as \*\.zip only after it"),
-        ("val.*", r"val\.tar and val\.zip in .* differ in no more than their suffix; expected one; rename the other"),
-        ("photos-{0..9}.tar", r"photos-\{0\.\.9\}\.tar is not there; .*several archives as '\*\.zip'; check the path"),
+        (
+            "val.*",
+            r"val\.tar and val\.zip in .* differ in no more than their suffix; expected one; rename the "
+            r"other",
+        ),
+        (
+            "photos-{0..9}.tar",
+            r"photos-\{0\.\.9\}\.tar is not there; .*several archives as '\*\.zip'; check the path",
+        ),
     ],
 )
-def test_a_pattern_that_names_no_archives_is_one_clear_line(tmp_path: Path, pattern: str, message: str) -> None:
+def test_a_pattern_that_names_no_archives_is_one_clear_line(
+    tmp_path: Path, pattern: str, message: str
+) -> None:
     for name in ("train_a.zip", "train_b.zip", "val.zip"):
         _zip(tmp_path / name, "1.png")
     _tar(tmp_path / "val.tar", "1.png")
@@ -162,7 +201,9 @@ def test_one_bad_archive_among_many_is_named_and_archives_without_photos_are_tol
 def test_ffhq_in_several_zips_is_checked_against_the_index_beside_them(
     inside: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Zips of a thousand each, whose stem is the folder that they replace, or whose members have their whole path."""
+    """Zips of a thousand each, whose stem is the folder that they replace, or whose members have their
+    whole path.
+    """
     folder = tmp_path / "images1024x1024"
     folder.mkdir()
     index = {}
@@ -170,7 +211,13 @@ def test_ffhq_in_several_zips_is_checked_against_the_index_beside_them(
         name = inside.replace("/00000/", f"/{thousand}/").format(key=thousand)
         _zip(folder / f"{thousand}.zip", name)
         file_md5 = hashlib.md5(f"{thousand} {name}".encode()).hexdigest()
-        index[thousand] = {"image": {"file_path": f"images1024x1024/{thousand}/{thousand}.png", "file_md5": file_md5, "pixel_md5": ""}}
+        index[thousand] = {
+            "image": {
+                "file_path": f"images1024x1024/{thousand}/{thousand}.png",
+                "file_md5": file_md5,
+                "pixel_md5": "",
+            }
+        }
     (tmp_path / "ffhq-dataset-v2.json").write_text(json.dumps(index))
     source = open_source(folder / "*.zip")
     assert [ref.file_md5 for ref in source.refs()] == [entry["image"]["file_md5"] for entry in index.values()]
@@ -185,7 +232,10 @@ def test_a_dataset_of_two_zips_is_that_of_one_folder(tmp_path: Path) -> None:
     for number, path in enumerate(sorted(folder.rglob("*.png"))):
         with zipfile.ZipFile(tmp_path / "zips" / f"part_{number % 2}.zip", "a") as archive:
             archive.write(path, path.name)
-    assert build(tmp_path / "zips" / "part_*.zip", tmp_path / "of zips").content_id == build(folder, tmp_path / "of folder").content_id
+    assert (
+        build(tmp_path / "zips" / "part_*.zip", tmp_path / "of zips").content_id
+        == build(folder, tmp_path / "of folder").content_id
+    )
 
 
 def test_archives_on_s3_are_named_by_a_pattern_like_those_on_disk(tmp_path: Path, s3_bucket: str) -> None:

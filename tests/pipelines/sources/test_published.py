@@ -1,4 +1,6 @@
-"""FFHQ is checked against its publisher's index, wherever both lie; a damaged index is told and never half believed."""
+"""FFHQ is checked against its publisher's index, wherever both lie; a damaged index is told and never half
+believed.
+"""
 
 import hashlib
 import io
@@ -59,7 +61,9 @@ def test_ffhq_is_read_by_its_layouts_and_checked_against_its_index(tmp_path: Pat
     assert open_source(root / layout).digest() != before
 
 
-def test_a_photo_that_is_not_the_published_one_is_unreadable_but_its_pixels_may_come_in_another_file(tmp_path: Path) -> None:
+def test_a_photo_that_is_not_the_published_one_is_unreadable_but_its_pixels_may_come_in_another_file(
+    tmp_path: Path,
+) -> None:
     root, pictures = _ffhq(tmp_path / "ffhq")
     folder = root / "images1024x1024" / "00000"
     other = io.BytesIO()
@@ -72,13 +76,20 @@ def test_a_photo_that_is_not_the_published_one_is_unreadable_but_its_pixels_may_
     source = open_source(root / "images1024x1024")
     first, second, third = source.refs()
     assert source.read(first) == other.getvalue()
-    with pytest.raises(PhotoUnreadableError, match=r"00001\.png is not the published photo \(its pixels are others\); expected MD5"):
+    with pytest.raises(
+        PhotoUnreadableError,
+        match=r"00001\.png is not the published photo \(its pixels are others\); expected MD5",
+    ):
         source.read(second)
-    with pytest.raises(PhotoUnreadableError, match=r"00002\.png is not the published photo \(the PNG file ends early"):
+    with pytest.raises(
+        PhotoUnreadableError, match=r"00002\.png is not the published photo \(the PNG file ends early"
+    ):
         source.read(third)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "cut entry", "two", "list", "nothing", "text", "digest", "comma"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "cut", "cut entry", "two", "list", "nothing", "text", "digest", "comma"]
+)
 def test_a_damaged_index_is_one_clear_line(tmp_path: Path, damage: str) -> None:
     root, _ = _ffhq(tmp_path / "ffhq")
     whole = (root / INDEX).read_text()
@@ -95,7 +106,9 @@ def test_a_damaged_index_is_one_clear_line(tmp_path: Path, damage: str) -> None:
             "comma": whole[:-1] + ",}",
         }[damage]
     )
-    with pytest.raises(UsageError, match=r"ffhq-dataset-v2\.json is no whole index of FFHQ .*download it again") as caught:
+    with pytest.raises(
+        UsageError, match=r"ffhq-dataset-v2\.json is no whole index of FFHQ .*download it again"
+    ) as caught:
         list(open_source(root / "images1024x1024").refs())
     assert "\n" not in str(caught.value)
 
@@ -123,7 +136,8 @@ def test_where_only_the_pixels_are_promised_they_are_checked(tmp_path: Path) -> 
     assert source.read(first)
     assert source.read(third)
     with pytest.raises(
-        PhotoUnreadableError, match=r"00001\.png is not the published photo \(its pixels are others\); expected pixels of MD5"
+        PhotoUnreadableError,
+        match=r"00001\.png is not the published photo \(its pixels are others\); expected pixels of MD5",
     ):
         source.read(second)
     before = source.digest()
@@ -137,7 +151,9 @@ def test_ffhq_is_checked_against_its_index_wherever_both_lie(
     tmp_path: Path, kind: str, place: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     root, _ = _ffhq(tmp_path / "ffhq", 2)
-    (root / "images1024x1024" / "00000" / "00001.png").write_bytes(encode_png(np.zeros((32, 32, 3), np.uint8)))
+    (root / "images1024x1024" / "00000" / "00001.png").write_bytes(
+        encode_png(np.zeros((32, 32, 3), np.uint8))
+    )
     shutil.rmtree(root / "thumbnails128x128")
     (tmp_path / "pack").mkdir()
     if place == "beside":
@@ -149,7 +165,9 @@ def test_ffhq_is_checked_against_its_index_wherever_both_lie(
         bucket = request.getfixturevalue("s3_bucket")
         storage.put_tree(root if place != "beside" else packed, f"{bucket}/{tmp_path.name}/{name}")
         if place == "beside":
-            storage.write_atomic(f"{bucket}/{tmp_path.name}/{INDEX}", (tmp_path / "pack" / INDEX).read_bytes())
+            storage.write_atomic(
+                f"{bucket}/{tmp_path.name}/{INDEX}", (tmp_path / "pack" / INDEX).read_bytes()
+            )
         uri = f"{bucket}/{tmp_path.name}/{name}"
     else:
         inner = "ffhq" if place == "in, below a folder" else None
@@ -175,7 +193,8 @@ def test_photos_that_only_the_folder_or_only_the_index_has_are_counted_and_told_
     assert source.read(refs[3]) == b"mine"
     assert source.digest()
     assert caplog.messages == [
-        f"{root / INDEX}: 3 of the photos that it names are here, 2 are not; 1 that are here are not in it and go unchecked"
+        f"{root / INDEX}: 3 of the photos that it names are here, 2 are not; 1 that are here are not in it "
+        "and go unchecked"
     ]
 
 

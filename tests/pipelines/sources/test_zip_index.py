@@ -1,4 +1,6 @@
-"""A zip's index read an entry at a time says what `zipfile` says, and each entry leads to what `zipfile` reads."""
+"""A zip's index read an entry at a time says what `zipfile` says, and each entry leads to what `zipfile`
+reads.
+"""
 
 import itertools
 import zipfile
@@ -26,18 +28,25 @@ def test_the_index_of_a_zip_is_the_one_that_zipfile_reads(
     path = tmp_path / "a.zip"
     path.write_bytes(before)
     with zipfile.ZipFile(path, "a") as archive:
-        for number, (name, method) in enumerate(zip(["a.png", "b/", "b/é.png", "b/ü.jpg"], itertools.cycle(METHODS), strict=False)):
+        for number, (name, method) in enumerate(
+            zip(["a.png", "b/", "b/é.png", "b/ü.jpg"], itertools.cycle(METHODS), strict=False)
+        ):
             archive.writestr(name, bytes(number * 20), method)
         archive.comment = comment
     path.write_bytes(glued + path.read_bytes())
     with path.open("rb") as file, zipfile.ZipFile(path) as archive:
         entries = list(zip_index.entries(file))
-        assert [(e.name, e.num_bytes, e.crc, e.header, e.packed_bytes, e.method, e.flags) for e in entries] == [
-            (m.filename, m.file_size, m.CRC, m.header_offset, m.compress_size, m.compress_type, m.flag_bits) for m in archive.infolist()
+        assert [
+            (e.name, e.num_bytes, e.crc, e.header, e.packed_bytes, e.method, e.flags) for e in entries
+        ] == [
+            (m.filename, m.file_size, m.CRC, m.header_offset, m.compress_size, m.compress_type, m.flag_bits)
+            for m in archive.infolist()
         ]
         shift = zip_index.find_index(file)[2]
         assert [zip_index.entry_at(file, entry.place, shift) for entry in reversed(entries)] == entries[::-1]
-        contents = {member.filename: archive.read(member) for member in archive.infolist() if not member.is_dir()}
+        contents = {
+            member.filename: archive.read(member) for member in archive.infolist() if not member.is_dir()
+        }
     source = open_source(path)
     assert {ref.name: source.read(ref) for ref in source.refs()} == contents
 
@@ -48,7 +57,9 @@ def test_a_member_is_read_however_it_is_packed_and_without_the_rest_of_the_index
 ) -> None:
     names = [f"{number:03d}.png" for number in range(100)]
     with (tmp_path / "a.zip").open("wb") as file:
-        pipe = SimpleNamespace(write=file.write, flush=file.flush)  # headers tell no size and no CRC where nobody can seek
+        pipe = SimpleNamespace(
+            write=file.write, flush=file.flush
+        )  # headers tell no size and no CRC where nobody can seek
         with zipfile.ZipFile(pipe, "w", method) as archive:  # type: ignore[arg-type]
             for name in names:
                 archive.writestr(name, name.encode() * 400)

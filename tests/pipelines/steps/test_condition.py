@@ -1,4 +1,6 @@
-"""A column is the same bytes however the work is cut, repeated, spread or killed; from a picture that is none nobody learns."""
+"""A column is the same bytes however the work is cut, repeated, spread or killed; from a picture that is
+none nobody learns.
+"""
 
 import hashlib
 import json
@@ -18,10 +20,11 @@ from diffbfr.errors import QuarantineError
 from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.cluster.pool import Collector, run_actors
-from pipelines.manifest import open_dataset
+from pipelines.dataset.manifest import open_dataset
+from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
+from pipelines.dataset.verify import verify_records
 from pipelines.progress import Progress
 from pipelines.registry import model_digest
-from pipelines.sealed import read_sealed, write_sealed
 from pipelines.steps.condition import (
     ConditionReport,
     ConditionTask,
@@ -30,7 +33,6 @@ from pipelines.steps.condition import (
     make_conditioner,
     plan_condition,
 )
-from pipelines.steps.verify import verify_records
 from tests.pipelines.tiny_cascade import make_tiny_cascade, tiny_specs
 from tests.pipelines.tiny_dataset import make_dataset
 
@@ -44,7 +46,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tasks(model: Path, tmp_path: Path) -> list[ConditionTask]:
     dataset = make_dataset(tmp_path, lq_px=16)
     digest = model_digest(model, ("irm1",))
-    return plan_condition(ConditionTask(0, str(dataset), "irm1-abc", (), 2, tiny_specs()[0], str(model), digest))
+    return plan_condition(
+        ConditionTask(0, str(dataset), "irm1-abc", (), 2, tiny_specs()[0], str(model), digest)
+    )
 
 
 def tars(tasks: list[ConditionTask]) -> dict[str, str]:
@@ -62,7 +66,9 @@ def anew(tasks: list[ConditionTask]) -> None:
     storage.remove_tree(storage.join(tasks[0].dataset, "irm1-abc"))
 
 
-def test_the_column_is_the_same_bytes_in_any_batches_and_order_and_after_a_stop(tasks: list[ConditionTask]) -> None:
+def test_the_column_is_the_same_bytes_in_any_batches_and_order_and_after_a_stop(
+    tasks: list[ConditionTask],
+) -> None:
     for task in tasks:
         condition(task)
     finish(tasks)
@@ -122,8 +128,12 @@ def test_one_two_and_three_actors_one_of_which_dies_make_the_same_bytes_as_one_p
         made.append(tars(tasks))
     assert Path(mark).exists()
     anew(tasks)
-    collector = Collector[ConditionTask, ConditionReport]("condition", tasks, lambda task: 1, Progress("condition", 3, "img"), None)
-    run_actors(partial(social, tasks[0], str(tmp_path)), collector, 3, 0, 0.0, threading.Event())  # of no core: here may be two
+    collector = Collector[ConditionTask, ConditionReport](
+        "condition", tasks, lambda task: 1, Progress("condition", 3, "img"), None
+    )
+    run_actors(
+        partial(social, tasks[0], str(tmp_path)), collector, 3, 0, 0.0, threading.Event()
+    )  # of no core: here may be two
     finish(tasks)
     assert len(list(tmp_path.glob("*.here"))) == 3
     assert made[0] == made[1] == made[2] == tars(tasks)
@@ -149,7 +159,9 @@ def test_the_sampler_runs_on_one_thread_whatever_the_process_has(
     assert seen == {1}
 
 
-@pytest.mark.parametrize(("value", "reason"), [(float("nan"), "not_finite"), (float("inf"), "not_finite"), (0.25, "constant")])
+@pytest.mark.parametrize(
+    ("value", "reason"), [(float("nan"), "not_finite"), (float("inf"), "not_finite"), (0.25, "constant")]
+)
 def test_a_degenerate_picture_is_quarantined_counted_and_bounded(
     tasks: list[ConditionTask], monkeypatch: pytest.MonkeyPatch, value: float, reason: str
 ) -> None:
@@ -167,7 +179,10 @@ def test_a_degenerate_picture_is_quarantined_counted_and_bounded(
     key = tasks[0].keys[0]
     assert [report.quarantined for report in (bad, *good)] == [1, 0, 0]
     assert worker(tasks[0]) == replace(bad, skipped=True, seconds=pytest.approx(0, abs=30))
-    expected = rf"1 of 24 pictures by irm1 are degenerate \(first: {key}.1.png, {reason}\); expected at most column.max_bad_share=0.04"
+    expected = (
+        rf"1 of 24 pictures by irm1 are degenerate \(first: {key}.1.png, {reason}\); expected at most "
+        rf"column.max_bad_share=0.04"
+    )
     with pytest.raises(QuarantineError, match=expected):
         finish(tasks, 0.04)
     assert "irm1-abc" not in {column.column for column in open_dataset(tasks[0].dataset).columns}
@@ -178,19 +193,29 @@ def test_a_degenerate_picture_is_quarantined_counted_and_bounded(
     assert verify_records(tasks[0].dataset) == []
 
 
-def test_a_column_record_that_names_other_pictures_than_its_shards_is_found(tasks: list[ConditionTask]) -> None:
+def test_a_column_record_that_names_other_pictures_than_its_shards_is_found(
+    tasks: list[ConditionTask],
+) -> None:
     for task in tasks:
         condition(task)
     finish(tasks)
     place = storage.join(tasks[0].dataset, "irm1-abc", "column.json")
-    write_sealed(place, read_sealed(place) | {"quarantined": [[tasks[0].keys[0], "0.png"]]})
+    write_checksummed_json(
+        place, read_checksummed_json(place) | {"quarantined": [[tasks[0].keys[0], "0.png"]]}
+    )
     (found,) = verify_records(tasks[0].dataset)
     assert found.place == "irm1-abc/column.json"
     assert found.what.startswith("1 pictures are quarantined, by the shards' records 0")
 
 
-def test_a_flat_picture_of_a_flat_photo_is_not_degenerate(tasks: list[ConditionTask], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flat_picture_of_a_flat_photo_is_not_degenerate(
+    tasks: list[ConditionTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
     true_sample = cascade.sample
-    monkeypatch.setattr(cascade, "sample", lambda *args, **kwargs: torch.zeros_like(true_sample(*args, **kwargs)))
-    monkeypatch.setattr("pipelines.steps.condition.lq_to_model", lambda pixels, px: pixels[:1, :1].repeat(px, 0).repeat(px, 1))
+    monkeypatch.setattr(
+        cascade, "sample", lambda *args, **kwargs: torch.zeros_like(true_sample(*args, **kwargs))
+    )
+    monkeypatch.setattr(
+        "pipelines.steps.condition.lq_to_model", lambda pixels, px: pixels[:1, :1].repeat(px, 0).repeat(px, 1)
+    )
     assert condition(tasks[0]).quarantined == 0

@@ -14,12 +14,12 @@ import pytest
 from diffbfr.degradation import DegradationParams
 from diffbfr.shards import Member, Sample
 from pipelines import storage
-from pipelines.commits import Commit, Quarantined, TarRecord, publish
-from pipelines.manifest import SAMPLES, read_quarantine, stream_rows
+from pipelines.dataset.commits import Commit, Quarantined, TarInfo, publish
+from pipelines.dataset.manifest import SAMPLES, read_quarantine, stream_rows
+from pipelines.dataset.shard_plan import COMMITS, ShardTask, split_listing
+from pipelines.dataset.verify import verify_records
 from pipelines.sources import open_source
-from pipelines.steps.plan import COMMITS, ShardTask, cut_listing
 from pipelines.steps.shard import finish_dataset
-from pipelines.steps.verify import verify_records
 from tests.pipelines.tiny_dataset import CONFIG
 
 FEW, MANY, SHARD = 1_000, 10_000, 100
@@ -62,7 +62,13 @@ def test_a_listing_takes_no_more_memory_for_more_photos(tmp_path: Path, kind: st
     peaks = []
     for count in (FEW, MANY):
         place = _pack(kind, tmp_path / f"{count}.{kind}", count)
-        peaks.append(_peak(lambda place=place: sum(len(photos) for photos in cut_listing(open_source(place).refs(), SHARD))))
+        peaks.append(
+            _peak(
+                lambda place=place: sum(
+                    len(photos) for photos in split_listing(open_source(place).refs(), SHARD)
+                )
+            )
+        )
     if kind == "folder":
         shutil.rmtree(tmp_path)
     assert peaks[1] < 1.2 * peaks[0] + SLACK, f"{kind}: peaks of {peaks} bytes"
@@ -72,16 +78,26 @@ def _committed(root: Path, num_shards: int) -> list[ShardTask]:
     """Shards as if they had been made, of samples without files; every fifth photo was refused."""
     template = Sample("", "train", "a.png", 9, "0" * 64, 40, 40, "1" * 64, "2" * 64, (PARAMS,))
     config = replace(CONFIG, variants=1)
-    tasks = [ShardTask(index, SHARD, f"task {index}", open_source("synthetic:"), str(root), config) for index in range(num_shards)]
+    tasks = [
+        ShardTask(index, SHARD, f"task {index}", open_source("synthetic:"), str(root), config)
+        for index in range(num_shards)
+    ]
     for task in tasks:
         keys = [f"{task.index:03d}-{number:04d}" for number in range(SHARD)]
         kept = [key for number, key in enumerate(keys) if number % 5]
-        refused = tuple(Quarantined(f"{key}.png", 9, "3" * 64, "decode", "cut", f"{key}.png ends early") for key in keys[::5])
+        refused = tuple(
+            Quarantined(f"{key}.png", 9, "3" * 64, "decode", "cut", f"{key}.png ends early")
+            for key in keys[::5]
+        )
         tars = []
         for column in config.columns:
             tar = f"{column.column}/{task.index:06d}.tar"
-            members = tuple(Member(key, name, column.column, tar, 512, 9, "4" * 64) for key in kept for name in column.names)
-            tars.append(TarRecord(tar, 0, "5" * 64, members))
+            members = tuple(
+                Member(key, name, column.column, tar, 512, 9, "4" * 64)
+                for key in kept
+                for name in column.names
+            )
+            tars.append(TarInfo(tar, 0, "5" * 64, members))
             storage.write_atomic(root / tar, b"")
         samples = tuple(replace(template, key=key) for key in kept)
         publish(str(root), COMMITS, Commit(task.index, task.digest, samples, tuple(tars), refused), [])

@@ -1,4 +1,6 @@
-"""Scores belong to the pictures that `restore` makes, and depend on neither batches nor workers nor the order of tasks."""
+"""Scores belong to the pictures that `restore` makes, and depend on neither batches nor workers nor the
+order of tasks.
+"""
 
 import functools
 import hashlib
@@ -16,11 +18,18 @@ from diffbfr.errors import UsageError
 from diffbfr.images import decode, lq_to_model, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from pipelines.cluster import Cluster
-from pipelines.manifest import open_dataset
+from pipelines.dataset.manifest import open_dataset
+from pipelines.evaluation.scores import summarise
+from pipelines.execution.model_ref import ModelRef, pin_model
 from pipelines.sources import open_source
-from pipelines.steps.evaluate import EvaluateTask, evaluate, identity_weights, make_evaluator, plan_evaluation, squeezenet_weights
-from pipelines.steps.pinned_cascade import PinnedCascade, pin_cascade
-from pipelines.steps.scores import summarise
+from pipelines.steps.evaluate import (
+    EvaluateTask,
+    evaluate,
+    identity_weights,
+    make_evaluator,
+    plan_evaluation,
+    squeezenet_weights,
+)
 from pipelines.steps.shard import ShardConfig, finish_dataset, plan_shards, shard
 from tests.pipelines.tiny_cascade import HQ_PX, LQ_PX, make_tiny_cascade
 
@@ -29,7 +38,14 @@ from tests.pipelines.tiny_cascade import HQ_PX, LQ_PX, make_tiny_cascade
 def dataset_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = str(tmp_path_factory.mktemp("dataset"))
     config = ShardConfig(
-        hq_px=HQ_PX, lq_px=LQ_PX, variants=2, shard_size=8, val_fraction=0.1, test_fraction=0.6, seed=1, degradation=PRESETS["paper"]
+        hq_px=HQ_PX,
+        lq_px=LQ_PX,
+        variants=2,
+        shard_size=8,
+        val_fraction=0.1,
+        test_fraction=0.6,
+        seed=1,
+        degradation=PRESETS["paper"],
     )
     tasks = plan_shards(open_source(f"synthetic:count=12,seed=5,px={HQ_PX}"), config, root)
     for task in tasks:
@@ -39,12 +55,12 @@ def dataset_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def cascade(tmp_path_factory: pytest.TempPathFactory) -> PinnedCascade:
-    return pin_cascade(make_tiny_cascade(tmp_path_factory.mktemp("cascade")))
+def cascade(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    return pin_model(make_tiny_cascade(tmp_path_factory.mktemp("cascade")))
 
 
 @pytest.fixture
-def task(dataset_root: str, cascade: PinnedCascade) -> EvaluateTask:
+def task(dataset_root: str, cascade: ModelRef) -> EvaluateTask:
     keys = tuple(open_dataset(dataset_root).keys("test")[:5])
     assert len(keys) == 5
     return EvaluateTask(0, dataset_root, cascade, keys, variant=1, seeds=(0, 3), batch=2, panels=keys[:2])
@@ -54,25 +70,36 @@ def test_every_subject_of_every_face_and_draw_has_a_row(task: EvaluateTask) -> N
     report = evaluate(task)
     found = sorted((row.key, row.subject, -1 if row.seed is None else row.seed) for row in report.rows)
     expected = [(key, "lq", -1) for key in task.keys]
-    expected += [(key, subject, seed) for key in task.keys for subject in ("irm1", "irm2", "tem") for seed in (0, 3)]
+    expected += [
+        (key, subject, seed) for key in task.keys for subject in ("irm1", "irm2", "tem") for seed in (0, 3)
+    ]
     assert found == sorted(expected)
     assert [card.name for card in report.cards] == ["PSNR", "SSIM"]
 
 
 @pytest.mark.slow
-def test_a_score_is_that_of_the_picture_which_restore_would_write(task: EvaluateTask, cascade: PinnedCascade) -> None:
+def test_a_score_is_that_of_the_picture_which_restore_would_write(
+    task: EvaluateTask, cascade: ModelRef
+) -> None:
     key, dataset = task.keys[3], open_dataset(task.dataset)
     file = dataset.lq_bytes(key, 1)
     model = Cascade.load(Path(cascade.folder))
     x_0 = to_tensor(lq_to_model(decode(file).pixels, LQ_PX))
-    restored = to_pixels(model.restore(x_0, [noise_key(hashlib.sha256(file).hexdigest(), seed=3)], "fast").tem)[0]
+    restored = to_pixels(
+        model.restore(x_0, [noise_key(hashlib.sha256(file).hexdigest(), seed=3)], "fast").tem
+    )[0]
     expected = peak_signal_noise_ratio(dataset.hq(key, 1), restored, data_range=255)
     row = next(row for row in evaluate(task).rows if (row.key, row.subject, row.seed) == (key, "tem", 3))
     assert row.values[0] == pytest.approx(expected, abs=0.01)
 
 
 def test_batches_change_no_score(task: EvaluateTask) -> None:
-    rows = [sorted(evaluate(replace(task, batch=batch)).rows, key=lambda row: (row.key, row.subject, row.seed or 0)) for batch in (1, 5)]
+    rows = [
+        sorted(
+            evaluate(replace(task, batch=batch)).rows, key=lambda row: (row.key, row.subject, row.seed or 0)
+        )
+        for batch in (1, 5)
+    ]
     for one, other in zip(*rows, strict=True):
         assert (one.key, one.subject, one.seed) == (other.key, other.subject, other.seed)
         assert one.values == pytest.approx(other.values, abs=0.02)
@@ -96,13 +123,21 @@ def test_panels_hold_the_pictures_that_were_measured(task: EvaluateTask) -> None
     for panel in report.panels:
         truth = decode(panel.hq).pixels
         for subject, png in panel.pictures()[:-1]:
-            row = next(r for r in report.rows if (r.key, r.subject, r.seed) == (panel.key, subject, None if subject == "lq" else 0))
-            assert row.values[0] == pytest.approx(peak_signal_noise_ratio(truth, decode(png).pixels, data_range=255), abs=1e-9)
+            row = next(
+                r
+                for r in report.rows
+                if (r.key, r.subject, r.seed) == (panel.key, subject, None if subject == "lq" else 0)
+            )
+            assert row.values[0] == pytest.approx(
+                peak_signal_noise_ratio(truth, decode(png).pixels, data_range=255), abs=1e-9
+            )
 
 
 def test_an_actor_pool_without_ray_serves_the_same_rows(task: EvaluateTask, serial: Cluster) -> None:
     tasks = plan_evaluation(task, keys_per_task=2)
-    reports = serial.map_actors(functools.partial(make_evaluator, tasks[0]), tasks, label="evaluate", weight=lambda t: len(t.keys))
+    reports = serial.map_actors(
+        functools.partial(make_evaluator, tasks[0]), tasks, label="evaluate", weight=lambda t: len(t.keys)
+    )
     for report, twin in zip(reports, [evaluate(t) for t in tasks], strict=True):
         assert replace(report, seconds=0) == replace(twin, seconds=0)
 
@@ -114,7 +149,7 @@ def test_a_worker_serves_no_other_dataset(task: EvaluateTask) -> None:
 
 def test_a_cascade_of_another_size_is_refused(task: EvaluateTask) -> None:
     with pytest.raises(UsageError, match=r"16 -> 64 px.*8 -> 32 px"):
-        evaluate(replace(task, cascade=PinnedCascade(task.cascade.folder, task.cascade.digest, 8, 32)))
+        evaluate(replace(task, cascade=ModelRef(task.cascade.folder, task.cascade.digest, 8, 32)))
 
 
 def test_no_held_out_faces_is_a_refusal_and_not_an_empty_table(task: EvaluateTask) -> None:
@@ -124,11 +159,17 @@ def test_no_held_out_faces_is_a_refusal_and_not_an_empty_table(task: EvaluateTas
 
 def test_panels_are_pinned_evenly_over_the_hold_out(task: EvaluateTask) -> None:
     keys = tuple(f"k{i:02d}" for i in range(10))
-    pinned = [key for t in plan_evaluation(replace(task, keys=keys), num_panels=5, keys_per_task=3) for key in t.panels]
+    pinned = [
+        key
+        for t in plan_evaluation(replace(task, keys=keys), num_panels=5, keys_per_task=3)
+        for key in t.panels
+    ]
     assert pinned == ["k00", "k02", "k04", "k06", "k08"]
 
 
-def test_squeezenet_weights_come_from_the_configuration_then_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_squeezenet_weights_come_from_the_configuration_then_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = tmp_path / "a.npz", tmp_path / "b.npz"
     ours.touch()
     theirs.touch()
@@ -146,19 +187,29 @@ def test_the_identity_cosine_joins_the_table_where_weights_are_given(
 ) -> None:
     from diffbfr.metrics.identity import MobileFaceNet
 
-    np.savez(tmp_path / "faces.npz", **{n: t.numpy() for n, t in MobileFaceNet().state_dict().items() if "num_batches" not in n})
+    np.savez(
+        tmp_path / "faces.npz",
+        **{n: t.numpy() for n, t in MobileFaceNet().state_dict().items() if "num_batches" not in n},
+    )
     monkeypatch.setenv("DIFFBFR_IDENTITY", str(tmp_path / "faces.npz"))
     report = evaluate(replace(task, keys=task.keys[:1], seeds=(0,), identity=identity_weights(None)))
     assert [card.name for card in report.cards] == ["PSNR", "SSIM", "identity cosine"]
     assert all(-1 <= row.values[2] <= 1 for row in report.rows)
 
 
-def test_the_squeezenet_distance_joins_the_table_where_weights_are_given(task: EvaluateTask, tmp_path: Path) -> None:
+def test_the_squeezenet_distance_joins_the_table_where_weights_are_given(
+    task: EvaluateTask, tmp_path: Path
+) -> None:
     from diffbfr.metrics.squeezenet import SqueezeNetFeatures
 
     arrays = {}
     for name, tensor in SqueezeNetFeatures().state_dict().items():
-        for mine, theirs in (("fires.", ""), (".squeeze.", "/conv1x1_1."), (".expand_1.", "/conv1x1_2."), (".expand_3.", "/conv3x3_2.")):
+        for mine, theirs in (
+            ("fires.", ""),
+            (".squeeze.", "/conv1x1_1."),
+            (".expand_1.", "/conv1x1_2."),
+            (".expand_3.", "/conv3x3_2."),
+        ):
             name = name.replace(mine, theirs)
         arrays[name] = (torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)) * 0.1).numpy()
     np.savez(tmp_path / "weights.npz", **arrays)

@@ -1,4 +1,6 @@
-"""A unit of photos: batched across photos, repeatable to the byte, and one bad face never takes its neighbours along."""
+"""A unit of photos: batched across photos, repeatable to the byte, and one bad face never takes its
+neighbours along.
+"""
 
 import hashlib
 from dataclasses import replace
@@ -10,7 +12,7 @@ from PIL import Image, ImageCms
 
 from diffbfr.errors import DiffBFRError, UsageError
 from diffbfr.images import decode
-from pipelines.outcomes import Outcome, read_units
+from pipelines.restoration.outcomes import Outcome, read_units
 from pipelines.sources import open_source
 from pipelines.steps.restore import Copy, CopyTask, RestoreTask, RestoreWorker, Work, copy_duplicates
 from tests.pipelines.fake_cascade import FakeCascade, FakeModel
@@ -33,19 +35,23 @@ def digest(tmp_path: Path, number: int) -> str:
 
 def test_batches_go_across_photos_and_all_have_the_same_size(tmp_path: Path) -> None:
     RestoreWorker(FakeModel(log=str(tmp_path / "log")))(make_task(tmp_path))
-    sizes, keys = zip(*(line.split(" ", 1) for line in (tmp_path / "log").read_text().splitlines()), strict=True)
+    sizes, keys = zip(
+        *(line.split(" ", 1) for line in (tmp_path / "log").read_text().splitlines()), strict=True
+    )
 
     assert sizes == ("4", "4")
     assert " ".join(keys).split() == [f"{digest(tmp_path, number)}/0/0" for number in range(5)]
 
 
 def test_nothing_is_filled_up_where_a_face_is_alone_what_it_is_in_a_batch(tmp_path: Path) -> None:
-    worker = RestoreWorker(FakeModel(log=str(tmp_path / "log"), alone_as_in_any_batch=True))
+    worker = RestoreWorker(FakeModel(log=str(tmp_path / "log"), is_batch_invariant=True))
     worker(make_task(tmp_path))
     assert [line.split(" ", 1)[0] for line in (tmp_path / "log").read_text().splitlines()] == ["4", "1"]
 
 
-def test_several_restorations_are_draws_of_their_own_and_the_first_is_the_only_one_of_a_single_run(tmp_path: Path) -> None:
+def test_several_restorations_are_draws_of_their_own_and_the_first_is_the_only_one_of_a_single_run(
+    tmp_path: Path,
+) -> None:
     task, worker = make_task(tmp_path), RestoreWorker(FakeModel(log=str(tmp_path / "log")))
     single = {outcome.row.name: outcome.row.output_sha256 for outcome in worker(task).outcomes}
     (tmp_path / "log").unlink()
@@ -59,10 +65,20 @@ def test_several_restorations_are_draws_of_their_own_and_the_first_is_the_only_o
         draws = [decode((tmp_path / f"several/draw-{draw}/{name}").read_bytes()).pixels for draw in range(3)]
         found = np.stack(draws).astype(float).var(axis=0, ddof=1).mean(axis=2) ** 0.5
         drawn = decode((tmp_path / f"several/spread/{name}").read_bytes()).pixels
-        assert (row.output_sha256, row.samples, row.spread) == (single[row.name], 3, pytest.approx(found.mean()))
+        assert (row.output_sha256, row.samples, row.spread) == (
+            single[row.name],
+            3,
+            pytest.approx(found.mean()),
+        )
         assert np.array_equal(drawn[:, :, 0], np.clip(np.rint(4 * found), 0, 255))
-        assert outcome.others == tuple((place, (tmp_path / "several" / place).stat().st_size) for place, _ in outcome.others)
-        assert [place for place, _ in outcome.others] == [f"draw-1/{name}", f"draw-2/{name}", f"spread/{name}"]
+        assert outcome.others == tuple(
+            (place, (tmp_path / "several" / place).stat().st_size) for place, _ in outcome.others
+        )
+        assert [place for place, _ in outcome.others] == [
+            f"draw-1/{name}",
+            f"draw-2/{name}",
+            f"spread/{name}",
+        ]
     assert sorted(read_units(str(tmp_path / "several")), key=by_name) == list(report.outcomes)
 
 
@@ -71,7 +87,13 @@ def test_a_draw_that_fails_fails_its_face_alone_and_leaves_no_picture(tmp_path: 
     works = tuple(replace(work, output=f"draw-0/{work.output}") for work in task.works)
     model = FakeModel(broken=(f"{digest(tmp_path, 2)}/0/1",))
     report = RestoreWorker(model)(replace(task, works=works, samples=2))
-    assert [outcome.row.status for outcome in report.outcomes] == ["restored", "restored", "failed", "restored", "restored"]
+    assert [outcome.row.status for outcome in report.outcomes] == [
+        "restored",
+        "restored",
+        "failed",
+        "restored",
+        "restored",
+    ]
     assert not list((tmp_path / "out").rglob("2.png"))
 
 
@@ -82,7 +104,9 @@ def test_a_retried_unit_writes_the_same_bytes_and_one_record(tmp_path: Path) -> 
     second = worker(task)
 
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")} == pictures
-    assert [outcome.row.output_sha256 for outcome in second.outcomes] == [outcome.row.output_sha256 for outcome in first.outcomes]
+    assert [outcome.row.output_sha256 for outcome in second.outcomes] == [
+        outcome.row.output_sha256 for outcome in first.outcomes
+    ]
     assert sorted(read_units(str(tmp_path / "out")), key=by_name) == list(second.outcomes)
 
 
@@ -93,14 +117,20 @@ def by_name(outcome: Outcome) -> str:
 @pytest.mark.parametrize("bad", [(0,), (2,), (1, 4), (0, 1, 2, 3, 4)])
 def test_a_face_that_fails_fails_alone(tmp_path: Path, bad: tuple[int, ...]) -> None:
     task = make_task(tmp_path)
-    healthy = {outcome.row.name: outcome.row.output_sha256 for outcome in RestoreWorker(FakeModel())(task).outcomes}
+    healthy = {
+        outcome.row.name: outcome.row.output_sha256 for outcome in RestoreWorker(FakeModel())(task).outcomes
+    }
     for path in (tmp_path / "out").glob("*.png"):
         path.unlink()
     report = RestoreWorker(FakeModel(broken=tuple(digest(tmp_path, number) for number in bad)))(task)
 
     for number, outcome in enumerate(report.outcomes):
         if number in bad:
-            assert (outcome.row.status, outcome.row.reason, outcome.row.message) == ("failed", "restore_error", "the device said no")
+            assert (outcome.row.status, outcome.row.reason, outcome.row.message) == (
+                "failed",
+                "restore_error",
+                "the device said no",
+            )
             assert not (tmp_path / "out" / f"{number}.png").exists()
         else:
             assert outcome.row.output_sha256 == healthy[outcome.row.name]
@@ -134,9 +164,13 @@ def test_a_photo_that_is_not_square_is_refused_not_squashed(tmp_path: Path) -> N
     task = make_task(tmp_path, num_photos=1)
     (tmp_path / "photos/wide.png").write_bytes(encode(face(1, 24)[:12], "PNG"))
     wide = next(ref for ref in task.source.refs() if ref.name == "wide.png")
-    report = RestoreWorker(FakeModel())(RestoreTask(0, task.source, (Work(wide, "wide.png"),), task.output_uri, "fast", 0, 4))
+    report = RestoreWorker(FakeModel())(
+        RestoreTask(0, task.source, (Work(wide, "wide.png"),), task.output_uri, "fast", 0, 4)
+    )
 
-    assert [(outcome.row.status, outcome.row.reason) for outcome in report.outcomes] == [("quarantined", "not_square")]
+    assert [(outcome.row.status, outcome.row.reason) for outcome in report.outcomes] == [
+        ("quarantined", "not_square")
+    ]
 
 
 def test_a_changed_original_is_not_copied(tmp_path: Path) -> None:
@@ -145,4 +179,6 @@ def test_a_changed_original_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "out/0.png").write_bytes(b"x" * outcome.output_bytes)
 
     with pytest.raises(DiffBFRError, match=r"0\.png changed after it was restored"):
-        copy_duplicates(CopyTask(0, (Copy(Work(task.works[0].ref, "copy.png"), outcome.row),), task.output_uri))
+        copy_duplicates(
+            CopyTask(0, (Copy(Work(task.works[0].ref, "copy.png"), outcome.row),), task.output_uri)
+        )

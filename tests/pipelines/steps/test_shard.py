@@ -1,4 +1,6 @@
-"""Same photos, same dataset: whatever the order, the number of tasks, a crash between any two writes, or two drivers at once."""
+"""Same photos, same dataset: whatever the order, the number of tasks, a crash between any two writes, or
+two drivers at once.
+"""
 
 import io
 import json
@@ -23,17 +25,24 @@ from diffbfr.images import decode, encode_png, pixel_digest, resize
 from diffbfr.shards import DatasetInfo
 from pipelines import storage
 from pipelines.cluster import Cluster
-from pipelines.commits import CommitConflictError
-from pipelines.manifest import open_dataset, read_quarantine
+from pipelines.dataset.commits import CommitConflictError
+from pipelines.dataset.manifest import open_dataset, read_quarantine
+from pipelines.dataset.samples import Face, make_face, split_of
+from pipelines.dataset.shard_plan import split_listing
 from pipelines.sources import PhotoRef, open_source
-from pipelines.steps.plan import cut_listing
-from pipelines.steps.samples import Face, make_face, split_of
 from pipelines.steps.shard import ShardConfig, ShardTask, finish_dataset, plan_shards, shard
 
 ROOT = Path(__file__).parents[3]
 FROZEN_CONTENT = "475879acbc7eb721ee90fa8b62dcdde48354590c2b131e218f9bb26a3c756b53"
 CONFIG = ShardConfig(
-    hq_px=32, lq_px=8, variants=2, shard_size=5, val_fraction=0.15, test_fraction=0.15, seed=3, degradation=PRESETS["paper"]
+    hq_px=32,
+    lq_px=8,
+    variants=2,
+    shard_size=5,
+    val_fraction=0.15,
+    test_fraction=0.15,
+    seed=3,
+    degradation=PRESETS["paper"],
 )
 
 
@@ -78,7 +87,9 @@ def _tasks(photos: Path | str, root: Path | str, config: ShardConfig = CONFIG) -
     return plan_shards(open_source(photos), config, str(root))
 
 
-def _build(photos: Path | str, root: Path | str, config: ShardConfig = CONFIG, max_bad: int | None = None) -> DatasetInfo:
+def _build(
+    photos: Path | str, root: Path | str, config: ShardConfig = CONFIG, max_bad: int | None = None
+) -> DatasetInfo:
     tasks = _tasks(photos, root, config)
     for task in tasks:
         shard(task)
@@ -86,7 +97,9 @@ def _build(photos: Path | str, root: Path | str, config: ShardConfig = CONFIG, m
 
 
 def _files(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
 
 
 def test_the_dataset_has_the_documented_files_and_nothing_else(photos: Path, tmp_path: Path) -> None:
@@ -96,7 +109,7 @@ def test_the_dataset_has_the_documented_files_and_nothing_else(photos: Path, tmp
         [f"{name}.json" if name.startswith("commits") else f"{name}.tar" for name in shards]
         + [f"manifest/columns/{column}.parquet" for column in ("hq32", "hq8", "lq")]
         + [f"plan/{index:06d}.json" for index in range(3)]
-        + ["manifest/samples.parquet", "quarantine.parquet", "making.json", "dataset.json"]
+        + ["manifest/samples.parquet", "quarantine.parquet", "build.json", "dataset.json"]
     )
 
 
@@ -143,7 +156,9 @@ class _PowerCutError(Exception):
 
 
 @pytest.mark.slow
-def test_a_crash_between_any_two_writes_leaves_no_trace(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_any_two_writes_leaves_no_trace(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = _build(photos, tmp_path / "whole")
     whole = _files(tmp_path / "whole")
     write, put = storage.write_atomic, storage.put_file
@@ -155,7 +170,9 @@ def test_a_crash_between_any_two_writes_leaves_no_trace(photos: Path, tmp_path: 
                 raise _PowerCutError
             left[0] -= 1
 
-        def write_some(uri: storage.Uri, data: bytes, create_only: bool = False, spend: Callable[[], None] = spend) -> bool:
+        def write_some(
+            uri: storage.Uri, data: bytes, create_only: bool = False, spend: Callable[[], None] = spend
+        ) -> bool:
             spend()
             return write(uri, data, create_only)
 
@@ -195,37 +212,59 @@ print(cv2.ipp.useIPP(), cv2.getCPUFeaturesLine(), " ".join(features), info.conte
 
 @pytest.mark.slow
 @pytest.mark.parametrize("switched_off", ["opencv-ipp", "avx", "numpy-simd", "libjpeg-simd", "everything"])
-def test_other_instruction_sets_give_the_same_dataset(photos: Path, tmp_path: Path, switched_off: str) -> None:
+def test_other_instruction_sets_give_the_same_dataset(
+    photos: Path, tmp_path: Path, switched_off: str
+) -> None:
     import cv2
 
     core = np._core._multiarray_umath
-    opencv = [name.strip("*") for name in cv2.getCPUFeaturesLine().split() if name.startswith("*") and not name.endswith("?")]
+    opencv = [
+        name.strip("*")
+        for name in cv2.getCPUFeaturesLine().split()
+        if name.startswith("*") and not name.endswith("?")
+    ]
     switches = {
         "opencv-ipp": {"OPENCV_IPP": "disabled"},
         "avx": {"OPENCV_CPU_DISABLE": ",".join(opencv)},
-        "numpy-simd": {"NPY_DISABLE_CPU_FEATURES": " ".join(name for name in core.__cpu_dispatch__ if core.__cpu_features__.get(name))},
+        "numpy-simd": {
+            "NPY_DISABLE_CPU_FEATURES": " ".join(
+                name for name in core.__cpu_dispatch__ if core.__cpu_features__.get(name)
+            )
+        },
         "libjpeg-simd": {"JSIMD_FORCENONE": "1"},
     }
-    chosen = switches.get(switched_off) or {name: value for each in switches.values() for name, value in each.items()}
+    chosen = switches.get(switched_off) or {
+        name: value for each in switches.values() for name, value in each.items()
+    }
     done = subprocess.run(
-        [sys.executable, "-c", _IDENTITY_PROGRAM, str(photos)], env={**os.environ, **chosen}, capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", _IDENTITY_PROGRAM, str(photos)],
+        env={**os.environ, **chosen},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     ipp, opencv_line, numpy_line, content_id, archive_id = done.stdout.strip().split("|")
     assert ipp == str("OPENCV_IPP" not in chosen and cv2.ipp.useIPP())
-    assert not {f"*{name}" for name in opencv} & set(opencv_line.split()) or "OPENCV_CPU_DISABLE" not in chosen
+    assert (
+        not {f"*{name}" for name in opencv} & set(opencv_line.split()) or "OPENCV_CPU_DISABLE" not in chosen
+    )
     assert not set(chosen.get("NPY_DISABLE_CPU_FEATURES", "").split()) & set(numpy_line.split())
     expected = _build(photos, tmp_path / "here")
     assert (content_id, archive_id) == (expected.content_id, expected.archive_id)
 
 
 def test_the_content_of_a_dataset_with_default_settings_is_frozen(tmp_path: Path) -> None:
-    """Published datasets are compared by this; if it changes, FORMAT or the recipe's name must change with it."""
+    """Published datasets are compared by this; if it changes, FORMAT or the recipe's name must change with
+    it.
+    """
     (tmp_path / "photos").mkdir()
     for number in range(4):
         y, x = np.mgrid[0:64, 0:80].astype(np.int64)
         stack = np.stack([3 * x + 11 * number, 4 * y, (x * y + 50 * number) // 20], axis=2) % 256
-        Image.fromarray(stack.astype(np.uint8)).save(tmp_path / "photos" / f"{number}.bmp")  # no codec, no versions
+        Image.fromarray(stack.astype(np.uint8)).save(
+            tmp_path / "photos" / f"{number}.bmp"
+        )  # no codec, no versions
     config = ShardConfig(64, 16, 2, 3, 0.05, 0.05, 0, PRESETS["paper"])
     assert _build(tmp_path / "photos", tmp_path / "data", config).content_id == FROZEN_CONTENT
 
@@ -277,7 +316,9 @@ def test_a_missing_shard_is_incomplete(photos: Path, tmp_path: Path) -> None:
         finish_dataset(str(tmp_path / "data"), tasks)
 
 
-def test_another_recipe_or_a_changed_photo_does_not_pass_for_the_committed_one(photos: Path, tmp_path: Path) -> None:
+def test_another_recipe_or_a_changed_photo_does_not_pass_for_the_committed_one(
+    photos: Path, tmp_path: Path
+) -> None:
     _build(photos, tmp_path / "data")
     with pytest.raises(CommitConflictError, match="made from other inputs"):
         _build(photos, tmp_path / "data", replace(CONFIG, seed=4))
@@ -292,8 +333,12 @@ def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar_and_is
     _build(photos, tmp_path / "data")
     whole = _files(tmp_path / "data")
     (tmp_path / "data" / "lq" / "000000.tar").unlink()
-    monkeypatch.setattr("pipelines.steps.shard.run_apart", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr("pipelines.steps.samples.degrade", lambda hq, params, spec: degrade(hq, replace(params, q=60), spec))
+    monkeypatch.setattr(
+        "pipelines.steps.shard.run_sandboxed", lambda function, *arguments: function(*arguments)
+    )
+    monkeypatch.setattr(
+        "pipelines.dataset.samples.degrade", lambda hq, params, spec: degrade(hq, replace(params, q=60), spec)
+    )
     with pytest.raises(CommitConflictError, match="committed with other content"):
         serial.map(shard, _tasks(photos, tmp_path / "data"), label="shard")
     now = _files(tmp_path / "data")
@@ -305,7 +350,7 @@ def test_a_worker_holds_its_shard_once(photos: Path, tmp_path: Path, monkeypatch
         face = make_face(config, key, source, data)
         return replace(face, contents=((os.urandom(2_000_000),), (os.urandom(200_000),), face.contents[2]))
 
-    monkeypatch.setattr("pipelines.steps.shard.run_apart", make_large)
+    monkeypatch.setattr("pipelines.steps.shard.run_sandboxed", make_large)
     tasks = _tasks(photos, tmp_path / "data", replace(CONFIG, shard_size=60))
     shard(_tasks(photos, tmp_path / "warm")[0])
     tracemalloc.start()
@@ -337,9 +382,14 @@ def test_a_shard_alone_says_what_it_holds(photos: Path, tmp_path: Path) -> None:
     _build(photos, tmp_path / "data")
     dataset = open_dataset(tmp_path / "data")
     columns = {
-        column: list(wds.WebDataset(str(tmp_path / "data" / column / "000000.tar"), shardshuffle=False)) for column in ("lq", "hq32")
+        column: list(wds.WebDataset(str(tmp_path / "data" / column / "000000.tar"), shardshuffle=False))
+        for column in ("lq", "hq32")
     }
-    assert [sample["__key__"] for sample in columns["lq"]] == [sample["__key__"] for sample in columns["hq32"]] == list(dataset.shards[0])
+    assert (
+        [sample["__key__"] for sample in columns["lq"]]
+        == [sample["__key__"] for sample in columns["hq32"]]
+        == list(dataset.shards[0])
+    )
     for lq, hq in zip(columns["lq"], columns["hq32"], strict=True):
         sample = dataset.sample(lq["__key__"])
         assert lq["1.jpg"] == dataset.lq_bytes(sample.key, 1)
@@ -347,7 +397,9 @@ def test_a_shard_alone_says_what_it_holds(photos: Path, tmp_path: Path) -> None:
         assert json.loads(lq["json"])["variants"][0]["sigma"] == sample.variants[0].sigma
 
 
-def test_the_codec_of_the_ground_truths_changes_no_pixel_and_no_content_id(photos: Path, tmp_path: Path) -> None:
+def test_the_codec_of_the_ground_truths_changes_no_pixel_and_no_content_id(
+    photos: Path, tmp_path: Path
+) -> None:
     _build(photos, tmp_path / "webp")
     _build(photos, tmp_path / "png", replace(CONFIG, hq_codec="png"))
     webp, png = open_dataset(tmp_path / "webp"), open_dataset(tmp_path / "png")
@@ -397,7 +449,9 @@ def bad_photos(photos: Path) -> Path:
     return photos
 
 
-def test_refused_photos_are_quarantined_with_their_reason_and_counted(bad_photos: Path, tmp_path: Path) -> None:
+def test_refused_photos_are_quarantined_with_their_reason_and_counted(
+    bad_photos: Path, tmp_path: Path
+) -> None:
     info = _build(bad_photos, tmp_path / "data")
     rows = {row.source: row for row in read_quarantine(tmp_path / "data")}
     assert {source: (row.stage, row.reason) for source, row in rows.items()} == {
@@ -410,14 +464,20 @@ def test_refused_photos_are_quarantined_with_their_reason_and_counted(bad_photos
     assert all(row.message and "\n" not in row.message for row in rows.values())
     assert rows["bad/text.png"].source_bytes == 18
     assert (info.num_samples, info.num_quarantined) == (12, 5)
-    assert info.num_train + info.num_val + info.num_test == info.num_samples == len(open_dataset(tmp_path / "data"))
+    assert (
+        info.num_train + info.num_val + info.num_test
+        == info.num_samples
+        == len(open_dataset(tmp_path / "data"))
+    )
 
 
 def test_bad_neighbours_change_nothing_for_a_good_photo(bad_photos: Path, tmp_path: Path) -> None:
     _build(bad_photos, tmp_path / "with")
     for path in (bad_photos / "bad").iterdir():
         path.unlink()
-    assert _build(bad_photos, tmp_path / "without").content_id == open_dataset(tmp_path / "with").info.content_id
+    assert (
+        _build(bad_photos, tmp_path / "without").content_id == open_dataset(tmp_path / "with").info.content_id
+    )
 
 
 def test_a_shard_of_refused_photos_only_is_empty_and_whole(bad_photos: Path, tmp_path: Path) -> None:
@@ -427,8 +487,12 @@ def test_a_shard_of_refused_photos_only_is_empty_and_whole(bad_photos: Path, tmp
     assert len(dataset.shards) == 17
 
 
-def test_more_refused_photos_than_allowed_end_the_build_after_the_table_is_written(bad_photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(QuarantineError, match=r"5 of 17 photos were refused.*expected at most 4.*quarantine\.parquet"):
+def test_more_refused_photos_than_allowed_end_the_build_after_the_table_is_written(
+    bad_photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        QuarantineError, match=r"5 of 17 photos were refused.*expected at most 4.*quarantine\.parquet"
+    ):
         _build(bad_photos, tmp_path / "data", max_bad=4)
     assert len(read_quarantine(tmp_path / "data")) == 5
     assert not (tmp_path / "data" / "dataset.json").exists()
@@ -442,7 +506,9 @@ def test_a_folder_of_refused_photos_only_never_becomes_a_dataset(tmp_path: Path)
         _build(tmp_path / "photos", tmp_path / "data", max_bad=10)
 
 
-def test_equal_photos_are_never_in_two_splits_and_adding_photos_moves_none(photos: Path, tmp_path: Path) -> None:
+def test_equal_photos_are_never_in_two_splits_and_adding_photos_moves_none(
+    photos: Path, tmp_path: Path
+) -> None:
     _build(photos, tmp_path / "one")
     before = {sample.source: sample.split for sample in open_dataset(tmp_path / "one").samples}
     assert len(set(before.values())) > 1
@@ -463,31 +529,52 @@ def test_an_evaluation_set_holds_every_photo_in_its_test_split(photos: Path, tmp
     info = _build(photos, tmp_path / "data", replace(CONFIG, val_fraction=0.0, test_fraction=1.0, variants=1))
     assert (info.num_train, info.num_val, info.num_test) == (0, 0, 12)
     with pytest.raises(UsageError, match="none of 12 photos fell into the train split"):
-        _build(photos, tmp_path / "unlucky", replace(CONFIG, val_fraction=0.0, test_fraction=0.9999999, variants=1))
+        _build(
+            photos,
+            tmp_path / "unlucky",
+            replace(CONFIG, val_fraction=0.0, test_fraction=0.9999999, variants=1),
+        )
 
 
 def test_split_fractions_are_kept_on_average() -> None:
     found = [split_of(CONFIG, f"{number:064x}") for number in range(4000)]
     for split, share in (("val", 0.15), ("test", 0.15), ("train", 0.7)):
         assert abs(found.count(split) - 4000 * share) < 5 * (4000 * share * (1 - share)) ** 0.5
-    assert {split_of(replace(CONFIG, val_fraction=0.0, test_fraction=0.0), f"{number:064x}") for number in range(100)} == {"train"}
+    assert {
+        split_of(replace(CONFIG, val_fraction=0.0, test_fraction=0.0), f"{number:064x}")
+        for number in range(100)
+    } == {"train"}
 
 
 def _keys(names: list[str]) -> list[str]:
     """The key of each name."""
-    key_of = {ref.name: key for part in cut_listing((PhotoRef("", name, 0, "") for name in names), 3) for key, ref in part}
+    key_of = {
+        ref.name: key
+        for part in split_listing((PhotoRef("", name, 0, "") for name in names), 3)
+        for key, ref in part
+    }
     return [key_of[name] for name in names]
 
 
 def test_keys_are_stems_and_collisions_get_a_hash_of_the_whole_name() -> None:
-    names = ["00000/00000.png", "00000/00001.png", "A b.png", "a-B.jpg", "été/ü.png", "x" * 200 + ".png", "a/..png"]
+    names = [
+        "00000/00000.png",
+        "00000/00001.png",
+        "A b.png",
+        "a-B.jpg",
+        "été/ü.png",
+        "x" * 200 + ".png",
+        "a/..png",
+    ]
     keys = _keys(names)
     assert keys[:2] == ["00000", "00001"]
     assert keys[2].startswith("a-b-")
     assert keys[3].startswith("a-b-")
     assert keys[4].startswith("photo-")
     assert len(set(keys)) == len(keys)
-    assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") and 0 < len(key) <= 80 for key in keys)
+    assert all(
+        set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") and 0 < len(key) <= 80 for key in keys
+    )
     shuffled = random.Random(1).sample(names, len(names))
     assert dict(zip(shuffled, _keys(shuffled), strict=True)) == dict(zip(names, keys, strict=True))
 
@@ -522,7 +609,12 @@ def test_an_impossible_configuration_is_refused(change: dict[str, float], messag
 def test_what_does_not_change_pixels_does_not_change_the_recipe() -> None:
     same = replace(CONFIG, variants=9, shard_size=1, val_fraction=0.0, test_fraction=0.5)
     assert same.recipe_digest == CONFIG.recipe_digest
-    for change in ({"hq_px": 64}, {"lq_px": 16}, {"seed": 0}, {"degradation": replace(PRESETS["paper"], q=(1, 2))}):
+    for change in (
+        {"hq_px": 64},
+        {"lq_px": 16},
+        {"seed": 0},
+        {"degradation": replace(PRESETS["paper"], q=(1, 2))},
+    ):
         assert replace(CONFIG, **change).recipe_digest != CONFIG.recipe_digest  # type: ignore[arg-type]
 
 
@@ -552,7 +644,9 @@ def test_every_orientation_of_a_photo_gives_the_same_ground_truth() -> None:
 
 
 @pytest.mark.cluster
-def test_workers_of_a_cluster_make_what_one_process_makes(photos: Path, tmp_path: Path, cluster: Cluster, serial: Cluster) -> None:
+def test_workers_of_a_cluster_make_what_one_process_makes(
+    photos: Path, tmp_path: Path, cluster: Cluster, serial: Cluster
+) -> None:
     reports = {}
     for name, workers in (("one", serial), ("two", cluster)):
         tasks = _tasks(photos, tmp_path / name, replace(CONFIG, shard_size=3))

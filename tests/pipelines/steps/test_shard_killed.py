@@ -1,4 +1,6 @@
-"""Workers that are killed with SIGKILL, however often, leave the dataset that they would have made in peace."""
+"""Workers that are killed with SIGKILL, however often, leave the dataset that they would have made in
+peace.
+"""
 
 import multiprocessing
 import os
@@ -26,7 +28,9 @@ def _plan(photos: Path | str, root: Path, config: ShardConfig) -> list[ShardTask
 
 def _files(root: Path) -> dict[str, bytes]:
     """Every published file."""
-    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
     return {name: data for name, data in files.items() if not name.endswith(".tmp")}
 
 
@@ -47,7 +51,11 @@ def test_a_build_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> No
         process = context.Process(target=_shard_all, args=(_plan(faces, root, config),))
         process.start()
         deadline = time.monotonic() + 60
-        while len(list(root.glob("commits/*.json"))) <= done and process.is_alive() and time.monotonic() < deadline:
+        while (
+            len(list(root.glob("commits/*.json"))) <= done
+            and process.is_alive()
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.002)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
@@ -60,14 +68,16 @@ def _shard_in_any_order(tasks: list[ShardTask], seed: int) -> None:
     """What a worker does, without a child of its own: how often it is killed is what counts here."""
     from pipelines.steps import shard as step
 
-    step.run_apart = lambda function, *arguments: function(*arguments)  # type: ignore[assignment]
+    step.run_sandboxed = lambda function, *arguments: function(*arguments)  # type: ignore[assignment]
     for task in random.Random(seed).sample(tasks, len(tasks)):
         step.shard(task)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2, 7])
-def test_20_kills_of_any_number_of_workers_in_any_order_leave_the_same_dataset(tmp_path: Path, num_workers: int) -> None:
+def test_20_kills_of_any_number_of_workers_in_any_order_leave_the_same_dataset(
+    tmp_path: Path, num_workers: int
+) -> None:
     for number in range(120):
         place = tmp_path / "photos" / f"{number:05d}.png"
         place.parent.mkdir(exist_ok=True)
@@ -108,7 +118,9 @@ def test_20_kills_of_any_number_of_workers_in_any_order_leave_the_same_dataset(t
 
 
 class Killer(threading.Thread):
-    """Asked by each task as it starts, lets it live or kills its worker a moment later, until it has killed often enough."""
+    """Asked by each task as it starts, lets it live or kills its worker a moment later, until it has
+    killed often enough.
+    """
 
     def __init__(self, folder: Path, dataset: Path, num_tasks: int) -> None:
         super().__init__(daemon=True)
@@ -129,7 +141,9 @@ class Killer(threading.Thread):
         self.join()
 
     def _answer(self, worker: int, question: Path) -> None:
-        to_come = self._num_tasks - len(list(self._dataset.glob("commits/*.json"))) - 1  # the other worker may be at one that lives
+        to_come = (
+            self._num_tasks - len(list(self._dataset.glob("commits/*.json"))) - 1
+        )  # the other worker may be at one that lives
         share = (NUM_KILLS - len(self.killed)) / max(to_come, 1)
         if self._rng.random() >= share:
             question.with_suffix(".answered").touch()
@@ -151,7 +165,9 @@ def _ask_and_shard(folder: Path, task: ShardTask) -> ShardReport:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_20_kills_of_the_workers_of_a_cluster_leave_the_dataset_of_one_process(tmp_path: Path, cluster: Cluster) -> None:
+def test_20_kills_of_the_workers_of_a_cluster_leave_the_dataset_of_one_process(
+    tmp_path: Path, cluster: Cluster
+) -> None:
     photos = make_photos(tmp_path / "photos", 60)
     config = replace(CONFIG, shard_size=2)
     expected = build(photos, tmp_path / "calm", config)

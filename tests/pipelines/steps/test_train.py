@@ -1,4 +1,6 @@
-"""A training survives kills, hangs, lost machines and a storage that refuses, and ends as the undisturbed one: every digest is the same."""
+"""A training survives kills, hangs, lost machines and a storage that refuses, and ends as the undisturbed
+one: every digest is the same.
+"""
 
 import json
 import os
@@ -15,13 +17,23 @@ from diffbfr.checkpoint import MANIFEST
 from diffbfr.training.loop import Run
 from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig
-from pipelines.manifest import open_dataset
+from pipelines.dataset.manifest import open_dataset
 from pipelines.progress import Metrics
 from pipelines.steps.train import TrainReport, train_stage
 from tests.diffbfr.tiny import make_dataset
 from tests.diffbfr.training.ranks import train_in_processes
 from tests.pipelines.faulty_s3 import Fault, faulty
-from tests.pipelines.trouble import CONFIG, EVERY, STAGE, TROUBLES, Troubled, driver, ending, task_in, train_in_trouble
+from tests.pipelines.trouble import (
+    CONFIG,
+    EVERY,
+    STAGE,
+    TROUBLES,
+    Troubled,
+    driver,
+    ending,
+    task_in,
+    train_in_trouble,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +65,8 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Lost are the steps since the newest checkpoint; each step is told once; what hung is noticed, and where it was.
+    """Lost are the steps since the newest checkpoint; each step is told once; what hung is noticed, and where
+    it was.
 
     Each loss is a line of ours; Ray writes none to standard output.
     """
@@ -82,7 +95,7 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
     assert not list((tmp_path / "root" / "ray").iterdir())
 
     assert not capsys.readouterr().out
-    lines = [record.getMessage() for record in caplog.records if record.name == "pipelines.cluster.fit"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "pipelines.cluster.trainer"]
     assert [re.sub("[01] and 1|[01]", "N", line.replace("irm1", "irm")) for line in lines] == [
         "irm: worker N died (killed, or its machine was lost); all workers go on from the newest checkpoint"
     ] * len(TROUBLES)
@@ -92,7 +105,9 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
     assert "irm1: no rank has given a sign for 5 s" in told
     first, second = told.split("rank 1, process ")
     assert ": T (stopped), in " in second
-    assert all("in train_in_trouble" in stacks for stacks in (first, second))  # also of the one that was stopped
+    assert all(
+        "in train_in_trouble" in stacks for stacks in (first, second)
+    )  # also of the one that was stopped
     (kept,) = (tmp_path / "root" / "hangs").iterdir()
     assert told.endswith(kept.read_text())
 
@@ -108,7 +123,8 @@ root, dataset, loses_a_machine = sys.argv[1], sys.argv[2], sys.argv[3] == "loses
 class Slow(OtherLink):
     def alive(self, step):
         self.beat(step)
-        time.sleep(0.1 if loses_a_machine else 0.8)  # whose driver is killed goes on for some seconds, and must not come to the end
+        # whose driver is killed goes on for some seconds, and must not come to the end
+        time.sleep(0.1 if loses_a_machine else 0.8)
 
 machines = Machines()
 training = Training(machines.cluster, lambda task, link: train_stage(task, Slow(link)), task_in(f"{root}/run", dataset))
@@ -150,17 +166,19 @@ def test_a_killed_driver_then_a_machine_that_is_lost_and_another_that_is_found_c
 def alone(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """How one process ends that nothing befalls, on disk."""
     folder = str(tmp_path_factory.mktemp("alone"))
-    Cluster(ClusterConfig(num_workers=0)).train(train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder)
+    Cluster(ClusterConfig(num_workers=0)).train(
+        train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder
+    )
     return ending(folder)
 
 
 _SLOW_TRAINING = """
 import sys, time
-from pipelines.cluster.link import SerialLink
+from pipelines.cluster.monitor import LocalReporter
 from pipelines.steps.train import train_stage
 from tests.pipelines.trouble import task_in
 
-class Slow(SerialLink):
+class Slow(LocalReporter):
     def alive(self, step):
         time.sleep(0.1)  # it is terminated before its last step, however busy the machine is
 
@@ -168,7 +186,9 @@ train_stage(task_in(*sys.argv[1:]), Slow(print))
 """
 
 
-def test_a_terminated_driver_is_followed_by_the_same_command(dataset: str, alone: dict[str, str], tmp_path: Path, serial: Cluster) -> None:
+def test_a_terminated_driver_is_followed_by_the_same_command(
+    dataset: str, alone: dict[str, str], tmp_path: Path, serial: Cluster
+) -> None:
     folder = str(tmp_path / "run")
     with driver(_SLOW_TRAINING, folder, dataset) as running:
         while not (tmp_path / "run" / "checkpoints" / "step-00000004").exists():
@@ -177,16 +197,24 @@ def test_a_terminated_driver_is_followed_by_the_same_command(dataset: str, alone
         running.terminate()
     assert running.returncode == -signal.SIGTERM
     assert not (tmp_path / "run" / "checkpoints" / f"step-{CONFIG.num_steps:08d}").exists()
-    report = serial.train(train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder)
+    report = serial.train(
+        train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder
+    )
     assert 4 <= report.resumed_from < CONFIG.num_steps
     assert report.restarts == 0
     assert ending(folder) == alone
 
 
 def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
-    dataset: str, alone: dict[str, str], s3_bucket: str, tmp_path: Path, serial: Cluster, monkeypatch: pytest.MonkeyPatch
+    dataset: str,
+    alone: dict[str, str],
+    s3_bucket: str,
+    tmp_path: Path,
+    serial: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server refuses the parts of one checkpoint (411, as a real one did): a line says so and where it lies; the rerun goes on.
+    """The server refuses the parts of one checkpoint (411, as a real one did): a line says so and where it
+    lies; the rerun goes on.
 
     Nothing of it stays on this machine once it is stored.
     """
@@ -197,24 +225,36 @@ def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
     refuses = True
 
     def choose(method: str, path: str) -> Fault | None:
-        return "411" if refuses and method == "PUT" and "step-00000012/" in path and "partNumber=" in path else None
+        return (
+            "411"
+            if refuses and method == "PUT" and "step-00000012/" in path and "partNumber=" in path
+            else None
+        )
 
     def run() -> TrainReport:
-        return serial.train(train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder)
+        return serial.train(
+            train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder
+        )
 
     with faulty(os.environ["AWS_ENDPOINT_URL"], choose) as (endpoint, made):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         with pytest.raises(
-            storage.StorageError, match=rf"step-00000012 could not be stored .* it is kept on {platform.node()} in .*; run"
+            storage.StorageError,
+            match=rf"step-00000012 could not be stored .* it is kept on {platform.node()} in .*; run",
         ) as refused:
             run()
         assert made
-        kept = Path(refused.value.args[0].partition(f"it is kept on {platform.node()} in ")[2].partition(";")[0])
+        kept = Path(
+            refused.value.args[0].partition(f"it is kept on {platform.node()} in ")[2].partition(";")[0]
+        )
         assert json.loads((kept / MANIFEST).read_text()) == {
             file.name: storage.digest(file) for file in kept.iterdir() if file.name != MANIFEST
         }
         steps = storage.list_dir(f"{folder}/checkpoints")
-        assert [step for step in steps if storage.exists(f"{folder}/checkpoints/{step}/{MANIFEST}")] == ["step-00000004", "step-00000008"]
+        assert [step for step in steps if storage.exists(f"{folder}/checkpoints/{step}/{MANIFEST}")] == [
+            "step-00000004",
+            "step-00000008",
+        ]
         refuses = False
         assert run().resumed_from == 8
     assert [path.suffix for path in kept.parents[2].rglob("*") if path.is_file()] == [".lock"]

@@ -1,4 +1,6 @@
-"""A training on a cluster that loses a machine and is given another goes on with what is there, to the same bits."""
+"""A training on a cluster that loses a machine and is given another goes on with what is there, to the
+same bits.
+"""
 
 import itertools
 from dataclasses import replace
@@ -11,7 +13,7 @@ from pipelines.steps.train import TrainTask, train_stage
 from tests.diffbfr.tiny import make_dataset
 from tests.pipelines.trouble import CONFIG, STAGE, driver, ending
 
-IN_ORDER = replace(CONFIG, parts=2)
+IN_ORDER = replace(CONFIG, reduce_leaves=2)
 LOST, FOUND = 8, 16
 """Steps at which two ranks wait until they are one, and one until they are two."""
 
@@ -19,13 +21,13 @@ _DRIVER = """
 import sys, time
 from pathlib import Path
 import torch.distributed as dist
-from pipelines.cluster import fit
+from pipelines.cluster import trainer
 from pipelines.steps.train import train_stage
 from tests.pipelines.steps.test_train_elastic import FOUND, LOST, task_in
 from tests.pipelines.trouble import Machines, OtherLink, Training
 
 root, dataset = sys.argv[1:]
-fit.RESIZE_S = 5.0
+trainer.RESIZE_S = 5.0
 
 class Noting(OtherLink):
     def alive(self, step):
@@ -64,7 +66,14 @@ def test_two_workers_become_one_and_two_again_and_end_as_one_alone(tmp_path: Pat
     with driver(_DRIVER, str(tmp_path), dataset) as running:
         assert running.wait(timeout=500) == 0
     rows = [line.split() for line in (tmp_path / "worlds.txt").read_text().splitlines()]
-    worlds = [(int(world), [int(step) for step, _ in group]) for world, group in itertools.groupby(rows, key=lambda row: row[1])]
-    assert worlds == [(2, [*range(1, 9)]), (1, [*range(9, 17)]), (2, [*range(17, 24)])]  # the last step is told by `rest`
+    worlds = [
+        (int(world), [int(step) for step, _ in group])
+        for world, group in itertools.groupby(rows, key=lambda row: row[1])
+    ]
+    assert worlds == [
+        (2, [*range(1, 9)]),
+        (1, [*range(9, 17)]),
+        (2, [*range(17, 24)]),
+    ]  # the last step is told by `rest`
     assert (tmp_path / "report.txt").read_text() == "2 16"
     assert ending(str(tmp_path / "run")) == ending(alone)

@@ -1,4 +1,6 @@
-"""On S3 each rank trains in a place of its own, which an attempt that is killed leaves to the next; rank 0 alone stores."""
+"""On S3 each rank trains in a place of its own, which an attempt that is killed leaves to the next; rank 0
+alone stores.
+"""
 
 import os
 import subprocess
@@ -24,10 +26,16 @@ def folder(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def _save(place: Path, step: int) -> Path:
-    return save_checkpoint(place / "checkpoints", TrainingState(step, step, {}, {"model": {"w": torch.full((2,), float(step))}}), keep=2)
+    return save_checkpoint(
+        place / "checkpoints",
+        TrainingState(step, step, {}, {"model": {"w": torch.full((2,), float(step))}}),
+        keep=2,
+    )
 
 
-def test_two_ranks_of_a_machine_go_on_from_what_is_stored_and_one_stores(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_of_a_machine_go_on_from_what_is_stored_and_one_stores(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for attempt in range(2):  # the second from the checkpoints of the first
         with ExitStack() as ranks:
             places = []
@@ -54,7 +62,9 @@ def test_a_rank_that_is_killed_leaves_its_place_to_the_next(folder: str) -> None
     code = "import sys, time; from pipelines.steps.workspace import workspace\n"
     code += "with workspace(sys.argv[1]) as (place, _): (place / 'left').touch(); print(place, flush=True); time.sleep(600)"
     command = [sys.executable, "-c", code, folder]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.PIPE, text=True) as killed:
+    with subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.PIPE, text=True
+    ) as killed:
         assert killed.stdout is not None
         place = Path(killed.stdout.readline().strip())
         with workspace(folder) as (other, _):

@@ -1,0 +1,40 @@
+"""The digest of a model: one format for a trained stage, a cascade, the registry and the ledgers."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from diffbfr.errors import UsageError
+
+
+def model_digest(folder: Path, stages: Sequence[str]) -> str:
+    """Digest of `STAGE.json` and `STAGE.safetensors` of one stage, or of the three of a cascade."""
+    return digest_of_files((path.name, _sha256(path)) for path in model_files(folder, stages))
+
+
+def digest_of_files(files: Iterable[tuple[str, str]]) -> str:
+    """Digest of files that are named with their sha256, in this order."""
+    total = hashlib.sha256()
+    for name, sha256 in files:
+        total.update(f"{name}\0{sha256}\n".encode())
+    return total.hexdigest()
+
+
+def model_files(folder: Path, stages: Sequence[str]) -> list[Path]:
+    """The files of a model: a specification and safetensors a stage, and nothing that could run code.
+
+    UsageError if one is missing.
+    """
+    files = [folder / f"{stage}.{suffix}" for stage in stages for suffix in ("json", "safetensors")]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise UsageError(
+            f"{folder} holds no {missing[0]}; expected {', '.join(path.name for path in files)}; "
+            "train or register it first"
+        )
+    return files
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

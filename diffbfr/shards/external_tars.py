@@ -1,0 +1,117 @@
+"""Tars that another program wrote, such as webdataset's `TarWriter`: indexed once, then read by key like our
+own.
+
+Every file's digest is taken when it is indexed, so that what changes afterwards is noticed. A name is split
+as webdataset does: the key ends at the first dot of the file's own name, and a folder is part of it. Pictures
+in such tars are for `images.decode`.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from diffbfr.errors import UsageError
+from diffbfr.shards.dataset import ColumnIndex, ShardedDataset
+from diffbfr.shards.schema import ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
+
+_END: Final = bytes(1024)
+
+
+def index_tars(root: Path | str, column: str) -> list[Member]:
+    """Describe every file of the tars in the folder `column` of `root`, sorted by key and, within one, in the
+    first key's order of names.
+
+    UsageError unless every key has the same names, once; `ShardDamagedError` for a tar that has no end, which
+    `tarfile` and webdataset would read as a shorter one.
+    """
+    tars = sorted((Path(root) / column).glob("*.tar"))
+    found: dict[str, dict[str, Member]] = {}
+    for path in tars:
+        for member in _members(path, column):
+            names = found.setdefault(member.key, {})
+            if member.name in names:
+                raise UsageError(
+                    f"{path} holds {member.key}.{member.name}, and {names[member.name].tar} too; expected it "
+                    "once; remove one"
+                )
+            names[member.name] = member
+    if not found:
+        raise UsageError(
+            f"{Path(root) / column} has {len(tars)} tars and no file with a key in them; expected some; "
+            "correct the folder"
+        )
+    first = next(iter(found.values()))
+    for key, names in found.items():
+        if names.keys() != first.keys():
+            raise UsageError(
+                f"{key} in {next(iter(names.values())).tar} has {', '.join(names)}; expected "
+                f"{', '.join(first)} as the others"
+            )
+    return [found[key][name] for key in sorted(found) for name in first]
+
+
+def open_tars(root: Path | str, column: str, split: Split = "train") -> ShardedDataset:
+    """Open a folder of such tars as a dataset of one column; its samples, all of one split, have a key and
+    nothing else.
+    """
+    members = index_tars(root, column)
+    names = tuple(dict.fromkeys(member.name for member in members))
+    keys = [member.key for member in members[:: len(names)]]
+    index = ColumnIndex.of(ColumnInfo(column, names), keys, members)
+    content = hashlib.sha256(
+        "".join(f"{member.key}.{member.name}\0{member.sha256}\n" for member in members).encode()
+    ).hexdigest()
+    samples = [Sample(key, split, "", 0, "", 0, 0, "", "", ()) for key in keys]
+    counts = {f"num_{name}": len(keys) if name == split else 0 for name in ("train", "val", "test")}
+    info = DatasetInfo(
+        hq_px=0,
+        lq_px=0,
+        variants=0,
+        shard_size=0,
+        num_shards=len(index.tars),
+        num_samples=len(keys),
+        **counts,
+        num_quarantined=0,
+        content_id=content,
+        archive_id="",
+        recipe_digest="",
+        source=str(root),
+    )
+    return ShardedDataset(root, info, samples, {column: index})
+
+
+def _members(path: Path, column: str) -> Iterator[Member]:
+    """The files of one tar that have a key, in its order."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for entry in tar:
+                folder, slash, file = entry.name.rpartition("/")
+                stem, dot, name = file.partition(".")
+                if not entry.isfile() or not stem or not dot:
+                    continue
+                stream = tar.extractfile(entry)
+                assert stream is not None
+                digest = hashlib.sha256(stream.read()).hexdigest()
+                yield Member(
+                    f"{folder}{slash}{stem}",
+                    name,
+                    column,
+                    f"{column}/{path.name}",
+                    entry.offset_data,
+                    entry.size,
+                    digest,
+                )
+            end = tar.offset
+    except (tarfile.TarError, OSError) as error:
+        raise ShardDamagedError(
+            f"{path} cannot be read ({error}); expected a whole tar; make it again"
+        ) from error
+    with path.open("rb") as file_of_tar:
+        file_of_tar.seek(end)
+        if file_of_tar.read(len(_END)) != _END:
+            raise ShardDamagedError(
+                f"{path} ends at byte {end} without the two empty blocks of a tar's end; expected it whole; "
+                "make it again"
+            )

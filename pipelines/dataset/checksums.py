@@ -1,0 +1,116 @@
+"""The list of hashes by which two laboratories prove that they hold the same evaluation set, without showing
+a picture.
+
+A line a low-quality face: the sha256 of its JPEG, of its ground truth's pixels, and of the photo; then key
+and variant. Shards, codecs and splits of the rest are not in it. The list's own sha256 is the one number to
+publish. The list comes from the manifest; `find_damage` reads the files, so that nobody proves with it, or
+publishes, what a disk no longer holds.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+from diffbfr.errors import UsageError
+from diffbfr.images import ImageRefused, decode, pixel_digest
+from diffbfr.shards import ShardDamagedError, ShardedDataset, Split
+from diffbfr.shards.schema import LQ_COLUMN
+from pipelines import storage
+
+_HEAD: Final = (
+    "# diffbfr hashes 1: sha256 of the low-quality JPEG, of the ground truth's pixels, of the photo; "
+    "key.variant"
+)
+_SHOWN: Final = 12
+
+
+def list_hashes(dataset: ShardedDataset, split: Split, variants: int) -> str:
+    """Return the list of a split's first `variants` variants, sorted by key, as the manifest has it."""
+    if not 1 <= variants <= dataset.info.variants:
+        raise UsageError(
+            f"{variants} variants were asked for, the dataset has {dataset.info.variants}; expected at least "
+            "1 and at most those"
+        )
+    keys = dataset.keys(split)
+    if not keys:
+        raise UsageError(
+            f"the dataset in {dataset.root} has no {split} samples; expected some; choose another --split"
+        )
+    lines = [
+        _HEAD,
+        f"# {len(keys)} faces x {variants}, {dataset.info.lq_px} -> {dataset.info.hq_px} px, recipe "
+        f"{dataset.info.recipe_digest}",
+    ]
+    for key in keys:
+        sample = dataset.sample(key)
+        for variant in range(variants):
+            lq = dataset.digest(key, LQ_COLUMN, f"{variant}.jpg")
+            lines.append(f"{lq}  {sample.pixel_sha256}  {sample.source_sha256}  {key}.{variant}")
+    return "\n".join(lines) + "\n"
+
+
+def find_damage(dataset: ShardedDataset, split: Split, variants: int) -> list[str]:
+    """Read what the list speaks of, and say in lines what is not as it was committed: each LQ's bytes,
+    each ground truth's pixels.
+    """
+    found = []
+    for key in dataset.keys(split):
+        try:
+            held = pixel_digest(decode(dataset.read(key, dataset.info.hq_column, dataset.hq_name)).pixels)
+        except (ShardDamagedError, ImageRefused) as error:
+            found.append(f"{key}: the ground truth is damaged here ({error})")
+        else:
+            if held != dataset.sample(key).pixel_sha256:
+                found.append(f"{key}: the ground truth's pixels are {held[:_SHOWN]}, the list says otherwise")
+        for variant in range(variants):
+            try:
+                dataset.lq_bytes(key, variant)
+            except ShardDamagedError as error:
+                found.append(f"{key}.{variant}: the low-quality face is damaged here ({error})")
+    return found
+
+
+def read_list(uri: str) -> str:
+    """Read a published list."""
+    try:
+        return storage.read_bytes(uri).decode()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UsageError(
+            f"there is no list of hashes at {uri}; expected the one that was published; correct --check"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{uri} is no text; expected the list that `data hashes --out` writes; correct --check"
+        ) from error
+
+
+def digest_list(text: str) -> str:
+    """Return the sha256 of a list."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def compare_lists(published: str, ours: str) -> list[str]:
+    """Say in lines how our list differs from a published one; nothing if it does not."""
+    theirs, mine = _faces(published), _faces(ours)
+    if not theirs:
+        raise UsageError(f"the published list has no faces; expected lines as `{_HEAD[2:]}`; check the file")
+    found = [f"{name} is missing here" for name in theirs if name not in mine]
+    found += [f"{name} is not in the published list" for name in mine if name not in theirs]
+    for name in theirs.keys() & mine.keys():
+        for what, expected, has in zip(
+            ("low-quality face", "ground truth", "photo"), theirs[name], mine[name], strict=True
+        ):
+            if expected != has:
+                found.append(f"{name}: the {what} is {has[:_SHOWN]}, published {expected[:_SHOWN]}")
+                break
+    return sorted(found)
+
+
+def _faces(text: str) -> dict[str, Sequence[str]]:
+    rows = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    if any(len(row) != 4 for row in rows):
+        raise UsageError(
+            "the published list has a line that is not three hashes and a name; expected the list that `data "
+            "hashes` writes"
+        )
+    return {row[3]: row[:3] for row in rows}

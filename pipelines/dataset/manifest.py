@@ -1,0 +1,263 @@
+"""Parquet tables and the dataset that they describe: the one door to pyarrow.
+
+A table is a sequence of frozen dataclass rows; its schema follows from their annotations: scalars are plain
+columns, a tuple of dataclasses is a list of structs. `open_dataset` reads `dataset.json` and the tables into
+a `ShardedDataset`, which knows nothing of parquet.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from diffbfr.errors import UsageError
+from diffbfr.shards import ColumnIndex, ColumnInfo, DatasetInfo, Member, Sample, ShardedDataset
+from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
+from pipelines import storage
+from pipelines.dataset.commits import Quarantined
+from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
+from pipelines.dataset.shard_cache import cache_of
+from pipelines.dataset.tables import TableWriter, read_rows, read_table, stream_rows, write_rows
+
+__all__ = [
+    "COLUMN_RECORD",
+    "DATASET_RECORD",
+    "QUARANTINE",
+    "SAMPLES",
+    "DatasetRecord",
+    "LedgerRow",
+    "TableWriter",
+    "members_path",
+    "open_dataset",
+    "read_columns",
+    "read_info",
+    "read_ledger",
+    "read_quarantine",
+    "read_record",
+    "read_rows",
+    "read_shard_keys",
+    "stream_rows",
+    "write_column_record",
+    "write_ledger",
+    "write_record",
+    "write_rows",
+]
+
+DATASET_RECORD: Final = "dataset.json"
+COLUMN_RECORD: Final = "column.json"
+SAMPLES: Final = "manifest/samples.parquet"
+QUARANTINE: Final = "quarantine.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """What became of one input of `restore`; exactly one row an input.
+
+    `name` is relative to the input, `output` to the output folder ("" if none); `duplicate_of` names the
+    input with the same bytes that was restored; `model_digest` is the cascade that made the output ("" if
+    there is none). Of several restorations (`samples`) `output` is the first, and `spread` how far they
+    differ: the mean over pixels of their standard deviation, in 8-bit levels; 0 where there is one.
+    """
+
+    name: str
+    status: Literal["restored", "no_face", "duplicate", "quarantined", "failed"]
+    reason: str
+    message: str
+    num_bytes: int
+    sha256: str
+    width: int
+    height: int
+    num_faces: int
+    duplicate_of: str
+    output: str
+    output_sha256: str
+    model_digest: str
+    seconds: float
+    samples: int = 1
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What `dataset.json` says, with the columns appended since: `recipe` and `tools` as plain values,
+    `tables` as path -> sha256.
+    """
+
+    info: DatasetInfo
+    columns: tuple[ColumnInfo, ...]
+    recipe: Mapping[str, Any]
+    tools: Mapping[str, str]
+    tables: Mapping[str, str]
+
+
+def write_ledger(uri: str, rows: Iterable[LedgerRow]) -> None:
+    """Write the ledger of a restored archive."""
+    write_rows(uri, LedgerRow, rows)
+
+
+def read_ledger(uri: str) -> list[LedgerRow]:
+    """Read the ledger of a restored archive."""
+    return read_rows(uri, LedgerRow)
+
+
+def read_quarantine(root: str | Path) -> list[Quarantined]:
+    """Read the refused inputs of a dataset."""
+    return read_rows(storage.join(root, QUARANTINE), Quarantined)
+
+
+def members_path(column: str) -> str:
+    """Where a column's index lies in its dataset."""
+    return f"manifest/columns/{column}.parquet"
+
+
+def open_dataset(root: str | Path) -> ShardedDataset:
+    """Open a finished dataset with every finished column; the index of one that was appended is read, and
+    checked, when it is asked for.
+
+    The shards of one on S3 are fetched when they are read, through a cache on this machine (`DIFFBFR_CACHE`,
+    else `~/.cache/diffbfr`) of `DIFFBFR_CACHE_BYTES` (64 GiB).
+    """
+    where = storage.absolute(root)
+    if not storage.exists(storage.join(where, DATASET_RECORD)):
+        raise UsageError(
+            f"{where} holds no {DATASET_RECORD}; expected a finished dataset; run the shard step to its end"
+        )
+    record = read_record(where)
+    samples = read_rows(storage.join(where, SAMPLES), Sample, record.tables[SAMPLES])
+    if len(samples) != record.info.num_samples:
+        raise UsageError(
+            f"{where}: {SAMPLES} has {len(samples)} rows, dataset.json says {record.info.num_samples}; run "
+            "the shard step again"
+        )
+    columns = _Columns(where, record, tuple(sample.key for sample in samples))
+    if storage.is_remote(where):
+        return ShardedDataset(where, record.info, samples, columns, cache_of(where))
+    return ShardedDataset(Path(where), record.info, samples, columns)
+
+
+class _Columns(Mapping[str, ColumnIndex]):
+    """The index of each column by its name.
+
+    Those of the columns made from photos are read at once, so that threads and forks share them. That of an
+    appended one is read at the first look (`ShardedDataset.column`): what a run has no use for neither costs
+    it anything nor stops it.
+    """
+
+    def __init__(self, root: str, record: DatasetRecord, keys: Sequence[str]) -> None:
+        self._root, self._record, self._keys = root, record, keys
+        self._infos = {column.column: column for column in record.columns}
+        self._read: dict[str, ColumnIndex] = {}
+        for column in record.columns:
+            if not column.model_digest:
+                self[column.column]
+
+    def __getitem__(self, name: str) -> ColumnIndex:
+        if name not in self._read:
+            self._read[name] = _read_column(
+                self._root, self._infos[name], self._keys, self._record.tables[members_path(name)]
+            )
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+
+def write_record(
+    root: str,
+    info: DatasetInfo,
+    columns: Sequence[ColumnInfo],
+    how: Mapping[str, Any],
+    tables: Mapping[str, str],
+) -> None:
+    """Write `dataset.json`, sealed: what makes a dataset visible, so it comes last.
+
+    `how` holds the `recipe` and the `tools` as plain values, `tables` the sha256 of each table by its path.
+    """
+    columns_made = [dataclasses.asdict(column) for column in columns]
+    record = {**dataclasses.asdict(info), "columns": columns_made, "tables": dict(tables), **how}
+    write_checksummed_json(storage.join(root, DATASET_RECORD), json.loads(json.dumps(record)))
+
+
+def write_column_record(root: str, info: ColumnInfo, table_sha256: str) -> None:
+    """Write an appended column's `column.json`, sealed: what makes it visible, so it comes last."""
+    record = json.loads(json.dumps({**dataclasses.asdict(info), "table": table_sha256}))
+    write_checksummed_json(storage.join(root, info.column, COLUMN_RECORD), record)
+
+
+def read_record(root: str | Path) -> DatasetRecord:
+    """Read `dataset.json` and the `column.json` of each column that was appended and finished."""
+    made = read_checksummed_json(storage.join(root, DATASET_RECORD))
+    tables = dict(made["tables"])
+    columns = [_column_info(column) for column in made["columns"]]
+    for name in storage.list_dir(root):
+        place = storage.join(root, name, COLUMN_RECORD)
+        if storage.exists(place):
+            appended = read_checksummed_json(place)
+            columns.append(_column_info(appended))
+            tables[members_path(name)] = appended["table"]
+    info = DatasetInfo(**{field.name: made[field.name] for field in dataclasses.fields(DatasetInfo)})
+    return DatasetRecord(info, tuple(columns), made["recipe"], made["tools"], tables)
+
+
+def read_info(root: str | Path) -> DatasetInfo:
+    """Read what `dataset.json` says of the whole."""
+    return read_record(root).info
+
+
+def read_columns(root: str | Path) -> tuple[ColumnInfo, ...]:
+    """Name the finished columns: those made with the dataset, and each appended one whose `column.json` is
+    there.
+    """
+    return read_record(root).columns
+
+
+def read_shard_keys(root: str | Path) -> tuple[tuple[str, ...], ...]:
+    """Read the keys of each shard in order, from the index alone; none for a shard whose photos were all
+    quarantined.
+    """
+    record = read_record(root)
+    keys: list[list[str]] = [[] for _ in range(record.info.num_shards)]
+    table = read_table(
+        storage.join(root, members_path(LQ_COLUMN)), Member, record.tables[members_path(LQ_COLUMN)]
+    )
+    for key, name, tar in zip(*(table[column].to_pylist() for column in ("key", "name", "tar")), strict=True):
+        if name == LQ_RECORD:
+            keys[int(PurePosixPath(tar).stem)].append(key)
+    return tuple(map(tuple, keys))
+
+
+def _column_info(record: Mapping[str, Any]) -> ColumnInfo:
+    quarantined = tuple((key, name) for key, name in record.get("quarantined", ()))
+    return ColumnInfo(record["column"], tuple(record["names"]), record["model_digest"], quarantined)
+
+
+def _read_column(root: str, info: ColumnInfo, keys: Sequence[str], sha256: str) -> ColumnIndex:
+    """Read a column's index straight into arrays, and check that its keys are the dataset's, in order."""
+    table = read_table(storage.join(root, members_path(info.column)), Member, sha256)
+    n, m = len(keys), len(info.names)
+    names = np.array(table["name"].to_pylist()).reshape(-1)
+    in_order = len(names) == n * m and table["key"].to_pylist() == [key for key in keys for _ in range(m)]
+    if not in_order or not (names.reshape(n, m) == np.array(info.names)).all():
+        raise UsageError(
+            f"column {info.column} of {root} does not hold the dataset's keys in order; make the column again"
+        )
+    tars = table["tar"].combine_chunks().dictionary_encode()
+    digest = b"".join(map(bytes.fromhex, table["sha256"].to_pylist()))
+    return ColumnIndex(
+        info=info,
+        tars=tuple(tars.dictionary.to_pylist()),
+        tar_row=tars.indices.to_numpy()[::m].astype(np.int32),
+        offset=table["offset"].to_numpy().reshape(n, m),
+        length=table["length"].to_numpy().reshape(n, m),
+        digest=np.frombuffer(digest, dtype=np.uint8).reshape(n, m, 32),
+    )

@@ -1,0 +1,201 @@
+"""One photo to one sample: what a dataset is made of, the splits of its photos, and the content of every
+column.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from diffbfr.degradation import DegradationSpec, degrade, draw, sample_seed
+from diffbfr.errors import UsageError
+from diffbfr.images import (
+    Codec,
+    Pixels,
+    center_square,
+    decode,
+    encode_stored_png,
+    encode_truth,
+    pixel_digest,
+    resize,
+)
+from diffbfr.shards import ColumnInfo, Sample, Split
+from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
+
+FORMAT: Final = "diffbfr-dataset-1"
+"""Changes whenever the same photos and configuration would give other pixels, LQ bytes, keys or splits."""
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """What a dataset is made of: faces of `hq_px` and `lq_px`, `variants` draws of Eq. 13 each, `shard_size`
+    inputs a shard.
+
+    `degradation` holds at the size it names and is scaled to `hq_px`. The fractions are of photo contents, by
+    hash; a `test_fraction` of 1 makes an evaluation set, with nothing to train on. `hq_codec` is how ground
+    truths are stored; it changes no pixel.
+    """
+
+    hq_px: int
+    lq_px: int
+    variants: int
+    shard_size: int
+    val_fraction: float
+    test_fraction: float
+    seed: int
+    degradation: DegradationSpec
+    hq_codec: Codec = "webp"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lq_px < self.hq_px:
+            raise UsageError(f"lq_px is {self.lq_px} and hq_px {self.hq_px}; expected 1 <= lq_px < hq_px")
+        if self.variants < 1 or self.shard_size < 1:
+            raise UsageError(
+                f"variants is {self.variants} and shard_size {self.shard_size}; expected at least 1 of each"
+            )
+        if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction > 1:
+            raise UsageError(
+                f"val_fraction is {self.val_fraction} and test_fraction {self.test_fraction}; expected "
+                "shares that come to 1 at most"
+            )
+
+    @cached_property
+    def spec(self) -> DegradationSpec:
+        """Eq. 13 in pixels of `hq_px`."""
+        return self.degradation.at(self.hq_px)
+
+    @cached_property
+    def recipe_digest(self) -> str:
+        """Digest of what a sample's pixels and seeds depend on; not of variants, shards, splits or codecs."""
+        parts = [FORMAT, self.hq_px, self.lq_px, self.seed, self.spec.digest]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def columns(self) -> tuple[ColumnInfo, ...]:
+        """The columns made from photos, with their members' names in order."""
+        lq_names = (*(f"{variant}.jpg" for variant in range(self.variants)), LQ_RECORD)
+        return (
+            ColumnInfo(f"hq{self.hq_px}", (self.hq_codec,)),
+            ColumnInfo(f"hq{self.lq_px}", ("png",)),
+            ColumnInfo(LQ_COLUMN, lq_names),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """A photo's two ground truths, encoded, with the photo's size (px, upright) and the digests of their
+    pixels.
+    """
+
+    width: int
+    height: int
+    pixel_sha256: str
+    low_pixel_sha256: str
+    hq: bytes
+    low: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class CachedSample:
+    """What is there already of a photo's sample: its ground truths, and the low-quality faces of its first
+    variants.
+    """
+
+    truth: GroundTruth
+    jpegs: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One finished sample: its row, and for each of `ShardConfig.columns` the content of its members in
+    order.
+    """
+
+    sample: Sample
+    contents: tuple[tuple[bytes, ...], ...]
+
+
+def make_face(config: ShardConfig, key: str, source: str, data: bytes) -> Face:
+    """Decode one photo, cut its centred square, resize it to both sizes and degrade every variant;
+    `ImageRefused` if it cannot be used.
+
+    A photo smaller than hq_px is refused: enlarging it would teach a model that blur is ground truth.
+    """
+    photo = decode(data, min_px=config.hq_px).pixels
+    hq = resize(center_square(photo), config.hq_px, "bicubic")
+    low = resize(hq, config.lq_px, "bicubic")
+    height, width = photo.shape[:2]
+    truth = GroundTruth(
+        width,
+        height,
+        pixel_digest(hq),
+        pixel_digest(low),
+        encode_truth(hq, config.hq_codec),
+        encode_stored_png(low),
+    )
+    return _face(config, key, source, len(data), hashlib.sha256(data).hexdigest(), truth, lambda: hq, ())
+
+
+def remake_face(
+    config: ShardConfig, key: str, source: str, source_bytes: int, source_sha256: str, kept: CachedSample
+) -> Face:
+    """Make the same sample as `make_face` from what is kept of it; only variants that are missing are
+    degraded.
+    """
+    return _face(
+        config,
+        key,
+        source,
+        source_bytes,
+        source_sha256,
+        kept.truth,
+        lambda: decode(kept.truth.hq).pixels,
+        kept.jpegs,
+    )
+
+
+def _face(
+    config: ShardConfig,
+    key: str,
+    source: str,
+    source_bytes: int,
+    source_sha256: str,
+    truth: GroundTruth,
+    hq: Callable[[], Pixels],
+    jpegs: Sequence[bytes],
+) -> Face:
+    """Draw every variant, degrade those that have no JPEG yet, and describe the sample."""
+    seeds = (sample_seed(config.recipe_digest, source_sha256, variant) for variant in range(config.variants))
+    sample = Sample(
+        key=key,
+        split=split_of(config, source_sha256),
+        source=source,
+        source_bytes=source_bytes,
+        source_sha256=source_sha256,
+        width=truth.width,
+        height=truth.height,
+        pixel_sha256=truth.pixel_sha256,
+        low_pixel_sha256=truth.low_pixel_sha256,
+        variants=tuple(draw(config.spec, seed) for seed in seeds),
+    )
+    made = list(jpegs[: config.variants])
+    if len(made) < config.variants:
+        pixels = hq()
+        made += [degrade(pixels, params, config.spec) for params in sample.variants[len(made) :]]
+    described = json.dumps(
+        sample, default=row_fields, sort_keys=True
+    ).encode()  # so that a shard says what it holds without the manifest
+    return Face(sample, ((truth.hq,), (truth.low,), (*made, described)))
+
+
+def split_of(config: ShardConfig, source_sha256: str) -> Split:
+    """Assign a photo's content to a split: equal content is never in two splits, and adding photos moves
+    none.
+    """
+    word = hashlib.sha256(f"diffbfr split\0{config.seed}\0{source_sha256}".encode()).digest()[:8]
+    share = int.from_bytes(word, "big") / 2**64
+    if share < config.val_fraction:
+        return "val"
+    return "test" if share < config.val_fraction + config.test_fraction else "train"

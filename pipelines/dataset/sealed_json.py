@@ -1,0 +1,53 @@
+"""Records that carry their own digest: a flipped bit in a record is noticed like one in a shard.
+
+A record is a JSON object; its `seal` is the sha256 of everything else in it, written as JSON with sorted keys
+and no spaces. Paths that are no UTF-8 stand in it as Python writes them, with surrogates.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from diffbfr.shards import ShardDamagedError
+from pipelines import storage
+
+SEAL: Final = "seal"
+_READINGS: Final = 3
+"""Of a record on S3: what does not fit its seal may have been changed on the way."""
+
+
+def write_checksummed_json(
+    uri: storage.Uri, record: Mapping[str, Any], create_only: bool = False, indent: int | None = 1
+) -> bool:
+    """Write a record with its seal, whole or not at all; False, and nothing touched, if `create_only` and
+    somebody was first.
+    """
+    data = (
+        json.dumps({**record, SEAL: _seal(record)}, indent=indent, sort_keys=True, ensure_ascii=False) + "\n"
+    )
+    return storage.write_atomic(uri, data.encode("utf-8", "surrogatepass"), create_only)
+
+
+def read_checksummed_json(uri: storage.Uri) -> dict[str, Any]:
+    """Read a record back without its seal; FileNotFoundError if there is none, `ShardDamagedError` if it
+    is not what was written.
+    """
+    found = ""
+    for _ in range(_READINGS if storage.is_remote(uri) else 1):
+        data = storage.read_bytes(uri)
+        try:
+            record: dict[str, Any] = json.loads(data.decode("utf-8", "surrogatepass"))
+            if record.pop(SEAL) == _seal(record):
+                return record
+            found = "its seal does not fit its content"
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            found = f"it is no sealed JSON ({type(error).__name__})"
+    raise ShardDamagedError(
+        f"{uri} is damaged: {found}; expected the record as it was written; remove it and run the same "
+        "command again"
+    )
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

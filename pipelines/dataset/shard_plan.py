@@ -1,0 +1,211 @@
+"""Which photos go into which shard, and under which keys: the listing is spooled to a file, sorted there and
+cut into tasks.
+
+Nothing here grows with the number of photos but files: one beside the driver while it sorts, and one a shard
+in the dataset.
+"""
+
+import hashlib
+import json
+import posixpath
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from importlib.metadata import version
+from typing import Any, Final
+
+from diffbfr.errors import UsageError
+from diffbfr.images import CODECS
+from diffbfr.spec import from_dict, to_dict
+from pipelines import storage
+from pipelines.dataset import manifest
+from pipelines.dataset.commits import CommitConflictError
+from pipelines.dataset.samples import FORMAT, ShardConfig
+from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
+from pipelines.execution.artifact_store import flatten
+from pipelines.execution.fingerprint import code_fingerprint
+from pipelines.sources import PhotoRef, PhotoSource
+from pipelines.sources.listing_db import open_listing_db
+
+PLAN: Final = "plan"
+COMMITS: Final = "commits"
+BUILD_RECORD: Final = "build.json"
+"""How the shards of a dataset are being made: there before the first one, while `dataset.json` comes last."""
+
+_TOOLS: Final = ("numpy", "pillow", "opencv-python-headless", "pyarrow")
+_SAMPLES: Final = "pipelines.dataset.samples"
+_DECIDING: Final = ("diffbfr.degradation", "diffbfr.images", _SAMPLES)
+"""The code that decides what is in a sample; the rest of what `samples` imports carries it."""
+_STEM_CHARACTERS: Final = 40
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to make, in which dataset; its photos stand in the dataset's plan.
+
+    `digest` covers all that the shard's bytes depend on, but not where they go. `earlier` are the folders of
+    other datasets, whose finished samples may be taken over; they change no byte.
+    """
+
+    index: int
+    num_photos: int
+    digest: str
+    source: PhotoSource
+    dataset_root: str
+    config: ShardConfig
+    earlier: tuple[str, ...] = ()
+
+    def photos(self) -> list[tuple[str, PhotoRef]]:
+        """Read the keys and photos of this shard, sorted by key; UsageError if the plan is another
+        listing's.
+        """
+        uri = _plan_path(self.dataset_root, self.index)
+        plan = read_checksummed_json(uri)
+        if plan["task"] != self.digest:
+            raise UsageError(
+                f"{uri} was planned for other photos or settings; expected those of this run; run the "
+                "command again"
+            )
+        return [(key, PhotoRef(*ref)) for key, *ref in plan["photos"]]
+
+
+def plan_shards(
+    source: PhotoSource, config: ShardConfig, dataset_root: str, earlier: Sequence[str] = ()
+) -> list[ShardTask]:
+    """List the photos, give each its key, and cut the sorted keys into tasks of `shard_size`; no photo is
+    read.
+    """
+    root = storage.absolute(dataset_root)
+    _begin(root, config)
+    return [
+        _plan(
+            ShardTask(
+                index, len(photos), shard_digest(config, index, photos), source, root, config, tuple(earlier)
+            ),
+            photos,
+        )
+        for index, photos in enumerate(split_listing(source.refs(), config.shard_size))
+    ]
+
+
+def describe_build(config: ShardConfig) -> dict[str, Any]:
+    """Say how a dataset is made, so that it can be gone on with, taken over or checked."""
+    tools = (*_TOOLS, "albumentations") if config.degradation.before else _TOOLS
+    recipe = to_dict(replace(config, degradation=config.spec))
+    codecs = {codec: dict(effort) for codec, effort in CODECS.items()}
+    code = {
+        module: digest
+        for module, digest in code_fingerprint((_SAMPLES,)).items()
+        if module.startswith(_DECIDING)
+    }
+    return {
+        "format": FORMAT,
+        "recipe": recipe,
+        "codecs": codecs,
+        "code": code,
+        "tools": {tool: version(tool) for tool in tools},
+    }
+
+
+def shard_digest(config: ShardConfig, index: int, photos: Sequence[tuple[str, PhotoRef]]) -> str:
+    """Digest all that a shard is a function of."""
+    listed = [(key, ref.name, ref.bytes, ref.fingerprint, ref.file_md5, ref.pixel_md5) for key, ref in photos]
+    parts = [
+        config.recipe_digest,
+        config.variants,
+        config.val_fraction,
+        config.test_fraction,
+        config.hq_codec,
+        index,
+        listed,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def split_listing(refs: Iterator[PhotoRef], shard_size: int) -> Iterator[list[tuple[str, PhotoRef]]]:
+    """Yield the photos with their keys, sorted by key, `shard_size` at a time.
+
+    A key is [a-z0-9_-]: the stem of the photo's file (FFHQ's `00000/00000.png` is `00000`). Stems that are
+    the same after lower-casing and cleaning all get a hash of their whole name, so that a key never depends
+    on the listing's order; where that hash does not yet tell them apart, a longer one does.
+    """
+    with open_listing_db() as spool:
+        spool.execute("CREATE TABLE photo (stem TEXT, name TEXT, ref TEXT, key TEXT)")
+        rows = ((_clean(_stem(ref.name)), ref.name, json.dumps(astuple(ref))) for ref in refs)
+        spool.executemany("INSERT INTO photo (stem, name, ref) VALUES (?, ?, ?)", rows)
+        _assign_keys(spool)
+        ordered = spool.execute("SELECT key, ref FROM photo ORDER BY key")
+        while chunk := ordered.fetchmany(shard_size):
+            yield [(key, PhotoRef(*json.loads(ref))) for key, ref in chunk]
+
+
+def _begin(root: str, config: ShardConfig) -> None:
+    """Write how the dataset is made; CommitConflictError if it was begun otherwise."""
+    uri, now = storage.join(root, BUILD_RECORD), describe_build(config)
+    if write_checksummed_json(uri, now, create_only=True):
+        return
+    begun, wanted = flatten(read_checksummed_json(uri)), flatten(now)
+    changed = next((path for path in sorted({*begun, *wanted}) if begun.get(path) != wanted.get(path)), None)
+    if changed is not None:
+        found, expected = begun.get(changed), wanted.get(changed)
+        raise CommitConflictError(
+            f"{root} was made from other inputs ({changed} {found}, expected {expected}); remove that "
+            "dataset, or use another root"
+        )
+
+
+def _assign_keys(spool: sqlite3.Connection) -> None:
+    """Give each row its key; UsageError if a name was listed twice."""
+    spool.create_function("hashed", 3, _hashed_key, deterministic=True)
+    spool.execute("CREATE INDEX by_stem ON photo (stem)")
+    spool.execute("UPDATE photo SET key = stem")
+    twice = "stem = '' OR stem IN (SELECT stem FROM photo GROUP BY stem HAVING count(*) > 1)"
+    spool.execute("CREATE INDEX by_key ON photo (key)")
+    for digits in (8, 16, 32):
+        spool.execute(f"UPDATE photo SET key = hashed(stem, name, ?) WHERE {twice}", (digits,))
+        clash = spool.execute(
+            "SELECT name, count(*) FROM photo GROUP BY key HAVING count(*) > 1 LIMIT 1"
+        ).fetchone()
+        if clash is None:
+            return
+    name, uses = clash
+    raise UsageError(f"the listing names {name!r} {uses} times; expected each photo once; check the source")
+
+
+def _hashed_key(stem: str, name: str, digits: int) -> str:
+    return f"{stem or 'photo'}-{hashlib.sha256(name.encode()).hexdigest()[:digits]}"
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(name.replace("\\", "/").rpartition("/")[2])[0]
+
+
+def _clean(stem: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-")[:_STEM_CHARACTERS]
+
+
+def _plan(task: ShardTask, photos: Sequence[tuple[str, PhotoRef]]) -> ShardTask:
+    """Write the plan of one shard, unless it is there."""
+    uri = _plan_path(task.dataset_root, task.index)
+    plan = {"task": task.digest, "photos": [[key, *astuple(ref)] for key, ref in photos]}
+    try:
+        there = read_checksummed_json(uri) == plan
+    except FileNotFoundError:
+        there = False
+    if not there:
+        write_checksummed_json(uri, plan, indent=None)
+    return task
+
+
+def _plan_path(root: str, index: int) -> str:
+    return storage.join(root, PLAN, f"{index:06d}.json")
+
+
+def read_config(dataset_root: str) -> ShardConfig:
+    """Read what a finished dataset was made of."""
+    return from_dict(
+        ShardConfig,
+        dict(manifest.read_record(dataset_root).recipe),
+        f"the recipe in {manifest.DATASET_RECORD}",
+    )

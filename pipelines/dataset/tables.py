@@ -1,0 +1,182 @@
+"""Tables of frozen dataclass rows as parquet: written and read a row group at a time, published whole."""
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+import typing
+import weakref
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffbfr.errors import UsageError
+from diffbfr.shards import ShardDamagedError
+from pipelines import storage
+
+Row = TypeVar("Row")
+_SCALARS: Final[dict[Any, pa.DataType]] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+}
+_ROWS_AT_ONCE: Final = 256
+
+
+class TableWriter:
+    """Write rows to a parquet file piece by piece; `close` publishes it whole, and nothing is visible before.
+
+    The file grows in this machine's temporary folder: memory holds one row group.
+    """
+
+    def __init__(self, uri: str, row_type: type[Any]) -> None:
+        self._uri = uri
+        self._row_type = row_type
+        self._schema = _schema(row_type)
+        folder = tempfile.mkdtemp(prefix="diffbfr-table-")
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._path = Path(folder) / "table"
+        self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+
+    def append(self, rows: Iterable[Any]) -> None:
+        """Add rows as one row group."""
+        table = _to_table(rows, self._row_type, self._schema)
+        if table.num_rows:
+            self._writer.write_table(table)
+
+    def close(self) -> str:
+        """Finish the file and publish it; returns its sha256, for a record to keep."""
+        self._writer.close()
+        storage.put_file(self._path, self._uri)
+        sha256 = storage.digest(self._path)
+        self._remove()
+        return sha256
+
+
+def write_rows(uri: str, row_type: type[Row], rows: Iterable[Row]) -> str:
+    """Write dataclass rows as one parquet file; returns its sha256."""
+    writer = TableWriter(uri, row_type)
+    writer.append(rows)
+    return writer.close()
+
+
+def read_rows(uri: str, row_type: type[Row], sha256: str = "") -> list[Row]:
+    """Read dataclass rows back from a parquet file; `ShardDamagedError` if it has not the digest that a
+    record names.
+    """
+    return list(stream_rows(uri, row_type, sha256))
+
+
+def stream_rows(uri: str, row_type: type[Row], sha256: str = "") -> Iterator[Row]:
+    """Yield the rows of a table, a piece of it at a time; the digest of the whole is checked before the
+    first.
+    """
+    build = _builder(row_type)
+    names = [field.name for field in dataclasses.fields(typing.cast(Any, row_type))]
+    with _opened(uri, row_type, sha256) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE):
+            columns = batch.to_pydict()
+            for values in zip(*(columns[name] for name in names), strict=True):
+                yield build(dict(zip(names, values, strict=True)))
+
+
+def read_table(uri: str, row_type: type[Any], sha256: str = "") -> pa.Table:
+    """Read a whole table as columns, checked in the same way."""
+    with _opened(uri, row_type, sha256) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _opened(uri: str, row_type: type[Any], sha256: str) -> Iterator[pq.ParquetFile]:
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(storage.local_copy(uri))
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"{uri} is not there; expected a table of {row_type.__name__}; run the step that writes it "
+                "again"
+            ) from error
+        if sha256 and storage.digest(path) != sha256:
+            raise ShardDamagedError(
+                f"{uri} is not the table that was committed; expected its sha256; run the step that writes "
+                "it again"
+            )
+        try:
+            file = stack.enter_context(pq.ParquetFile(path))
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(
+                f"{uri} cannot be read ({error}); expected parquet; run the step that writes it again"
+            ) from error
+        if not file.schema_arrow.equals(_schema(row_type)):
+            found = file.schema_arrow.names
+            raise UsageError(
+                f"{uri} has columns {found}; expected those of {row_type.__name__}; another version wrote "
+                "it: make it again"
+            )
+        yield file
+
+
+def _schema(row_type: type[Any]) -> pa.Schema:
+    return pa.schema([(name, _arrow_type(kind)) for name, kind in typing.get_type_hints(row_type).items()])
+
+
+def _arrow_type(kind: Any) -> pa.DataType:
+    """Map an annotation: a scalar, a Literal of strings, a dataclass, or a tuple of any length of one of
+    these.
+    """
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    if typing.get_origin(kind) is Literal:
+        return pa.string()
+    if typing.get_origin(kind) is tuple:
+        return pa.list_(_arrow_type(typing.get_args(kind)[0]))
+    if dataclasses.is_dataclass(kind):
+        return pa.struct([(name, _arrow_type(inner)) for name, inner in typing.get_type_hints(kind).items()])
+    raise TypeError(
+        f"{kind!r} has no place in a table; expected str, int, float, bool, a dataclass or a tuple of them"
+    )
+
+
+def _to_table(rows: Iterable[Any], row_type: type[Any], schema: pa.Schema) -> pa.Table:
+    listed = list(rows)
+    hints = typing.get_type_hints(row_type)
+    arrays = []
+    for field in schema:
+        values = [getattr(row, field.name) for row in listed]
+        plain = values if hints[field.name] in _SCALARS else [_plain(value) for value in values]
+        arrays.append(pa.array(plain, type=field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return (
+        dataclasses.asdict(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+        else value
+    )
+
+
+def _builder(row_type: type[Any]) -> Any:
+    """Return a function from a plain mapping to a row, with lists turned back into tuples and structs into
+    their dataclasses.
+    """
+    nested: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(row_type).items():
+        if typing.get_origin(kind) is tuple:
+            inner = typing.get_args(kind)[0]
+            nested[name] = (
+                _builder(inner) if isinstance(inner, type) and dataclasses.is_dataclass(inner) else inner
+            )
+
+    def build(values: dict[str, Any]) -> Any:
+        for name, item in nested.items():
+            values[name] = tuple(item(value) for value in values[name])
+        return row_type(**values)
+
+    return build

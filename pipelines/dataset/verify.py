@@ -1,0 +1,356 @@
+"""Is a dataset what was committed? Five levels, each with all below it: records, sizes, tar digests, pixels,
+low-quality faces.
+
+Level 0 reads the sealed records and tables and counts again; 1 looks at the size of each tar; 2 reads every
+byte; 3 decodes every picture and compares pixel digests; 4 draws and applies Eq. 13 anew and compares every
+low-quality face byte by byte.
+"""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from diffbfr.degradation import degrade, draw, sample_seed
+from diffbfr.errors import DiffBFRError
+from diffbfr.images import Pixels, decode, pixel_digest, resize
+from diffbfr.shards import ColumnInfo, Sample
+from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
+from pipelines import storage
+from pipelines.dataset import commits, manifest
+from pipelines.dataset.columns import member_of, read_quarantined
+from pipelines.dataset.commits import Commit, Quarantined, TarInfo
+from pipelines.dataset.identity import archive_line, visible_content
+from pipelines.dataset.manifest import DatasetRecord
+from pipelines.dataset.samples import ShardConfig
+from pipelines.dataset.sealed_json import read_checksummed_json
+from pipelines.dataset.shard_plan import BUILD_RECORD, COMMITS, PLAN, read_config
+
+LEVELS: Final = ("records", "sizes", "tar digests", "pixels", "low-quality faces")
+RECORDS, SIZES, DIGESTS, PIXELS, LOW_QUALITY = range(len(LEVELS))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was committed: where (relative to the dataset), and what."""
+
+    place: str
+    what: str
+
+
+@dataclass(frozen=True)
+class VerifyTask:
+    """One shard of every finished column to check, as deep as `level`."""
+
+    index: int
+    dataset_root: str
+    level: int
+    columns: tuple[ColumnInfo, ...]
+    config: ShardConfig
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was looked at in one shard, and what was found."""
+
+    index: int
+    samples: int
+    low_quality_faces: int
+    num_bytes: int
+    findings: tuple[Finding, ...]
+    seconds: float
+
+
+def plan_verification(dataset_root: str, level: int) -> list[VerifyTask]:
+    """Return one task a shard; `ShardDamagedError` if `dataset.json` itself is damaged, for then nothing
+    says what to expect.
+    """
+    root = storage.absolute(dataset_root)
+    record = manifest.read_record(root)
+    config = read_config(root)
+    return [VerifyTask(index, root, level, record.columns, config) for index in range(record.info.num_shards)]
+
+
+def verify_records(dataset_root: str) -> list[Finding]:
+    """Level 0 for the whole: tables as they were sealed, and counts and identities that follow from the
+    shards' records once more.
+    """
+    root = storage.absolute(dataset_root)
+    record = manifest.read_record(root)
+    return [
+        *_check_plans(root),
+        *_check_tables(root, record),
+        *_check_sums(root, record),
+        *_check_quarantined(root, record),
+    ]
+
+
+def verify_shard(task: VerifyTask) -> VerifyReport:
+    """Check one shard of every column; damage is reported, never raised."""
+    started = time.monotonic()
+    try:
+        records = _records(task)
+    except DiffBFRError as error:
+        return VerifyReport(
+            task.index,
+            0,
+            0,
+            0,
+            (Finding(f"{COMMITS}/{task.index:06d}.json", str(error)),),
+            time.monotonic() - started,
+        )
+    findings: list[Finding] = []
+    whole: dict[str, bytes] = {}
+    num_bytes = 0
+    tars = [tar for commit in records for tar in commit.tars] if task.level >= SIZES else []
+    for tar in tars:
+        found, data = _check_tar(task, tar)
+        findings += found
+        num_bytes += len(data)
+        if not found:
+            whole[tar.tar] = data
+    samples = records[0].samples
+    if task.level >= PIXELS:
+        contents = _contents(records, whole)
+        for sample in samples:
+            findings += _check_sample(task, sample, contents[sample.key])
+    faces = len(samples) * task.config.variants if task.level >= LOW_QUALITY else 0
+    return VerifyReport(
+        task.index, len(samples), faces, num_bytes, tuple(findings), time.monotonic() - started
+    )
+
+
+def _check_plans(root: str) -> Iterator[Finding]:
+    """Check how the dataset was made and its shards' photos, which the next run of the shard step reads."""
+    for path in (BUILD_RECORD, *(f"{PLAN}/{name}" for name in storage.list_dir(storage.join(root, PLAN)))):
+        try:
+            read_checksummed_json(storage.join(root, *path.split("/")))
+        except FileNotFoundError:
+            continue
+        except DiffBFRError as error:
+            yield Finding(path, str(error))
+
+
+def _check_tables(root: str, record: DatasetRecord) -> Iterator[Finding]:
+    for path, sha256 in sorted(record.tables.items()):
+        try:
+            found = storage.digest(storage.join(root, path))
+        except FileNotFoundError:
+            found = "nothing"
+        if found != sha256:
+            yield Finding(
+                path, f"the table has digest {found[:12]}; expected {sha256[:12]}; run the shard step again"
+            )
+
+
+def _check_sums(root: str, record: DatasetRecord) -> Iterator[Finding]:
+    """Count and digest the shards' records as the finish did, and compare with what `dataset.json` and the
+    tables say.
+    """
+    info = record.info
+    content, archive, splits = hashlib.sha256(), hashlib.sha256(), Counter[str]()
+    samples = _Table(root, manifest.SAMPLES, Sample, record)
+    quarantined = _Table(root, manifest.QUARANTINE, Quarantined, record)
+    for index in range(info.num_shards):
+        try:
+            commit = commits.read(root, COMMITS, index)
+        except DiffBFRError:
+            commit = None
+        if commit is None:
+            return  # verify_shard names the record; without it no sum can be right
+        content.update(visible_content(commit))
+        for tar in commit.tars:
+            archive.update(archive_line(tar))
+        splits.update(sample.split for sample in commit.samples)
+        samples.compare(commit.samples)
+        quarantined.compare(commit.quarantined)
+    sums = {
+        "num_samples": (samples.num_rows, info.num_samples),
+        "num_train": (splits["train"], info.num_train),
+        "num_val": (splits["val"], info.num_val),
+        "num_test": (splits["test"], info.num_test),
+        "num_quarantined": (quarantined.num_rows, info.num_quarantined),
+        "content_id": (content.hexdigest(), info.content_id),
+        "archive_id": (archive.hexdigest(), info.archive_id),
+    }
+    for name, (found, said) in sums.items():
+        if found != said:
+            yield Finding(
+                manifest.DATASET_RECORD,
+                f"{name} is {said}, the shards' records come to {found}; run the shard step again",
+            )
+    yield from (*samples.findings(), *quarantined.findings())
+
+
+class _Table:
+    """A table that is read beside the shards' records; one with another digest is `_check_tables`' to
+    name, and not compared.
+    """
+
+    def __init__(self, root: str, path: str, row_type: type[Any], record: DatasetRecord) -> None:
+        self.num_rows = 0
+        self._path, self._differs, self._damaged = path, False, False
+        self._rows = manifest.stream_rows(storage.join(root, path), row_type, record.tables[path])
+
+    def compare(self, committed: Sequence[Any]) -> None:
+        """Compare the next rows with those of a shard."""
+        self.num_rows += len(committed)
+        self._differs |= self._take(len(committed)) != list(committed)
+
+    def findings(self) -> Iterator[Finding]:
+        """Say whether all rows were those of the shards, and no more."""
+        more = self._take(1)
+        if (self._differs or more) and not self._damaged:
+            yield Finding(
+                self._path, "the rows are not those of the shards' records; run the shard step again"
+            )
+
+    def _take(self, number: int) -> list[Any]:
+        try:
+            return list(islice(self._rows, number))
+        except DiffBFRError:
+            self._damaged = True
+            return []
+
+
+def _check_quarantined(root: str, record: DatasetRecord) -> Iterator[Finding]:
+    """Compare the degenerate pictures that an appended column's record names with those of its shards'
+    records.
+    """
+    for column in record.columns:
+        if not column.model_digest:
+            continue
+        try:
+            rows = read_quarantined(root, column.column, record.info.num_shards)
+        except DiffBFRError:
+            continue  # verify_shard names the record
+        if tuple(map(member_of, rows)) != column.quarantined:
+            found = f"{len(column.quarantined)} pictures are quarantined, by the shards' records {len(rows)}"
+            yield Finding(
+                f"{column.column}/{manifest.COLUMN_RECORD}", f"{found}; run `diffbfr condition irm1` again"
+            )
+
+
+def _records(task: VerifyTask) -> list[Commit]:
+    """The records of one shard: the dataset's own first, then one for each appended column."""
+    made = [COMMITS, *(f"{column.column}/{COMMITS}" for column in task.columns if column.model_digest)]
+    records = []
+    for folder in made:
+        commit = commits.read(task.dataset_root, folder, task.index)
+        if commit is None:
+            raise DiffBFRError(
+                f"{folder}/{task.index:06d}.json is missing; expected a record for each shard; run the same "
+                "command again"
+            )
+        records.append(commit)
+    return records
+
+
+def _check_tar(task: VerifyTask, tar: TarInfo) -> tuple[list[Finding], bytes]:
+    """Compare a tar with its record; where it differs, name the samples that are hit."""
+    uri = storage.join(task.dataset_root, tar.tar)
+    again = "remove it and run the same command again"
+    try:
+        num_bytes = storage.size(uri)
+        data = storage.read_bytes(uri) if task.level >= DIGESTS else b""
+    except FileNotFoundError:
+        return [
+            Finding(
+                tar.tar, f"the shard is missing; expected {tar.num_bytes} bytes; run the same command again"
+            )
+        ], b""
+    if num_bytes != tar.num_bytes:
+        return [Finding(tar.tar, f"the shard has {num_bytes} bytes; expected {tar.num_bytes}; {again}")], data
+    if task.level < DIGESTS or hashlib.sha256(data).hexdigest() == tar.sha256:
+        return [], data
+    hit = [
+        f"{member.key}.{member.name}"
+        for member in tar.members
+        if hashlib.sha256(data[member.offset : member.offset + member.length]).hexdigest() != member.sha256
+    ]
+    where = (
+        f"in {', '.join(hit[:3])}{f' and {len(hit) - 3} more' if len(hit) > 3 else ''}"
+        if hit
+        else "between the members"
+    )
+    return [Finding(tar.tar, f"bytes differ {where}; expected sha256 {tar.sha256[:12]}; {again}")], data
+
+
+def _contents(
+    records: Sequence[Commit], whole: Mapping[str, bytes]
+) -> dict[str, dict[tuple[str, str], bytes]]:
+    """The members of each sample by (column, name), from the tars that are whole."""
+    contents: dict[str, dict[tuple[str, str], bytes]] = {sample.key: {} for sample in records[0].samples}
+    for tar in (tar for commit in records for tar in commit.tars if tar.tar in whole):
+        for member in tar.members:
+            piece = whole[tar.tar][member.offset : member.offset + member.length]
+            contents[member.key][member.column, member.name] = piece
+    return contents
+
+
+def _check_sample(
+    task: VerifyTask, sample: Sample, contents: Mapping[tuple[str, str], bytes]
+) -> Iterator[Finding]:
+    config = task.config
+    pixels: dict[str, Pixels] = {}
+    for (column, name), data in contents.items():
+        if (column, name) == (LQ_COLUMN, LQ_RECORD):
+            if data != json.dumps(sample, default=row_fields, sort_keys=True).encode():
+                yield Finding(
+                    f"{column}/{sample.key}.{name}",
+                    "the description is not the sample's row; make the shard again",
+                )
+            continue
+        try:
+            picture = decode(data).pixels
+        except DiffBFRError as error:
+            yield Finding(
+                f"{column}/{sample.key}.{name}", f"cannot be decoded ({error}); make the shard again"
+            )
+            continue
+        pixels[column] = picture
+    hq_column, low_column, _ = (column.column for column in config.columns)
+    for column, sha256 in ((hq_column, sample.pixel_sha256), (low_column, sample.low_pixel_sha256)):
+        if column in pixels and pixel_digest(pixels[column]) != sha256:
+            yield Finding(
+                f"{column}/{sample.key}",
+                f"the pixels differ; expected digest {sha256[:12]}; make the shard again",
+            )
+    if task.level >= LOW_QUALITY and hq_column in pixels:
+        yield from _check_degradation(task, sample, pixels[hq_column], contents)
+
+
+def _check_degradation(
+    task: VerifyTask, sample: Sample, hq: Pixels, contents: Mapping[tuple[str, str], bytes]
+) -> Iterator[Finding]:
+    """Make every picture that was derived from the ground truth once more."""
+    config = task.config
+    low_column = config.columns[1].column
+    if pixel_digest(resize(hq, config.lq_px, "bicubic")) != sample.low_pixel_sha256:
+        yield Finding(
+            f"{low_column}/{sample.key}",
+            "is not the ground truth made small on this machine; compare the versions of the tools",
+        )
+    for variant, params in enumerate(sample.variants):
+        place = f"{LQ_COLUMN}/{sample.key}.{variant}.jpg"
+        if draw(config.spec, sample_seed(config.recipe_digest, sample.source_sha256, variant)) != params:
+            yield Finding(
+                place,
+                "its parameters are not those that its seed draws; expected the recipe's draw; make the "
+                "shard again",
+            )
+        made = degrade(hq, params, config.spec)
+        stored = contents.get((LQ_COLUMN, f"{variant}.jpg"))
+        if stored is not None and stored != made:
+            advice = (
+                "compare the versions of the tools"
+                if config.spec.portable
+                else "it is not portable: check it where it was made"
+            )
+            yield Finding(
+                place, f"is not what Eq. 13 makes on this machine; expected the same bytes; {advice}"
+            )

@@ -1,0 +1,103 @@
+"""Steps as a graph of artifacts: what must run and why (`execution` runs it).
+
+A step names its identity (its own configuration, the ids of its inputs, its code) and the function that makes
+it. Because inputs are ids, the whole graph is known before anything runs; a finished one costs neither Ray
+nor torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffbfr.errors import UsageError
+from pipelines.execution.artifact_store import ArtifactStore, Decision, Identity, OutputRef, Record, decide
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step made in its folder: files by name (paths relative to it), and metadata worth telling.
+
+    `content` is the digest of what later steps see; None stands for all files, where no time and no place is
+    in them.
+    """
+
+    outputs: Mapping[str, str | OutputRef]
+    metadata: Mapping[str, Any]
+    content: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the graph. `build` fills the artifact's folder; `estimate` says how much work that is.
+
+    `share` is the fraction of the cluster that building takes: steps whose shares add up to no more than 1
+    can run in parallel.
+    """
+
+    identity: Identity
+    build: Callable[[str], StepOutput]
+    estimate: Callable[[], str]
+    share: Callable[[], float] = lambda: 1.0
+
+    @property
+    def name(self) -> str:
+        """The step's name, which is also its folder under `artifacts/`."""
+        return self.identity.step
+
+    @property
+    def id(self) -> str:
+        """The artifact that it makes."""
+        return self.identity.id
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step whose artifact is there, and whether this run made it."""
+
+    step: Step
+    decision: Decision
+    record: Record
+
+
+def truncate_at(steps: Sequence[Step], name: str | None) -> list[Step]:
+    """The steps that `name` needs, itself last; all of them for None."""
+    if name is None:
+        return list(steps)
+    by_name = {step.name: step for step in steps}
+    if name not in by_name:
+        raise UsageError(f"no step is called {name}; expected one of {', '.join(by_name)}")
+    wanted, waiting = set(), [by_name[name].id]
+    by_id = {step.id: step for step in steps}
+    while waiting:
+        step = by_id.get(waiting.pop())
+        if step is not None and step.id not in wanted:
+            wanted.add(step.id)
+            waiting += step.identity.inputs.values()
+    return [step for step in steps if step.id in wanted]
+
+
+def plan(steps: Sequence[Step], store: ArtifactStore) -> list[Decision]:
+    """HIT or RUN for each step, with the reason; a step after one whose inputs came out otherwise will not
+    find what it was made from.
+    """
+    decisions: list[Decision] = []
+    renewed: set[str] = set()
+    for step in steps:
+        decision = decide(store, step.identity)
+        source = next((name for name, made in step.identity.inputs.items() if made in renewed), None)
+        record = store.by_id(step.id) if decision.action == "RUN" or source else None
+        if record is not None and (source or store.stale_input(record)):
+            renewed.add(step.id)
+            if decision.action == "HIT":
+                decision = Decision(
+                    step.name, "RUN", f"input {source} is made again from other inputs", step.identity
+                )
+        decisions.append(decision)
+    return decisions
+
+
+def plan_digest(steps: Sequence[Step]) -> str:
+    """Identity of a whole run: 20 hex digits of its steps' ids, in order."""
+    return hashlib.sha256(json.dumps([step.id for step in steps]).encode()).hexdigest()[:20]

@@ -1,0 +1,229 @@
+"""What each option of a training is worth on real faces: one small stage, trained with and without it, and
+scored in the whole cascade.
+
+    DIFFBFR_SQUEEZENET=weights.npz python -m pipelines.experiments.ablations ROOT OUT irm2 --samples 6000
+    [--faces 96] [--recipe tiny] [ARM ...]
+
+ROOT holds a dataset with its finished cascade (`diffbfr run`). Every arm trains the stage from nothing, from
+the same seed and on the same positions of that dataset, with the recipe's settings at so many samples and one
+option changed; the other two stages are the cascade's. The arms:
+
+    base              the recipe: t restricted to where the sampler goes
+    seed              the same with another seed: what chance alone does
+    t-all             t uniform over 1..T, as in the paper
+    min-snr           Min-SNR weights, gamma 5
+    patches           crops of half the side in half of the steps, equal samples
+    patches-compute   the same, with as many samples more as they are cheaper
+    ema-LENGTH        base with averaged weights of another length (`diffbfr.ema.PowerEma`)
+
+Prints a table against base: means of the whole cascade's output over faces of the validation split, and
+paired differences (of the distance: the ratio of the means) with 95 % bootstrap intervals. They speak of
+other faces, not of other trainings: `seed` does. Each finished arm is kept under OUT and a stopped one goes
+on from its checkpoint: the same command continues.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from diffbfr.checkpoint import read_stage_spec, save_stage
+from diffbfr.errors import UsageError
+from diffbfr.metrics.intervals import bootstrap, bootstrap_ratio
+from diffbfr.stages import StageName, StageSpec
+from diffbfr.training.config import TrainingConfig
+from diffbfr.training.loop import AVERAGES, Run, train
+from diffbfr.training.post_hoc import reconstruct
+from pipelines.dataset.manifest import open_dataset
+from pipelines.execution.artifact_store import ArtifactStore
+from pipelines.experiments.quality_curve import evaluate_with
+from pipelines.recipes.overrides import load
+
+BASE: Final = "base"
+EMA: Final = "ema-"
+ARMS: Final = (
+    BASE,
+    "seed",
+    "t-all",
+    "min-snr",
+    "patches",
+    "patches-compute",
+    "ema-0.05",
+    "ema-0.1",
+    "ema-0.15",
+    "ema-0.2",
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all arms share."""
+
+    stage: StageSpec
+    training: TrainingConfig
+    data: str
+    column: str | None
+    cascade: Path
+    out: Path
+    keys: tuple[str, ...]
+
+    @property
+    def patched(self) -> TrainingConfig:
+        """The training with crops of half the side."""
+        return replace(self.training, patch_px=self.stage.px // 2)
+
+
+def training_of(bench: Bench, arm: str) -> TrainingConfig:
+    """How an arm is trained; UsageError if there is none of that name."""
+    base = bench.training
+    if arm == "patches-compute":
+        return replace(
+            bench.patched, **_scaled(round(base.num_samples / bench.patched.area_share(bench.stage.px)))
+        )
+    every = max(base.global_batch, base.num_samples // 16)
+    arms = {
+        BASE: replace(base, ema_lengths=(0.05, 0.1), average_samples=every),
+        "seed": replace(base, seed=base.seed + 1),
+        "t-all": replace(base, t_max=None),
+        "min-snr": replace(base, min_snr_gamma=5.0),
+        "patches": bench.patched,
+    }
+    if arm not in arms:
+        raise UsageError(
+            f"found the arm {arm!r}; expected one of {', '.join(ARMS)}, or ema- and another length"
+        )
+    return arms[arm]
+
+
+def _scaled(num_samples: int) -> dict[str, Any]:
+    """The lengths of a training of so many samples, as the small recipes choose them."""
+    return {
+        "num_samples": num_samples,
+        "warmup_samples": min(2_000, num_samples // 8),
+        "decay_samples": num_samples // 2,
+        "ema_half_life": min(4_000.0, num_samples / 8),
+        "checkpoint_samples": 1_000,
+    }
+
+
+def run_arm(bench: Bench, arm: str) -> dict[str, Any]:
+    """Train and score an arm, or read what it gave before."""
+    folder = bench.out / arm
+    kept = folder / "result.json"
+    if kept.is_file():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+    if arm.startswith(EMA):
+        training = replace(training_of(bench, BASE), num_samples=bench.training.num_samples)
+        run_arm(bench, BASE)
+        weights, chosen = reconstruct(
+            bench.out / BASE / AVERAGES, bench.stage.name, float(arm.removeprefix(EMA))
+        )
+        save_stage(folder, bench.stage, weights)
+        metadata: dict[str, Any] = {"profile_error": chosen.error}
+    else:
+        training, started = training_of(bench, arm), time.process_time()
+        result = train(Run(bench.stage, training, open_dataset(bench.data), folder, column=bench.column))
+        metadata = {
+            "loss": result.loss,
+            "resumed_from": result.resumed_from,
+            "processor_s": time.process_time() - started,
+        }
+    report = evaluate_with(bench.cascade, bench.stage.name, folder, bench.data, bench.keys)
+    rows = {row.key: row.values for row in report.rows if row.subject == "tem"}
+    metrics = [card.name for card in report.cards]
+    share = training.area_share(bench.stage.px)
+    metadata |= {
+        "samples": training.num_samples,
+        "compute": share * training.num_samples,
+        "metrics": metrics,
+        "scores": rows,
+    }
+    kept.write_text(json.dumps(metadata, indent=1) + "\n")
+    sys.stderr.write(
+        f"{arm}: {dict(zip(metrics, np.mean(list(rows.values()), axis=0).round(4).tolist(), strict=True))}\n"
+    )
+    return metadata
+
+
+def format_table(results: dict[str, dict[str, Any]]) -> str:
+    """A row an arm, differences against base face by face."""
+    base = results[BASE]
+    keys, metrics = sorted(base["scores"]), base["metrics"]
+    lines = [
+        f"{'arm (' + str(len(keys)) + ' faces)':<20}{'samples':>9}{'compute':>9}"
+        + "".join(f"{name:>42}" for name in metrics)
+    ]
+    for arm, result in results.items():
+        line = f"{arm:<20}{result['samples']:>9,}{result['compute'] / base['compute']:>9.2f}"
+        for i, name in enumerate(metrics):
+            ours, theirs = ([row["scores"][key][i] for key in keys] for row in (result, base))
+            line += f"{_cell(name, ours, theirs):>42}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _cell(metric: str, ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Mean, and the paired difference with its interval; of a distance the ratio of the means, in percent."""
+    if metric == "squeezenet distance":
+        percent = bootstrap_ratio(ours, theirs).percent
+        return f"{np.mean(ours):.4f} ({percent.mean:+.1f} [{percent.low:+.1f}, {percent.high:+.1f}] %)"
+    gain = bootstrap([a - b for a, b in zip(ours, theirs, strict=True)])
+    digits = 2 if metric == "PSNR" else 4
+    return (
+        f"{np.mean(ours):.{digits}f} ({gain.mean:+.{digits}f} [{gain.low:+.{digits}f}, "
+        f"{gain.high:+.{digits}f}])"
+    )
+
+
+def open_bench(root: str, out: Path, stage: StageName, samples: int, faces: int, recipe: str) -> Bench:
+    """Find dataset, column and cascade under a root; UsageError if one is missing."""
+    store = ArtifactStore(root)
+    data, cascade, column = (store.latest(step) for step in ("shard", "cascade", "condition-irm1"))
+    if data is None or cascade is None or column is None:
+        raise UsageError(
+            f"found no finished dataset, column and cascade under {root}; expected those of `diffbfr run`; "
+            "run it"
+        )
+    whole, place = Path(store.artifact_dir(cascade.identity)), store.artifact_dir(data.identity)
+    training = replace(load(recipe).stage(stage).training, **_scaled(samples))
+    name = str(column.metadata["column"]) if stage == "irm2" else None
+    keys = tuple(open_dataset(place).keys("val"))[:faces]
+    return Bench(read_stage_spec(whole, stage), training, place, name, whole, out, keys)
+
+
+def main(bench: Bench, arms: Sequence[str]) -> str:
+    """Run the arms, base first, and write the table of those that are there to OUT and standard output
+    after each.
+    """
+    bench.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[str, Any]] = {}
+    text = ""
+    for arm in dict.fromkeys((BASE, *arms)):
+        results[arm] = run_arm(bench, arm)
+        text = format_table(results)
+        (bench.out / "table.txt").write_text(f"{text}\n")
+    sys.stdout.write(f"{text}\n")
+    return text
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("stage", choices=("irm1", "irm2", "tem"))
+    parser.add_argument("arms", nargs="*", metavar="ARM")
+    parser.add_argument("--samples", type=int, required=True)
+    parser.add_argument("--faces", type=int, default=96)
+    parser.add_argument("--recipe", default="tiny")
+    given = parser.parse_intermixed_args()
+    chosen = given.arms or [arm for arm in ARMS if given.stage != "irm1" or not arm.startswith("patches")]
+    main(open_bench(given.root, given.out, given.stage, given.samples, given.faces, given.recipe), chosen)

@@ -1,0 +1,250 @@
+"""How much quality the few-step solvers cost on trained weights, face by face against Algorithm 1, and which
+stage pays.
+
+    DIFFBFR_SQUEEZENET=weights.npz python -m pipelines.experiments.fast_faithful ROOT OUT [--faces 96]
+    [--split test] [--cascade FOLDER] [ARM ...]
+
+An arm says how each stage is sampled, `IRM1/IRM2/TEM`: `faithful`, `fast` (the stage's own `StageSpec.fast`)
+or SOLVER:EVALUATIONS[:END], END being `end_half_log_snr`. Every arm restores the same held-out faces of the
+root's dataset with the same keys of noise. Outputs are kept under OUT by stage, so that arms with the same
+beginning share it, and the same command goes on where it was stopped.
+
+The table has a row for each output: of a whole arm, and of its first one or two stages. The differences are
+against Algorithm 1 up to the same stage, means of paired differences (of the distance: the ratio of the
+means) with their 95 % bootstrap intervals over faces.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffbfr.cascade import Cascade, sample
+from diffbfr.errors import UsageError
+from diffbfr.images import Pixels, lq_to_model, resize, to_pixels, to_tensor
+from diffbfr.keys import noise_key
+from diffbfr.metrics.intervals import Interval, bootstrap, bootstrap_ratio
+from diffbfr.metrics.psnr import psnr
+from diffbfr.metrics.squeezenet import SqueezeNetDistance
+from diffbfr.metrics.ssim import ssim
+from diffbfr.models.denoiser import Denoiser, upsample
+from diffbfr.shards import ShardedDataset
+from diffbfr.stages import STAGE_NAMES, Mode, SamplerSpec, Solver
+from pipelines.dataset.manifest import open_dataset
+from pipelines.evaluation.types import TITLES
+from pipelines.execution.artifact_store import ArtifactStore
+from pipelines.steps.evaluate import squeezenet_weights
+
+FAITHFUL: Final = "faithful"
+ARMS: Final = ("fast/fast/fast", "fast/faithful/faithful", "faithful/fast/faithful", "faithful/faithful/fast")
+"""The whole cascade, then one stage at a time."""
+
+Walks = tuple[str, ...]
+"""How the first one, two or three stages are sampled."""
+Scores = dict[str, list[float]]
+"""Metric -> one value a face."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output against Algorithm 1's of the same stage: the means of both, and what the difference is."""
+
+    walks: Walks
+    psnr: float
+    ssim: float
+    d_psnr: Interval
+    d_ssim: Interval
+    distance: float | None
+    ratio: Interval | None
+    """Mean distance over that of Algorithm 1; None without SqueezeNet's weights."""
+
+
+def walked(stage: Denoiser, walk: str) -> tuple[Denoiser, Mode]:
+    """The stage and the mode in which `sample` takes this walk; UsageError if it is none."""
+    if walk in get_args(Mode):
+        return stage, walk  # type: ignore[return-value]
+    solver, *numbers = walk.split(":")
+    if solver not in get_args(Solver) or len(numbers) not in (1, 2) or not numbers[0].isdigit():
+        raise UsageError(
+            f"found the walk {walk!r}; expected faithful, fast or SOLVER:EVALUATIONS[:END], such as "
+            "sde_dpmpp_2m:20:4.0"
+        )
+    end = float(numbers[1]) if len(numbers) == 2 else stage.spec.fast.end_half_log_snr
+    other = copy.copy(stage)
+    other.spec = replace(stage.spec, fast=SamplerSpec(solver, int(numbers[0]), end))  # type: ignore[arg-type]
+    return other, "fast"
+
+
+def parse_arm(arm: str) -> Walks:
+    """The three walks of an arm."""
+    walks = tuple(arm.split("/"))
+    if len(walks) != len(STAGE_NAMES):
+        raise UsageError(
+            f"found the arm {arm!r}; expected one walk a stage, IRM1/IRM2/TEM, such as fast/faithful/faithful"
+        )
+    return walks
+
+
+class Restorer:
+    """Runs walks over faces, and keeps every stage's output in `folder` as float32."""
+
+    def __init__(self, cascade: Cascade, dataset: ShardedDataset, folder: Path) -> None:
+        self.cascade, self.dataset, self.folder = cascade, dataset, folder
+
+    def output(self, key: str, walks: Walks) -> Tensor:
+        """What the last of the walks leaves of a face, (1, 3, px, px) in [-1, 1]; made if it is not there."""
+        path = self.folder / key / f"{','.join(walks)}.npy"
+        if path.is_file():
+            return torch.from_numpy(np.load(path))
+        made = self._sample(key, walks)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partly = path.with_suffix(".part")
+        with partly.open("wb") as file:
+            np.save(file, made.numpy())
+        partly.replace(path)
+        return made
+
+    def _sample(self, key: str, walks: Walks) -> Tensor:
+        stage, mode = walked(getattr(self.cascade, STAGE_NAMES[len(walks) - 1]), walks[-1])
+        name = [noise_key(hashlib.sha256(self.dataset.lq_bytes(key, 0)).hexdigest())]
+        go = partial(sample, stage, name, mode)
+        if len(walks) == 1:
+            return go(
+                start_image=None,
+                condition=to_tensor([lq_to_model(self.dataset.lq(key, 0), self.cascade.lq_px)]),
+            )
+        before = self.output(key, walks[:-1])
+        if len(walks) == 3:
+            return go(start_image=before, condition=None)
+        enlarged = upsample(before, stage.spec.px, stage.spec.resize_kernel, clamp=stage.spec.resize_clamp)
+        return go(start_image=enlarged, condition=enlarged)
+
+
+def score(
+    restorer: Restorer, keys: Sequence[str], walks: Walks, distance: Callable[[Tensor, Tensor], Tensor] | None
+) -> Scores:
+    """Every face's scores of one output, at full size."""
+    px, scores = restorer.cascade.hq_px, Scores()
+    for key in keys:
+        made = to_pixels(restorer.output(key, walks))[0]
+        truth = restorer.dataset.hq(key, 0)
+        for name, value in _measure(
+            resize(made, px, "bicubic") if len(made) != px else made, truth, distance
+        ).items():
+            scores.setdefault(name, []).append(value)
+    return scores
+
+
+def _measure(
+    made: Pixels, truth: Pixels, distance: Callable[[Tensor, Tensor], Tensor] | None
+) -> dict[str, float]:
+    pair = [torch.from_numpy(np.ascontiguousarray(picture))[None] for picture in (made, truth)]
+    values = {"psnr": float(psnr(*pair)), "ssim": float(ssim(*pair))}
+    return (
+        values
+        if distance is None
+        else values | {"distance": float(distance(to_tensor([made]), to_tensor([truth])))}
+    )
+
+
+def compare(walks: Walks, scores: Scores, faithful: Scores) -> Comparison:
+    """Pair the faces of an output with Algorithm 1's."""
+
+    def mean(name: str) -> float:
+        return float(np.mean(scores[name]))
+
+    def difference(name: str) -> Interval:
+        return bootstrap([a - b for a, b in zip(scores[name], faithful[name], strict=True)])
+
+    seen = "distance" in scores
+    ratio = bootstrap_ratio(scores["distance"], faithful["distance"]) if seen else None
+    return Comparison(
+        walks,
+        mean("psnr"),
+        mean("ssim"),
+        difference("psnr"),
+        difference("ssim"),
+        mean("distance") if seen else None,
+        ratio,
+    )
+
+
+def format_table(rows: Sequence[Comparison], faces: int) -> str:
+    """The comparisons as a text table, a row an output."""
+    lines = [
+        f"{f'output ({faces} faces)':<52}{'PSNR':>8}{'dPSNR (dB)':>26}"
+        f"{'SSIM':>8}{'dSSIM':>26}{'dist.':>8}{'distance':>26}"
+    ]
+    for row in rows:
+        name = f"{TITLES[STAGE_NAMES[len(row.walks) - 1]]} {'/'.join(row.walks)}"
+        line = f"{name:<52}{row.psnr:>8.3f}{_interval(row.d_psnr, '+.3f'):>26}"
+        line += f"{row.ssim:>8.4f}{_interval(row.d_ssim, '+.4f'):>26}"
+        if row.distance is not None and row.ratio is not None:
+            line += f"{row.distance:>8.4f}{_interval(row.ratio.percent, '+.1f') + ' %':>26}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _interval(interval: Interval, form: str) -> str:
+    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def outputs_of(arms: Sequence[str]) -> list[Walks]:
+    """Every output on the way of the arms, first stages first, and Algorithm 1's to compare with."""
+    whole = [(FAITHFUL,) * 3, *(parse_arm(arm) for arm in arms)]
+    return list(dict.fromkeys(walks[:depth] for depth in (1, 2, 3) for walks in whole))
+
+
+def run(
+    root: str, out: Path, arms: Sequence[str], faces: int, split: str, cascade: str | None
+) -> list[Comparison]:
+    """Restore, measure and compare; prints the table to standard output and writes it to `out`."""
+    store = ArtifactStore(root)
+    data, trained = store.latest("shard"), store.latest("cascade")
+    if data is None or (cascade is None and trained is None):
+        raise UsageError(
+            f"found no finished dataset and cascade under {root}; expected those of `diffbfr run`; run it, "
+            "or name --cascade"
+        )
+    outputs = outputs_of(arms)
+    model = Cascade.load(Path(cascade) if cascade else Path(store.artifact_dir(trained.identity)))  # type: ignore[union-attr]
+    dataset = open_dataset(store.artifact_dir(data.identity))
+    keys = dataset.keys(split)[:faces]  # type: ignore[arg-type]
+    restorer = Restorer(model, dataset, out / model.digest[:12])
+    for i, key in enumerate(keys):
+        for walks in outputs:
+            restorer.output(key, walks)
+        sys.stderr.write(f"{i + 1} of {len(keys)} faces\n")
+    weights = squeezenet_weights(None)
+    distance = SqueezeNetDistance(weights) if weights else None
+    scores = {walks: score(restorer, keys, walks, distance) for walks in outputs}
+    rows = [compare(walks, scores[walks], scores[(FAITHFUL,) * len(walks)]) for walks in outputs]
+    text = format_table(rows, len(keys))
+    sys.stdout.write(f"{text}\n")
+    (out / "table.txt").write_text(f"{text}\n")
+    (out / "table.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("arms", nargs="*", metavar="ARM")
+    parser.add_argument("--faces", type=int, default=96)
+    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--cascade")
+    given = parser.parse_intermixed_args()
+    run(given.root, given.out, given.arms or ARMS, given.faces, given.split, given.cascade)

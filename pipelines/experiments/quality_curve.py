@@ -1,0 +1,114 @@
+"""How good a cascade is over the training samples of one of its stages, on faces that none of them was
+trained on.
+
+    diffbfr run --recipe tiny --set irm2.training.average_samples=4000 --root build/tiny
+    python pipelines/experiments/quality_curve.py build/tiny irm2 infra/figures/quality_curve
+
+The averages that the training kept take the place of the finished stage, one after the other; the other two
+stay. Each of these cascades restores the same faces of the validation split (the test split is for the final
+figures alone). Writes TARGET.json and draws TARGET.svg.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from diffbfr.cascade import write_record
+from diffbfr.errors import UsageError
+from diffbfr.stages import STAGE_NAMES
+from diffbfr.training.loop import AVERAGES
+from pipelines.dataset.manifest import open_dataset
+from pipelines.evaluation.types import SUBJECTS, TITLES, EvaluateReport, EvaluateTask
+from pipelines.execution.artifact_store import ArtifactStore
+from pipelines.execution.model_ref import pin_model
+from pipelines.steps.evaluate import make_evaluator, squeezenet_weights
+
+NUM_FACES = 64
+
+
+def measure(root: str, stage: str) -> dict[str, Any]:
+    """Score the cascade with each kept average of a stage; UsageError if the root holds none."""
+    store = ArtifactStore(root)
+    cascade, dataset, trained = (store.latest(step) for step in ("cascade", "shard", f"train-{stage}"))
+    if cascade is None or dataset is None or trained is None:
+        raise UsageError(
+            f"{root} holds no cascade with {stage}; expected a finished run; run the command in this file's "
+            "first lines"
+        )
+    averages = sorted(Path(store.artifact_dir(trained.identity), AVERAGES).glob("*"))
+    if not averages:
+        raise UsageError(
+            f"{root} kept no averages of {stage}; expected some; train with --set "
+            f"{stage}.training.average_samples=4000"
+        )
+    whole, data = Path(store.artifact_dir(cascade.identity)), store.artifact_dir(dataset.identity)
+    keys = tuple(open_dataset(data).keys("val"))[:NUM_FACES]
+    points = []
+    for average in averages:
+        report = evaluate_with(whole, stage, average, data, keys)
+        points.append({"samples": int(average.name), **means(report)})
+        sys.stderr.write(f"{points[-1]}\n")
+    return {
+        "stage": stage,
+        "faces": len(keys),
+        "split": "val",
+        "metrics": {card.name: card.better for card in report.cards},
+        "points": points,
+    }
+
+
+def evaluate_with(whole: Path, stage: str, weights: Path, data: str, keys: tuple[str, ...]) -> EvaluateReport:
+    """Evaluate a cascade, in mode fast, with one stage's weights from another folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for other in STAGE_NAMES:
+            shutil.copy(whole / f"{other}.json", folder)
+            shutil.copy((weights if other == stage else whole) / f"{other}.safetensors", folder)
+        write_record(folder, {})
+        task = EvaluateTask(0, data, pin_model(folder), keys, squeezenet=squeezenet_weights(None))
+        return make_evaluator(task)(task)
+
+
+def means(report: EvaluateReport) -> dict[str, dict[str, float]]:
+    """Mean over the faces, by subject and metric."""
+    table: dict[str, dict[str, float]] = {}
+    for subject in SUBJECTS:
+        rows = [row.values for row in report.rows if row.subject == subject]
+        table[subject] = {
+            card.name: round(sum(row[i] for row in rows) / len(rows), 4)
+            for i, card in enumerate(report.cards)
+        }
+    return table
+
+
+def draw(curve: dict[str, Any], path: Path) -> None:
+    """One panel a metric: each output of Algorithm 1 over the samples; the input is a level line."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    matplotlib.rcParams["svg.hashsalt"] = "diffbfr"
+    points = curve["points"]
+    figure, axes = plt.subplots(
+        1, len(curve["metrics"]), figsize=(4 * len(curve["metrics"]), 3), layout="constrained"
+    )
+    for axis, (metric, better) in zip(axes, curve["metrics"].items(), strict=True):
+        for subject in SUBJECTS:
+            values = [point[subject][metric] for point in points]
+            samples = [point["samples"] for point in points]
+            axis.plot(samples, values, label=TITLES[subject], linestyle="--" if subject == "lq" else "-")
+        axis.set(title=f"{metric} ({better} is better)", xlabel=f"training samples of {curve['stage']}")
+        axis.set_xscale("log")
+    axes[0].legend()
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[3])
+    found = measure(sys.argv[1], sys.argv[2])
+    draw(found, target.with_suffix(".svg"))
+    target.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")

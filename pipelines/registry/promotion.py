@@ -1,0 +1,230 @@
+"""The gate between candidate and champion: a cascade takes charge only where it is not worse on the same
+held-out faces.
+
+Not worse means: the 95 % interval of the paired difference, face by face, stays within a metric's margin (a
+test of non-inferiority).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from diffbfr.errors import DiffBFRError, QuarantineError
+from diffbfr.metrics.intervals import bootstrap
+from pipelines.registry.aliases import changing, move_aliases
+from pipelines.registry.evaluations import FaceScores, is_measured, kept_metrics, read_faces
+from pipelines.registry.holdout import HoldOut, read_holdout
+from pipelines.registry.versions import CASCADE, ModelVersion, get_version, version_with_alias
+from pipelines.tracking.connection import Registry
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How much worse a metric may get before the gate closes."""
+
+    metric: str
+    better: Literal["higher", "lower"]
+    allowed: float
+
+
+MARGINS: Final = (
+    Margin("psnr", "higher", 0.1),
+    Margin("ssim", "higher", 0.005),
+    Margin("squeezenet_distance", "lower", 0.01),
+    Margin("identity_cosine", "higher", 0.01),
+)
+_COMMAND: Final = "diffbfr models holdout DATASET"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of candidate and champion, means over the same faces; `loss` > 0 is worse, whichever way the
+    metric points.
+
+    `at_most` is the upper end of the 95 % interval of the paired loss (bootstrap over faces).
+    """
+
+    metric: str
+    champion: float
+    candidate: float
+    loss: float
+    at_most: float
+    allowed: float
+
+    @property
+    def regressed(self) -> bool:
+        """Whether the candidate may be worse by more than the margin."""
+        return not self.at_most <= self.allowed  # NaN is a regression too
+
+
+class RegressionError(QuarantineError):
+    """A candidate may be worse than the champion by more than a margin; `comparisons` is the table."""
+
+    def __init__(self, message: str, comparisons: tuple[Comparison, ...]) -> None:
+        super().__init__(message)
+        self.comparisons = comparisons
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What `promote` did: the new champion, the version it replaced (None at first), and the comparison it
+    rests on.
+    """
+
+    champion: ModelVersion
+    previous: ModelVersion | None
+    comparisons: tuple[Comparison, ...]
+
+
+def promote(
+    registry: Registry, ref: str = f"{CASCADE}@candidate", force: bool = False, why: str = ""
+) -> Promotion:
+    """Make a version the champion and the champion `previous`; a regression beyond the margins is refused,
+    unless forced.
+
+    Both must have been measured on the hold-out. Of many who promote the candidate at once, one does.
+    """
+    name = ref.partition("@")[0]
+    with changing(registry, name) as held:
+        version = get_version(registry, ref)
+        champion = version_with_alias(registry, name, "champion")
+        comparisons = () if force else _judge(registry, version, champion)
+        target = {"champion": str(version.version)}
+        if champion is not None and champion.version != version.version:
+            target["previous"] = str(champion.version)
+        if "candidate" in version.aliases:
+            target["candidate"] = ""
+        reason = why or (
+            "forced" if force else "no worse on the same faces" if comparisons else "the first champion"
+        )
+        move_aliases(
+            held,
+            "promote --force" if force else "promote",
+            champion.ref if champion else "",
+            version.ref,
+            reason,
+            target,
+        )
+        return Promotion(
+            get_version(registry, version.ref), version_with_alias(registry, name, "previous"), comparisons
+        )
+
+
+def rollback(registry: Registry, name: str = CASCADE, why: str = "") -> Promotion:
+    """Put `previous` back in charge; the version that was champion becomes `previous`, so a second
+    rollback undoes the first.
+    """
+    with changing(registry, name) as held:
+        champion, previous = (
+            version_with_alias(registry, name, "champion"),
+            version_with_alias(registry, name, "previous"),
+        )
+        if previous is None or champion is None or previous.version == champion.version:
+            raise DiffBFRError(
+                f"{name} has no previous champion; expected a promotion before a rollback; see `diffbfr "
+                "models list`"
+            )
+        target = {"champion": str(previous.version), "previous": str(champion.version)}
+        move_aliases(held, "rollback", champion.ref, previous.ref, why, target)
+        return Promotion(get_version(registry, previous.ref), get_version(registry, champion.ref), ())
+
+
+def compare(
+    champion: ModelVersion,
+    candidate: ModelVersion,
+    holdout: HoldOut,
+    faces_of: Callable[[ModelVersion], FaceScores],
+) -> tuple[Comparison, ...]:
+    """Compare two versions on every metric of the hold-out that has a margin; RegressionError if the
+    candidate may be worse.
+
+    DiffBFRError if one of them was not measured by one of the metrics.
+    """
+    require_measured(champion, holdout)
+    require_measured(candidate, holdout)
+    old, new = faces_of(champion), faces_of(candidate)
+    comparisons = tuple(
+        _compare(margin, old[margin.metric], new[margin.metric])
+        for margin in MARGINS
+        if margin.metric in holdout.metrics
+    )
+    if not comparisons:
+        raise DiffBFRError(
+            f"the hold-out has no metric with a margin; expected at least psnr; set another with `{_COMMAND}`"
+        )
+    worse = [comparison.metric for comparison in comparisons if comparison.regressed]
+    if worse:
+        raise RegressionError(
+            f"{candidate.ref} may be worse than the champion {champion.ref} in {', '.join(worse)}; expected "
+            "losses within the margins; "
+            "keep the champion, or force it",
+            comparisons,
+        )
+    return comparisons
+
+
+def require_measured(version: ModelVersion, holdout: HoldOut) -> None:
+    """DiffBFRError that names each metric of the hold-out that a version lacks."""
+    if is_measured(version, holdout):
+        return
+    kept = kept_metrics(version, holdout.protocol.digest)
+    lacking = ", ".join(
+        f"{name} v{number}" for name, number in sorted(holdout.metrics.items()) if kept.get(name) != number
+    )
+    have = ", ".join(f"{name} v{number}" for name, number in sorted(kept.items())) or "nothing"
+    raise DiffBFRError(
+        f"{version.ref} has no {lacking} on the hold-out {holdout.protocol.digest}, it has {have}; expected "
+        "every metric of the hold-out; "
+        "run `diffbfr models promote`, which measures, or force it"
+    )
+
+
+def format_comparisons(comparisons: tuple[Comparison, ...]) -> str:
+    """The comparison as a text table, means of TEM over the same faces."""
+    head = (
+        f"{'metric (TEM)':<22}{'champion':>10}{'candidate':>11}{'worse by':>10}{'at most':>9}{'allowed':>9}"
+    )
+    rows = [
+        f"{c.metric:<22}{c.champion:>10.4f}{c.candidate:>11.4f}{c.loss:>10.4f}{c.at_most:>9.4f}{c.allowed:>9.4f}"
+        f"{'  <- too much' if c.regressed else ''}"
+        for c in comparisons
+    ]
+    return "\n".join([head, *rows])
+
+
+def _judge(
+    registry: Registry, version: ModelVersion, champion: ModelVersion | None
+) -> tuple[Comparison, ...]:
+    """Refuse a version that was not measured, or measures worse than the champion."""
+    if version.name != CASCADE:
+        raise DiffBFRError(
+            f"{version.ref} is one stage, which nobody measures alone; expected a cascade; promote "
+            f"{CASCADE}, or force it"
+        )
+    holdout = read_holdout(registry)
+    if holdout is None:
+        raise DiffBFRError(
+            f"there is no hold-out to measure {version.ref} on; expected one; set it with `{_COMMAND}`, or "
+            "force it"
+        )
+    require_measured(version, holdout)
+    if champion is None or champion.version == version.version:
+        return ()
+    return compare(champion, version, holdout, lambda it: read_faces(registry, it, holdout.protocol.digest))
+
+
+def _compare(margin: Margin, champion: Mapping[str, float], candidate: Mapping[str, float]) -> Comparison:
+    """Pair two tables of face -> score."""
+    sign = 1.0 if margin.better == "higher" else -1.0
+    if champion.keys() != candidate.keys():
+        raise DiffBFRError(
+            f"{margin.metric} was measured on {len(champion)} and {len(candidate)} faces; expected the same; "
+            "measure both again"
+        )
+    losses = [
+        0.0 if champion[key] == candidate[key] else sign * (champion[key] - candidate[key])
+        for key in sorted(champion)
+    ]
+    loss = bootstrap(losses)
+    old, new = (sum(scores.values()) / len(scores) for scores in (champion, candidate))
+    return Comparison(margin.metric, old, new, loss.mean, loss.high, margin.allowed)

@@ -1,0 +1,66 @@
+"""Procedural faces as a source: `synthetic:count=640,seed=0,px=128`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Final
+
+from diffbfr.errors import UsageError
+from pipelines.sources.source import PhotoRef, PhotoSource
+
+SYNTHETIC: Final = "synthetic:"
+_FACES_PER_SEED: Final = 1_000_000
+_DEFAULTS: Final = MappingProxyType({"count": 640, "seed": 0, "px": 128})
+_LIMITS: Final = MappingProxyType(
+    {"count": (1, _FACES_PER_SEED), "seed": (0, 1_000_000_000), "px": (16, 512)}
+)
+# for ever: a photo's bytes decide its split and its draws, and the cascade in the package keeps its hold-out
+_COMPRESS_LEVEL: Final = 6
+_EXAMPLE: Final = SYNTHETIC + ",".join(f"{name}={value}" for name, value in _DEFAULTS.items())
+
+
+@dataclass(frozen=True)
+class SyntheticSource(PhotoSource):
+    """Face i of seed s is `synthetic.render_face(1_000_000 s + i, px)` as PNG, painted where it is read."""
+
+    uri: str
+    count: int
+    seed: int
+    px: int
+
+    def listing(self) -> Iterator[PhotoRef]:
+        """Yield the faces in order."""
+        for number in range(self.count):
+            face = self.seed * _FACES_PER_SEED + number
+            yield PhotoRef(
+                f"{SYNTHETIC}{face}", f"synthetic-{self.seed}-{number:06d}.png", 0, f"face:{face}:{self.px}"
+            )
+
+    def read(self, ref: PhotoRef) -> bytes:
+        """Paint one face."""
+        from diffbfr.images import encode_png
+        from diffbfr.synthetic import render_face
+
+        return encode_png(render_face(int(ref.uri.removeprefix(SYNTHETIC)), self.px).pixels, _COMPRESS_LEVEL)
+
+
+def parse_synthetic(text: str) -> SyntheticSource:
+    """Read the options, in any order and each optional; UsageError names the nearest known one."""
+    values = dict(_DEFAULTS)
+    for option in filter(None, text.removeprefix(SYNTHETIC).split(",")):
+        name, _, value = (part.strip() for part in option.partition("="))
+        if name not in values:
+            near = get_close_matches(name, values, n=1, cutoff=0.0)[0]
+            raise UsageError(
+                f"{text!r} has the option {name!r}; expected {', '.join(values)}, the nearest is {near!r}; "
+                f"write {_EXAMPLE}"
+            )
+        low, high = _LIMITS[name]
+        if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
+            raise UsageError(
+                f"{text!r} has {name}={value!r}; expected a whole number in {low}..{high}; write {_EXAMPLE}"
+            )
+        values[name] = int(value)
+    uri = SYNTHETIC + ",".join(f"{name}={value}" for name, value in values.items())
+    return SyntheticSource(uri, values["count"], values["seed"], values["px"])

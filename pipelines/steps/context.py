@@ -1,0 +1,117 @@
+"""The context of one run: recipe, artifacts, cluster, and the steps that were added so far."""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffbfr.stages import STAGE_NAMES
+from pipelines import storage
+from pipelines.cluster import Cluster
+from pipelines.dataset import commits
+from pipelines.execution.artifact_store import ArtifactStore, Identity, OutputRef, Record
+from pipelines.execution.dag import Step
+from pipelines.execution.fingerprint import code_fingerprint
+from pipelines.recipes.recipe import PACKAGED, SCRATCH, Recipe
+from pipelines.steps.definition import StepDef
+from pipelines.tracking.metrics_log import MetricRecord
+
+if TYPE_CHECKING:
+    from pipelines.execution.model_ref import ModelRef
+
+
+class RunContext:
+    """Given to the `build` of every step.
+
+    `given_model` is a cascade that exists already and is only evaluated. `on_metrics(step, records)` receives
+    the metrics of a training once they are on disk, `on_panel(step, name, png)` each of its panels.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: ArtifactStore,
+        cluster: Cluster,
+        given_model: "ModelRef | None" = None,
+        *,
+        on_metrics: Callable[[str, Sequence[MetricRecord]], None] = lambda step, records: None,
+        on_panel: Callable[[str, str, bytes], None] = lambda step, name, data: None,
+    ) -> None:
+        self.recipe = recipe
+        self.store = store
+        self.cluster = cluster
+        self.given_model = given_model
+        self.on_metrics = on_metrics
+        self.on_panel = on_panel
+        self.steps: dict[str, Step] = {}
+
+    def add(self, definition: StepDef, **inputs: str) -> Step:
+        """Add a step whose inputs are artifact ids or digests ("" for one that this run does not have)."""
+        given = {name: source for name, source in inputs.items() if source}
+        config, code = definition.config(self.recipe), code_fingerprint(definition.code)
+        step = Step(
+            identity=Identity(definition.name, config, given, code),
+            build=lambda folder: definition.build(self, folder),
+            estimate=lambda: definition.estimate(self.recipe),
+            share=partial(self.cluster.fraction_needed, definition.num_parallel),
+        )
+        self.steps[step.name] = step
+        return step
+
+    def artifact_dir(self, name: str) -> str:
+        """The folder of a step's artifact, whether it exists yet or not."""
+        return self.store.artifact_dir(self.steps[name].identity)
+
+    def record(self, name: str) -> Record | None:
+        """The record of a step; None if it is not finished."""
+        return self.store.find(self.steps[name].identity)
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """The metadata that a step recorded; empty if it is not finished."""
+        record = self.record(name)
+        return dict(record.metadata) if record is not None else {}
+
+    @cache  # noqa: B019 - one context a process
+    def photos_digest(self) -> str:
+        """Digest of the listing of the photos: names, sizes and times, or the archive's own checksums."""
+        from pipelines.sources import open_source
+
+        return open_source(self.recipe.data.faces).digest()
+
+    def initial_folder(self) -> str:
+        """The folder of the cascade whose weights the stages start from; "" to start from nothing."""
+        if self.recipe.init == SCRATCH:
+            return ""
+        if self.recipe.init == PACKAGED:
+            import diffbfr
+
+            return str(Path(diffbfr.__file__).parent / "weights" / "tiny")
+        return storage.absolute(self.recipe.init)
+
+    @cache  # noqa: B019 - one context a process
+    def initial_digest(self) -> str:
+        """Digest of that cascade; "" to start from nothing."""
+        from diffbfr.digests import model_digest
+
+        folder = self.initial_folder()
+        return model_digest(fetch_artifact(folder), STAGE_NAMES) if folder else ""
+
+
+def fetch_artifact(folder: str) -> Path:
+    """A folder on this machine: itself, or a cached copy of one on S3."""
+    return storage.fetch_tree(folder, storage.cache_folder("artifacts"))
+
+
+def committed_outputs(
+    dataset: str, folder: str, num_shards: int, index: Sequence[str], prefix: str = ""
+) -> dict[str, str | OutputRef]:
+    """List the tars that shards committed under `folder`, with their digests, and the files that index them.
+
+    `prefix` leads from the artifact's folder to the dataset's.
+    """
+    files: dict[str, str | OutputRef] = {}
+    for number in range(num_shards):
+        commit = commits.read(dataset, folder, number)
+        for tar in commit.tars if commit is not None else ():
+            files[tar.tar] = OutputRef(f"{prefix}{tar.tar}", tar.num_bytes, tar.sha256)
+    return files | {name: f"{prefix}{name}" for name in index}

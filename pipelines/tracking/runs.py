@@ -1,0 +1,248 @@
+"""Mirror a pipeline run in MLflow: one parent run, a child a step. Nothing here is needed to resume the
+pipeline itself.
+
+A run is found again by its identity (plan and root of a parent; step, artifact and root of a child), so a
+command that was killed and started again continues its runs and logs no point of a curve twice.
+"""
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from diffbfr.errors import DiffBFRError
+from pipelines.tracking.connection import Registry
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
+_BATCH = 1000
+_PARAM_BATCH = 100
+_PARAM_CHARACTERS = 6000
+_PLAN = "diffbfr.plan"
+_STEP = "diffbfr.step"
+_PARENT = "mlflow.parentRunId"
+_ARTIFACT = "diffbfr.artifact"
+_ROOT = "diffbfr.root"
+_ONE_BEGINS = threading.Lock()
+"""A step and the diary beside it, on a thread of its own, may open the same run at once."""
+
+
+Status = Literal["RUNNING", "FINISHED", "FAILED"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric: a training's step is the number of samples seen; `time_ms` since 1970 is when
+    it was told first.
+    """
+
+    name: str
+    step: int
+    value: float
+    time_ms: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that takes parameters, metrics, pictures and files."""
+
+    registry: Registry
+    run_id: str
+
+    @property
+    def artifact_uri(self) -> str:
+        """Where the run's files lie."""
+        return str(self.registry.client.get_run(self.run_id).info.artifact_uri)
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log the configuration, flat; values longer than MLflow takes are cut."""
+        from mlflow.entities import Param
+
+        entities = [Param(name, str(value)[:_PARAM_CHARACTERS]) for name, value in params.items()]
+        for i in range(0, len(entities), _PARAM_BATCH):
+            self.registry.client.log_batch(self.run_id, params=entities[i : i + _PARAM_BATCH])
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Log final numbers, once: a number that is there already stays."""
+        now = int(time.time() * 1000)
+        self.log_points(
+            [Point(name, 0, value, now) for name, value in metrics.items() if 0 not in self.steps_of(name)]
+        )
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Log points in batches; one that comes again with the same time is kept once."""
+        from mlflow.entities import Metric
+
+        entities = [Metric(point.name, point.value, point.time_ms, point.step) for point in points]
+        for i in range(0, len(entities), _BATCH):
+            self.registry.client.log_batch(self.run_id, metrics=entities[i : i + _BATCH])
+
+    def steps_of(self, name: str) -> set[int]:
+        """The steps at which a metric has a point."""
+        return {metric.step for metric in self.registry.client.get_metric_history(self.run_id, name)}
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        from mlflow.entities import RunTag
+
+        self.registry.client.log_batch(
+            self.run_id, tags=[RunTag(name, value) for name, value in tags.items()]
+        )
+
+    def log_bytes(self, name: str, data: bytes) -> None:
+        """Keep a picture, page or table as a file of the run; `name` may have folders."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            path.write_bytes(data)
+            parent = Path(name).parent.as_posix()
+            self.registry.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read a file of the run; DiffBFRError if it is not there."""
+        from mlflow.artifacts import download_artifacts
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                place = download_artifacts(
+                    f"{self.artifact_uri}/{name}", dst_path=folder, tracking_uri=self.registry.uri
+                )
+                return Path(place).read_bytes()
+            except (
+                Exception
+            ) as error:  # every artifact store has errors of its own, and each means the same to the user
+                reason = " ".join(str(error).split())
+                raise DiffBFRError(
+                    f"run {self.run_id} has no file {name} ({reason}); expected one; run the step again"
+                ) from error
+
+
+def search_runs(
+    registry: Registry,
+    wanted: str,
+    order: str = "attributes.start_time DESC",
+    at_most: int | None = None,
+    everywhere: bool = False,
+) -> list["MlflowRun"]:
+    """Every run that a filter finds, or the first few; in the registry's experiment, or in all."""
+    found: list[MlflowRun] = []
+    places = (
+        [it.experiment_id for it in registry.client.search_experiments()]
+        if everywhere
+        else [registry.experiment_id]
+    )
+    token = None
+    while True:
+        page = registry.client.search_runs(
+            places, filter_string=wanted, order_by=[order], max_results=at_most or _BATCH, page_token=token
+        )
+        found += page
+        token = page.token
+        if at_most is not None or not token:
+            return found
+
+
+def begin_pipeline(registry: Registry, name: str, plan_id: str, tags: Mapping[str, str] | None = None) -> Run:
+    """Open the parent run of a pipeline run: the unfinished one of the same plan and root, if a killed
+    command left one, else a new one.
+    """
+    wanted = f"tags.`{_PLAN}` = '{plan_id}' and attributes.status != 'FINISHED'{_of_root(tags or {})}"
+    return _begin(registry, name, {**(tags or {}), _PLAN: plan_id}, wanted)
+
+
+def begin_step(parent: Run, step: str, artifact_id: str, tags: Mapping[str, str] | None = None) -> Run:
+    """Open the child run of a step: one for each artifact of a root, however often and under whichever
+    plan it is gone on with.
+    """
+    return _begin_step(parent.registry, step, artifact_id, {**(tags or {}), _PARENT: parent.run_id})
+
+
+def find_step(registry: Registry, root: str, step: str, artifact_id: str) -> Run | None:
+    """The run of a step, whatever became of it."""
+    found = search_runs(registry, _of_step({_ROOT: root}, step, artifact_id), at_most=1)
+    return Run(registry, found[0].info.run_id) if found else None
+
+
+def unfinished_runs(registry: Registry, root: str) -> list[tuple[Run, Mapping[str, str]]]:
+    """Runs of a root that say they are still running, with their tags."""
+    wanted = f"tags.`{_ROOT}` {_equals(root)} and attributes.status = 'RUNNING'"
+    found = search_runs(registry, wanted)
+    return [(Run(registry, run.info.run_id), run.data.tags) for run in found]
+
+
+def run_status(run: Run) -> str:
+    """What MLflow says of a run."""
+    return str(run.registry.client.get_run(run.run_id).info.status)
+
+
+def end_run(run: Run, status: Status) -> None:
+    """Say how a run ended."""
+    run.registry.client.set_terminated(run.run_id, status)
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether a server understood and said no, so that asking again helps nobody."""
+    if isinstance(error, DiffBFRError | OSError):
+        return False
+    from mlflow.exceptions import MlflowException
+
+    passing = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+    return isinstance(error, MlflowException) and error.error_code not in passing
+
+
+@contextmanager
+def step_run(
+    registry: Registry, step: str, artifact_id: str, tags: Mapping[str, str] | None = None
+) -> Iterator[Run]:
+    """Enter the run of a step, the same that `begin_step` opens, and say how it ended; who begins it as a
+    child gives it its parent.
+    """
+    run = _begin_step(registry, step, artifact_id, tags or {})
+    try:
+        yield run
+    except BaseException:
+        end_run(run, "FAILED")
+        raise
+    end_run(run, "FINISHED")
+
+
+def _begin_step(registry: Registry, step: str, artifact_id: str, tags: Mapping[str, str]) -> Run:
+    return _begin(
+        registry, step, {**tags, _STEP: step, _ARTIFACT: artifact_id}, _of_step(tags, step, artifact_id)
+    )
+
+
+def _of_step(tags: Mapping[str, str], step: str, artifact_id: str) -> str:
+    return f"tags.`{_STEP}` = '{step}' and tags.`{_ARTIFACT}` = '{artifact_id}'{_of_root(tags)}"
+
+
+def _of_root(tags: Mapping[str, str]) -> str:
+    return f" and tags.`{_ROOT}` {_equals(tags[_ROOT])}" if tags.get(_ROOT) else ""
+
+
+def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) -> Run:
+    client = registry.client
+    with _ONE_BEGINS:
+        found = search_runs(registry, wanted, at_most=1)
+        if not found:
+            return Run(
+                registry,
+                client.create_run(registry.experiment_id, run_name=name, tags=dict(tags)).info.run_id,
+            )
+    run = Run(registry, found[0].info.run_id)
+    client.update_run(run.run_id, status="RUNNING")
+    run.log_tags(tags)
+    return run
+
+
+def _equals(text: str) -> str:
+    """The end of a comparison in a filter. MLflow takes either quotation mark and knows no escape; of
+    texts with both one is any letter.
+    """
+    if "'" not in text:
+        return f"= '{text}'"
+    return f'= "{text}"' if '"' not in text else f"LIKE '{text.replace(chr(39), '_')}'"

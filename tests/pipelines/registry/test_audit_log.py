@@ -1,0 +1,291 @@
+"""The audit log: what is in it, what becomes of an action that a crash left half done, and that nobody
+alters it unseen.
+"""
+
+import getpass
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from diffbfr.errors import DiffBFRError
+from pipelines.cli import main
+from pipelines.registry import (
+    ModelVersion,
+    Registry,
+    collect_garbage,
+    freeze_holdout,
+    fsck,
+    get_version,
+    holdout_of,
+    list_actions,
+    list_versions,
+    lock,
+    log_problems,
+    promote,
+    read_holdout,
+    rollback,
+)
+from pipelines.registry.audit_log import begin_action, open_actions
+from tests.pipelines.registry.fixtures import ROOT, CascadeMaker
+from tests.pipelines.registry.scored import aliases, evaluation, measured
+
+NAME = "diffbfr-cascade"
+
+
+class Killed(BaseException):
+    """What no code here catches: the process is gone."""
+
+
+class Mortal:
+    """An MLflow client whose process is killed just before its n-th call; nothing that is called later is
+    heard either.
+    """
+
+    def __init__(self, client: object, calls: int) -> None:
+        self._client, self.left = client, calls
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*words: object, **options: object) -> object:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+            return getattr(self._client, name)(*words, **options)
+
+        return call
+
+
+def dies_within(registry: Registry, calls: int, act: Callable[[Registry], object]) -> bool:
+    """Act with a client that is killed after so many calls; returns whether it was, and not done before."""
+    mortal = replace(registry)
+    mortal.__dict__["client"] = Mortal(registry.client, calls)
+    try:
+        act(mortal)
+    except Killed:
+        return True
+    return False
+
+
+@pytest.fixture
+def three(
+    make_cascade: CascadeMaker, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> list[ModelVersion]:
+    """Version 2 is champion, 1 was before it, 3 is the candidate; the dead are given up at once."""
+    monkeypatch.setattr(lock, "_STALE_S", 0.0)
+    monkeypatch.setattr(lock, "_POLL_S", 0.01)
+    versions = []
+    for number in (1, 2, 3):
+        versions.append(measured(registry, make_cascade(number), 22.0 + number, 0.6))
+        if number < 3:
+            promote(registry)
+    return versions
+
+
+def act_again(registry: Registry, act: Callable[[Registry], object]) -> None:
+    try:
+        act(registry)
+    except DiffBFRError:
+        return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forced", [False, True], ids=["promote", "promote --force"])
+def test_a_promotion_that_is_killed_at_any_call_is_finished_or_never_begun(
+    registry: Registry, three: list[ModelVersion], forced: bool
+) -> None:
+    deaths = 0
+    while dies_within(registry, deaths, lambda dying: promote(dying, force=forced)):
+        deaths += 1
+        assert aliases(registry)["champion"] in (2, 3)
+        doomed = {removal.name for removal in collect_garbage(registry, ROOT, (), plan=True)}
+        assert not doomed & {f"{NAME}@2", f"{NAME}@3"}
+        assert open_actions(registry, NAME) == () or f"{NAME}@1" not in doomed
+        act_again(registry, promote)
+        assert aliases(registry) == {"champion": 3, "previous": 2}
+        assert open_actions(registry, NAME) == ()
+        assert log_problems(registry, NAME) == ()
+        for alias, number in (("champion", "2"), ("previous", "1"), ("candidate", "3")):
+            registry.client.set_registered_model_alias(NAME, alias, number)
+    assert deaths > 15
+    outcomes = [it.outcome for it in list_actions(registry)]
+    assert set(outcomes) == {"done"}
+
+
+@pytest.mark.slow
+def test_a_rollback_that_is_killed_at_any_call_leaves_two_champions_to_choose_from(
+    registry: Registry, three: list[ModelVersion]
+) -> None:
+    deaths, champions = 0, set()
+    while dies_within(registry, deaths, rollback):
+        deaths += 1
+        assert aliases(registry)["champion"] in (1, 2)
+        doomed = {removal.name for removal in collect_garbage(registry, ROOT, (), plan=True)}
+        assert not doomed & {f"{NAME}@1", f"{NAME}@2"}
+        removed = {removal.name for removal in collect_garbage(registry, ROOT, ())}
+        assert not removed & {f"{NAME}@1", f"{NAME}@2"}
+        assert {aliases(registry)[alias] for alias in ("champion", "previous")} == {1, 2}
+        assert open_actions(registry, NAME) == ()
+        assert log_problems(registry, NAME) == ()
+        champions.add(aliases(registry)["champion"])
+    assert deaths > 15
+    assert champions == {1, 2}
+
+
+def test_what_cannot_be_finished_is_undone(registry: Registry, three: list[ModelVersion]) -> None:
+    """The process died after the first of the moves, and somebody deleted the new champion with another
+    tool.
+    """
+    begin_action(
+        registry,
+        "promote",
+        NAME,
+        f"{NAME}@2",
+        f"{NAME}@3",
+        "",
+        {"previous": ("1", "2"), "champion": ("2", "3"), "candidate": ("3", "")},
+    )
+    registry.client.set_registered_model_alias(NAME, "previous", "2")
+    registry.client.delete_model_version(NAME, "3")
+    assert [finding.problem[:31] for finding in fsck(registry) if finding.ref == f"log of {NAME}"] == [
+        "promote diffbfr-cascade@3 was b"
+    ]
+    rollback(registry)
+    assert aliases(registry) == {"champion": 1, "previous": 2}
+    assert [(it.action, it.outcome) for it in list_actions(registry)[-2:]] == [
+        ("promote", "undone"),
+        ("rollback", "done"),
+    ]
+    assert log_problems(registry, NAME) == ()
+
+
+def test_a_candidate_that_was_registered_after_a_crash_stays_one(
+    registry: Registry, three: list[ModelVersion], make_cascade: CascadeMaker
+) -> None:
+    begin_action(
+        registry,
+        "promote",
+        NAME,
+        f"{NAME}@2",
+        f"{NAME}@3",
+        "",
+        {"champion": ("2", "3"), "candidate": ("3", "")},
+    )
+    make_cascade(4)
+    collect_garbage(registry, "elsewhere", ())
+    assert aliases(registry) == {"champion": 3, "previous": 1, "candidate": 4}
+
+
+def test_a_collection_that_is_killed_is_gone_on_with(
+    registry: Registry, three: list[ModelVersion], make_cascade: CascadeMaker
+) -> None:
+    make_cascade(4)
+    for calls in (12, 18, 24):
+        dies_within(registry, calls, lambda dying: collect_garbage(dying, ROOT, ()))
+    collect_garbage(registry, ROOT, ())
+    assert [version.version for version in list_versions(registry, NAME)] == [1, 2, 4]
+    assert log_problems(registry, NAME) == ()
+    assert {it.outcome for it in list_actions(registry) if it.before == f"{NAME}@3"} <= {"done", "undone"}
+
+
+def test_a_changed_hold_out_is_an_entry_and_the_same_again_is_none(
+    registry: Registry, three: list[ModelVersion]
+) -> None:
+    first = read_holdout(registry)
+    assert first is not None
+    other = holdout_of(evaluation((0.0, 0.0), "another"), "/other")
+    assert freeze_holdout(registry, other, "", first_only=True) == first
+    assert freeze_holdout(registry, other, "more faces") == other == read_holdout(registry)
+    freeze_holdout(registry, other, "again")
+    holdouts = [(it.before, it.after, it.why) for it in list_actions(registry) if it.action == "holdout"]
+    assert holdouts == [("", first.id, "the first evaluation"), (first.id, other.id, "more faces")]
+
+
+def entry(registry: Registry, number: int) -> str:
+    (found,) = (it.run_id for it in list_actions(registry) if it.number == number)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tamper", "problem"),
+    [
+        (
+            lambda registry: registry.client.set_tag(entry(registry, 2), "diffbfr.action.why", "another"),
+            "entry 2 was altered",
+        ),
+        (
+            lambda registry: registry.client.set_tag(entry(registry, 2), "diffbfr.action", "rollback"),
+            "entry 2 was altered",
+        ),
+        (
+            lambda registry: registry.client.set_terminated(entry(registry, 2), "FAILED"),
+            "entry 3 does not follow entry 2",
+        ),
+        (lambda registry: registry.client.delete_run(entry(registry, 2)), "entry 2 is gone"),
+        (lambda registry: registry.client.delete_run(entry(registry, 3)), "entry 3 is gone"),
+        (
+            lambda registry: registry.client.delete_tag(entry(registry, 1), "diffbfr.action.number"),
+            "entry 1 is gone",
+        ),
+    ],
+    ids=["reason", "action", "outcome", "deleted", "the last deleted", "hidden"],
+)
+def test_an_entry_that_was_altered_or_deleted_is_noticed(
+    registry: Registry,
+    three: list[ModelVersion],
+    tamper: Callable[[Registry], None],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert log_problems(registry, NAME) == ()
+    tamper(registry)
+    assert any(found.startswith(problem) for found in log_problems(registry, NAME))
+    assert any(
+        finding.problem.startswith(problem) for finding in fsck(registry) if finding.ref == f"log of {NAME}"
+    )
+    monkeypatch.setattr(sys, "argv", ["diffbfr", "models", "log", "--tracking", registry.uri])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 4
+    assert problem in capsys.readouterr().out
+
+
+def test_an_entry_that_was_rewritten_with_its_digest_is_noticed_by_the_next(
+    registry: Registry, three: list[ModelVersion]
+) -> None:
+    from pipelines.registry.audit_log import _FIELDS, _digest
+
+    run_id = entry(registry, 2)
+    registry.client.set_tag(run_id, "diffbfr.action.who", "somebody else")
+    tags = registry.client.get_run(run_id).data.tags
+    values = {name: tags.get(f"diffbfr.action.{name}", "") for name in _FIELDS}
+    registry.client.set_tag(run_id, "diffbfr.action.digest", _digest(tags["diffbfr.action"], values))
+    assert log_problems(registry, NAME) == ("entry 3 does not follow entry 2, so one of them was altered",)
+
+
+def test_an_entry_that_the_client_wrote_twice_counts_once(
+    registry: Registry, three: list[ModelVersion]
+) -> None:
+    """A server whose answer came too late was asked again."""
+    run = registry.client.get_run(entry(registry, 3))
+    registry.client.create_run(run.info.experiment_id, tags=dict(run.data.tags))
+    before = aliases(registry)
+    collect_garbage(registry, "elsewhere", ())
+    assert aliases(registry) == before
+    assert open_actions(registry, NAME) == ()
+    assert log_problems(registry, NAME) == ()
+    assert [it.number for it in list_actions(registry)] == [1, 2, 3]
+
+
+def test_a_user_without_a_name_is_a_number(
+    registry: Registry, three: list[ModelVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    promote(registry)
+    assert list_actions(registry)[-1].who.startswith("uid ")
+    assert get_version(registry, f"{NAME}@champion").version == 3
