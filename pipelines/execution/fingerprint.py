@@ -51,15 +51,19 @@ _ROOT = Path(__file__).resolve().parents[2]
 def code_fingerprint(entry_modules: Sequence[str], root: Path = _ROOT) -> Mapping[str, str]:
     """Module name -> 20 hex digits, for every content module that the entries import, directly or not.
 
-    Other modules are followed but not counted. `root` is the folder of the packages. The digests hold within
-    one minor version of Python, whose syntax trees they are made of.
+    Other modules are followed but not counted. Where an entry lies in another package than ours, the modules
+    of that package are content. `root` is the folder of the packages. The digests hold within one minor
+    version of Python, whose syntax trees they are made of.
     """
-    counted = filter(is_content, sorted(reached_modules(entry_modules, root)))
+    guests = _packages(entry_modules).difference(PACKAGES)
+    reached = sorted(reached_modules(entry_modules, root))
+    counted = [name for name in reached if is_content(name) or name.partition(".")[0] in guests]
     return {name: _parse(file)[0] for name in counted if (file := _file(name, root)) is not None}
 
 
 def reached_modules(entry_modules: Sequence[str], root: Path = _ROOT) -> set[str]:
-    """Our modules that the entries import, directly or not, themselves included."""
+    """The modules of our packages and the entries' that the entries import, themselves included."""
+    packages = _packages(entry_modules).union(PACKAGES)
     reached: set[str] = set()
     waiting = list(entry_modules)
     for name in waiting:
@@ -67,12 +71,16 @@ def reached_modules(entry_modules: Sequence[str], root: Path = _ROOT) -> set[str
             raise UsageError(f"no module {name} under {root}; expected the code of a step; reinstall diffbfr")
     while waiting:
         name = waiting.pop()
-        file = _file(name, root)
+        file = _file(name, root) if name.partition(".")[0] in packages else None
         if name in reached or file is None:
             continue
         reached.add(name)
         waiting += _parse(file)[1]
     return reached
+
+
+def _packages(modules: Sequence[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
 
 
 def is_content(module: str) -> bool:
@@ -93,9 +101,7 @@ def _within(module: str, places: Sequence[str]) -> bool:
 
 
 def _file(module: str, root: Path) -> Path | None:
-    """The source of a module of ours; None if the name is something else, such as a function in a module."""
-    if module.partition(".")[0] not in PACKAGES:
-        return None
+    """The source of a module; None if the name is something else, such as a function in a module."""
     place = root.joinpath(*module.split("."))
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
