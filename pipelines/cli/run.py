@@ -1,4 +1,4 @@
-"""`diffbfr run` and its single steps: the same run, the same flags, ending where asked."""
+"""`diffbfr run`, and a command for each single step: the same run and flags, up to that step."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
@@ -14,8 +14,8 @@ TrainedStage = Literal["irm1", "irm2", "tem"]
 ConditioningStage = Literal["irm1"]
 
 
-def _ending(name: str, until: str | None, doc: str) -> Callable[..., None]:
-    """A command that runs the story up to the step `until`."""
+def _command(name: str, until: str | None, doc: str) -> Callable[..., None]:
+    """A command that runs the pipeline up to the step `until`."""
 
     def command(
         recipe: options.Recipe = options.DEFAULT_RECIPE,
@@ -32,8 +32,8 @@ def _ending(name: str, until: str | None, doc: str) -> Callable[..., None]:
     return command
 
 
-def _ending_at_stage(name: str, stages: Any, doc: str) -> Callable[..., None]:
-    """A command that runs the story up to the step of that name for one of the stages."""
+def _stage_command(name: str, stages: Any, doc: str) -> Callable[..., None]:
+    """A command that runs the pipeline up to the step `NAME-STAGE`."""
 
     def command(
         stage: Annotated[stages, typer.Argument(help=f"{' or '.join(get_args(stages))}.", metavar="STAGE")],
@@ -51,18 +51,17 @@ def _ending_at_stage(name: str, stages: Any, doc: str) -> Callable[..., None]:
     return command
 
 
-run = _ending(
+run = _command(
     "run",
     None,
     """Run everything: photos to a registered cascade.
 
-    Shards, three stages, evaluation, registry, and a sample restoration; what is done already is not
-    done again.
+    Shards, three stages, evaluation, registry and a sample restoration; finished steps are not run again.
     """,
 )
-shard = _ending("shard", "shard", "Make the dataset only: faces and their degraded variants.")
-train = _ending_at_stage("train", TrainedStage, "Train one stage, and make what it needs.")
-condition = _ending_at_stage(
+shard = _command("shard", "shard", "Make the dataset only: faces and their degraded variants.")
+train = _stage_command("train", TrainedStage, "Train one stage, after the steps that it needs.")
+condition = _stage_command(
     "condition", ConditioningStage, "Append the column of IRM-1's pictures that IRM-2 trains on."
 )
 

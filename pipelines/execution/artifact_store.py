@@ -1,14 +1,12 @@
-"""Artifacts: what a step made, under an id that says what it was made from; and the plan that tells what must
-run again, and why.
+"""Artifacts: the outputs of a step under an id that says what they were made from, and the plan of a run.
 
-An artifact is `ROOT/artifacts/<step>/<id>/` with its files and `record.json`, written last. The id is a
-digest of the step's name, the configuration that changes its result, the ids of its inputs and the code that
-it reaches. Where it ran is not in it. Inputs are ids, so that a whole plan is computed without running
-anything.
+An artifact is `ROOT/artifacts/<step>/<id>/` with its files and `record.json`, which is written last. The id
+is a digest of the step's name, the settings that change its result, the ids of its inputs, and its code.
+Where it ran is not part of it. Because inputs are ids, a whole plan is computed without running anything.
 
-An id says what a step should hold, a record what it does: the digest of every output, and of every input as
-it was when it was read. A file is read again for its digest when its time or ETag is another than when it was
-last found whole (`verified.json`, which anyone may delete).
+The record holds the digest of every output, and of every input as it was when it was read. An output is read
+again for its digest only if its time or ETag differs from when it was last verified (`verified.json`, a cache
+that can be deleted).
 """
 
 import contextlib
@@ -37,10 +35,10 @@ _ABSENT = "absent"
 
 @dataclass(frozen=True)
 class Identity:
-    """All that an artifact's content depends on.
+    """Everything that the content of an artifact depends on.
 
-    `config`: dotted path -> JSON value (see `flatten`); `inputs`: name -> artifact id or digest; `code`:
-    module -> digest.
+    `config` maps dotted paths to JSON values (see `flatten`), `inputs` names to artifact ids or digests,
+    `code` modules to digests.
     """
 
     step: str
@@ -51,10 +49,11 @@ class Identity:
     def __post_init__(self) -> None:
         if not _STEP.fullmatch(self.step):
             raise UsageError(
-                f"a step is called {self.step!r}; expected small letters, digits, - and _, for it names a "
-                "folder"
+                f"a step is called {self.step!r}; expected small letters, digits, - and _: "
+                "a folder has this name"
             )
-        for name in ("config", "inputs", "code"):  # as a record reads them back, so that old and new compare
+        # Fields are normalised to what a record reads back, so that an old identity and a new one compare.
+        for name in ("config", "inputs", "code"):
             object.__setattr__(self, name, json.loads(json.dumps(dict(getattr(self, name)), allow_nan=False)))
 
     @cached_property
@@ -66,8 +65,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class OutputRef:
-    """One file of an artifact; the path is relative to its folder, with `../` for a file in another one (a
-    column in its dataset).
+    """One output file.
+
+    `path` is relative to the artifact's folder; it begins with `../` if the file lies in another artifact, as
+    a column does in its dataset.
     """
 
     path: str
@@ -77,11 +78,11 @@ class OutputRef:
 
 @dataclass(frozen=True)
 class Record:
-    """What was made, from what, when (UTC, ISO), how long it took, and metadata worth telling (counts,
-    losses).
+    """The record of a finished artifact.
 
-    `content` is a digest of what later steps see of it, without times and places; `sources` that of each
-    input which a step made, when it was read. Older records have neither.
+    `metadata` holds counts, losses and the like; `seconds` is the time it took; `created` is UTC in ISO
+    format. `content` is a digest of what later steps see, without times and places. `sources` holds the
+    `content` of each input when it was read.
     """
 
     identity: Identity
@@ -95,7 +96,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the plan says of a step."""
+    """HIT or RUN for one step, with the reason in words."""
 
     step: str
     action: Literal["HIT", "RUN"]
@@ -111,12 +112,13 @@ class ArtifactStore:
         self._step_of: dict[str, str] = {}
 
     def artifact_dir(self, identity: Identity) -> str:
-        """Where the artifact lies, or will."""
+        """The folder of an artifact, whether it exists yet or not."""
         return storage.join(self.root, "artifacts", identity.step, identity.id)
 
     def find(self, identity: Identity) -> Record | None:
-        """The finished artifact; None if it was not finished, if a file is gone or another, or if an input
-        was made again otherwise.
+        """The record of a finished artifact.
+
+        None if it was not finished, an output is missing or differs, or an input has other content by now.
         """
         record = self._read(identity.step, identity.id)
         return record if record is not None and self.problem(record) is None else None
@@ -141,72 +143,61 @@ class ArtifactStore:
         return [record for name in names if (record := self._read(step, name)) is not None]
 
     def referenced_ids(self) -> set[str]:
-        """Every id, digest and reference that a record names as an input or a fact: what must not be taken
-        for garbage.
-        """
-        records = [
-            record
-            for step in storage.list_dir(storage.join(self.root, "artifacts"))
-            for record in self.records(step)
-        ]
-        return {
-            value
-            for record in records
-            for value in (*record.identity.inputs.values(), *record.metadata.values())
-            if isinstance(value, str)
-        }
+        """Every id, digest and reference in the inputs and metadata of a record: `gc` must keep these."""
+        referenced: set[str] = set()
+        for step in storage.list_dir(storage.join(self.root, "artifacts")):
+            for record in self.records(step):
+                values = (*record.identity.inputs.values(), *record.metadata.values())
+                referenced.update(value for value in values if isinstance(value, str))
+        return referenced
 
     def problem(self, record: Record) -> str | None:
-        """Why a finished artifact does not count, in words for a plan: an input that was made again
-        otherwise, or a damaged file.
-        """
-        return self.stale_input(record) or next(
-            (f"output {name} {words}" for name, words in self.corruption(record).items()), None
-        )
+        """Why a finished artifact is not valid, in words for a plan: a stale input or a corrupt output."""
+        stale = self.stale_input(record)
+        if stale is not None:
+            return stale
+        return next((f"output {name} {what}" for name, what in self.corruption(record).items()), None)
 
     def stale_input(self, record: Record) -> str | None:
-        """The first input that a step has made again since, with another content; None if there is none."""
+        """The first input that was rebuilt with other content since it was read; None if there is none."""
         for name, content in sorted(record.sources.items()):
             source = self.by_id(record.identity.inputs[name])
             if source is not None and source.content not in ("", content):
                 return (
-                    f"input {name} was made again otherwise: {content[:_SHOWN_DIGITS]} -> "
+                    f"input {name} was rebuilt with other content: {content[:_SHOWN_DIGITS]} -> "
                     f"{source.content[:_SHOWN_DIGITS]}"
                 )
         return None
 
     def corruption(self, record: Record, thorough: bool = False) -> dict[str, str]:
-        """What is wrong with the files of a finished artifact, by output: `is missing`.
+        """What is wrong with the outputs of a finished artifact, by name: `is missing`, for example.
 
-        `thorough` reads every byte, else only those of files that changed since they were last found whole.
+        `thorough` reads every byte; without it only files are read that changed since they were verified.
         """
         folder = self.artifact_dir(record.identity)
-        seen, now, found = self._seen(folder), _versions(folder, record.outputs), {}
-        whole: dict[str, str] = {}
+        verified = self._read_verified(folder)
+        versions = _versions(folder, record.outputs)
+        problems: dict[str, str] = {}
         for name, output in sorted(record.outputs.items()):
-            if name not in now:
-                found[name] = "is missing"
-                continue
-            num_bytes, version = now[name]
-            if num_bytes != output.num_bytes:
-                found[name] = f"has {num_bytes} bytes, recorded {output.num_bytes}"
-            elif (thorough or seen.get(name) != version) and (
-                digest := storage.digest(_place(folder, output.path))
-            ) != output.sha256:
-                found[name] = (
-                    f"has the digest {digest[:_SHOWN_DIGITS]}, recorded {output.sha256[:_SHOWN_DIGITS]}"
-                )
-            else:
-                whole[name] = version
-        if not found and whole != seen:
-            with contextlib.suppress(OSError):  # a plan may look at a root that it cannot write
-                storage.write_json(storage.join(folder, VERIFIED), whole)
-        return found
+            num_bytes, version = versions.get(name, (-1, ""))
+            if name not in versions:
+                problems[name] = "is missing"
+            elif num_bytes != output.num_bytes:
+                problems[name] = f"has {num_bytes} bytes, recorded {output.num_bytes}"
+            elif thorough or verified.get(name) != version:
+                digest = storage.digest(_uri(folder, output.path))
+                if digest != output.sha256:
+                    problems[name] = (
+                        f"has the digest {digest[:_SHOWN_DIGITS]}, recorded {output.sha256[:_SHOWN_DIGITS]}"
+                    )
+        found = {name: version for name, (_, version) in sorted(versions.items())}
+        if not problems and found != verified:
+            with contextlib.suppress(OSError):  # `--plan` may read a root that it cannot write
+                storage.write_json(storage.join(folder, VERIFIED), found)
+        return problems
 
     def clear(self, identity: Identity) -> None:
-        """Remove what must not be gone on with: damaged files, which their step would take for whole, or
-        all that a moved input made.
-        """
+        """Remove what a step must not resume from: corrupt outputs, or all of them if an input is stale."""
         record = self._read(identity.step, identity.id)
         if record is None:
             return
@@ -215,7 +206,7 @@ class ArtifactStore:
             storage.remove_tree(folder)
             return
         for name in self.corruption(record):
-            storage.remove_tree(_place(folder, record.outputs[name].path))
+            storage.remove_tree(_uri(folder, record.outputs[name].path))
 
     def commit(
         self,
@@ -225,37 +216,35 @@ class ArtifactStore:
         seconds: float,
         content: str | None = None,
     ) -> Record:
-        """Seal an artifact whose files are in its folder: digests, then `record.json`, last. Outputs given as
-        a path are read for it.
+        """Write the record of an artifact whose files are in its folder.
 
-        `content` is the step's own digest of what later steps see; without it, that of all outputs.
+        An output given as a path is read for its digest. `content` is a digest of what later steps see;
+        without it, it is computed from all outputs.
         """
         folder = self.artifact_dir(identity)
-        sealed = {
-            name: output if isinstance(output, OutputRef) else _seal(folder, output)
+        refs = {
+            name: output if isinstance(output, OutputRef) else _output_ref(folder, output)
             for name, output in outputs.items()
         }
-        sources = {
-            name: made.content
-            for name, source in identity.inputs.items()
-            if (made := self.by_id(source)) and made.content
-        }
+        sources: dict[str, str] = {}
+        for name, artifact_id in identity.inputs.items():
+            source = self.by_id(artifact_id)
+            if source is not None and source.content:
+                sources[name] = source.content
         created = datetime.now(UTC).isoformat(timespec="microseconds")
-        record = Record(
-            identity, sealed, dict(metadata), seconds, created, content or _content(sealed), sources
-        )
-        versions = {name: version for name, (_, version) in _versions(folder, sealed).items()}
+        record = Record(identity, refs, dict(metadata), seconds, created, content or _content(refs), sources)
+        versions = {name: version for name, (_, version) in _versions(folder, refs).items()}
         storage.write_json(storage.join(folder, VERIFIED), versions)
         storage.write_json(storage.join(folder, RECORD), {"id": identity.id, **dataclasses.asdict(record)})
         return record
 
-    def _seen(self, folder: str) -> Mapping[str, str]:
-        """Output -> the version in which it was found whole; nothing if nobody looked yet."""
+    def _read_verified(self, folder: str) -> Mapping[str, str]:
+        """Output -> the version in which it was verified last; empty without the cache."""
         try:
-            seen = storage.read_json(storage.join(folder, VERIFIED))
+            verified = storage.read_json(storage.join(folder, VERIFIED))
         except (FileNotFoundError, ValueError):
             return {}
-        return seen if isinstance(seen, dict) else {}
+        return verified if isinstance(verified, dict) else {}
 
     def _read(self, step: str, name: str) -> Record | None:
         place = storage.join(self.root, "artifacts", step, name, RECORD)
@@ -279,9 +268,7 @@ class ArtifactStore:
 
 
 def decide(store: ArtifactStore, identity: Identity) -> Decision:
-    """HIT if the artifact is there and whole; else RUN, with what differs from the step's newest record,
-    to the field.
-    """
+    """HIT if the artifact exists and is valid; else RUN, with what differs from the step's newest record."""
     record = store._read(identity.step, identity.id)
     if record is not None:
         problem = store.problem(record)
@@ -295,7 +282,7 @@ def decide(store: ArtifactStore, identity: Identity) -> Decision:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, JSON]:
-    """A frozen dataclass (or mapping) as dotted path -> JSON value; tuples stay whole, as lists."""
+    """A dataclass or mapping as dotted path -> JSON value; a tuple is one value, a list."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     if isinstance(config, Mapping):
@@ -326,8 +313,8 @@ def _show(value: JSON) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _seal(folder: str, path: str) -> OutputRef:
-    uri = _place(folder, path)
+def _output_ref(folder: str, path: str) -> OutputRef:
+    uri = _uri(folder, path)
     if not storage.exists(uri):
         raise UsageError(
             f"{uri} is not there; expected the step to have written it; run the same command again"
@@ -340,33 +327,30 @@ def _content(outputs: Mapping[str, OutputRef]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _place(folder: str, path: str) -> str:
-    """Where an output lies; on S3 a key has no `..`, so they are walked here."""
+def _uri(folder: str, path: str) -> str:
+    """The URI of an output; `..` is resolved here because S3 has no such key."""
     while path.startswith("../"):
         folder, path = folder.rpartition("/")[0], path[3:]
     return storage.join(folder, path)
 
 
 def _versions(folder: str, outputs: Mapping[str, OutputRef]) -> dict[str, tuple[int, str]]:
-    """Size and version of the outputs that are there; on S3 from listings, for a question a file would
-    take minutes.
+    """Size and version of the outputs that exist.
+
+    On S3 they are taken from listings: a request for each file of a dataset would take minutes.
     """
-    places = {name: _place(folder, output.path) for name, output in outputs.items()}
-    found: dict[str, tuple[int, str]] = {}
+    uris = {name: _uri(folder, output.path) for name, output in outputs.items()}
+    versions: dict[str, tuple[int, str]] = {}
     if storage.is_remote(folder):
         parents = {
-            folder if place.startswith(f"{folder}/") else place.rpartition("/")[0]
-            for place in places.values()
+            folder if uri.startswith(f"{folder}/") else uri.rpartition("/")[0] for uri in uris.values()
         }
-        there = {
-            storage.join(parent, entry.path): entry for parent in parents for entry in storage.walk(parent)
-        }
-        return {
-            name: (there[place].num_bytes, there[place].version)
-            for name, place in places.items()
-            if place in there
-        }
-    for name, place in places.items():
+        listed: dict[str, tuple[int, str]] = {}
+        for parent in parents:
+            for entry in storage.walk(parent):
+                listed[storage.join(parent, entry.path)] = entry.num_bytes, entry.version
+        return {name: listed[uri] for name, uri in uris.items() if uri in listed}
+    for name, uri in uris.items():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            found[name] = storage.size(place), storage.version(place)
-    return found
+            versions[name] = storage.size(uri), storage.version(uri)
+    return versions

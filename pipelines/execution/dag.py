@@ -1,8 +1,7 @@
-"""Steps as a graph of artifacts: what must run and why (`execution` runs it).
+"""The steps of a run as a graph of artifacts, and the plan: what must run and why (`runner` runs it).
 
-A step names its identity (its own configuration, the ids of its inputs, its code) and the function that makes
-it. Because inputs are ids, the whole graph is known before anything runs; a finished one costs neither Ray
-nor torch.
+Because the inputs of a step are ids, the whole graph is known before anything runs, and a run with nothing to
+do imports neither Ray nor torch.
 """
 
 import hashlib
@@ -17,10 +16,10 @@ from pipelines.execution.artifact_store import ArtifactStore, Decision, Identity
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step made in its folder: files by name (paths relative to it), and metadata worth telling.
+    """What a step left in its folder: files by name, with paths relative to it, and metadata for the record.
 
-    `content` is the digest of what later steps see; None stands for all files, where no time and no place is
-    in them.
+    `content` is a digest of what later steps see. None means the digest of all files; it fits where no file
+    holds a time or a place.
     """
 
     outputs: Mapping[str, str | OutputRef]
@@ -54,7 +53,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A step whose artifact is there, and whether this run made it."""
+    """A step whose artifact exists, and whether this run built it (`decision`)."""
 
     step: Step
     decision: Decision
@@ -62,7 +61,7 @@ class StepResult:
 
 
 def truncate_at(steps: Sequence[Step], name: str | None) -> list[Step]:
-    """The steps that `name` needs, itself last; all of them for None."""
+    """The steps that `name` needs, with itself last; all steps for None."""
     if name is None:
         return list(steps)
     by_name = {step.name: step for step in steps}
@@ -79,20 +78,20 @@ def truncate_at(steps: Sequence[Step], name: str | None) -> list[Step]:
 
 
 def plan(steps: Sequence[Step], store: ArtifactStore) -> list[Decision]:
-    """HIT or RUN for each step, with the reason; a step after one whose inputs came out otherwise will not
-    find what it was made from.
-    """
+    """HIT or RUN for each step, with the reason."""
     decisions: list[Decision] = []
-    renewed: set[str] = set()
+    # An artifact that will be rebuilt from other inputs keeps its id and gets other content. Steps that read
+    # it must run as well, although nothing in their own identity changes.
+    rebuilt: set[str] = set()
     for step in steps:
         decision = decide(store, step.identity)
-        source = next((name for name, made in step.identity.inputs.items() if made in renewed), None)
+        source = next((name for name, id_ in step.identity.inputs.items() if id_ in rebuilt), None)
         record = store.by_id(step.id) if decision.action == "RUN" or source else None
         if record is not None and (source or store.stale_input(record)):
-            renewed.add(step.id)
+            rebuilt.add(step.id)
             if decision.action == "HIT":
                 decision = Decision(
-                    step.name, "RUN", f"input {source} is made again from other inputs", step.identity
+                    step.name, "RUN", f"input {source} is rebuilt from other inputs", step.identity
                 )
         decisions.append(decision)
     return decisions

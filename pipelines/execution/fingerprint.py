@@ -1,5 +1,4 @@
-"""The code of a step: a digest for each module that it can reach, so that a change of code is a reason to
-run again.
+"""The code of a step: a digest for each module that it reaches, so that a changed module runs the step again.
 
 The modules are parsed, never imported. Docstrings, comments and layout are not code, nor are functions marked
 `@driver_only` and the `StepDef`s that name them: they distribute work and decide no result.
@@ -84,7 +83,7 @@ def _packages(modules: Sequence[str]) -> set[str]:
 
 
 def is_content(module: str) -> bool:
-    """Whether a module decides content; of the outermost packages alone, which hold no code, not."""
+    """Whether the code of a module decides content; the outermost packages hold no code."""
     return (
         module not in PACKAGES and _within(module, CONTENT_MODULES) and not _within(module, TRANSPORT_MODULES)
     )
@@ -113,9 +112,7 @@ def _parse(file: Path) -> tuple[str, tuple[str, ...]]:
 
 @functools.lru_cache(maxsize=1024)
 def _parse_version(file: Path, mtime_ns: int, num_bytes: int) -> tuple[str, tuple[str, ...]]:
-    """Digest of a module's code, and the names that it may import; kept for as long as the file stays as
-    it is.
-    """
+    """Digest of a module's code, and the names that it may import; cached until the file changes."""
     tree = ast.parse(file.read_bytes(), filename=str(file))
     tree.body = [statement for statement in tree.body if not _is_of_the_driver(statement)]
     imports = tuple(dict.fromkeys(_imports(tree, file)))
@@ -149,10 +146,9 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _imports(node: ast.AST, file: Path) -> Iterator[str]:
-    """Every name that an import statement may load, wherever it stands, but for those that only a type
-    checker sees.
+    """Every name that an import statement may load, wherever it stands, without those under TYPE_CHECKING.
 
-    The packages on the way to a module are loaded with it, so they count too; the outermost hold no code.
+    The packages on the way to a module are included, because they are loaded with it.
     """
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):

@@ -1,6 +1,4 @@
-"""A cascade named by its content: pinned once in the driver, loaded by each worker, refused if it is
-another by then.
-"""
+"""A reference to a cascade by its content: taken in the driver, checked by every worker that loads it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from pipelines import storage
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Where a cascade folder lies, the digest of what is in it, and the sides of its input and output."""
+    """A cascade folder, the digest of its files, and the side of its input and of its output in pixels."""
 
     folder: str
     digest: str
@@ -21,7 +19,7 @@ class ModelRef:
     hq_px: int
 
     def load(self) -> Cascade:
-        """Load it here, on a GPU if there is one."""
+        """Load the cascade, on a GPU if there is one; UsageError if its digest is not the one referred to."""
         import torch
 
         cascade = Cascade.load(_fetch(self.folder), "cuda" if torch.cuda.is_available() else "cpu")
@@ -34,24 +32,23 @@ class ModelRef:
         return cascade
 
     def stage_to(self, place: str) -> "ModelRef":
-        """Copy a local cascade to a place on S3, so that workers on other machines find it; one on S3
-        stays where it is.
-        """
+        """Copy a local cascade to a folder on S3, for workers on other machines; one on S3 is not copied."""
         if storage.is_remote(self.folder) or not storage.is_remote(place):
             return self
-        ours, theirs = (
-            {entry.path: entry.num_bytes for entry in storage.walk(where)} for where in (self.folder, place)
-        )
-        if ours != theirs:
+        if _sizes(self.folder) != _sizes(place):
             storage.put_tree(Path(self.folder), place)
         return replace(self, folder=place)
 
 
 def pin_model(folder: str | Path) -> ModelRef:
-    """Pin a cascade folder, local or on S3; UsageError if it is none."""
+    """A reference to the cascade in a folder, local or on S3; UsageError if it holds none."""
     local = _fetch(storage.absolute(folder))
     irm1, tem = read_stage_spec(local, "irm1"), read_stage_spec(local, "tem")
     return ModelRef(storage.absolute(folder), cascade_digest(local), irm1.px, tem.px)
+
+
+def _sizes(folder: str) -> dict[str, int]:
+    return {entry.path: entry.num_bytes for entry in storage.walk(folder)}
 
 
 def _fetch(folder: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a run came to: a line a step, and where to look."""
+"""The result of a run: a line a step, the scores, and the path of the page."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,11 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class StepReport:
-    """One line of the plan: what happens to a step and why, how much work that is, and how long it took."""
+    """One line of the plan or of the report.
+
+    `work` is the estimate of a step that will run ("" afterwards), `seconds` the time that it took,
+    `artifact` its id.
+    """
 
     name: str
     action: Literal["HIT", "RUN"]
@@ -18,7 +22,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run came to. `page` is the report that a person would rather look at; "" while there is none."""
+    """The result of a run; `page` is the path of `report.html`, "" as long as the run is not complete."""
 
     recipe: str
     root: str

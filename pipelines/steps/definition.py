@@ -53,8 +53,5 @@ def driver_only(function: Function) -> Function:
 
 def without(settings: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
     """Return the settings without some paths, and without all settings in a path that is a group."""
-    return {
-        path: value
-        for path, value in settings.items()
-        if not any(f"{path}.".startswith(f"{out}.") for out in left_out)
-    }
+    prefixes = tuple(f"{path}." for path in left_out)
+    return {path: value for path, value in settings.items() if not f"{path}.".startswith(prefixes)}

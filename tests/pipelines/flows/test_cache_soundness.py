@@ -332,7 +332,10 @@ EDITS = (
     disk("a touched output", lambda p: p.output("shard", "lq/000000.tar").touch(), ()),
     disk("no memory of what was whole", lambda p: p.output("shard", "verified.json").unlink(), ()),
     disk(
-        "weights that came out otherwise", train_otherwise, FROM_COLUMN, "input irm1 was made again otherwise"
+        "weights that came out otherwise",
+        train_otherwise,
+        FROM_COLUMN,
+        "input irm1 was rebuilt with other content",
     ),
     disk(
         "a photo more",

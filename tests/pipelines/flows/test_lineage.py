@@ -86,7 +86,11 @@ DAMAGE: dict[str, tuple[Callable[[Place], None], str, str]] = {
         "cascade",
         "output record is missing",
     ),
-    "a stage was trained again": (train_otherwise, "condition-irm1", "input irm1 was made again otherwise"),
+    "a stage was trained again": (
+        train_otherwise,
+        "condition-irm1",
+        "input irm1 was rebuilt with other content",
+    ),
     "a record is gone": (
         lambda p: p.output("shard", "record.json").unlink(),
         "dataset",
