@@ -222,7 +222,7 @@ def test_an_input_that_was_made_again_otherwise_is_a_reason_to_run(store: Artifa
     make(store, BASE)
     assert decide(store, later).action == "HIT"
     make(store, BASE, b"other")
-    assert decide(store, later).reason.startswith("input irm1 was made again otherwise: ")
+    assert decide(store, later).reason.startswith("input irm1 was rebuilt with other content: ")
     store.clear(later)
     assert store.by_id(later.id) is None
 
