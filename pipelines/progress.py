@@ -1,17 +1,16 @@
-"""Progress of long work on standard error: done / total, rate, time left, and a few facts such as the loss.
+"""Progress lines on standard error: done / total, rate, time left, and a few facts such as the loss.
 
-On a terminal one line that is redrawn, or several where pieces of work are under way side by side; elsewhere
-(a log file, a cluster's console) a plain line every few seconds.
+A terminal shows a line that is redrawn, or several where works run in parallel. A log file gets a plain line
+every few seconds.
 """
 
 import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, ClassVar, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -24,48 +23,10 @@ _RATE_WINDOW_S = 30.0
 _MINUTE_S, _HOUR_S = 60, 3600
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """What a training worker posts now and then: the step, the samples seen since the run began, and named
-    values (loss, ...).
-    """
-
-    step: int
-    samples: int
-    values: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RestartStats:
-    """How a training has gone until now: how often it began again, and the share of its time that went into
-    steps that no attempt before had made; what is left is starting, waiting for machines, and steps that were
-    lost and made again.
-    """
-
-    restarts: int
-    goodput: float
-
-
-class TrainingReporter(Protocol):
-    """A worker's side: tells numbers now and then, and after each step that it goes on."""
-
-    def report(self, metrics: Metrics) -> None:
-        """Tell a few numbers; only rank 0's are heard."""
-
-    def heartbeat(self, step: int) -> None:
-        """Say that a step is done, or that a known wait after it goes on."""
-
-    def finishing(self) -> None:
-        """Say that no more steps follow, only what may take long: the last checkpoint on its way."""
-
-    def restart_stats(self) -> RestartStats:
-        """Hear how it has gone so far."""
-
-
 class Progress:
-    """A line about one piece of work; a context manager, whose end writes the last state.
+    """The progress line of one work; a context manager that writes the last state at its end.
 
-    `done` is where a resumed run starts, so that what an earlier run did does not flatter the rate.
+    `done` is where a resumed run starts, so that work of an earlier run does not count in the rate.
     """
 
     def __init__(
@@ -77,7 +38,10 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self.label = label
+        self.total = total
+        self.unit = unit
+        self.done = done
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
         self._facts: dict[str, Fact] = {}
@@ -104,13 +68,13 @@ class Progress:
             self._write()
 
     def advance(self, num: int = 1, **facts: Fact) -> None:
-        """Count `num` more as done and remember the facts to show."""
+        """Add `num` to what is done, and update the facts that the line shows."""
         self.to(self.done + num, **facts)
 
     def to(self, done: int, **facts: Fact) -> None:
-        """Set how much is done, for workers that report a position and not a difference."""
+        """Set what is done, for workers that report a position, and update the facts that the line shows."""
         now = self._clock()
-        if done < self.done:  # a retried attempt starts again further back
+        if done < self.done:  # a retried attempt starts further back
             self._marks.clear()
         self.done = done
         self._facts.update(facts)
@@ -123,20 +87,18 @@ class Progress:
             self._write()
 
     def rate(self) -> float | None:
-        """Units a second over the last half minute; None before anything was done."""
+        """Units per second over the last half minute; None before anything is done."""
         (start, before), (end, after) = self._marks[0], self._marks[-1]
         return (after - before) / (end - start) if after > before and end > start else None
 
     def line(self) -> str:
-        """The state as one line: `shard 12/40  3.1 img/s  9 s left`."""
+        """The line, such as `shard 12/40  3.1 img/s  9 s left`."""
         rate = self.rate()
         parts = [f"{self.label} {self.done}/{self.total}"]
         if rate is not None:
             parts.append(f"{rate:.3g} {self.unit}/s")
-        parts += [
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in self._facts.items()
-        ]
+        for name, value in self._facts.items():
+            parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
         if self.done >= self.total:
             parts.append(f"done in {duration(self._clock() - self._start)}")
         elif rate is not None:
@@ -144,13 +106,14 @@ class Progress:
         return "  ".join(parts)
 
     def _write(self) -> None:
-        self._written_at, self._written_done = self._clock(), self.done
+        self._written_at = self._clock()
+        self._written_done = self.done
         self._stream.write(self.line() + "\n")
         self._stream.flush()
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `9 s`, `4 min 05 s`, `2 h 03 min`."""
+    """Seconds as text, such as `9 s`, `4 min 05 s`, `2 h 03 min`."""
     whole = round(seconds)
     if whole < _MINUTE_S:
         return f"{whole} s"
@@ -160,9 +123,7 @@ def duration(seconds: float) -> str:
 
 
 class _Live:
-    """A line on a terminal. Lines that are there at the same time are drawn together, and stay until the
-    last of them ends.
-    """
+    """A line on a terminal; lines that exist at the same time are drawn together until the last ends."""
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
     _drawn: ClassVar[dict[TextIO, "RichProgress"]] = {}
@@ -172,7 +133,7 @@ class _Live:
         self._stream = stream
         with self._lock:
             if not self._open[stream]:
-                self._drawn[stream] = _rich_lines(stream)
+                self._drawn[stream] = _make_rich_progress(stream)
                 self._drawn[stream].start()
             self._open[stream] += 1
             self._rich = self._drawn[stream]
@@ -190,7 +151,7 @@ class _Live:
                 self._drawn.pop(self._stream).stop()
 
 
-def _rich_lines(stream: TextIO) -> "RichProgress":
+def _make_rich_progress(stream: TextIO) -> "RichProgress":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 

@@ -1,74 +1,71 @@
-"""The driver's end of the `TrainingReporter` to a training's workers: the board they post to, and a link
-for a worker in the driver's process.
-"""
+"""The monitor of a training: an actor that collects what the ranks report until the driver fetches it."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from diffbfr.errors import DiffBFRError
-from pipelines.progress import Metrics, RestartStats
+from pipelines.cluster.protocol import Metrics, RestartStats
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class Goodput:
-    """The share of the time since a training first began in which steps were made that no attempt before
-    had made.
-    """
+    """The fraction of the time since a training began in which steps were made for the first time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._useful = clock, 0.0
-        self._since: float | None = None
+        self._clock = clock
+        self._useful_s = 0.0
+        self._start: float | None = None
         self._last: tuple[int, float] | None = None
         self._furthest = 0
 
-    def begin(self) -> None:
-        """Begin an attempt; what it does before its first step is no use."""
-        self._since = self._clock() if self._since is None else self._since
+    def begin_attempt(self) -> None:
+        """Start an attempt; the time until its first step is not useful."""
+        self._start = self._clock() if self._start is None else self._start
         self._last = None
 
-    def step(self, step: int) -> None:
-        """Hear that so many steps are done; of the time since the last word the part counts that went into
-        new ones.
-        """
+    def record_step(self, step: int) -> None:
+        """Record that `step` steps are done; of the time since the last call, that of new steps counts."""
         now = self._clock()
         if self._last is not None and step > self._furthest:
             before, at = self._last
-            self._useful += (now - at) * (step - max(before, self._furthest)) / (step - before)
-        self._last, self._furthest = (step, now), max(step, self._furthest)
+            self._useful_s += (now - at) * (step - max(before, self._furthest)) / (step - before)
+        self._last = step, now
+        self._furthest = max(step, self._furthest)
 
     def fraction(self) -> float:
-        """Until now."""
-        seconds = 0.0 if self._since is None else self._clock() - self._since
-        return self._useful / seconds if seconds else 0.0
+        """Goodput so far, in [0, 1]; 0 before the first attempt."""
+        elapsed_s = 0.0 if self._start is None else self._clock() - self._start
+        return self._useful_s / elapsed_s if elapsed_s else 0.0
 
 
 class LocalReporter:
-    """The side of a worker that runs in the driver's own process, where nobody watches."""
+    """The `TrainingReporter` of a worker in the driver's own process, which no watchdog watches."""
 
     def __init__(self, on_metrics: Callable[[Metrics], None]) -> None:
         self.report = on_metrics
         self._goodput = Goodput()
-        self._goodput.begin()
+        self._goodput.begin_attempt()
 
     def heartbeat(self, step: int) -> None:
-        """Only the time is taken."""
-        self._goodput.step(step)
+        self._goodput.record_step(step)
 
     def finishing(self) -> None:
-        """Nobody asks."""
+        pass
 
     def restart_stats(self) -> RestartStats:
-        """A single attempt."""
         return RestartStats(0, self._goodput.fraction())
 
 
 @dataclass(frozen=True)
 class RankHeartbeat:
-    """The last sign of life of a rank: where it runs, when, and how long a silence after it is still no
-    reason to worry.
+    """The last heartbeat of a rank: where it runs, when it came, and after what silence the rank is hung.
 
-    `step` is -1 before the first is done. `stacks` is a file on its machine into which SIGUSR2 makes it write
-    where its threads are.
+    `step` is -1 before the first is done. `stacks_path` is a file on the rank's machine into which its
+    process writes the stacks of its threads on SIGUSR2. `at` is in seconds of the monitor's clock.
     """
 
     rank: int
@@ -76,129 +73,189 @@ class RankHeartbeat:
     node: str
     step: int
     limit_s: float
-    stacks: str = ""
+    stacks_path: str = ""
     at: float = 0.0
 
 
 class TrainingMonitor:
-    """A tiny actor between the ranks, which post, and the driver, which drains."""
+    """The state of one training over all its attempts; runs as an actor on the driver's machine."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._posts: list[Metrics] = []
-        self._refusals: dict[int, DiffBFRError] = {}
-        self._pulses: dict[int, RankHeartbeat] = {}
+        self._metrics: list[Metrics] = []
+        self._user_errors: dict[int, DiffBFRError] = {}
+        self._heartbeats: dict[int, RankHeartbeat] = {}
         self._ended: set[tuple[str, int]] = set()
         self._goodput = Goodput(clock)
-        self._attempts = 0
-        self._failure = self._failure_before = ""
-        self._furthest = -1
-        self._fruitless = 0
-        self._losses: list[str] = []
-        self._begun = False
+        self._num_attempts = 0
+        self._exception = ""
+        self._exception_before = ""
+        self._furthest_step = -1
+        self._num_fruitless = 0
+        self._failures: list[str] = []
+        self._ranks_began = False
 
-    def begin(self, rank: int, world: int) -> int:
-        """Count an attempt that rank 0 begins; returns how many before it came no further than earlier ones.
+    def begin_attempt(self, rank: int, world_size: int) -> int:
+        """Count an attempt, on the call of rank 0; returns how many before it in a row made no new step.
 
-        Of a group that has shrunk, ranks that are no more are watched no more.
+        After a group has shrunk, ranks of `world_size` or above are no longer watched.
         """
-        self._pulses = {other: pulse for other, pulse in self._pulses.items() if other < world}
+        kept = {other: beat for other, beat in self._heartbeats.items() if other < world_size}
+        self._heartbeats = kept
         if rank == 0:
-            self._goodput.begin()
-            self._attempts += 1
-            self._fruitless += 1
-            self._begun = True
-            self._failure, self._failure_before = "", self._failure
-        return max(0, self._fruitless - 1)
+            self._goodput.begin_attempt()
+            self._num_attempts += 1
+            self._num_fruitless += 1
+            self._ranks_began = True
+            self._exception_before = self._exception
+            self._exception = ""
+        return max(0, self._num_fruitless - 1)
 
     def record_failed_start(self, reason: str) -> int:
-        """Take the end of an attempt that no rank told of; one whose ranks had not begun is counted, as
-        `begin` counts those that had.
+        """Record an attempt whose ranks reported no end; returns how many in a row made no new step.
+
+        An attempt whose ranks had begun was counted by `begin_attempt` already.
         """
-        self._fruitless += not self._begun
-        self._failure = self._failure_before = reason
+        self._num_fruitless += not self._ranks_began
+        self._exception = reason
+        self._exception_before = reason
         self.record_failure(reason)
-        return self._fruitless
+        return self._num_fruitless
 
     def record_failure(self, cause: str) -> None:
-        """Forget the ranks of an attempt that ended of this, and keep it for the driver; what the user
-        must mend it hears anyway.
-        """
-        self.forget()
-        self._begun = False
-        if not self._refusals:
-            self._losses.append(cause)
+        """Record why an attempt ended; not beside an error of the user, which the driver raises anyway."""
+        self.forget_ranks()
+        self._ranks_began = False
+        if not self._user_errors:
+            self._failures.append(cause)
 
-    def failures(self) -> list[str]:
-        """Hand over what ended attempts since the last time."""
-        losses, self._losses = self._losses, []
-        return losses
+    def take_failures(self) -> list[str]:
+        """Return the causes that were recorded since the last call."""
+        failures = self._failures
+        self._failures = []
+        return failures
 
     def restart_stats(self) -> RestartStats:
-        """How the training has gone so far."""
-        return RestartStats(max(0, self._attempts - 1), self._goodput.fraction())
+        return RestartStats(max(0, self._num_attempts - 1), self._goodput.fraction())
 
-    def fail(self, reason: str) -> None:
-        """Keep a rank's exception in words, the first of an attempt: the others' follow from it."""
-        self._failure = self._failure or reason
+    def record_exception(self, reason: str) -> None:
+        """Record a rank's exception; only the first of an attempt is kept, as the others follow from it."""
+        self._exception = self._exception or reason
 
-    def failure(self) -> str:
-        """That of the attempt before, or what is left to say of ranks that died without one."""
-        return self._failure_before or "no exception: a worker was killed, or its machine was lost"
+    def last_exception(self) -> str:
+        """The exception of the attempt before, in one line."""
+        return self._exception_before or "no exception: a worker was killed, or its machine was lost"
 
     def report_user_error(self, rank: int, error: DiffBFRError) -> None:
-        """Keep a rank's reason why the training cannot be run."""
-        self._refusals[rank] = error
+        """Record an error that the user must fix: another attempt would fail in the same way."""
+        self._user_errors[rank] = error
 
     def num_user_errors(self) -> int:
-        """How many ranks gave one."""
-        return len(self._refusals)
+        """The number of ranks that reported such an error."""
+        return len(self._user_errors)
 
     def user_error(self) -> DiffBFRError | None:
-        """That of the first rank which gave one."""
-        return self._refusals[min(self._refusals)] if self._refusals else None
+        """The error of the lowest rank that reported one."""
+        return self._user_errors[min(self._user_errors)] if self._user_errors else None
 
     def report(self, metrics: Metrics) -> None:
-        """Keep one post until the driver asks."""
-        self._posts.append(metrics)
+        self._metrics.append(metrics)
 
-    def drain(self) -> list[Metrics]:
-        """Hand over what came since the last time."""
-        posts, self._posts = self._posts, []
-        return posts
+    def take_metrics(self) -> list[Metrics]:
+        """Return the metrics that were reported since the last call."""
+        metrics = self._metrics
+        self._metrics = []
+        return metrics
 
-    def record_heartbeat(self, pulse: RankHeartbeat) -> None:
-        """Take a sign of life; it is dated here, so that machines need not agree on the time. The last
-        words of the dead do not count.
+    def record_heartbeat(self, heartbeat: RankHeartbeat) -> None:
+        """Record a heartbeat, unless its process belongs to an attempt that has ended.
+
+        The time is taken here, so that the clocks of the machines need not agree.
         """
-        if (pulse.node, pulse.pid) in self._ended:
+        if (heartbeat.node, heartbeat.pid) in self._ended:
             return
-        self._pulses[pulse.rank] = replace(pulse, at=self._clock())
-        if pulse.rank == 0 and pulse.step >= 0:
-            self._goodput.step(pulse.step)
-        if pulse.step > self._furthest:
-            self._furthest, self._fruitless = pulse.step, 0
+        self._heartbeats[heartbeat.rank] = replace(heartbeat, at=self._clock())
+        if heartbeat.rank == 0 and heartbeat.step >= 0:
+            self._goodput.record_step(heartbeat.step)
+        if heartbeat.step > self._furthest_step:
+            self._furthest_step = heartbeat.step
+            self._num_fruitless = 0
 
     def mark_finished(self, rank: int) -> None:
         """Stop watching a rank."""
-        self._pulses.pop(rank, None)
+        self._heartbeats.pop(rank, None)
 
     def any_alive(self) -> bool:
         """Whether any rank is being watched."""
-        return bool(self._pulses)
+        return bool(self._heartbeats)
 
-    def hung(self) -> list[RankHeartbeat]:
-        """All ranks, when none of them has given a sign for longer than it may; else nothing.
+    def hung_ranks(self) -> list[RankHeartbeat]:
+        """All ranks if every one of them has been silent for longer than its limit, else an empty list.
 
-        One rank that stops holds up all others in the next collective, so that a hang is a silence of all.
+        A rank that stops blocks all others in the next collective, so that a hang is a silence of all.
         """
         now = self._clock()
-        silent = [pulse for pulse in self._pulses.values() if now - pulse.at > pulse.limit_s]
-        return silent if silent and len(silent) == len(self._pulses) else []
+        silent = [beat for beat in self._heartbeats.values() if now - beat.at > beat.limit_s]
+        return silent if len(silent) == len(self._heartbeats) else []
 
-    def forget(self) -> None:
-        """Forget the ranks of an attempt that has ended, or is being ended: no silence of theirs is a
-        hang.
-        """
-        self._ended |= {(pulse.node, pulse.pid) for pulse in self._pulses.values()}
-        self._pulses.clear()
+    def forget_ranks(self) -> None:
+        """Stop watching the ranks of an attempt that ends or has ended; late heartbeats are dropped."""
+        self._ended |= {(beat.node, beat.pid) for beat in self._heartbeats.values()}
+        self._heartbeats.clear()
+
+
+class MonitorClient:
+    """Typed calls of a `TrainingMonitor` actor, from the driver and from the ranks.
+
+    Ray's own functions start or join a Ray where this process has none; a call here raises instead.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    @classmethod
+    def start(cls) -> Self:
+        """Start the actor on the driver's machine, which the training cannot outlive."""
+        import ray
+
+        # By node affinity a machine that was just added might take the actor; by label it stays here.
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        return cls(ray.remote(num_cpus=0, label_selector=here)(TrainingMonitor).remote())
+
+    def call(
+        self,
+        method: Callable[Concatenate[TrainingMonitor, P], Result],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Result:
+        """Call a method of the monitor and return its result."""
+        result: Result = self.result(self.send(method, *args, **kwargs))
+        return result
+
+    def send(
+        self, method: Callable[Concatenate[TrainingMonitor, P], object], *args: P.args, **kwargs: P.kwargs
+    ) -> Any:
+        """Call a method without waiting; returns a reference of the call."""
+        _require_ray()
+        return getattr(self.actor, method.__name__).remote(*args, **kwargs)
+
+    def result(self, reference: Any, timeout_s: float | None = None) -> Any:
+        """The result of a sent call, or its exception; TimeoutError if there is none within `timeout_s`."""
+        import ray
+
+        _require_ray()
+        return ray.get(reference, timeout=timeout_s)
+
+    def stop(self) -> None:
+        """Kill the actor."""
+        import ray
+
+        if ray.is_initialized():
+            ray.kill(self.actor)
+
+
+def _require_ray() -> None:
+    import ray
+
+    if not ray.is_initialized():
+        raise ConnectionError("this process is no longer connected to Ray; run the same command again")

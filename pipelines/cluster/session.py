@@ -1,4 +1,4 @@
-"""A `Cluster`: where work runs. Ray starts on first use only and stops when the context ends."""
+"""`Cluster` runs work; Ray is started on first use and stopped when the context ends."""
 
 import logging
 import os
@@ -11,39 +11,44 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from diffbfr.errors import UsageError
-from pipelines.cluster import pool, trainer
+from pipelines.cluster import orphans, pool, trainer
 from pipelines.cluster.monitor import LocalReporter
-from pipelines.progress import Metrics, Progress, TrainingReporter
+from pipelines.cluster.protocol import Metrics, TrainingReporter
+from pipelines.progress import Progress
 
 Task = TypeVar("Task")
 Report = TypeVar("Report")
 Config = TypeVar("Config")
 
-_ANSWER_S = 10.0
-_OBJECT_STORE_BYTES = (
-    256 << 20
-)  # tasks and reports are names and numbers; Ray's default would take 30 % of the memory
+_CONNECT_TIMEOUT_S = 10.0
+_OBJECT_STORE_BYTES = 256 << 20
+"""Tasks and reports are names and numbers; Ray's default would take 30 % of the memory."""
 _SETTINGS = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # on shared cores, threads that spin at barriers take them from each other
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a task that asks for no GPU sees none
-    # Ray's paragraphs about workers that died would go to standard output, where others expect JSON
+    # On shared cores, threads that spin at barriers would take the cores from each other.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # A task that asks for no GPU sees none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # Ray's messages about workers that died would go to standard output, which may be read as JSON.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-    # training workers keep the driver's folder, so that relative paths mean the same
+    # A call of Ray's API in a process without Ray fails; otherwise it would join or start one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    # Ranks keep the driver's working directory, so that relative paths mean the same.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead training worker is noticed
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # for its places, then they are asked for anew
+    # How soon a rank that died is noticed.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Ranks that find no room within this time are requested again.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_task_oom_retries": str(
-        pool.NUM_WORKER_DEATHS
-    ),  # else a task that does not fit into memory is run again for ever
+    # By default Ray retries a task for ever that does not fit into memory.
+    "RAY_task_oom_retries": str(pool.NUM_WORKER_DEATHS),
 }
-_QUIET = {  # of a Ray of our own: nobody looks at its figures, and its waiting processes take a third less
+_OWN_RAY_SETTINGS = {  # nobody reads the metrics of a Ray of our own; without them its processes idle cheaper
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
 }
-_ELASTIC = {
-    # workers whose machine is lost are not waited for where fewer will do
+_ELASTIC_SETTINGS = {
+    # Ranks whose machine is lost are not waited for where fewer will do.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
 _FORWARDED = (
@@ -59,16 +64,17 @@ _FORWARDED = (
 class ClusterConfig:
     """Where work runs; never part of an identity.
 
-    `num_workers=0` runs everything in this process. `address=None` starts a Ray of its own on this machine,
-    otherwise that cluster is joined. `cpus_per_worker=0` shares this machine's cores equally (1 on a joined
-    cluster). Steps that need none of each other (TEM and IRM-1) run side by side where there are cores, or
-    GPUs, for the workers of both. With `min_workers` work needs no more than so many to begin, or to go on
-    when machines are lost; more are taken as they come, up to `num_workers`.
-
-    Of a training: blocks whose maps are `recompute_px` or wider are run again in the backward pass, and a
-    worker holds at most `micro_batch` images at once, adding up their gradients: less memory, more time, the
-    same result. `compile` hands the networks to torch.compile. Workers that finish no step for `hang_s`
-    seconds (or five usual steps) are replaced.
+    - `num_workers=0` runs everything in this process.
+    - `address=None` starts a Ray on this machine, otherwise that cluster is joined.
+    - `cpus_per_worker=0` divides this machine's cores equally (1 on a joined cluster). Steps that do not
+      depend on each other (TEM and IRM-1) run in parallel where the workers of both have room.
+    - With `min_workers`, work begins with as few workers, and goes on with as few when machines are lost;
+      more are added as they come, up to `num_workers`.
+    - `recompute_px`: in training, blocks whose maps are this wide or wider are computed again in the backward
+      pass. `micro_batch`: a rank holds at most so many images at once and accumulates their gradients. Both
+      save memory, cost time and do not change the result.
+    - `compile` passes the networks to torch.compile.
+    - `hang_s`: ranks that finish no step for this time (or for five usual steps, if longer) are replaced.
     """
 
     num_workers: int = 2
@@ -98,23 +104,23 @@ class ClusterConfig:
 
 
 class Cluster:
-    """Runs tasks and trainings on the configured workers; a context manager, whose end stops the Ray that it
-    started.
+    """Runs tasks and trainings on the configured workers; a context manager that stops its Ray.
 
-    `num_workers=0` is the serial twin: no Ray, the same results. One failing task does not stop the others:
-    what failed is named in an `IncompleteError` at the end. A `UsageError` or `QuarantineError` of a task
-    stops the work and surfaces as itself. A worker that dies (killed, out of memory, node lost) is replaced,
-    and its task runs again, up to three times on actors and twenty elsewhere; so does one that a network
-    failed, three times. Threads may use it side by side.
+    `num_workers=0` runs the same without Ray, with the same results. A task that fails stops no other; those
+    that failed are named in an IncompleteError at the end. A UsageError or QuarantineError of a task stops
+    the work and is raised as itself. A worker that dies (killed, out of memory, machine lost) is replaced and
+    its task retried, up to three times on actors and twenty times otherwise; a task that a network failed is
+    retried three times. Methods may be called from several threads at once.
     """
 
     def __init__(self, config: ClusterConfig) -> None:
         self.config = config
         self._owns_ray = False
-        self._starting = threading.Lock()
+        self._start_lock = threading.Lock()
         self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
+        orphans.end_orphans()
         return self
 
     def __exit__(
@@ -125,23 +131,25 @@ class Cluster:
 
             ray.shutdown()
             self._owns_ray = False
+            if self.config.address is None:
+                orphans.end_own_processes()
 
     def fraction_needed(self, num_parallel: int = 1) -> float:
-        """The part of the cluster that work on `num_workers` takes, of which so many may be under way at
-        once; 1 in this process.
+        """The fraction of the cluster that work on `num_workers` takes if `num_parallel` such works share it.
+
+        1 in this process.
         """
         workers = self.config.num_workers
         if workers == 0:
             return 1.0
         self._start()
         gpus = int(self._resource("GPU"))
-        of_gpus = min(workers, gpus) / gpus if gpus else 0.0
-        return max(of_gpus, workers * self._cpus_per_worker(workers, num_parallel) / self._resource("CPU"))
+        gpu_fraction = min(workers, gpus) / gpus if gpus else 0.0
+        cpus = workers * self._cpus_per_worker(workers, num_parallel)
+        return max(gpu_fraction, cpus / self._resource("CPU"))
 
     def stop(self) -> None:
-        """End what other threads have under way here, each with a KeyboardInterrupt: Ctrl-C itself reaches
-        only the main thread.
-        """
+        """End the work of other threads by a KeyboardInterrupt; Ctrl-C reaches only the main thread."""
         self._stopping.set()
 
     def map(
@@ -156,17 +164,17 @@ class Cluster:
     ) -> list[Report]:
         """Run `function` on every task, at most `num_workers` at once; reports in the order of the tasks.
 
-        `on_report` is called here, in the driver, as each one ends. `weight` is what a task counts on the
+        `on_report` is called in the driver as each task ends. `weight` is how many `unit`s a task adds to the
         progress line.
         """
         with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
             collector = pool.Collector(label, tasks, weight, progress, on_report)
-            patient = partial(pool.with_retries, function)
+            retrying = partial(pool.with_retries, function)
             if self.config.num_workers == 0:
-                pool.run_serially(patient, collector)
+                pool.run_serially(retrying, collector)
             elif tasks:
                 self._start()
-                pool.run_tasks(patient, collector, self.config.num_workers, self._stopping)
+                pool.run_tasks(retrying, collector, self.config.num_workers, self._stopping)
         return collector.reports()
 
     def map_actors(
@@ -180,12 +188,11 @@ class Cluster:
         on_report: Callable[[Report], None] | None = None,
         one_core: bool = False,
     ) -> list[Report]:
-        """Like `map`, for work that is costly to set up: each of `num_workers` actors calls `factory` once
-        and runs tasks with it.
+        """Like `map`, for tasks with a costly set-up: each actor calls `factory` once and runs tasks with it.
 
-        On a cluster with GPUs each actor gets an equal share of them, at most one. Elsewhere, with
-        `one_core`, for work that computes on one thread so that its bytes do not depend on their number,
-        there are as many actors as the workers have cores.
+        On a cluster with GPUs each of `num_workers` actors gets an equal share of them, at most one. On CPUs,
+        `one_core` starts an actor for each core of the workers: for functions that compute on one thread, so
+        that their bytes do not depend on the number of cores.
         """
         with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
             collector = pool.Collector(label, tasks, weight, progress, on_report)
@@ -193,18 +200,13 @@ class Cluster:
                 pool.run_serially(pool.Worker(factory).run, collector)
             elif tasks:
                 self._start()
-                workers, gpus = self._num_there(), self._resource("GPU")
-                alone = one_core and not gpus
-                num_actors = min(workers * self._cpus_per_worker(workers) if alone else workers, len(tasks))
-                cpus = 1 if alone else self._cpus_per_worker(num_actors)
-                pool.run_actors(
-                    factory,
-                    collector,
-                    num_actors,
-                    cpus,
-                    pool.gpu_share(num_actors, int(gpus)),
-                    self._stopping,
-                )
+                workers, gpus = self._num_workers_with_room(), int(self._resource("GPU"))
+                on_one_core = one_core and not gpus
+                num_actors = workers * self._cpus_per_worker(workers) if on_one_core else workers
+                num_actors = min(num_actors, len(tasks))
+                cpus = 1 if on_one_core else self._cpus_per_worker(num_actors)
+                gpu_share = pool.gpu_share(num_actors, gpus)
+                pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._stopping)
         return collector.reports()
 
     def train(
@@ -219,92 +221,97 @@ class Cluster:
         on_metrics: Callable[[Metrics], None] | None = None,
         num_parallel: int = 1,
     ) -> Report:
-        """Run `worker(config, link)` on `num_workers` ranks of one torch.distributed group and return rank
-        0's result.
+        """Run `worker(config, reporter)` on the ranks of a torch.distributed group; returns rank 0's result.
 
-        Rank 0's posts move the progress line (`total` and `Metrics.samples` in the same unit) and reach
-        `on_metrics` here, each step once, also when a retried attempt repeats steps. When a rank dies, or
-        with `min_workers` when there is room for more, all start again, and the worker is expected to go on
-        from the newest checkpoint that it sealed itself; `root` only holds Ray's own small state while the
-        training runs. Ranks use gloo; on a cluster with GPUs NCCL, one GPU a rank, so that there are at most
-        as many ranks as GPUs. Where this machine's cores are shared out, they are for `num_parallel` such
-        trainings.
+        The metrics that rank 0 reports move the progress line (`total` and `Metrics.samples` count the same
+        unit) and are passed to `on_metrics` in the driver, each step once, also where a retry repeats steps.
+
+        When a rank dies, all ranks are started again, and so they are when there is room for more than
+        `min_workers`. The worker must then go on from the newest checkpoint that it wrote itself; `root` only
+        holds small files of Ray while the training runs.
+
+        There are `num_workers` ranks, on a cluster with GPUs at most one a GPU. They use NCCL on GPUs, else
+        gloo. This machine's cores are divided among `num_parallel` trainings.
         """
         with Progress(label, total, unit) as progress:
             forwarder = trainer.MetricForwarder(progress, on_metrics)
             if self.config.num_workers == 0:
-                return worker(config, LocalReporter(forwarder.add))
+                return worker(config, LocalReporter(forwarder.forward))
             self._start()
-            gpus = int(self._resource("GPU"))
-            num_ranks, least = self.config.num_workers, self.config.min_workers
-            if least is None and gpus:
-                num_ranks = min(num_ranks, gpus)
-            cpus = self._cpus_per_worker(num_ranks, num_parallel)
-            group = trainer.WorkerGroup(
-                num_ranks, cpus, use_gpu=gpus > 0, hang_s=self.config.hang_s, min_ranks=least or num_ranks
-            )
-            return trainer.fit(
+            return trainer.run_training(
                 worker,
                 config,
                 label=label,
                 root=root,
-                group=group,
+                group=self._worker_group(num_parallel),
                 forwarder=forwarder,
                 stopping=self._stopping,
             )
 
-    def _start(self) -> None:
-        """Start or join Ray, unless this process already has one. It tells nothing but its own errors: we
-        say what matters.
-        """
-        settings = (
-            _SETTINGS
-            | (_QUIET if self.config.address is None else {})
-            | (_ELASTIC if self.config.min_workers else {})
+    def _worker_group(self, num_parallel: int) -> trainer.WorkerGroup:
+        gpus = int(self._resource("GPU"))
+        num_ranks, min_ranks = self.config.num_workers, self.config.min_workers
+        if min_ranks is None and gpus:
+            num_ranks = min(num_ranks, gpus)
+        return trainer.WorkerGroup(
+            num_ranks,
+            self._cpus_per_worker(num_ranks, num_parallel),
+            use_gpu=gpus > 0,
+            hang_s=self.config.hang_s,
+            min_ranks=min_ranks or num_ranks,
         )
+
+    def _start(self) -> None:
+        """Start or join Ray, unless this process is connected already; Ray logs nothing but errors."""
+        settings = dict(_SETTINGS)
+        if self.config.address is None:
+            settings |= _OWN_RAY_SETTINGS
+        if self.config.min_workers:
+            settings |= _ELASTIC_SETTINGS
         for name, value in settings.items():
             os.environ.setdefault(name, value)
-        import ray  # reads some of them now
+        import ray  # reads some of the settings when it is imported
 
-        with self._starting:
+        with self._start_lock:
             if not ray.is_initialized():
-                self._connect(settings)
+                self._owns_ray = True  # first, so that a start that is interrupted leaves nothing behind
+                if self.config.address is None:
+                    self._start_own_ray()
+                else:
+                    self._join_ray(self.config.address, settings)
 
-    def _connect(self, settings: Mapping[str, str]) -> None:
+    def _start_own_ray(self) -> None:
         import ray
 
-        if self.config.address is None:
+        num_cpus = max(os.cpu_count() or 1, self.config.num_workers * max(1, self.config.cpus_per_worker))
+        with orphans.marked_processes():
             ray.init(
                 address="local",
-                num_cpus=max(
-                    os.cpu_count() or 1, self.config.num_workers * max(1, self.config.cpus_per_worker)
-                ),
+                num_cpus=num_cpus,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        else:
-            forwarded = {name: os.environ[name] for name in (*settings, *_FORWARDED) if name in os.environ}
-            try:
-                _check_answers(self.config.address)
-                ray.init(
-                    address=self.config.address,
-                    runtime_env={"env_vars": forwarded},
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-            except (
-                OSError,
-                ValueError,
-                RuntimeError,
-            ) as error:  # nobody there, no address, another version of Ray or Python
-                reason = " ".join(str(error).split())
-                raise UsageError(
-                    f"no Ray cluster at {self.config.address} ({reason}); expected a running one; check "
-                    "cluster.address"
-                ) from error
-        self._owns_ray = True
+
+    def _join_ray(self, address: str, settings: Mapping[str, str]) -> None:
+        import ray
+
+        forwarded = {name: os.environ[name] for name in (*settings, *_FORWARDED) if name in os.environ}
+        try:
+            _check_connection(address)
+            ray.init(
+                address=address,
+                runtime_env={"env_vars": forwarded},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        # Nobody listens, it is no address, or the cluster runs another version of Ray or Python.
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(
+                f"no Ray cluster at {address} ({reason}); expected a running one; check cluster.address"
+            ) from error
 
     def _resource(self, name: str) -> float:
         import ray
@@ -313,33 +320,30 @@ class Cluster:
         return float(resources.get(name, 0.0))
 
     def _cpus_per_worker(self, num_workers: int, num_parallel: int = 1) -> int:
-        """Cores for each of `num_workers` held at the same time; UsageError if the cluster has fewer, for
-        they would wait for ever.
-        """
-        there = int(self._resource("CPU"))
-        share = max(1, there // (num_workers * num_parallel)) if self.config.address is None else 1
-        wanted = self.config.cpus_per_worker or share
+        """Cores of each of `num_workers`; UsageError if the cluster has fewer: they would wait for ever."""
+        available = int(self._resource("CPU"))
+        share = max(1, available // (num_workers * num_parallel)) if self.config.address is None else 1
+        cpus = self.config.cpus_per_worker or share
         least = min(self.config.min_workers or num_workers, num_workers)
-        if wanted * least > there:
+        if cpus * least > available:
             raise UsageError(
-                f"{least} workers want {wanted * least} CPUs, the cluster has {there}; "
+                f"{least} workers want {cpus * least} CPUs, the cluster has {available}; "
                 f"lower cluster.{'num' if self.config.min_workers is None else 'min'}_workers or "
                 "cluster.cpus_per_worker"
             )
-        return wanted
+        return cpus
 
-    def _num_there(self) -> int:
-        """The workers that there is room for, where fewer than `num_workers` will do."""
+    def _num_workers_with_room(self) -> int:
+        """`num_workers`, or as many as there is room for, at least `min_workers`, where fewer will do."""
         workers, least = self.config.num_workers, self.config.min_workers
         if least is None:
             return workers
-        return max(least, min(workers, int(self._resource("CPU")) // max(1, self.config.cpus_per_worker)))
+        room = int(self._resource("CPU")) // max(1, self.config.cpus_per_worker)
+        return max(least, min(workers, room))
 
 
-def _check_answers(address: str) -> None:
-    """OSError if nobody listens at HOST:PORT, for which Ray would look for minutes; other addresses it
-    looks up itself.
-    """
+def _check_connection(address: str) -> None:
+    """Raise OSError if nobody listens at HOST:PORT, which Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "//" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()

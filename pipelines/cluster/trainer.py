@@ -1,6 +1,4 @@
-"""A training on Ray Train V2: ranks, a process group, retries, and nothing else. Checkpoints are the
-training loop's own.
-"""
+"""A training on Ray Train V2: ranks, a process group and retries. Checkpoints belong to the training loop."""
 
 import contextlib
 import itertools
@@ -8,88 +6,86 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from diffbfr.errors import DivergedError, IncompleteError, UsageError
 from pipelines import storage
 from pipelines.cluster.capacity import CapacityWarning
-from pipelines.cluster.monitor import TrainingMonitor
+from pipelines.cluster.failures import describe, describe_training_failure, root_cause
+from pipelines.cluster.monitor import MonitorClient, TrainingMonitor
+from pipelines.cluster.protocol import Metrics, TrainingReporter
 from pipelines.cluster.watchdog import RankReporter, kill_hung_ranks, kill_ranks
-from pipelines.progress import Metrics, Progress, TrainingReporter
+from pipelines.progress import Progress
 
 Report = TypeVar("Report")
 Config = TypeVar("Config")
 
 NUM_RETRIES = 3
-"""Attempts that may follow one another without coming further than those before; any number may that do."""
-_POLL_S = 0.5
-_SHOWN = ("loss",)  # of the posted values; the line itself tells the rate
-_COLLECTIVE_TIMEOUT_S = 600
-_OTHERS_REFUSE_S = 10.0
+"""How many attempts in a row may make no new step before the training fails; others are not counted."""
 RESIZE_S = 60.0
-"""How often a training that may grow looks whether it can."""
+"""How often Ray Train checks whether an elastic training has room for more ranks."""
+_POLL_S = 0.5
+_SHOWN_METRICS = ("loss",)
+_COLLECTIVE_TIMEOUT_S = 600
+_USER_ERRORS_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """The ranks of one training."""
+    """The ranks of one training, and the resources of each."""
 
     num_ranks: int
     cpus_per_rank: int
     use_gpu: bool
     hang_s: float = 30.0
-    """How long no rank may finish a step before the group is taken for hung (`RankReporter`)."""
+    """Silence of all ranks after which the group counts as hung (`RankReporter`)."""
     min_ranks: int | None = None
-    """With fewer ranks than `num_ranks`, but no fewer than these, it trains while there is no room for
-    more.
-    """
+    """Training runs with as few ranks as this while there is no room for `num_ranks`; None: never fewer."""
 
     @property
     def sizes(self) -> int | tuple[int, int]:
-        """As Ray Train asks for it."""
+        """The number of ranks, or its range, in the form that Ray Train's ScalingConfig takes."""
         least = self.min_ranks or self.num_ranks
         return self.num_ranks if least == self.num_ranks else (least, self.num_ranks)
 
 
 @dataclass(frozen=True)
 class _TrainJob(Generic[Config, Report]):
-    """What each rank is sent."""
+    """What is sent to each rank."""
 
     worker: Callable[[Config, TrainingReporter], Report]
     config: Config
-    board: Any
+    monitor: MonitorClient
     label: str
     hang_s: float
-    retries: int
+    num_retries: int
 
 
-class _UserErrorReturned:
-    """What a rank returns when the user has something to mend: no exception, so that Ray does not repeat
-    what cannot succeed.
-    """
+class _UserErrorReported:
+    """Returned by a rank that reported a UsageError or DivergedError: Ray would retry after an exception."""
 
 
 class MetricForwarder:
-    """The driver's end of the posts: moves the progress line, and hands each step on once."""
+    """Forwards reported metrics to the progress line and to a callback, each step once."""
 
     def __init__(self, progress: Progress, on_metrics: Callable[[Metrics], None] | None) -> None:
-        self._progress, self._on_metrics = progress, on_metrics
+        self._progress = progress
+        self._on_metrics = on_metrics
         self._last_step = -1
 
-    def add(self, metrics: Metrics) -> None:
-        """Take one post; a step that an earlier attempt already posted only moves the line."""
-        self._progress.to(
-            metrics.samples, **{name: value for name, value in metrics.values.items() if name in _SHOWN}
-        )
+    def forward(self, metrics: Metrics) -> None:
+        """Forward metrics; a step that an earlier attempt already reported only moves the progress line."""
+        shown = {name: value for name, value in metrics.values.items() if name in _SHOWN_METRICS}
+        self._progress.to(metrics.samples, **shown)
         if metrics.step > self._last_step:
             self._last_step = metrics.step
             if self._on_metrics is not None:
                 self._on_metrics(metrics)
 
 
-def fit(
+def run_training(
     worker: Callable[[Config, TrainingReporter], Report],
     config: Config,
     *,
@@ -99,28 +95,24 @@ def fit(
     forwarder: MetricForwarder,
     stopping: threading.Event,
 ) -> Report:
-    """Run the ranks to the end and return rank 0's result; a run that fails for good is an IncompleteError.
+    """Run the ranks to the end and return the result of rank 0.
 
-    Ranks that die or hang begin again, as often as it takes, until attempts make no progress any more; while
-    machines are missing they wait, and say so.
-
-    Ray's fit runs in a thread: from the main thread it would replace the handler of Ctrl-C by one that exits
-    with 0.
+    Ranks that die or hang are restarted for as long as attempts make new steps; while machines are missing
+    the training waits, with a warning every minute. Raises IncompleteError when the training fails for good,
+    a UsageError or DivergedError of a rank as itself, and KeyboardInterrupt when `stopping` is set.
     """
     import ray
 
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    board: Any = ray.remote(num_cpus=0, label_selector=here)(
-        TrainingMonitor
-    ).remote()  # by affinity a machine just found may keep it to itself
-    # Ray Train silently does nothing for a name that has succeeded before
+    monitor = MonitorClient.start()
+    job = _TrainJob(worker, config, monitor, label, group.hang_s, NUM_RETRIES)
+    # Ray Train silently does nothing for a run name that has succeeded before.
     name = f"{label}-{uuid.uuid4().hex[:8]}"
     state = storage.join(root, "ray")
+    capacity = CapacityWarning(label, group.min_ranks or group.num_ranks, group.cpus_per_rank)
     outcome: list[Any] = []
-    loop = _TrainJob(worker, config, board, label, group.hang_s, NUM_RETRIES)
-    waiting = CapacityWarning(label, group.min_ranks or group.num_ranks, group.cpus_per_rank)
+    # In the main thread, Ray Train would replace the handler of Ctrl-C by one that exits with 0.
     thread = threading.Thread(
-        target=lambda: outcome.append(_run(loop, name, state, group)), name="ray-train", daemon=True
+        target=lambda: outcome.append(_run_attempts(job, name, state, group)), name="ray-train", daemon=True
     )
     thread.start()
     try:
@@ -128,31 +120,28 @@ def fit(
             thread.join(_POLL_S)
             if stopping.is_set():
                 raise KeyboardInterrupt
-            for metrics in ray.get(board.drain.remote()):
-                forwarder.add(metrics)
-            for loss in ray.get(board.failures.remote()):
+            for metrics in monitor.call(TrainingMonitor.take_metrics):
+                forwarder.forward(metrics)
+            for failure in monitor.call(TrainingMonitor.take_failures):
                 logging.getLogger(__name__).warning(
-                    "%s: %s; all workers go on from the newest checkpoint", label, loss
+                    "%s: %s; all workers go on from the newest checkpoint", label, failure
                 )
-            if hung := ray.get(board.hung.remote()):
-                ray.get(board.forget.remote())
+            if hung := monitor.call(TrainingMonitor.hung_ranks):
+                monitor.call(TrainingMonitor.forget_ranks)
                 kill_hung_ranks(hung, label, root, kill_ranks)
-            waiting.check(ray.get(board.any_alive.remote()), lambda: _without_place(group))
-        refusal = ray.get(board.user_error.remote())
+            capacity.check(monitor.call(TrainingMonitor.any_alive), lambda: _waits_for_room(group))
+        user_error = monitor.call(TrainingMonitor.user_error)
     except ray.exceptions.RayError as error:
         raise _incomplete(label, error) from error
     finally:
-        ray.kill(board)
+        monitor.stop()
         if not thread.is_alive():
-            with contextlib.suppress(OSError):
-                for folder in storage.list_dir(state):
-                    if folder.startswith(name):
-                        storage.remove_tree(storage.join(state, folder))
+            _remove_state(state, name)
     if not outcome:
         raise IncompleteError(f"{label}: the training ended without a result; run the same command again")
     result = outcome[0]
-    if isinstance(result, _UserErrorReturned | BaseException) and refusal is not None:
-        raise refusal
+    if isinstance(result, _UserErrorReported | BaseException) and user_error is not None:
+        raise user_error
     if isinstance(result, IncompleteError):
         raise result
     if isinstance(result, BaseException):
@@ -160,173 +149,153 @@ def fit(
     return cast(Report, result)
 
 
-def _without_place(group: WorkerGroup) -> bool:
-    """Whether a group of such workers has no place yet; one that may shrink is not even there while there
-    is room for too few.
+def _remove_state(state: str, name: str) -> None:
+    """Remove what Ray Train wrote for the attempts of a training that has ended."""
+    with contextlib.suppress(OSError):
+        for folder in storage.list_dir(state):
+            if folder.startswith(name):
+                storage.remove_tree(storage.join(state, folder))
+
+
+def _waits_for_room(group: WorkerGroup) -> bool:
+    """Whether Ray has no room for a group of such ranks.
+
+    Ray Train asks for no placement group at all while an elastic training has room for too few ranks.
     """
     from ray.util import placement_group_table
 
-    each = {"CPU": float(group.cpus_per_rank)} | ({"GPU": 1.0} if group.use_gpu else {})
-    states = [
-        it["state"]
-        for it in placement_group_table().values()
-        if all(bundle == each for bundle in it["bundles"].values())
-    ]
-    return "CREATED" not in states or "PENDING" in states or "RESCHEDULING" in states
+    wanted = {"CPU": float(group.cpus_per_rank)} | ({"GPU": 1.0} if group.use_gpu else {})
+    states = set()
+    for placement_group in placement_group_table().values():
+        if all(bundle == wanted for bundle in placement_group["bundles"].values()):
+            states.add(placement_group["state"])
+    return "CREATED" not in states or not states.isdisjoint(("PENDING", "RESCHEDULING"))
 
 
-def _run(loop: _TrainJob[Any, Any], name: str, state: str, group: WorkerGroup) -> Any:
-    """In the thread: Ray Train's fit; what it raises is handed back as a value.
+def _run_attempts(job: _TrainJob[Any, Any], name: str, state: str, group: WorkerGroup) -> Any:
+    """In a thread: run Ray Train until the training ends; an exception is returned, for the driver to raise.
 
-    Ray begins again after a rank's end; after a group that did not even start (ranks that died or did not
-    meet) this does, with the same patience. A group that waits for machines has all the patience.
+    Ray Train itself restarts ranks that fail. A group that does not start (ranks that die, or that do not
+    meet) and a lost controller end Ray Train; it is started again here, within the same number of retries.
+    Waiting for machines is not counted.
     """
     import ray
-    from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, UserCallback
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train import ControllerError
 
-    board = loop.board
-
-    class FailureCallback(UserCallback):
-        def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
-            ray.get(board.record_failure.remote(_cause(worker_exceptions)))
-
-    for start in itertools.count():
-        trainer = TorchTrainer(
-            _rank,
-            train_loop_config={"loop": loop},
-            torch_config=TorchConfig(
-                backend="nccl" if group.use_gpu else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S
-            ),
-            scaling_config=ScalingConfig(  # typed as V1's, which is not elastic
-                num_workers=group.sizes,  # type: ignore[arg-type]
-                use_gpu=group.use_gpu,
-                resources_per_worker={"CPU": group.cpus_per_rank},
-                elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]
-            ),
-            run_config=RunConfig(
-                name=f"{name}-{start}",
-                storage_path=state,
-                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=0),  # type: ignore[call-arg] # V1's
-                callbacks=[FailureCallback()],  # type: ignore[list-item]
-            ),
-        )
+    for attempt in itertools.count():
+        trainer = _make_trainer(job, f"{name}-{attempt}", state, group)
         try:
             result: Any = trainer.fit()  # typed as V1's Result, which has no return value
             return result.return_value
         except ControllerError as error:
             if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
                 continue
-            reason = _words(error.controller_failure)
-        except ray.exceptions.RayTaskError as error:  # raised again by the driver's thread
+            reason = describe(error.controller_failure)
+        except ray.exceptions.RayTaskError as error:
             return error
-        except ray.exceptions.RayError as error:  # the controller died, and the ranks end with it
-            reason = f"Ray Train's controller died ({_words(error)})"
-        except Exception as error:  # raised again by the driver's thread
+        except ray.exceptions.RayError as error:  # the controller died, and its ranks with it
+            reason = f"Ray Train's controller died ({describe(error)})"
+        except Exception as error:
             return error
         try:
-            if ray.get(board.record_failed_start.remote(reason)) > loop.retries:
-                return _exhausted(loop, reason)
-        except ray.exceptions.RayError as error:  # the driver has ended it all
+            if job.monitor.call(TrainingMonitor.record_failed_start, reason) > job.num_retries:
+                return _exhausted(job, reason)
+        except (ray.exceptions.RayError, ConnectionError) as error:  # the driver has ended the training
             return error
     return None
 
 
-def _rank(settings: dict[str, Any]) -> Any:
-    """On every rank: the worker itself, with a link to the driver."""
+def _make_trainer(job: _TrainJob[Any, Any], name: str, state: str, group: WorkerGroup) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    monitor = job.monitor
+
+    class FailureCallback(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
+            monitor.call(TrainingMonitor.record_failure, root_cause(worker_exceptions))
+
+    return TorchTrainer(
+        _run_rank,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(
+            backend="nccl" if group.use_gpu else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S
+        ),
+        # The types are those of Ray Train V1, which is not elastic.
+        scaling_config=ScalingConfig(
+            num_workers=group.sizes,  # type: ignore[arg-type]
+            use_gpu=group.use_gpu,
+            resources_per_worker={"CPU": group.cpus_per_rank},
+            elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=state,
+            failure_config=FailureConfig(max_failures=-1, controller_failure_limit=0),  # type: ignore[call-arg]
+            callbacks=[FailureCallback()],  # type: ignore[list-item]
+        ),
+    )
+
+
+def _run_rank(settings: dict[str, Any]) -> Any:
+    """On every rank: run the worker, and report to the monitor how it ended."""
     import ray
     import ray.train
     import ray.train.torch
     import torch
 
-    loop: _TrainJob[Any, Any] = settings["loop"]
-    rank = ray.train.get_context().get_world_rank()
+    job: _TrainJob[Any, Any] = settings["job"]
+    monitor, context = job.monitor, ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if ray.get(loop.board.num_user_errors.remote()):
-        return _UserErrorReturned()
-    world = ray.train.get_context().get_world_size()
-    if ray.get(loop.board.begin.remote(rank, world)) > loop.retries:
-        reason = ray.get(loop.board.failure.remote())
-        ray.get(loop.board.report_user_error.remote(rank, _exhausted(loop, reason)))
-        if _all_refuse(loop.board, world):
-            return _UserErrorReturned()
+    if monitor.call(TrainingMonitor.num_user_errors):
+        return _UserErrorReported()
+    if monitor.call(TrainingMonitor.begin_attempt, rank, world_size) > job.num_retries:
+        reason = monitor.call(TrainingMonitor.last_exception)
+        monitor.call(TrainingMonitor.report_user_error, rank, _exhausted(job, reason))
+        if _all_ranks_reported_user_error(monitor, world_size):
+            return _UserErrorReported()
         raise RuntimeError(reason)
-    link = RankReporter(loop.board, rank, ray.get_runtime_context().get_node_id(), loop.hang_s)
+    reporter = RankReporter(monitor, rank, ray.get_runtime_context().get_node_id(), job.hang_s)
     try:
-        result = loop.worker(loop.config, link)
-    except (UsageError, DivergedError) as error:  # it would be the same the next time
-        ray.get(loop.board.report_user_error.remote(rank, error))
-        if _all_refuse(loop.board, world):
-            return _UserErrorReturned()
-        # ranks without a complaint wait for this one in a collective: Ray ends them, and the next attempt
-        # sees the refusal
+        result = job.worker(job.config, reporter)
+    except (UsageError, DivergedError) as error:  # another attempt would raise the same
+        monitor.call(TrainingMonitor.report_user_error, rank, error)
+        if _all_ranks_reported_user_error(monitor, world_size):
+            return _UserErrorReported()
+        # Ranks without an error wait for this one in a collective: Ray ends them after the exception, and
+        # the next attempt finds the report.
         raise
     except Exception as error:
-        ray.get(loop.board.fail.remote(_words(error)))
+        monitor.call(TrainingMonitor.record_exception, describe(error))
         raise
     finally:
-        link.close()
-    link.flush()
+        reporter.close()
+    reporter.flush()
     return result if rank == 0 else None
 
 
-def _all_refuse(board: Any, num_ranks: int) -> bool:
-    """Whether every rank gives its reason within a few seconds: then the training ends at once, without
-    another attempt.
-    """
-    import ray
-
-    deadline = time.monotonic() + _OTHERS_REFUSE_S
+def _all_ranks_reported_user_error(monitor: MonitorClient, world_size: int) -> bool:
+    """Wait a few seconds for the errors of all ranks: then the training ends without another attempt."""
+    deadline = time.monotonic() + _USER_ERRORS_TIMEOUT_S
     while time.monotonic() < deadline:
-        if ray.get(board.num_user_errors.remote()) == num_ranks:
+        if monitor.call(TrainingMonitor.num_user_errors) == world_size:
             return True
         time.sleep(0.1)
     return False
 
 
-def _exhausted(loop: _TrainJob[Any, Any], reason: str) -> IncompleteError:
+def _exhausted(job: _TrainJob[Any, Any], reason: str) -> IncompleteError:
     return IncompleteError(
-        f"{loop.label}: {loop.retries + 1} attempts to train came no further, the last with {reason}; "
+        f"{job.label}: {job.num_retries + 1} attempts to train came no further, the last with {reason}; "
         "run the same command again to go on from the newest checkpoint"
     )
 
 
 def _incomplete(label: str, error: BaseException) -> IncompleteError:
-    """One line about the first rank's failure."""
-    failures = getattr(error, "worker_failures", {})
     return IncompleteError(
-        f"{label}: the training failed with {_words(_own(failures[min(failures)]) if failures else error)}; "
+        f"{label}: the training failed with {describe_training_failure(error)}; "
         "run the same command again to go on from the newest checkpoint"
     )
-
-
-def _cause(failures: Mapping[int, BaseException]) -> str:
-    """Why a group of workers ended: who died, for then the others fail in what they share; else what the
-    first of them failed with.
-    """
-    died = {
-        rank: getattr(failure, "health_check_failure", None) for rank, failure in sorted(failures.items())
-    }
-    dead = [str(rank) for rank, failure in died.items() if failure is not None]
-    if not dead:
-        rank = min(failures)
-        return f"worker {rank} failed with {_words(_own(failures[rank]))}"
-    out_of_memory = any("OutOfMemory" in type(failure).__name__ for failure in died.values())
-    return (
-        f"worker {' and '.join(dead)} died "
-        f"({'out of memory' if out_of_memory else 'killed, or its machine was lost'})"
-    )
-
-
-def _own(failure: BaseException) -> BaseException:
-    """The exception that a worker raised, out of Ray Train's wrapper."""
-    inner = getattr(failure, "_base_exc", failure)
-    return inner if isinstance(inner, BaseException) else failure
-
-
-def _words(error: BaseException) -> str:
-    """An exception in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

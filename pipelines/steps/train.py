@@ -1,8 +1,7 @@
-"""Train one stage: every rank opens the dataset, takes the newest sealed checkpoint and runs the one loop of
-`diffbfr.training`.
+"""Train one stage: every rank opens the dataset, reads the newest checkpoint and runs `training.loop`.
 
-Rank 0 puts every sealed checkpoint and, last, the weights where they belong (`pipelines.steps.workspace`).
-What S3 refuses ends the attempt.
+Rank 0 publishes every checkpoint and, last, the weights in the folder of the training
+(`pipelines.steps.workspace`). An upload that fails ends the attempt.
 """
 
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from diffbfr.shards import ShardedDataset
 from diffbfr.stages import SAMPLING, StageName, StageSpec
 from diffbfr.training.config import NON_IDENTITY_FIELDS, TrainingConfig
 from pipelines import storage
-from pipelines.progress import Metrics, TrainingReporter
+from pipelines.cluster.protocol import Metrics, TrainingReporter
 from pipelines.steps.definition import StepDef, driver_only, without
 from pipelines.steps.workspace import workspace
 
@@ -32,9 +31,10 @@ METRICS = "metrics.json"
 class TrainTask:
     """One training: a stage on a dataset, with its checkpoints and weights in `folder`.
 
-    IRM-2 trains on `column`, which the model of digest `column_model` must have made; it has none where it
-    sees the resized ground truth (`TrainingConfig.condition`). `initial` is the folder of a cascade whose
-    weights are the start; empty starts from nothing. The last three save memory or time and change no result.
+    IRM-2 trains on `column`, which must come from the model of digest `column_model`; without a column it is
+    conditioned on the resized ground truth (`TrainingConfig.condition`). `initial` is the folder of a cascade
+    whose weights initialise the stage; empty: random weights. `recompute_px`, `micro_batch` and `compiled`
+    save memory or time and do not change the result.
     """
 
     stage: StageSpec
@@ -52,8 +52,10 @@ class TrainTask:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """How a training ended; `restarts` and `goodput` are of this command (`RestartStats`), `resumed_from`
-    and `seconds` of its last attempt.
+    """The end of a training.
+
+    `restarts` and `goodput` cover this command (`RestartStats`), `resumed_from` (a step) and `seconds` its
+    last attempt.
     """
 
     steps: int
@@ -65,10 +67,10 @@ class TrainReport:
     goodput: float
 
 
-def train_stage(task: TrainTask, link: TrainingReporter) -> TrainReport:
-    """Train to the end, or go on from where an earlier attempt stopped; every rank of a group calls this.
+def train_stage(task: TrainTask, reporter: TrainingReporter) -> TrainReport:
+    """Train to the end, from the newest checkpoint if there is one; every rank of a group calls this.
 
-    How the stage will be sampled is no part of its training, nor of its checkpoints.
+    The sampling settings of the stage are dropped first: they enter neither training nor checkpoints.
     """
     import torch
 
@@ -86,13 +88,13 @@ def train_stage(task: TrainTask, link: TrainingReporter) -> TrainReport:
         values = {
             name: float(value) for name, value in asdict(metrics).items() if name not in ("step", "samples")
         }
-        link.report(Metrics(metrics.step, metrics.samples, values))
+        reporter.report(Metrics(metrics.step, metrics.samples, values))
 
     def alive(done: int) -> None:
         if done < task.config.num_steps:
-            link.heartbeat(done)
+            reporter.heartbeat(done)
         else:
-            link.finishing()
+            reporter.finishing()
 
     with workspace(task.folder) as (folder, publish):
         run = Run(
@@ -112,20 +114,20 @@ def train_stage(task: TrainTask, link: TrainingReporter) -> TrainReport:
         result = train(run, report, on_checkpoint=publish, alive=alive)
         publish(folder / f"{task.stage.name}.json")
         publish(folder / f"{task.stage.name}.safetensors")
-    history = link.restart_stats()
+    stats = reporter.restart_stats()
     return TrainReport(
         result.steps,
         result.samples,
         result.loss,
         result.resumed_from,
         result.seconds,
-        history.restarts,
-        round(history.goodput, 4),
+        stats.restarts,
+        round(stats.goodput, 4),
     )
 
 
 def _check_column(task: TrainTask, dataset: ShardedDataset) -> None:
-    """IRM-2 learns to follow one IRM-1 (Eq. 9): a column that another one made is refused."""
+    """Raise UsageError unless the column of IRM-2 comes from the IRM-1 of this run (Eq. 9)."""
     from diffbfr.training.batches import check_column
 
     check_column(task.stage, task.config, task.column)
@@ -146,7 +148,7 @@ def _local(folder: str) -> Path:
 
 @driver_only
 def _config(name: StageName, recipe: "Recipe") -> dict[str, Any]:
-    """How a stage will be sampled does not change its weights, nor does where it trains."""
+    """The settings that decide the weights: neither how the stage is sampled nor where it is trained."""
     from pipelines.execution.artifact_store import flatten
 
     config = recipe.stage(name)
@@ -176,7 +178,7 @@ def _task(ctx: "RunContext", name: StageName, folder: str) -> TrainTask:
 
 @driver_only
 def _build(name: StageName, ctx: "RunContext", folder: str) -> "StepOutput":
-    """Train from the newest checkpoint on, with Ray Train and DDP; panels are drawn beside the training."""
+    """Train from the newest checkpoint with Ray Train and DDP, and render panels meanwhile."""
     from diffbfr.digests import model_digest
     from pipelines.evaluation.training_panels import TrainingPanels
     from pipelines.execution.dag import StepOutput
@@ -204,7 +206,7 @@ def _build(name: StageName, ctx: "RunContext", folder: str) -> "StepOutput":
             num_parallel=step.num_parallel,
         )
     outputs = {"weights": f"{name}.safetensors", "spec": f"{name}.json"}
-    if storage.exists(storage.join(folder, METRICS)):  # a full disk may have refused it, and the weights not
+    if storage.exists(storage.join(folder, METRICS)):  # the metrics alone may have failed to be written
         outputs["metrics"] = METRICS
     digest = model_digest(fetch_artifact(folder), (name,))
     metadata = asdict(report) | {"digest": digest, "content_id": ctx.metadata("shard")["content_id"]}
@@ -217,7 +219,7 @@ def _build(name: StageName, ctx: "RunContext", folder: str) -> "StepOutput":
 
 @driver_only
 def _estimate(name: StageName, recipe: "Recipe") -> str:
-    """Samples, parameters, floating-point operations, and the memory of a worker."""
+    """Number of samples and parameters, FLOPs of the training, and memory of each worker."""
     from diffbfr.cost.flops import num_parameters, training_flops
     from diffbfr.cost.memory import training_memory
     from diffbfr.training.active_ranks import num_active

@@ -1,6 +1,4 @@
-"""Where a rank trains: the training's folder, or, where that is on S3, one of this machine, whose finished
-files are put there.
-"""
+"""The folder that a rank trains in: the training's own, or, if it is on S3, a local one that is uploaded."""
 
 import fcntl
 import hashlib
@@ -20,11 +18,11 @@ _REFUSED = "refused"
 
 @contextmanager
 def workspace(folder: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
-    """Yield the folder to train in, and what to do with a file or checkpoint that is finished there: nothing,
-    or put it on S3.
+    """Yield the folder to train in and a function that publishes a finished file or checkpoint of it.
 
-    On S3 each rank has a place of its own in the cache of its machine, with the checkpoints that are stored;
-    rank 0 alone stores. What S3 refuses is kept beside the places until it is stored after all.
+    Without S3 nothing has to be published. With S3 each rank has a folder of its own in the cache of its
+    machine, which starts with the stored checkpoints; only rank 0 uploads. A file whose upload fails is kept
+    beside these folders until a later upload succeeds.
     """
     if not storage.is_remote(folder):
         yield storage.local_path(folder), lambda path: None
@@ -32,24 +30,24 @@ def workspace(folder: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     home = (
         storage.cache_folder("trainings") / hashlib.sha256(storage.absolute(folder).encode()).hexdigest()[:20]
     )
-    stores = int(os.environ.get("RANK", "0")) == 0
-    with _free_place(home) as local:
+    uploads = int(os.environ.get("RANK", "0")) == 0
+    with _free_folder(home) as local:
         for step in storage.list_dir(storage.join(folder, _CHECKPOINTS)):
             fetched = storage.fetch_tree(storage.join(folder, _CHECKPOINTS, step), local / "fetched")
             (local / _CHECKPOINTS).mkdir(exist_ok=True)
             fetched.rename(local / _CHECKPOINTS / step)
         yield (
             local,
-            lambda path: _store(path, path.relative_to(local), folder, home / _REFUSED) if stores else None,
+            lambda path: _upload(path, path.relative_to(local), folder, home / _REFUSED) if uploads else None,
         )
 
 
 @contextmanager
-def _free_place(home: Path) -> Iterator[Path]:
-    """Yield the first numbered folder that no living process holds, empty; it goes at the end.
+def _free_folder(home: Path) -> Iterator[Path]:
+    """Yield the first numbered folder that no living process has locked, empty; it is removed at the end.
 
-    Nobody is told when a process is killed, as Ray ends ranks: what it left lies where the next attempt
-    begins, and is removed by it.
+    Ray ends ranks by killing them, so that they cannot clean up: the next attempt gets the same folder and
+    removes what is in it.
     """
     home.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():
@@ -58,19 +56,20 @@ def _free_place(home: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            place = home / str(number)
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
+            free = home / str(number)
+            shutil.rmtree(free, ignore_errors=True)
+            free.mkdir()
             try:
-                yield place
+                yield free
             finally:
-                shutil.rmtree(place, ignore_errors=True)
+                shutil.rmtree(free, ignore_errors=True)
             return
 
 
-def _store(path: Path, name: Path, folder: str, refused: Path) -> None:
-    """Put a finished file or folder where it belongs, and remove there the checkpoints that are no longer
-    kept here.
+def _upload(path: Path, name: Path, folder: str, refused: Path) -> None:
+    """Upload a finished file or checkpoint, and delete uploaded checkpoints that were deleted here.
+
+    StorageError if the upload fails; the file is then moved to the folder `refused`.
     """
     from diffbfr.checkpoint import MANIFEST
 
@@ -80,7 +79,7 @@ def _store(path: Path, name: Path, folder: str, refused: Path) -> None:
             storage.put_tree(path, target, last=MANIFEST)
         else:
             storage.write_atomic(target, path.read_bytes())
-    except Exception as error:  # every storage client has errors of its own
+    except Exception as error:  # each storage client has exceptions of its own
         kept = refused / name
         storage.remove_tree(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +95,8 @@ def _store(path: Path, name: Path, folder: str, refused: Path) -> None:
         _keep_only(path.parent, storage.join(folder, _CHECKPOINTS))
 
 
-def _keep_only(kept: Path, place: str) -> None:
-    """Remove checkpoints that are no longer kept here from where they were put."""
-    for step in storage.list_dir(place):
+def _keep_only(kept: Path, uploaded: str) -> None:
+    """Delete uploaded checkpoints that are no longer in the local folder `kept`."""
+    for step in storage.list_dir(uploaded):
         if not (kept / step).exists():
-            storage.remove_tree(storage.join(place, step))
+            storage.remove_tree(storage.join(uploaded, step))

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from pipelines import storage
-from pipelines.progress import Metrics
+from pipelines.cluster.protocol import Metrics
 
 _WRITE_EVERY_S: Final = 10.0
 _SEGMENT_POSTS: Final = 256

@@ -26,10 +26,10 @@ from diffbfr.images import lq_to_model, to_tensor
 from diffbfr.keys import noise_key
 from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig
+from pipelines.cluster.protocol import Metrics
 from pipelines.dataset.manifest import open_dataset
 from pipelines.execution.artifact_store import ArtifactStore, Identity, Record
 from pipelines.execution.dag import Step, StepOutput
-from pipelines.progress import Metrics
 from pipelines.recipes.presets import smoke
 from pipelines.recipes.recipe import TrackingConfig
 from pipelines.registry import find_step, open_registry

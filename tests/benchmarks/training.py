@@ -26,8 +26,8 @@ from diffbfr.training.engine import TrainStep
 from diffbfr.training.loop import Run, StepMetrics, train
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.cluster.monitor import LocalReporter
+from pipelines.cluster.protocol import Metrics, TrainingReporter
 from pipelines.dataset.manifest import open_dataset
-from pipelines.progress import Metrics, TrainingReporter
 from pipelines.recipes.presets import small, tiny
 from pipelines.steps.train import TrainReport, TrainTask, train_stage
 from tests.benchmarks.harness import environment, ratio
@@ -48,42 +48,42 @@ class Timed:
     times: str
 
 
-class TimingLink:
-    """A link that notes when each step was done, and how long telling took."""
+class TimingReporter:
+    """A reporter that records when each step was done, and how long reporting took."""
 
-    def __init__(self, link: TrainingReporter) -> None:
-        self._link, self.rest, self.restart_stats = link, link.finishing, link.restart_stats
+    def __init__(self, reporter: TrainingReporter) -> None:
+        self._reporter = reporter
+        self.finishing = reporter.finishing
+        self.restart_stats = reporter.restart_stats
         self.done: list[float] = []
-        self.telling: list[float] = []
-        self.told: list[Metrics] = []
+        self.reporting_s: list[float] = []
+        self.reported: list[Metrics] = []
 
-    def post(self, metrics: Metrics) -> None:
+    def report(self, metrics: Metrics) -> None:
         started = time.perf_counter()
-        self._link.report(metrics)
-        self.telling.append(time.perf_counter() - started)
-        self.told.append(metrics)
+        self._reporter.report(metrics)
+        self.reporting_s.append(time.perf_counter() - started)
+        self.reported.append(metrics)
 
-    def alive(self, step: int) -> None:
+    def heartbeat(self, step: int) -> None:
         started = time.perf_counter()
-        self._link.heartbeat(step)
+        self._reporter.heartbeat(step)
         self.done.append(time.perf_counter())
-        self.telling.append(self.done[-1] - started)
+        self.reporting_s.append(self.done[-1] - started)
 
 
-def timed(work: Timed, link: TrainingReporter) -> TrainReport:
-    """Train, and write seconds a step, telling a step, and means of the loop's reports; both ways of
-    starting ranks run this.
-    """
+def timed(work: Timed, reporter: TrainingReporter) -> TrainReport:
+    """Train, and write times a step and means of the reported metrics; both ways of starting ranks run this."""
     torch.set_num_threads(1)
-    timing = TimingLink(link)
+    timing = TimingReporter(reporter)
     report = train_stage(work.task, timing)
     if int(os.environ.get("RANK", "0")) == 0:
-        told = [metrics.values for metrics in timing.told]
+        reported = [metrics.values for metrics in timing.reported]
         facts = {
             "step_s": (timing.done[-1] - timing.done[_WARM_UP]) / (len(timing.done) - 1 - _WARM_UP),
-            "telling_ms": 1e3 * sum(timing.telling) / len(timing.done),
+            "reporting_ms": 1e3 * sum(timing.reporting_s) / len(timing.done),
             **{
-                name: statistics.mean(values[name] for values in told)
+                name: statistics.mean(values[name] for values in reported)
                 for name in ("images_per_s", "data_share", "write_share")
             },
         }
@@ -114,7 +114,7 @@ def beside_torchrun(folder: Path, data: str, config: TrainingConfig, rounds: int
         waits = f"waits for data {middle['data_share']:.2%}, for the writer {middle['write_share']:.2%}"
         print(
             f"{name:10} {1e3 * middle['step_s']:7.1f} ms a step  {middle['images_per_s']:6.1f} img/s  {waits}"
-            f"  telling {middle['telling_ms']:.3f} ms a step  restarts {middle['restarts']:.0f}  goodput "
+            f"  reporting {middle['reporting_ms']:.3f} ms a step  restarts {middle['restarts']:.0f}  goodput "
             f"{middle['goodput']:.2f}"
         )
     steps = {name: [row["step_s"] for row in rows] for name, rows in found.items()}

@@ -1,4 +1,4 @@
-"""A training of two ranks that ends in seconds, what befalls it, and machines that come and go."""
+"""A training of two ranks that takes seconds, failures to inject into it, and machines that come and go."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ from typing import Any
 from diffbfr.checkpoint import MANIFEST
 from diffbfr.training.config import TrainingConfig
 from pipelines import storage
-from pipelines.cluster import Cluster, ClusterConfig
-from pipelines.progress import TrainingReporter
+from pipelines.cluster import Cluster, ClusterConfig, orphans
+from pipelines.cluster.protocol import Metrics, RestartStats, TrainingReporter
 from pipelines.steps.train import TrainReport, TrainTask, train_stage
 from tests.diffbfr.tiny import TINY_STAGES
 
@@ -34,14 +34,12 @@ CONFIG = TrainingConfig(
 
 
 def task_in(folder: str, dataset: str) -> TrainTask:
-    """Keeps its checkpoints and its weights in a folder."""
+    """The training, with checkpoints and weights in a folder."""
     return TrainTask(STAGE, CONFIG, dataset, folder)
 
 
 def ending(folder: str) -> dict[str, str]:
-    """Digests of a training's end: model, average, optimiser, counters, weights; each checked against its
-    file.
-    """
+    """Digests of a finished training (model, average, optimizer, counters, weights), checked against the files."""
     last = storage.join(folder, "checkpoints", f"step-{CONFIG.num_steps:08d}")
     digests: dict[str, str] = storage.read_json(storage.join(last, MANIFEST))
     assert digests == {
@@ -55,7 +53,7 @@ def ending(folder: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Trouble:
-    """After `step`, once, these ranks send themselves a signal."""
+    """After `step`, these ranks send themselves a signal, once."""
 
     step: int
     ranks: tuple[int, ...]
@@ -72,52 +70,57 @@ TROUBLES = (
 
 @dataclass(frozen=True)
 class Troubled:
-    """A training, its troubles, and a folder for marks: of each trouble that was, and of each attempt's
-    first step.
-    """
+    """A training, its troubles, and a folder of marks: one for each trouble and for each attempt's first step."""
 
     task: TrainTask
     troubles: tuple[Trouble, ...]
     marks: str
 
     def begins(self) -> list[tuple[int, float]]:
-        """Of each attempt: the step that it went on from, and when its first one was done."""
+        """The step that each attempt went on from, and the time at which its first step was done."""
         marks = sorted(Path(self.marks).glob("begin-*"), key=lambda path: path.stat().st_mtime)
         return [(int(step), float(at)) for _, step, at in (mark.name.split("-") for mark in marks)]
 
     def struck(self) -> list[float]:
-        """When each trouble was."""
+        """The time of each trouble."""
         return [
             float(Path(self.marks, f"trouble-{trouble.step:02d}-{trouble.ranks[-1]}").read_text())
             for trouble in self.troubles
         ]
 
 
-class OtherLink:
-    """A link that does something of its own where a step is told."""
+class WrappedReporter:
+    """A reporter that passes everything on; subclasses do something of their own at a heartbeat."""
 
-    def __init__(self, link: TrainingReporter) -> None:
-        self.post, self.rest, self.restart_stats, self.beat = (
-            link.report,
-            link.finishing,
-            link.restart_stats,
-            link.heartbeat,
-        )
+    def __init__(self, reporter: TrainingReporter) -> None:
+        self._reporter = reporter
+
+    def report(self, metrics: Metrics) -> None:
+        self._reporter.report(metrics)
+
+    def heartbeat(self, step: int) -> None:
+        self._reporter.heartbeat(step)
+
+    def finishing(self) -> None:
+        self._reporter.finishing()
+
+    def restart_stats(self) -> RestartStats:
+        return self._reporter.restart_stats()
 
 
-class TroubledLink(OtherLink):
-    """A link that brings trouble after a step, and marks when it came and when training goes on."""
+class TroubledReporter(WrappedReporter):
+    """A reporter that makes trouble after a step, and marks when it came and when training goes on."""
 
-    def __init__(self, link: TrainingReporter, troubled: Troubled) -> None:
-        super().__init__(link)
+    def __init__(self, reporter: TrainingReporter, troubled: Troubled) -> None:
+        super().__init__(reporter)
         self._troubles, self._marks = troubled.troubles, Path(troubled.marks)
         self._checkpoints = Path(troubled.task.folder, "checkpoints")
         self._first = True
 
-    def alive(self, step: int) -> None:
+    def heartbeat(self, step: int) -> None:
         import torch.distributed as dist
 
-        self.beat(step)
+        super().heartbeat(step)
         rank = dist.get_rank()
         if self._first and rank == 0:
             (self._marks / f"begin-{step - 1:02d}-{time.time()}").touch()
@@ -131,16 +134,16 @@ class TroubledLink(OtherLink):
                     time.sleep(0.01)
                 mark.write_text(str(time.time()))
                 os.kill(os.getpid(), trouble.signal)
-                time.sleep(600)  # of a stopped one that goes on to tell where it is
+                time.sleep(600)  # a stopped process is continued, to write its stacks
 
 
-def train_in_trouble(troubled: Troubled, link: TrainingReporter) -> TrainReport:
-    """What every rank runs."""
-    return train_stage(troubled.task, TroubledLink(link, troubled))
+def train_in_trouble(troubled: Troubled, reporter: TrainingReporter) -> TrainReport:
+    """The function that every rank runs."""
+    return train_stage(troubled.task, TroubledReporter(reporter, troubled))
 
 
 def driver(code: str, *words: str) -> subprocess.Popen[bytes]:
-    """Start a driver in a process of its own, which knows none of what the shared Ray has set in this one."""
+    """Start a driver in a process without the variables that the shared Ray has set in this one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "-c", code, *words]
     return subprocess.Popen(
@@ -149,40 +152,40 @@ def driver(code: str, *words: str) -> subprocess.Popen[bytes]:
 
 
 class Machines:
-    """A Ray of a head without cores and of two machines with a core each; the driver is on the head, so
-    that either may be lost.
-    """
+    """A Ray of a head without cores, where the driver runs, and of two machines with a core each."""
 
     def __init__(self, **settings: Any) -> None:
         from ray.cluster_utils import Cluster as Nodes
 
-        self._nodes: Any = Nodes(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-        )
+        with orphans.marked_processes():
+            head = {"num_cpus": 0, "include_dashboard": False}
+            self._nodes: Any = Nodes(initialize_head=True, head_node_args=head)
         self.cluster = Cluster(
             ClusterConfig(num_workers=2, address=self._nodes.address, cpus_per_worker=1, **settings)
         )
-        self.cluster._start()
+        self.cluster.fraction_needed()  # joins it
         self._machines = [self._add(), self._add()]
 
     def lose(self) -> None:
-        """Kill all that is on one of them."""
+        """Kill everything on one of the machines."""
         self._nodes.remove_node(self._machines.pop(), allow_graceful=False)
 
-    def find(self) -> None:
-        """Start another."""
+    def add(self) -> None:
+        """Start another machine."""
         self._machines.append(self._add())
 
     def end(self) -> None:
-        """Of all of Ray's processes."""
+        """End every process of this Ray."""
         self._nodes.shutdown()
+        orphans.end_own_processes()
 
     def _add(self) -> Any:
-        return self._nodes.add_node(num_cpus=1)
+        with orphans.marked_processes():
+            return self._nodes.add_node(num_cpus=1)
 
 
 class Training:
-    """A training on a thread beside what befalls it."""
+    """A training on a thread."""
 
     def __init__(
         self, cluster: Cluster, worker: Callable[[TrainTask, TrainingReporter], TrainReport], task: TrainTask
@@ -196,12 +199,12 @@ class Training:
         self._checkpoints = Path(task.folder, "checkpoints")
         self._future = ThreadPoolExecutor(1).submit(train)
 
-    def sealed(self, step: int) -> None:
-        """Wait for a checkpoint; an error if the training ends without."""
+    def wait_for_checkpoint(self, step: int) -> None:
+        """Wait until a checkpoint is complete; an error if the training ends without it."""
         while not (self._checkpoints / f"step-{step:08d}" / MANIFEST).exists():
             assert not self._future.done(), self._future.result()
             time.sleep(0.05)
 
     def report(self) -> TrainReport:
-        """Wait for the end."""
+        """Wait for the end of the training."""
         return self._future.result()

@@ -17,8 +17,10 @@ import pytest
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig, capacity, pool, session, trainer
+from pipelines.cluster.failures import root_cause
 from pipelines.cluster.monitor import TrainingMonitor
-from pipelines.progress import Metrics, TrainingReporter
+from pipelines.cluster.protocol import Metrics, TrainingReporter
+from tests.pipelines.cluster.fake_monitor import FakeMonitorClient
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class SumConfig:
     refusing_ranks: tuple[int, ...] = ()
 
 
-def sum_over_ranks(config: SumConfig, link: TrainingReporter) -> tuple[float, int]:
+def sum_over_ranks(config: SumConfig, reporter: TrainingReporter) -> tuple[float, int]:
     """A training in small: an all-reduce a step, a sealed counter to resume from, posts. Returns (total,
     steps run by this attempt).
     """
@@ -87,12 +89,12 @@ def sum_over_ranks(config: SumConfig, link: TrainingReporter) -> tuple[float, in
         if step == config.fails_at and rank == 0:
             raise storage.StorageError("sealed reads back different from what was written")
         if rank == 0:
-            link.report(Metrics(step + 1, (step + 1) * 4, {"loss": total}))
+            reporter.report(Metrics(step + 1, (step + 1) * 4, {"loss": total}))
             sealed.with_suffix(".new").write_text(f"{step + 1} {total}")
             sealed.with_suffix(".new").replace(sealed)
         if world > 1:
             dist.barrier()
-        link.heartbeat(step + 1)
+        reporter.heartbeat(step + 1)
     return total, config.steps - first
 
 
@@ -103,7 +105,7 @@ class MeetTask:
     others: int
 
 
-def meet(task: MeetTask, link: TrainingReporter | None = None) -> float:
+def meet(task: MeetTask, reporter: TrainingReporter | None = None) -> float:
     """Leave a mark and wait for the marks of others; returns when that was."""
     Path(task.folder, task.name).touch()
     deadline = time.monotonic() + 120
@@ -141,7 +143,7 @@ def test_a_cluster_that_cannot_be_joined_is_one_line_at_once(
     address: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if address.startswith("other"):  # a head with another Python, as Ray says it
-        monkeypatch.setattr(session, "_check_answers", lambda address: None)
+        monkeypatch.setattr(session, "_check_connection", lambda address: None)
         monkeypatch.setattr("ray.init", _refuse)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(
@@ -343,16 +345,18 @@ def test_more_workers_than_cpus_are_refused_before_they_wait_for_ever(
         greedy.train(sum_over_ranks, SumConfig(str(tmp_path), 1), label="sum", total=4, root=str(tmp_path))
 
 
-def lose_the_board(folder: str, link: TrainingReporter) -> None:
-    """Rank 0 ends what the driver and the ranks meet at; each goes on without."""
-    import ray
+def kill_the_monitor(folder: str, reporter: TrainingReporter) -> None:
+    """Rank 0 kills the monitor; each rank goes on without it."""
     import torch.distributed as dist
 
+    from pipelines.cluster.watchdog import RankReporter
+
+    assert isinstance(reporter, RankReporter)
     if dist.get_rank() == 0:
-        ray.kill(link._board)  # type: ignore[attr-defined]
+        reporter.monitor.stop()
     for number in range(600):
         Path(folder, f"step-{dist.get_rank()}").write_text(str(number))
-        link.heartbeat(number)
+        reporter.heartbeat(number)
         time.sleep(0.1)
 
 
@@ -365,7 +369,7 @@ def test_a_training_that_the_driver_has_lost_is_one_line_and_its_ranks_end_with_
         IncompleteError,
         match=r"^sum: the training failed with ActorDiedError: .*; run the same command again",
     ):
-        cluster.train(lose_the_board, str(tmp_path), label="sum", total=1, root=str(tmp_path / "root"))
+        cluster.train(kill_the_monitor, str(tmp_path), label="sum", total=1, root=str(tmp_path / "root"))
     wait_for_every_core()
     assert max(int(step.read_text()) for step in tmp_path.glob("step-*")) < 599
 
@@ -470,27 +474,15 @@ def test_work_on_other_threads_is_ended_when_the_cluster_is_told_to_stop(
 # Groups that do not start, with nothing of Ray running
 
 
-class StartingBoard:
-    """Asks a board in this process."""
-
-    def __init__(self, board: TrainingMonitor) -> None:
-        self.board = board
-
-    def __getattr__(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(remote=getattr(self.board, name))
-
-
-def _start(
+def _run_attempts(
     monkeypatch: pytest.MonkeyPatch,
     outcomes: list[Exception | str],
-    board: TrainingMonitor | None = None,
+    monitor: TrainingMonitor | None = None,
     begins: bool = False,
 ) -> object:
-    """What comes of a training whose groups end so, one after another, before or after their ranks have
-    begun.
-    """
+    """The outcome of a training whose groups end so, one after another; `begins`: after their ranks began."""
     names: list[str] = []
-    board = board or TrainingMonitor()
+    client = FakeMonitorClient(monitor)
 
     class Trainer:
         def __init__(self, worker: object, **settings: Any) -> None:
@@ -499,7 +491,7 @@ def _start(
         def fit(self) -> SimpleNamespace:
             outcome = outcomes.pop(0)
             if begins:
-                board.begin(0, 2)
+                client.monitor.begin_attempt(0, 2)
             if isinstance(outcome, RayError):
                 raise outcome
             if isinstance(outcome, Exception):
@@ -510,12 +502,10 @@ def _start(
     from ray.train import ControllerError
 
     monkeypatch.setattr("ray.train.torch.TorchTrainer", Trainer)
-    monkeypatch.setattr("ray.get", lambda found: found)
-    loop = trainer._TrainJob(sum_over_ranks, None, StartingBoard(board), "sum", 30.0, 3)
-    found = trainer._run(loop, "sum", "state", trainer.WorkerGroup(2, 1, use_gpu=False))
-    assert names == [
-        f"sum-{start}" for start in range(len(names))
-    ]  # Ray does nothing for a name that it has ended
+    job = trainer._TrainJob(sum_over_ranks, SumConfig("", 1), client, "sum", 30.0, 3)
+    found = trainer._run_attempts(job, "sum", "state", trainer.WorkerGroup(2, 1, use_gpu=False))
+    # Ray does nothing for a name that has ended before.
+    assert names == [f"sum-{attempt}" for attempt in range(len(names))]
     return found
 
 
@@ -523,8 +513,8 @@ def test_a_group_that_does_not_start_is_tried_again_and_given_up_with_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = RuntimeError("the address is in use")
-    assert _start(monkeypatch, [broken, broken, broken, "trained"]) == "trained"
-    given_up = _start(monkeypatch, [broken] * 4)
+    assert _run_attempts(monkeypatch, [broken, broken, broken, "trained"]) == "trained"
+    given_up = _run_attempts(monkeypatch, [broken] * 4)
     assert isinstance(given_up, IncompleteError)
     assert str(given_up).startswith(
         "sum: 4 attempts to train came no further, the last with RuntimeError: the address is in use; run"
@@ -537,15 +527,18 @@ def test_a_training_whose_controller_is_lost_begins_again_with_another_and_says_
 ) -> None:
     from ray.exceptions import ActorDiedError, OutOfMemoryError
 
-    board, died = TrainingMonitor(), ActorDiedError()
-    assert _start(monkeypatch, [died, OutOfMemoryError("too much"), "trained"], board, begins) == "trained"
-    assert board.losses() == [
+    monitor, died = TrainingMonitor(), ActorDiedError()
+    assert (
+        _run_attempts(monkeypatch, [died, OutOfMemoryError("too much"), "trained"], monitor, begins)
+        == "trained"
+    )
+    assert monitor.take_failures() == [
         "Ray Train's controller died (ActorDiedError: The actor died unexpectedly before finishing this "
         "task.)",
         "Ray Train's controller died (OutOfMemoryError: too much)",
     ]
     attempts: list[Exception | str] = [died] * 6
-    given_up = _start(monkeypatch, attempts, begins=begins)
+    given_up = _run_attempts(monkeypatch, attempts, begins=begins)
     assert str(given_up).startswith(
         "sum: 4 attempts to train came no further, the last with Ray Train's controller died"
     )
@@ -555,10 +548,10 @@ def test_a_training_whose_controller_is_lost_begins_again_with_another_and_says_
 def test_a_group_that_waits_for_machines_waits_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
-    assert _start(monkeypatch, [*[WorkerGroupStartupTimeoutError(2)] * 20, "trained"]) == "trained"
+    assert _run_attempts(monkeypatch, [*[WorkerGroupStartupTimeoutError(2)] * 20, "trained"]) == "trained"
 
 
-def test_a_loss_is_told_by_who_died_else_by_what_the_first_failed_with() -> None:
+def test_the_cause_is_who_died_else_what_the_first_failed_with() -> None:
     from ray.exceptions import OutOfMemoryError
     from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 
@@ -568,20 +561,19 @@ def test_a_loss_is_told_by_who_died_else_by_what_the_first_failed_with() -> None
         for cause in (RuntimeError("died"), OutOfMemoryError("too much"))
     )
     assert (
-        trainer._cause({1: broken, 2: broken})
-        == "worker 1 failed with RuntimeError: Connection closed by peer"
+        root_cause({1: broken, 2: broken}) == "worker 1 failed with RuntimeError: Connection closed by peer"
     )
-    assert trainer._cause({0: broken, 1: killed}) == "worker 1 died (killed, or its machine was lost)"
-    assert trainer._cause({0: killed, 1: starved, 2: broken}) == "worker 0 and 1 died (out of memory)"
+    assert root_cause({0: broken, 1: killed}) == "worker 1 died (killed, or its machine was lost)"
+    assert root_cause({0: killed, 1: starved, 2: broken}) == "worker 0 and 1 died (out of memory)"
 
 
-def test_losses_are_told_once_and_not_beside_what_the_user_must_mend() -> None:
-    board = TrainingMonitor()
-    board.record_failure("worker 1 died")
-    assert (board.losses(), board.losses()) == (["worker 1 died"], [])
-    board.refuse(0, UsageError("condition first"))
-    board.record_failure("worker 0 failed")
-    assert board.losses() == []
+def test_failures_are_reported_once_and_not_beside_an_error_of_the_user() -> None:
+    monitor = TrainingMonitor()
+    monitor.record_failure("worker 1 died")
+    assert (monitor.take_failures(), monitor.take_failures()) == (["worker 1 died"], [])
+    monitor.report_user_error(0, UsageError("condition first"))
+    monitor.record_failure("worker 0 failed")
+    assert monitor.take_failures() == []
 
 
 @pytest.mark.parametrize("elastic", [False, True])
@@ -604,7 +596,7 @@ def test_a_training_that_waits_for_machines_says_so_once_a_minute(
     waiter, group = capacity.CapacityWarning("irm1", 2, 1), trainer.WorkerGroup(2, 1, use_gpu=False)
     for second in range(300):
         now[0] = float(second)
-        waiter.check(lives=second < 100, waits=lambda: trainer._without_place(group))
+        waiter.check(second < 100, lambda: trainer._waits_for_room(group))
         if second == 240:
             groups["b"] = {
                 "state": "CREATED",

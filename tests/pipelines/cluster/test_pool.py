@@ -68,9 +68,9 @@ class NarrowRay:
 
     def _place(self, worker: Any) -> Any:
         placed, self.room = self.room > 0, self.room - 1
-        answer = self._die if self.stillborn else worker.answer
+        ping = self._die if self.stillborn else worker.ping
         return SimpleNamespace(
-            answer=SimpleNamespace(remote=lambda: Call(answer, placed)),
+            ping=SimpleNamespace(remote=lambda: Call(ping, placed)),
             run=SimpleNamespace(remote=lambda task: Call(partial(worker.run, task), placed)),
         )
 

@@ -1,6 +1,4 @@
-"""A training survives kills, hangs, lost machines and a storage that refuses, and ends as the undisturbed
-one: every digest is the same.
-"""
+"""A training survives kills, hangs, lost machines and failed uploads: every digest is that of an undisturbed one."""
 
 import json
 import os
@@ -17,8 +15,8 @@ from diffbfr.checkpoint import MANIFEST
 from diffbfr.training.loop import Run
 from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig
+from pipelines.cluster.protocol import Metrics
 from pipelines.dataset.manifest import open_dataset
-from pipelines.progress import Metrics
 from pipelines.steps.train import TrainReport, train_stage
 from tests.diffbfr.tiny import make_dataset
 from tests.diffbfr.training.ranks import train_in_processes
@@ -46,7 +44,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """How two ranks end that nothing befalls, without Ray."""
+    """The digests of two ranks without Ray, to which nothing happens."""
     folder = tmp_path_factory.mktemp("undisturbed")
     train_in_processes([[Run(STAGE, CONFIG, open_dataset(dataset), folder / "run")] * 2], folder / "meeting")
     return ending(str(folder / "run"))
@@ -65,10 +63,9 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Lost are the steps since the newest checkpoint; each step is told once; what hung is noticed, and where
-    it was.
+    """Only the steps since the newest checkpoint are lost, each step is reported once, and the hang is detected.
 
-    Each loss is a line of ours; Ray writes none to standard output.
+    Each failure is one line of ours; Ray writes nothing to standard output.
     """
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -101,38 +98,38 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
     ] * len(TROUBLES)
     assert lines[0].startswith("irm1: worker 1 died")
 
-    told = hang.getMessage()
-    assert "irm1: no rank has given a sign for 5 s" in told
-    first, second = told.split("rank 1, process ")
+    message = hang.getMessage()
+    assert "irm1: no rank has given a sign for 5 s" in message
+    first, second = message.split("rank 1, process ")
     assert ": T (stopped), in " in second
     assert all(
         "in train_in_trouble" in stacks for stacks in (first, second)
     )  # also of the one that was stopped
     (kept,) = (tmp_path / "root" / "hangs").iterdir()
-    assert told.endswith(kept.read_text())
+    assert message.endswith(kept.read_text())
 
 
 _DRIVER = """
 import sys, time
 from pathlib import Path
 from pipelines.steps.train import train_stage
-from tests.pipelines.trouble import Machines, OtherLink, Training, task_in
+from tests.pipelines.trouble import Machines, Training, WrappedReporter, task_in
 
 root, dataset, loses_a_machine = sys.argv[1], sys.argv[2], sys.argv[3] == "loses a machine"
 
-class Slow(OtherLink):
-    def alive(self, step):
-        self.beat(step)
-        # whose driver is killed goes on for some seconds, and must not come to the end
+class Slow(WrappedReporter):
+    def heartbeat(self, step):
+        super().heartbeat(step)
+        # ranks whose driver is killed run on for some seconds, and must not reach the end
         time.sleep(0.1 if loses_a_machine else 0.8)
 
 machines = Machines()
-training = Training(machines.cluster, lambda task, link: train_stage(task, Slow(link)), task_in(f"{root}/run", dataset))
+training = Training(machines.cluster, lambda task, reporter: train_stage(task, Slow(reporter)), task_in(f"{root}/run", dataset))
 if loses_a_machine:
-    training.sealed(16)
+    training.wait_for_checkpoint(16)
     machines.lose()
     time.sleep(5)  # nothing to train on
-    machines.find()
+    machines.add()
 report = training.report()
 Path(root, "report.txt").write_text(f"{report.restarts} {report.resumed_from}")
 machines.end()
@@ -164,7 +161,7 @@ def test_a_killed_driver_then_a_machine_that_is_lost_and_another_that_is_found_c
 
 @pytest.fixture(scope="module")
 def alone(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """How one process ends that nothing befalls, on disk."""
+    """The digests of one process, on disk, to which nothing happens."""
     folder = str(tmp_path_factory.mktemp("alone"))
     Cluster(ClusterConfig(num_workers=0)).train(
         train_stage, task_in(folder, dataset), label="irm1", total=CONFIG.num_samples, root=folder
@@ -179,7 +176,7 @@ from pipelines.steps.train import train_stage
 from tests.pipelines.trouble import task_in
 
 class Slow(LocalReporter):
-    def alive(self, step):
+    def heartbeat(self, step):
         time.sleep(0.1)  # it is terminated before its last step, however busy the machine is
 
 train_stage(task_in(*sys.argv[1:]), Slow(print))
@@ -213,10 +210,9 @@ def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
     serial: Cluster,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server refuses the parts of one checkpoint (411, as a real one did): a line says so and where it
-    lies; the rerun goes on.
+    """The server refuses the parts of one checkpoint (411, as a real one did); a rerun goes on before it.
 
-    Nothing of it stays on this machine once it is stored.
+    The error line says where the checkpoint is kept; nothing of it stays there once it is uploaded.
     """
     monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize=None: 16_384)
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 256)

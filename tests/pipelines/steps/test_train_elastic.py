@@ -1,6 +1,4 @@
-"""A training on a cluster that loses a machine and is given another goes on with what is there, to the
-same bits.
-"""
+"""A training on a cluster that loses a machine and gets another runs on what is there, to the same bits."""
 
 import itertools
 from dataclasses import replace
@@ -24,28 +22,28 @@ import torch.distributed as dist
 from pipelines.cluster import trainer
 from pipelines.steps.train import train_stage
 from tests.pipelines.steps.test_train_elastic import FOUND, LOST, task_in
-from tests.pipelines.trouble import Machines, OtherLink, Training
+from tests.pipelines.trouble import Machines, Training, WrappedReporter
 
 root, dataset = sys.argv[1:]
 trainer.RESIZE_S = 5.0
 
-class Noting(OtherLink):
-    def alive(self, step):
-        self.beat(step)
+class Recording(WrappedReporter):
+    def heartbeat(self, step):
+        super().heartbeat(step)
         world = dist.get_world_size()
         if dist.get_rank() == 0:
             with Path(root, "worlds.txt").open("a") as file:
                 file.write(f"{step} {world}\\n")
         while (world, step) in ((2, LOST), (1, FOUND)):
             time.sleep(0.1)
-            self.beat(step)
+            super().heartbeat(step)
 
 machines = Machines(min_workers=1)
-training = Training(machines.cluster, lambda task, link: train_stage(task, Noting(link)), task_in(f"{root}/run", dataset))
-training.sealed(LOST)
+training = Training(machines.cluster, lambda task, reporter: train_stage(task, Recording(reporter)), task_in(f"{root}/run", dataset))
+training.wait_for_checkpoint(LOST)
 machines.lose()
-training.sealed(FOUND)
-machines.find()
+training.wait_for_checkpoint(FOUND)
+machines.add()
 report = training.report()
 Path(root, "report.txt").write_text(f"{report.restarts} {report.resumed_from}")
 machines.end()
@@ -74,6 +72,6 @@ def test_two_workers_become_one_and_two_again_and_end_as_one_alone(tmp_path: Pat
         (2, [*range(1, 9)]),
         (1, [*range(9, 17)]),
         (2, [*range(17, 24)]),
-    ]  # the last step is told by `rest`
+    ]  # the last step is reported by `finishing`
     assert (tmp_path / "report.txt").read_text() == "2 16"
     assert ending(str(tmp_path / "run")) == ending(alone)

@@ -59,7 +59,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 3)
     monkeypatch.setattr(archive, "_BLOCK_BYTES", 4096)
     monkeypatch.setattr(tar, "_HEADER_BYTES", 4096)
-    monkeypatch.setattr(pool, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(pool, "BACKOFF_S", (0.0,))
 
 
 def _upload(folder: Path, uri: str, kind: str) -> str:

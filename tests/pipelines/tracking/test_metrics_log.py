@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import storage
-from pipelines.progress import Metrics
+from pipelines.cluster.protocol import Metrics
 from pipelines.tracking import metrics_log as journals
 from pipelines.tracking.metrics_log import MetricRecord, MetricsLog, read_metrics_log
 

@@ -20,9 +20,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from pipelines import storage
+from pipelines.cluster.protocol import Metrics
 from pipelines.execution.artifact_store import ArtifactStore, Identity, Record
 from pipelines.execution.dag import Step, StepOutput
-from pipelines.progress import Metrics
 from pipelines.recipes.recipe import Recipe, TrackingConfig
 from pipelines.registry import Registry, begin_pipeline, begin_step, find_step, open_registry, run_status
 from pipelines.tracking import heartbeat, runs
