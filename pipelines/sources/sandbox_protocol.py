@@ -35,6 +35,7 @@ MAX_BLOCK_BYTES: Final = 1 << 30
 _KINDS: Final = frozenset(get_args(Kind))
 _LENGTH: Final = struct.Struct("<I")
 _MAX_MESSAGE_CHARACTERS: Final = 20_000
+_PLAIN: Final = frozenset((type(None), bool, int, float, str))
 _ARRAY_KINDS: Final = "biuf"  # booleans, integers, floats: no objects, no text
 _ERROR_CLASSES: Final[Mapping[str, type[Exception]]] = MappingProxyType(
     {
@@ -146,7 +147,7 @@ def decode_error(answer: Answer) -> Exception:
 
 def _pack(value: Any, blocks: list[bytes]) -> Any:
     """Return the value as JSON with tags; bytes go to `blocks`."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if type(value) in _PLAIN or isinstance(value, float | str):
         return value
     if isinstance(value, bytes):
         blocks.append(value)
@@ -174,7 +175,7 @@ def _plain(answer: Answer) -> Any:
 
 def _unpack(node: Any, blocks: Sequence[bytes]) -> Any:
     """Invert `_pack`; a dataclass comes back as a dict of its fields."""
-    if node is None or isinstance(node, bool | int | float | str):
+    if type(node) in _PLAIN:
         return node
     if isinstance(node, dict):
         if node.keys() == {"array", "dtype", "shape"}:
