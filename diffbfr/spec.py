@@ -3,6 +3,7 @@ its weights.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -34,7 +35,7 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
         raise UsageError(
             f"{where} is {type(values).__name__}; expected an object with the fields of {cls.__name__}"
         )
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - fields.keys()):
         raise UsageError(f"{where} has the unknown field {unknown[0]!r}; expected {', '.join(fields)}")
@@ -55,6 +56,12 @@ def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
     return _difference(left, right, where)
 
 
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    """Resolve the annotations of a class once: it takes longer than to rebuild an instance."""
+    return typing.get_type_hints(cls)
+
+
 def _difference(expected: Any, found: Any, where: str) -> str | None:
     if isinstance(expected, dict) and isinstance(found, dict):
         for name in dict.fromkeys([*expected, *found]):
@@ -66,6 +73,8 @@ def _difference(expected: Any, found: Any, where: str) -> str | None:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
+    if type(value) is hint:
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]

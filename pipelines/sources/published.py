@@ -155,7 +155,7 @@ def check_published(ref: PhotoRef, data: bytes) -> bytes:
     ):
         return data
     try:
-        pixels = run_sandboxed(_pixel_md5, data)
+        pixels = run_sandboxed(_pixel_md5, data, returns=str)
     except ImageRefused as error:
         found = str(error)
     else:

@@ -159,7 +159,7 @@ def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
             kept = open_sample_cache(task.earlier, task.config).find(digest)
             if kept is not None:
                 return remake_face(task.config, key, ref.name, len(data), digest, kept)
-        outcome: Face | WorkerFailure = run_sandboxed(make_face, task.config, key, ref.name, data)
+        outcome = run_sandboxed(make_face, task.config, key, ref.name, data, returns=Face)
     except ImageRefused as error:
         return Quarantined(
             ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error)

@@ -43,7 +43,7 @@ from diffbfr.shards import DatasetInfo
 from diffbfr.synthetic import render_face
 from pipelines.cli.output import table
 from pipelines.cluster import Cluster, ClusterConfig
-from pipelines.dataset.samples import ShardConfig, make_face
+from pipelines.dataset.samples import Face, ShardConfig, make_face
 from pipelines.sources import PhotoRef, PhotoSource, open_source
 from pipelines.sources.sandbox import run_sandboxed
 from pipelines.steps import shard as step
@@ -288,7 +288,8 @@ def _spend(
 
 def _warm_up(config: ShardConfig, number: int) -> int:
     """Start in a worker what a shard needs, and keep it until the others have done the same."""
-    run_sandboxed(make_face, config, "warm", "warm.png", encode_png(render_face(number, config.hq_px).pixels))
+    photo = encode_png(render_face(number, config.hq_px).pixels)
+    run_sandboxed(make_face, config, "warm", "warm.png", photo, returns=Face)
     time.sleep(_WARM_UP_S)
     return number
 

@@ -1,10 +1,12 @@
-"""Photos that kill, hang or starve whoever decodes them, known by the digest of their bytes; a stand-in
-for `make_face`.
+"""Photos that kill, hang or starve the process that decodes them, known by the digest of their bytes.
+
+`make_face` replaces the real one; the other functions run in a sandbox too.
 """
 
 import ctypes
 import hashlib
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ _MAGIC = {hashlib.sha256(mark).hexdigest(): name for name, mark in MARKS.items()
 
 
 class OddError(ValueError):
-    """An error that does not survive pickling, and whose words hold an address."""
+    """An error that does not survive pickling, and whose message holds an address."""
 
     def __init__(self, how: str, *, held: object) -> None:
         super().__init__(f"palette index out of range\nin {object()} of {how} {held}")
@@ -65,3 +67,23 @@ def sleep_and_count(folder: str, name: str) -> int:
     with open(os.path.join(folder, name), "a") as file:  # noqa: PTH118, PTH123
         file.write(f"{os.getpid()}\n")
     return os.getpid()
+
+
+@dataclass(frozen=True)
+class Values:
+    """One field of each kind that a sandboxed function may return."""
+
+    text: str
+    nothing: int | None
+    numbers: tuple[float, ...]
+    contents: tuple[bytes, ...]
+
+
+def echo(value: Any) -> Any:
+    """Return what is given."""
+    return value
+
+
+def raise_again(error: Exception) -> str:
+    """Raise what is given."""
+    raise error

@@ -37,7 +37,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
         counter.degraded += 1
         return degrade(*arguments)  # type: ignore[arg-type]
 
-    def count_decoded(function: object, config: ShardConfig, key: str, source: str, data: bytes) -> object:
+    def count_decoded(
+        function: object, config: ShardConfig, key: str, source: str, data: bytes, *, returns: type
+    ) -> object:
         counter.decoded.append(source)
         return samples.make_face(config, key, source, data)
 

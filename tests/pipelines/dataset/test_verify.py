@@ -233,7 +233,7 @@ def test_draws_that_the_seed_does_not_give_are_found_at_level_4(
     drawn = samples.draw
     with monkeypatch.context() as patch:
         patch.setattr(
-            "pipelines.steps.shard.run_sandboxed", lambda function, *arguments: function(*arguments)
+            "pipelines.steps.shard.run_sandboxed", lambda function, *arguments, returns: function(*arguments)
         )
         patch.setattr(samples, "draw", lambda spec, seed: replace(drawn(spec, seed), sigma=1.0))
         root = make_dataset(tmp_path)

@@ -334,7 +334,7 @@ def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar_and_is
     whole = _files(tmp_path / "data")
     (tmp_path / "data" / "lq" / "000000.tar").unlink()
     monkeypatch.setattr(
-        "pipelines.steps.shard.run_sandboxed", lambda function, *arguments: function(*arguments)
+        "pipelines.steps.shard.run_sandboxed", lambda function, *arguments, returns: function(*arguments)
     )
     monkeypatch.setattr(
         "pipelines.dataset.samples.degrade", lambda hq, params, spec: degrade(hq, replace(params, q=60), spec)
@@ -346,7 +346,9 @@ def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar_and_is
 
 
 def test_a_worker_holds_its_shard_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make_large(function: object, config: ShardConfig, key: str, source: str, data: bytes) -> Face:
+    def make_large(
+        function: object, config: ShardConfig, key: str, source: str, data: bytes, *, returns: type[Face]
+    ) -> Face:
         face = make_face(config, key, source, data)
         return replace(face, contents=((os.urandom(2_000_000),), (os.urandom(200_000),), face.contents[2]))
 

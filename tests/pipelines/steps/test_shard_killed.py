@@ -68,7 +68,7 @@ def _shard_in_any_order(tasks: list[ShardTask], seed: int) -> None:
     """What a worker does, without a child of its own: how often it is killed is what counts here."""
     from pipelines.steps import shard as step
 
-    step.run_sandboxed = lambda function, *arguments: function(*arguments)  # type: ignore[assignment]
+    step.run_sandboxed = lambda function, *arguments, returns: function(*arguments)  # type: ignore[assignment]
     for task in random.Random(seed).sample(tasks, len(tasks)):
         step.shard(task)
 
