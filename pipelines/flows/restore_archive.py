@@ -1,10 +1,14 @@
 """Restore an archive: one ledger row for every input, one image in the mirror for every restored face.
 
-``` pin        write the request (input, cascade digest, mode, seed) into the output folder, or check what is
-there resume     read the outcomes that earlier runs committed and keep those that are current match
-compare inputs of equal size by sha256, so that equal bytes are restored once restore    run units of photos
-on device actors; each unit's record is written after its images copy       give each duplicate its own file
-close      write ledger.parquet, then restore.json ``` The same command resumes an interrupted run, and does
+```
+pin        write the request (input, cascade digest, mode, seed) into the output; refuse a different one there
+resume     read the outcomes that earlier runs committed and keep those that are current
+match      compare inputs of equal size by sha256, so that equal bytes are restored once
+restore    run units of photos on device actors; each unit's record is written after its images
+copy       give each duplicate its own file
+close      write ledger.parquet, then restore.json
+```
+The same command resumes an interrupted run, and does
 nothing when nothing is left.
 """
 
