@@ -1,4 +1,4 @@
-"""`diffbfr data`: what a dataset holds, and whether it is what was committed."""
+"""`diffbfr data`: show a dataset, verify it, retry its quarantined photos, list its checksums."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diffbfr.shards import DatasetInfo
     from pipelines.dataset.summary import Summary
 
-data = typer.Typer(help="Datasets: show, verify, replay, hashes.", no_args_is_help=True)
+data = typer.Typer(help="Datasets: show, verify, retry, checksums.", no_args_is_help=True)
 
 Dataset = Annotated[
     str,
@@ -27,12 +27,13 @@ _NUM_SHOWN = 20
 def show(
     dataset: Dataset,
     sheet: Annotated[
-        str | None, typer.Option(help="Write a PNG of LQ | HQ pairs there, to look at.", metavar="FILE")
+        str | None, typer.Option(help="Write a PNG of LQ | HQ pairs to this file.", metavar="FILE")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what is in a dataset: faces, sizes, refused photos, histograms of the draws of Eq. 13; and
-    pairs of pictures, if asked.
+    """Show a dataset: faces, sizes, quarantined photos, histograms of the parameters of Eq. 13.
+
+    With --sheet also a contact sheet of LQ | HQ pairs.
     """
     from pipelines import storage
     from pipelines.dataset.contact_sheet import contact_sheet
@@ -46,13 +47,7 @@ def show(
     if sheet:
         storage.write_atomic(sheet, contact_sheet(opened))
     if as_json:
-        figures = {
-            "sizes": summary.columns,
-            "histograms": summary.histograms,
-            "gray": summary.gray,
-            "flipped": summary.flipped,
-        }
-        figures["degradation"] = {
+        described = {
             **dataclasses.asdict(degradation),
             "recipe": degradation.recipe,
             "portable": degradation.portable,
@@ -62,7 +57,11 @@ def show(
                 "folder": folder,
                 **dataclasses.asdict(opened.info),
                 "columns": opened.columns,
-                **figures,
+                "sizes": summary.columns,
+                "histograms": summary.histograms,
+                "gray": summary.gray,
+                "flipped": summary.flipped,
+                "degradation": described,
                 "sheet": sheet,
             }
         )
@@ -78,9 +77,9 @@ def show(
         (h.name, f"{h.edges[0]:.3g}", h.bars(), f"{h.edges[-1]:.3g}", f"{h.mean:.3g}", h.unit)
         for h in summary.histograms
     ]
-    say(table(("draw", "from", "", "to", "mean", ""), rows))
+    say(table(("parameter", "from", "", "to", "mean", ""), rows))
     if sheet:
-        say(f"pictures: {sheet}")
+        say(f"contact sheet: {sheet}")
 
 
 @data.command()
@@ -89,25 +88,27 @@ def verify(
     level: Annotated[
         int,
         typer.Option(
-            help="0 records, 1 sizes, 2 every byte, 3 every pixel, 4 every LQ made again.", min=0, max=4
+            help="0 records, 1 sizes, 2 every byte, 3 every pixel, 4 every LQ computed again.", min=0, max=4
         ),
     ] = 2,
-    workers: Annotated[int, typer.Option(help="Processes that check; 0 is this one.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Worker processes; 0 is this one.", min=0)] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Check that a dataset is what was committed, down to making every low-quality face again; exit 1 if
-    anything is not.
+    """Compare a dataset with its commits; at the highest level every low-quality face is computed again.
+
+    Exit 1 if anything differs.
     """
     from diffbfr.shards import ShardDamagedError
     from pipelines.cluster import Cluster, ClusterConfig
-    from pipelines.dataset.verify import LEVELS, Finding, plan_verification, verify_records, verify_shard
+    from pipelines.dataset.verify import LEVELS, plan_verification, verify_records, verify_shard
 
     folder = find_dataset(dataset)
     tasks = plan_verification(folder, level)
-    findings: list[Finding] = verify_records(folder)
+    problems = verify_records(folder)
     with Cluster(ClusterConfig(num_workers=workers)) as cluster:
         reports = cluster.map(verify_shard, tasks, label="verify", unit="shards")
-    findings += [finding for report in reports for finding in report.findings]
+    for report in reports:
+        problems += report.problems
     counts = {
         "shards": len(reports),
         "faces": sum(report.samples for report in reports),
@@ -115,7 +116,7 @@ def verify(
         "bytes_read": sum(report.num_bytes for report in reports),
     }
     if as_json:
-        say_json({"folder": folder, "level": level, **counts, "findings": findings})
+        say_json({"folder": folder, "level": level, **counts, "problems": problems})
     else:
         checked = ", ".join(LEVELS[: level + 1])
         rows = [
@@ -123,20 +124,22 @@ def verify(
             ("checked", checked),
             *((name.replace("_", " "), str(count)) for name, count in counts.items()),
         ]
-        say(table(("verify", ""), [*rows, ("damaged", str(len(findings)))]))
-        for finding in findings[:_NUM_SHOWN]:
-            say(f"{finding.place}: {finding.what}")
-    if findings:
-        first = findings[0]
-        raise ShardDamagedError(f"{len(findings)} findings in {folder} (first: {first.place}: {first.what})")
+        say(table(("verify", ""), [*rows, ("damaged", str(len(problems)))]))
+        for problem in problems[:_NUM_SHOWN]:
+            say(f"{problem.path}: {problem.message}")
+    if problems:
+        first = problems[0]
+        raise ShardDamagedError(
+            f"{len(problems)} problems in {folder} (first: {first.path}: {first.message})"
+        )
 
 
 @data.command()
-def replay(dataset: Dataset, as_json: options.Json = False) -> None:
-    """Let the command that made a dataset try its quarantined photos again, and only those."""
-    from pipelines.dataset.retry import begin_retry, find_begun
+def retry(dataset: Dataset, as_json: options.Json = False) -> None:
+    """Release quarantined photos, so that the command that made the dataset tries them again."""
+    from pipelines.dataset.retry import begin_retry, find_latest_dataset
 
-    folder = find_begun(dataset)
+    folder = find_latest_dataset(dataset)
     if folder is None:
         raise UsageError(
             f"{dataset} holds no dataset, finished or not; expected one or a root with one; run `diffbfr "
@@ -155,14 +158,14 @@ def replay(dataset: Dataset, as_json: options.Json = False) -> None:
 
 
 @data.command()
-def hashes(
+def checksums(
     dataset: Dataset,
     split: Annotated[
         Literal["train", "val", "test"], typer.Option(help="train, val or test.", metavar="SPLIT")
     ] = "test",
     variants: Annotated[int, typer.Option(help="How many low-quality faces of each.", min=1)] = 1,
     out: Annotated[
-        str | None, typer.Option(help="Read every face, then write the list there.", metavar="FILE")
+        str | None, typer.Option(help="Read every face, then write the list to this file.", metavar="FILE")
     ] = None,
     check: Annotated[
         str | None,
@@ -172,17 +175,15 @@ def hashes(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the hashes of an evaluation set, so that two laboratories can prove that they hold the same
-    low-quality faces.
-    """
+    """List the checksums of an evaluation set, to compare its low-quality faces with a published set."""
     from diffbfr.shards import ShardDamagedError
     from pipelines import storage
-    from pipelines.dataset.checksums import compare_lists, digest_list, find_damage, list_hashes, read_list
+    from pipelines.dataset.checksums import compare_lists, digest_list, find_damage, list_checksums, read_list
     from pipelines.dataset.manifest import open_dataset
 
     folder = find_dataset(dataset)
     opened = open_dataset(folder)
-    ours = list_hashes(opened, split, variants)
+    ours = list_checksums(opened, split, variants)
     differences = compare_lists(read_list(check), ours) if check else []
     damaged = find_damage(opened, split, variants) if check or out else []
     if out and not damaged:
@@ -237,11 +238,10 @@ def _facts(
 
 
 def _describe(degradation: "DegradationSpec") -> str:
-    ranges = (
-        f"{name} {low:.4g}..{high:.4g}"
-        for name in ("sigma", "r", "delta", "q")
-        for low, high in [getattr(degradation, name)]
-    )
+    ranges = []
+    for name in ("sigma", "r", "delta", "q"):
+        low, high = getattr(degradation, name)
+        ranges.append(f"{name} {low:.4g}..{high:.4g}")
     before = " after a pipeline of albumentations" if degradation.before else ""
     portable = (
         "the same bytes on every machine"
@@ -256,7 +256,7 @@ def _rounded(value: float) -> float:
 
 
 def find_dataset(place: str) -> str:
-    """The folder of a dataset, given by itself or by the root whose newest it is."""
+    """The folder of a dataset: `place` itself, or the newest dataset of that root."""
     from pipelines import storage
     from pipelines.dataset.manifest import DATASET_RECORD
     from pipelines.execution.artifact_store import ArtifactStore

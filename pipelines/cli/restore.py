@@ -33,12 +33,10 @@ def restore(
         typer.Option(
             "--samples",
             min=1,
-            help="Restorations of each face: folders draw-0, draw-1 .. and spread, where they differ.",
+            help="Restorations of each face: folders sample-0, sample-1 .. and spread, where they differ.",
         ),
     ] = 1,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Another seed is another draw of the details.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Another seed gives other details.")] = None,
     max_bad: Annotated[
         int, typer.Option("--max-bad", help="Exit 4 if more inputs than this cannot be read.")
     ] = 0,

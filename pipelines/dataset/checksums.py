@@ -1,10 +1,9 @@
-"""The list of hashes by which two laboratories prove that they hold the same evaluation set, without showing
-a picture.
+"""Checksum list of an evaluation set: two laboratories compare it to prove that they hold the same faces.
 
-A line a low-quality face: the sha256 of its JPEG, of its ground truth's pixels, and of the photo; then key
-and variant. Shards, codecs and splits of the rest are not in it. The list's own sha256 is the one number to
-publish. The list comes from the manifest; `find_damage` reads the files, so that nobody proves with it, or
-publishes, what a disk no longer holds.
+The list has one line for each low-quality face: the sha256 of its JPEG, of its ground truth's pixels and of
+the photo, then key and variant. It does not depend on shards, codecs or other splits. The sha256 of the list
+is the one number to publish. The list is made from the manifest; `find_damage` reads the files, so that no
+list is published or compared whose files are damaged.
 """
 
 import hashlib
@@ -18,14 +17,14 @@ from diffbfr.shards.schema import LQ_COLUMN
 from pipelines import storage
 
 _HEAD: Final = (
-    "# diffbfr hashes 1: sha256 of the low-quality JPEG, of the ground truth's pixels, of the photo; "
+    "# diffbfr checksums 1: sha256 of the low-quality JPEG, of the ground truth's pixels, of the photo; "
     "key.variant"
 )
-_SHOWN: Final = 12
+_SHOWN_DIGITS: Final = 12
 
 
-def list_hashes(dataset: ShardedDataset, split: Split, variants: int) -> str:
-    """Return the list of a split's first `variants` variants, sorted by key, as the manifest has it."""
+def list_checksums(dataset: ShardedDataset, split: Split, variants: int) -> str:
+    """The checksum list of a split's first `variants` variants from the manifest, sorted by key."""
     if not 1 <= variants <= dataset.info.variants:
         raise UsageError(
             f"{variants} variants were asked for, the dataset has {dataset.info.variants}; expected at least "
@@ -50,18 +49,18 @@ def list_hashes(dataset: ShardedDataset, split: Split, variants: int) -> str:
 
 
 def find_damage(dataset: ShardedDataset, split: Split, variants: int) -> list[str]:
-    """Read what the list speaks of, and say in lines what is not as it was committed: each LQ's bytes,
-    each ground truth's pixels.
-    """
+    """Read every file that the list covers; return a line for each LQ file or ground truth that differs."""
     found = []
     for key in dataset.keys(split):
         try:
-            held = pixel_digest(decode(dataset.read(key, dataset.info.hq_column, dataset.hq_name)).pixels)
+            truth = dataset.read(key, dataset.info.hq_column, dataset.hq_name)
+            digest = pixel_digest(decode(truth).pixels)
         except (ShardDamagedError, ImageRefused) as error:
             found.append(f"{key}: the ground truth is damaged here ({error})")
         else:
-            if held != dataset.sample(key).pixel_sha256:
-                found.append(f"{key}: the ground truth's pixels are {held[:_SHOWN]}, the list says otherwise")
+            if digest != dataset.sample(key).pixel_sha256:
+                shown = digest[:_SHOWN_DIGITS]
+                found.append(f"{key}: the ground truth's pixels are {shown}, the list says otherwise")
         for variant in range(variants):
             try:
                 dataset.lq_bytes(key, variant)
@@ -71,27 +70,28 @@ def find_damage(dataset: ShardedDataset, split: Split, variants: int) -> list[st
 
 
 def read_list(uri: str) -> str:
-    """Read a published list."""
+    """Read a published list; UsageError if it is missing or not text."""
     try:
         return storage.read_bytes(uri).decode()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UsageError(
-            f"there is no list of hashes at {uri}; expected the one that was published; correct --check"
+            f"there is no checksum list at {uri}; expected the one that was published; correct --check"
         ) from error
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"{uri} is no text; expected the list that `data hashes --out` writes; correct --check"
+            f"{uri} is no text; expected the list that `data checksums --out` writes; correct --check"
         ) from error
 
 
 def digest_list(text: str) -> str:
-    """Return the sha256 of a list."""
+    """The sha256 of a list."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def compare_lists(published: str, ours: str) -> list[str]:
-    """Say in lines how our list differs from a published one; nothing if it does not."""
-    theirs, mine = _faces(published), _faces(ours)
+    """The differences of our list from a published one, a line for each face that differs."""
+    theirs = _parse(published)
+    mine = _parse(ours)
     if not theirs:
         raise UsageError(f"the published list has no faces; expected lines as `{_HEAD[2:]}`; check the file")
     found = [f"{name} is missing here" for name in theirs if name not in mine]
@@ -101,16 +101,19 @@ def compare_lists(published: str, ours: str) -> list[str]:
             ("low-quality face", "ground truth", "photo"), theirs[name], mine[name], strict=True
         ):
             if expected != has:
-                found.append(f"{name}: the {what} is {has[:_SHOWN]}, published {expected[:_SHOWN]}")
+                found.append(
+                    f"{name}: the {what} is {has[:_SHOWN_DIGITS]}, published {expected[:_SHOWN_DIGITS]}"
+                )
                 break
     return sorted(found)
 
 
-def _faces(text: str) -> dict[str, Sequence[str]]:
+def _parse(text: str) -> dict[str, Sequence[str]]:
+    """The three checksums of each face by its name."""
     rows = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     if any(len(row) != 4 for row in rows):
         raise UsageError(
-            "the published list has a line that is not three hashes and a name; expected the list that `data "
-            "hashes` writes"
+            "the published list has a line that is not three checksums and a name; expected the list that "
+            "`data checksums` writes"
         )
     return {row[3]: row[:3] for row in rows}

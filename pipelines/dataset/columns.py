@@ -1,12 +1,14 @@
-"""Append a column to a finished dataset: the same keys in the same order, a tar and a commit record a shard,
-`column.json` last.
+"""Append a column, files derived from every sample, to a finished dataset.
 
-What was there is not touched, and readers see the column only when it is whole.
+A column holds the dataset's keys in the same order: one tar and one commit record for each shard, and
+`column.json`, written last. Existing files are not touched, and readers see a column only when it is
+complete.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Final
 
 from diffbfr.errors import IncompleteError, UsageError
@@ -19,9 +21,7 @@ _NAME: Final = re.compile(r"(?!(lq|hq\d+|manifest|commits)$)[a-z0-9][a-z0-9-]{0,
 
 
 def find_column_shard(dataset_root: str, column: str, index: int, task: str) -> Commit | None:
-    """Return the valid commit of one shard of a column, None if it is still to be made; `task` is the
-    digest of what it depends on.
-    """
+    """The valid commit of one shard of a column, None if there is none; `task` digests what it depends on."""
     return commits.find(storage.absolute(dataset_root), _commits_folder(column), index, task)
 
 
@@ -33,25 +33,24 @@ def write_column_shard(
     files: Iterable[tuple[str, str, bytes]],
     quarantined: Sequence[Quarantined] = (),
 ) -> Commit:
-    """Publish one shard of a column from (key, member name, content) in the dataset's order: tar first,
-    commit record last.
+    """Publish one shard of a column: the tar first, the commit record last.
 
-    `quarantined` names members that are degenerate: they keep their place in the tar, and nothing may learn
-    from them.
+    `files` are (key, member name, content) in the dataset's order. `quarantined` names degenerate members:
+    they keep their place in the tar, and no model is trained on them.
     """
     tar = commits.StagedTar(column, index)
     for key, name, content in files:
         tar.add(key, name, content)
-    draft = tar.finish()
-    commit = Commit(index=index, task=task, samples=(), tars=(draft.record,), quarantined=tuple(quarantined))
-    return commits.publish(storage.absolute(dataset_root), _commits_folder(column), commit, [draft])
+    staged = tar.finish()
+    commit = Commit(index=index, task=task, samples=(), tars=(staged.info,), quarantined=tuple(quarantined))
+    return commits.publish(storage.absolute(dataset_root), _commits_folder(column), commit, [staged])
 
 
 def finish_column(dataset_root: str, info: ColumnInfo, tasks: Sequence[str]) -> ColumnInfo:
-    """Check that every shard is committed with the dataset's keys in order, write the column's index and,
-    last, `column.json`.
+    """Check every shard of a column, write its index and, last, `column.json`.
 
-    `tasks` are the digests that the shards were written under, shard 0 first.
+    Each shard must be committed with the dataset's keys in order. `tasks` are the digests that the shards
+    were written under, shard 0 first.
     """
     root = storage.absolute(dataset_root)
     _check_free(root, info)
@@ -70,10 +69,9 @@ def finish_column(dataset_root: str, info: ColumnInfo, tasks: Sequence[str]) -> 
                 f"shard {index} of column {info.column} in {root} has no valid commit; expected all "
                 f"{len(tasks)}; run the command again"
             )
-        keys, members = shards[index], commit.tars[0].members
-        if [(member.key, member.name) for member in members] != [
-            (key, name) for key in keys for name in info.names
-        ]:
+        keys = shards[index]
+        members = commit.tars[0].members
+        if [(member.key, member.name) for member in members] != list(product(keys, info.names)):
             raise UsageError(
                 f"shard {index} of column {info.column} holds {len(members)} members; "
                 f"expected {len(keys)} keys x {', '.join(info.names)} in order; make it again"
@@ -86,16 +84,18 @@ def finish_column(dataset_root: str, info: ColumnInfo, tasks: Sequence[str]) -> 
 
 
 def read_quarantined(dataset_root: str, column: str, num_shards: int) -> list[Quarantined]:
-    """The degenerate pictures of a column by the records of its shards; a shard without a record has none
-    to tell.
-    """
+    """The degenerate images of a column, read from the records of its shards; missing records are skipped."""
     root = storage.absolute(dataset_root)
-    shards = (commits.read(root, _commits_folder(column), index) for index in range(num_shards))
-    return [row for commit in shards if commit is not None for row in commit.quarantined]
+    quarantined: list[Quarantined] = []
+    for index in range(num_shards):
+        commit = commits.read(root, _commits_folder(column), index)
+        if commit is not None:
+            quarantined += commit.quarantined
+    return quarantined
 
 
 def member_of(row: Quarantined) -> tuple[str, str]:
-    """Key and name of a quarantined member: a key has no dot."""
+    """Key and member name of a quarantined row; a key contains no dot."""
     key, _, name = row.source.partition(".")
     return key, name
 
@@ -110,7 +110,7 @@ def _commits_folder(column: str) -> str:
 
 
 def _check_free(root: str, info: ColumnInfo) -> None:
-    """A name belongs to one model for ever: readers have trained on it."""
+    """Refuse a name that another model's column has, because readers may have trained on that column."""
     for column in manifest.read_columns(root):
         if column.column == info.column and replace(column, quarantined=()) != info:
             raise UsageError(

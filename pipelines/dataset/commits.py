@@ -1,9 +1,8 @@
-"""Commit records: what makes a shard of a column visible; one small create-only JSON each, written after its
-tars.
+"""Commit records: one small create-only JSON for each shard, written after its tars, that makes it visible.
 
-A shard counts as done when its record is there and every tar that it names has its size. Two attempts at the
-same shard write the same bytes, so it does not matter who is first; a record of other inputs or other bytes
-is an error, never overwritten, and neither are its tars.
+A shard is done when its record exists and every tar that it names has the recorded size. Two attempts at the
+same shard write the same bytes, so either may commit first. A record of other inputs or other bytes is an
+error; neither it nor its tars are overwritten.
 """
 
 import json
@@ -20,14 +19,12 @@ from pipelines.dataset.sealed_json import read_checksummed_json, write_checksumm
 
 
 class CommitConflictError(UsageError):
-    """A committed shard and a new attempt at it differ; the committed one stays, and trying again would
-    not help.
-    """
+    """A new attempt at a committed shard has other content; the committed one is kept, a retry is useless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One refused input: `source_sha256` is "" if its bytes could not be had; `reason` is a stable code."""
+    """One refused input: `source_sha256` is "" if it could not be read; `reason` is a stable code."""
 
     source: str
     source_bytes: int
@@ -39,7 +36,7 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class TarInfo:
-    """One published tar, relative to the dataset, with the index of its members."""
+    """One published tar, its path relative to the dataset, with the index of its members."""
 
     tar: str
     num_bytes: int
@@ -49,7 +46,7 @@ class TarInfo:
 
 @dataclass(frozen=True)
 class Commit:
-    """What one shard holds. `task` is the digest of everything that it is a function of."""
+    """The content of one shard. `task` is the digest of everything that the content depends on."""
 
     index: int
     task: str
@@ -62,15 +59,16 @@ class Commit:
 class StagedFiles:
     """One tar of a shard, built and checked in memory, not yet published."""
 
-    record: TarInfo
+    info: TarInfo
     built: BuiltTar
 
 
 class StagedTar:
-    """The tar of shard `index` of a column, growing in memory member by member."""
+    """The tar of shard `index` of a column, built in memory member by member."""
 
     def __init__(self, column: str, index: int) -> None:
-        self._column, self._tar = column, f"{column}/{index:06d}.tar"
+        self._column = column
+        self._tar = f"{column}/{index:06d}.tar"
         self._named: list[tuple[str, str]] = []
         self._builder = TarBuilder()
 
@@ -89,35 +87,34 @@ class StagedTar:
         return StagedFiles(TarInfo(self._tar, len(built.data), built.sha256, members), built)
 
 
-def publish(root: str, folder: str, commit: Commit, drafts: Sequence[StagedFiles]) -> Commit:
-    """Write a shard's tars, each whole and read back, and then its record in `folder`; return the record that
-    stands.
+def publish(root: str, folder: str, commit: Commit, staged: Sequence[StagedFiles]) -> Commit:
+    """Write a shard's tars atomically, then its record in `folder`; return the record that is in effect.
 
-    What is already committed is compared before each tar, so that a differing attempt cannot replace a good
-    one. Where another attempt commits in that very moment, what was written over it is removed again: a shard
-    that lacks a tar is made anew, a wrong one might not be.
+    An existing record is compared before each tar is written, so that a differing attempt cannot replace a
+    good tar. If another attempt commits between that check and the write, the tar written over its own is
+    removed again: a shard that lacks a tar is made again, while a wrong tar might stay unnoticed.
     """
     written: dict[str, str] = {}
     try:
-        standing = _write(root, folder, commit, drafts, written)
+        effective = _write(root, folder, commit, staged, written)
     except CommitConflictError:
         _remove_orphans(root, read(root, folder, commit.index), written)
         raise
-    if standing != commit:
-        _remove_orphans(root, standing, written)
-        return standing
-    for draft in drafts:
-        uri = storage.join(root, draft.record.tar)
-        if (
-            storage.version(uri) != written[uri] and storage.digest(uri) != draft.record.sha256
-        ):  # by an attempt that came too late
-            storage.write_atomic(uri, draft.built.data)
+    if effective != commit:
+        _remove_orphans(root, effective, written)
+        return effective
+    for tar in staged:
+        uri = storage.join(root, tar.info.tar)
+        # a late attempt may have replaced the tar after this one wrote it
+        if storage.version(uri) != written[uri] and storage.digest(uri) != tar.info.sha256:
+            storage.write_atomic(uri, tar.built.data)
     return commit
 
 
 def find(root: str, folder: str, index: int, task: str) -> Commit | None:
-    """Return the valid commit of a shard: None without a record, or if a tar is missing or cut;
-    `CommitConflictError` if another task's.
+    """The valid commit of a shard; None without a record, or if a tar is missing or truncated.
+
+    `CommitConflictError` if the record belongs to another task.
     """
     commit = read(root, folder, index)
     if commit is None:
@@ -125,14 +122,13 @@ def find(root: str, folder: str, index: int, task: str) -> Commit | None:
     if commit.task != task:
         raise CommitConflictError(
             f"{_record(root, folder, index)} was made from other inputs ({commit.task[:12]}, expected "
-            f"{task[:12]}); "
-            "remove that dataset, or use another root"
+            f"{task[:12]}); remove that dataset, or use another root"
         )
     return commit if all(_is_whole(root, record) for record in commit.tars) else None
 
 
 def read(root: str, folder: str, index: int) -> Commit | None:
-    """Read one commit record; None if there is none, `ShardDamagedError` if it is not as it was written."""
+    """Read one commit record; None if there is none, `ShardDamagedError` if its checksum does not match."""
     uri = _record(root, folder, index)
     try:
         return _decode(read_checksummed_json(uri))
@@ -157,17 +153,18 @@ def _is_whole(root: str, record: TarInfo) -> bool:
 
 
 def _write(
-    root: str, folder: str, commit: Commit, drafts: Sequence[StagedFiles], written: dict[str, str]
+    root: str, folder: str, commit: Commit, staged: Sequence[StagedFiles], written: dict[str, str]
 ) -> Commit:
-    """Write tars, noting the version of each, and the record; stop at a record of another attempt, and
-    return the one that stands.
+    """Write the tars and the record; return the record in effect.
+
+    The version of each tar is noted in `written`. A record of another attempt ends the writing.
     """
-    for draft in drafts:
-        standing = _existing(root, folder, commit)
-        if standing is not None and standing != commit:
-            return standing
-        uri = storage.join(root, draft.record.tar)
-        storage.write_atomic(uri, draft.built.data)
+    for tar in staged:
+        existing = _existing(root, folder, commit)
+        if existing is not None and existing != commit:
+            return existing
+        uri = storage.join(root, tar.info.tar)
+        storage.write_atomic(uri, tar.built.data)
         written[uri] = storage.version(uri)
     record = json.loads(json.dumps(commit, default=row_fields))
     if write_checksummed_json(_record(root, folder, commit.index), record, create_only=True, indent=None):
@@ -176,37 +173,40 @@ def _write(
 
 
 def _existing(root: str, folder: str, commit: Commit) -> Commit | None:
-    """Return the record that is there; `CommitConflictError` if it contradicts this attempt.
+    """The existing record of a shard, if there is one; `CommitConflictError` if it contradicts this attempt.
 
-    A photo may time out for one of two attempts and not for the other: they agree if they made the same of
-    every sample that both have.
+    A photo may time out in one of two attempts and not in the other. So two attempts agree if the samples
+    that both hold are equal.
     """
-    standing = read(root, folder, commit.index)
-    if standing is None or standing == commit:
-        return standing
-    there, made = _contents(standing), _contents(commit)
-    if standing.task != commit.task or any(there[key] != made[key] for key in there.keys() & made.keys()):
+    existing = read(root, folder, commit.index)
+    if existing is None or existing == commit:
+        return existing
+    there = _contents(existing)
+    made = _contents(commit)
+    if existing.task != commit.task or any(there[key] != made[key] for key in there.keys() & made.keys()):
         raise CommitConflictError(
             f"{_record(root, folder, commit.index)} is committed with other content than this attempt made; "
             "expected the same bytes; check that every worker runs the same versions, then remove the "
             "dataset and run again"
         )
-    return standing
+    return existing
 
 
 def _contents(commit: Commit) -> dict[str, list[tuple[str, str, str]]]:
-    """The digest of every file of each sample, by its key; the low-quality column's description is the
-    sample's row.
+    """Column, name and digest of every file of each sample, by key.
+
+    The row of a sample is one of its files, the description in the low-quality column.
     """
     contents: dict[str, list[tuple[str, str, str]]] = {}
-    for member in (member for tar in commit.tars for member in tar.members):
-        contents.setdefault(member.key, []).append((member.column, member.name, member.sha256))
+    for tar in commit.tars:
+        for member in tar.members:
+            contents.setdefault(member.key, []).append((member.column, member.name, member.sha256))
     return contents
 
 
-def _remove_orphans(root: str, standing: Commit | None, written: Iterable[str]) -> None:
-    """Remove those of the tars just written that are not what the standing record says."""
-    sums = {storage.join(root, tar.tar): tar.sha256 for tar in standing.tars} if standing is not None else {}
+def _remove_orphans(root: str, existing: Commit | None, written: Iterable[str]) -> None:
+    """Remove those of the tars just written that contradict the existing record."""
+    sums = {storage.join(root, tar.tar): tar.sha256 for tar in existing.tars} if existing is not None else {}
     for uri in written:
         if uri in sums and storage.exists(uri) and storage.digest(uri) != sums[uri]:
             storage.remove_tree(uri)
@@ -216,13 +216,15 @@ def _decode(value: Any) -> Commit:
     return Commit(
         index=value["index"],
         task=value["task"],
-        samples=tuple(
-            Sample(**{**row, "variants": tuple(DegradationParams(**params) for params in row["variants"])})
-            for row in value["samples"]
-        ),
-        tars=tuple(
-            TarInfo(**{**row, "members": tuple(Member(**member) for member in row["members"])})
-            for row in value["tars"]
-        ),
+        samples=tuple(_decode_sample(row) for row in value["samples"]),
+        tars=tuple(_decode_tar(row) for row in value["tars"]),
         quarantined=tuple(Quarantined(**row) for row in value["quarantined"]),
     )
+
+
+def _decode_sample(row: dict[str, Any]) -> Sample:
+    return Sample(**{**row, "variants": tuple(DegradationParams(**params) for params in row["variants"])})
+
+
+def _decode_tar(row: dict[str, Any]) -> TarInfo:
+    return TarInfo(**{**row, "members": tuple(Member(**member) for member in row["members"])})

@@ -1,6 +1,4 @@
-"""One PNG that shows what a dataset is: low-quality faces beside their ground truths, with the draw of Eq.
-13 below each pair.
-"""
+"""Contact sheet of a dataset: LQ | HQ pairs in one PNG, each with its parameters of Eq. 13."""
 
 from typing import Final
 
@@ -21,11 +19,9 @@ _INK, _FAINT, _PAPER = (32, 33, 36), (110, 112, 118), (255, 255, 255)
 
 
 def contact_sheet(dataset: ShardedDataset, num_pairs: int = 32) -> bytes:
-    """Draw pairs LQ | HQ of faces spread evenly over the dataset, a variant each in turn; every tile is
-    scaled to the same size.
+    """A PNG of LQ | HQ pairs, of faces spread evenly over the dataset and of its variants in turn.
 
-    The low-quality face is brought to the ground truth's size as a model sees it, and only then to the
-    tile's.
+    The low-quality face is first resized to the ground truth's size, as a model sees it, then to `TILE_PX`.
     """
     num_pairs = min(num_pairs, len(dataset) * dataset.info.variants)
     if num_pairs < 1:
@@ -62,7 +58,7 @@ def contact_sheet(dataset: ShardedDataset, num_pairs: int = 32) -> bytes:
 
 
 def caption(params: DegradationParams) -> str:
-    """Write one draw of Eq. 13 in a line."""
+    """One set of parameters of Eq. 13 as a line of text."""
     marks = [name for name, on in (("gray", params.gray), ("flip", params.flip)) if on]
     return "  ".join(
         [f"blur {params.sigma:.2f}  r {params.r:.1f}  noise {params.delta:.1f}  q {params.q}", *marks]

@@ -1,4 +1,4 @@
-"""What identifies a dataset: `content_id` covers pixels, LQ bytes and draws, `archive_id` the tars."""
+"""The two identities of a dataset: `content_id` covers pixels, LQ bytes and parameters, `archive_id` tars."""
 
 import json
 
@@ -7,13 +7,15 @@ from pipelines.dataset.commits import Commit, TarInfo
 
 
 def visible_content(commit: Commit) -> bytes:
-    """Describe each sample by what a model can see of it, for `content_id`, a line each: pixels, LQ bytes,
-    draws; no codec, no place.
+    """The part of a shard that a model can see, one JSON line for each sample, hashed into `content_id`.
+
+    It covers the pixels, the LQ bytes and the parameters of Eq. 13, but neither codecs nor positions.
     """
     jpegs: dict[str, list[str]] = {sample.key: [] for sample in commit.samples}
-    for member in (member for record in commit.tars for member in record.members):
-        if member.column == LQ_COLUMN and member.name != LQ_RECORD:
-            jpegs[member.key].append(member.sha256)
+    for tar in commit.tars:
+        for member in tar.members:
+            if member.column == LQ_COLUMN and member.name != LQ_RECORD:
+                jpegs[member.key].append(member.sha256)
     lines = [
         [row.key, row.split, row.pixel_sha256, row.low_pixel_sha256, jpegs[row.key], row.variants]
         for row in commit.samples
@@ -22,5 +24,5 @@ def visible_content(commit: Commit) -> bytes:
 
 
 def archive_line(tar: TarInfo) -> bytes:
-    """Describe a tar by its bytes, for `archive_id`."""
+    """Name and digest of a tar as one line, hashed into `archive_id`."""
     return f"{tar.tar}\0{tar.sha256}\n".encode()

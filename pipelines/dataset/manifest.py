@@ -1,14 +1,16 @@
-"""Parquet tables and the dataset that they describe: the one door to pyarrow.
+"""Records and tables of a dataset: `open_dataset` reads them into a `ShardedDataset`.
 
-A table is a sequence of frozen dataclass rows; its schema follows from their annotations: scalars are plain
-columns, a tuple of dataclasses is a list of structs. `open_dataset` reads `dataset.json` and the tables into
-a `ShardedDataset`, which knows nothing of parquet.
+`dataset.json` describes the dataset, a `column.json` each appended column. The parquet tables (`tables`) hold
+the samples, the index of each column and the quarantined photos. A `ShardedDataset` does not depend on
+parquet.
 """
 
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from operator import eq
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
@@ -55,12 +57,12 @@ QUARANTINE: Final = "quarantine.parquet"
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What became of one input of `restore`; exactly one row an input.
+    """The outcome of one input of `restore`; the ledger has exactly one row for each input.
 
-    `name` is relative to the input, `output` to the output folder ("" if none); `duplicate_of` names the
-    input with the same bytes that was restored; `model_digest` is the cascade that made the output ("" if
-    there is none). Of several restorations (`samples`) `output` is the first, and `spread` how far they
-    differ: the mean over pixels of their standard deviation, in 8-bit levels; 0 where there is one.
+    `name` is relative to the input, `output` to the output folder ("" if there is none). `duplicate_of` names
+    the restored input with the same bytes. `model_digest` is the cascade that made the output ("" if there is
+    none). If there are several restorations (`samples`), `output` is the first one and `spread` is the mean
+    over pixels of their standard deviation in 8-bit levels; it is 0 for a single restoration.
     """
 
     name: str
@@ -83,8 +85,9 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """What `dataset.json` says, with the columns appended since: `recipe` and `tools` as plain values,
-    `tables` as path -> sha256.
+    """The content of `dataset.json`, and of the columns appended since.
+
+    `recipe` and `tools` are plain values; `tables` maps the path of each table to its sha256.
     """
 
     info: DatasetInfo
@@ -110,16 +113,16 @@ def read_quarantine(root: str | Path) -> list[Quarantined]:
 
 
 def members_path(column: str) -> str:
-    """Where a column's index lies in its dataset."""
+    """Path of a column's index, relative to its dataset."""
     return f"manifest/columns/{column}.parquet"
 
 
 def open_dataset(root: str | Path) -> ShardedDataset:
-    """Open a finished dataset with every finished column; the index of one that was appended is read, and
-    checked, when it is asked for.
+    """Open a finished dataset with every finished column; UsageError if it is not finished.
 
-    The shards of one on S3 are fetched when they are read, through a cache on this machine (`DIFFBFR_CACHE`,
-    else `~/.cache/diffbfr`) of `DIFFBFR_CACHE_BYTES` (64 GiB).
+    The index of an appended column is read and checked on first use. The shards of a dataset on S3 are
+    fetched when they are read, into a cache on this machine (`DIFFBFR_CACHE`, else `~/.cache/diffbfr`) of
+    `DIFFBFR_CACHE_BYTES` (64 GiB).
     """
     where = storage.absolute(root)
     if not storage.exists(storage.join(where, DATASET_RECORD)):
@@ -142,13 +145,15 @@ def open_dataset(root: str | Path) -> ShardedDataset:
 class _Columns(Mapping[str, ColumnIndex]):
     """The index of each column by its name.
 
-    Those of the columns made from photos are read at once, so that threads and forks share them. That of an
-    appended one is read at the first look (`ShardedDataset.column`): what a run has no use for neither costs
-    it anything nor stops it.
+    The indices of the columns made from photos are read at once, so that threads and forks share them. The
+    index of an appended column is read on first use (`ShardedDataset.column`): a column that a run does not
+    use costs it nothing, and cannot fail it.
     """
 
     def __init__(self, root: str, record: DatasetRecord, keys: Sequence[str]) -> None:
-        self._root, self._record, self._keys = root, record, keys
+        self._root = root
+        self._record = record
+        self._keys = keys
         self._infos = {column.column: column for column in record.columns}
         self._read: dict[str, ColumnIndex] = {}
         for column in record.columns:
@@ -179,7 +184,7 @@ def write_record(
     how: Mapping[str, Any],
     tables: Mapping[str, str],
 ) -> None:
-    """Write `dataset.json`, sealed: what makes a dataset visible, so it comes last.
+    """Write `dataset.json` with a checksum. It makes the dataset visible, so it is written last.
 
     `how` holds the `recipe` and the `tools` as plain values, `tables` the sha256 of each table by its path.
     """
@@ -189,13 +194,13 @@ def write_record(
 
 
 def write_column_record(root: str, info: ColumnInfo, table_sha256: str) -> None:
-    """Write an appended column's `column.json`, sealed: what makes it visible, so it comes last."""
+    """Write an appended column's `column.json` with a checksum, last, because it makes the column visible."""
     record = json.loads(json.dumps({**dataclasses.asdict(info), "table": table_sha256}))
     write_checksummed_json(storage.join(root, info.column, COLUMN_RECORD), record)
 
 
 def read_record(root: str | Path) -> DatasetRecord:
-    """Read `dataset.json` and the `column.json` of each column that was appended and finished."""
+    """Read `dataset.json` and the `column.json` of each finished column."""
     made = read_checksummed_json(storage.join(root, DATASET_RECORD))
     tables = dict(made["tables"])
     columns = [_column_info(column) for column in made["columns"]]
@@ -210,21 +215,17 @@ def read_record(root: str | Path) -> DatasetRecord:
 
 
 def read_info(root: str | Path) -> DatasetInfo:
-    """Read what `dataset.json` says of the whole."""
+    """Read the description of the whole dataset from `dataset.json`."""
     return read_record(root).info
 
 
 def read_columns(root: str | Path) -> tuple[ColumnInfo, ...]:
-    """Name the finished columns: those made with the dataset, and each appended one whose `column.json` is
-    there.
-    """
+    """The finished columns: those made with the dataset, and each appended one that has a `column.json`."""
     return read_record(root).columns
 
 
 def read_shard_keys(root: str | Path) -> tuple[tuple[str, ...], ...]:
-    """Read the keys of each shard in order, from the index alone; none for a shard whose photos were all
-    quarantined.
-    """
+    """The keys of each shard in order, from the index alone; empty if all photos of it are quarantined."""
     record = read_record(root)
     keys: list[list[str]] = [[] for _ in range(record.info.num_shards)]
     table = read_table(
@@ -245,9 +246,8 @@ def _read_column(root: str, info: ColumnInfo, keys: Sequence[str], sha256: str) 
     """Read a column's index straight into arrays, and check that its keys are the dataset's, in order."""
     table = read_table(storage.join(root, members_path(info.column)), Member, sha256)
     n, m = len(keys), len(info.names)
-    names = np.array(table["name"].to_pylist()).reshape(-1)
-    in_order = len(names) == n * m and table["key"].to_pylist() == [key for key in keys for _ in range(m)]
-    if not in_order or not (names.reshape(n, m) == np.array(info.names)).all():
+    members = zip(table["key"].to_pylist(), table["name"].to_pylist(), strict=True)
+    if table.num_rows != n * m or not all(map(eq, members, product(keys, info.names))):
         raise UsageError(
             f"column {info.column} of {root} does not hold the dataset's keys in order; make the column again"
         )

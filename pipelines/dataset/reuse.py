@@ -1,10 +1,9 @@
-"""What other datasets hold already: a photo with the same content need not be decoded, resized and encoded
-again, nor degraded.
+"""Reuse of samples from other datasets: an unchanged photo is not decoded, resized or degraded again.
 
-A sample is taken over by the digest of its photo. Its ground truths are taken over if they were made the same
-way (sizes, code, versions of the tools), its low-quality faces if the whole recipe is the same. What is taken
-over is checked by its digests; what is damaged is made anew. So changing a recipe, adding photos or mending
-one makes only what must be made, and no byte depends on it.
+Samples are looked up by the digest of their photo. The ground truths are reused if they were made the same
+way (sizes, code, versions of the tools), the low-quality faces if the whole recipe is the same. Reused files
+are checked by their digests, and damaged ones are made again. So a changed recipe or an added photo costs
+only what differs, and no byte of a dataset depends on reuse.
 """
 
 import hashlib
@@ -25,13 +24,12 @@ from pipelines.dataset.shard_plan import BUILD_RECORD, COMMITS, describe_build
 
 
 class SampleCache:
-    """The datasets among `folders` that are of use to one of this configuration, indexed by the content of
-    their photos.
-    """
+    """Samples of the compatible datasets among `folders`, indexed by the content of their photos."""
 
     def __init__(self, folders: tuple[str, ...], config: ShardConfig) -> None:
         self._config = config
-        self._made_by = {folder: made for folder in folders if (made := _usable(folder, config)) is not None}
+        configs = {folder: _compatible_config(folder, config) for folder in folders}
+        self._made_by = {folder: made_by for folder, made_by in configs.items() if made_by is not None}
         self._shards: dict[str, tuple[str, int]] = {}
         for folder in self._made_by:
             for commit in _commits(folder):
@@ -39,76 +37,90 @@ class SampleCache:
                     self._shards.setdefault(sample.source_sha256, (folder, commit.index))
 
     def find(self, source_sha256: str) -> CachedSample | None:
-        """Return what is there of a photo with this content; None if nothing is, or if it is damaged."""
+        """The cached sample of a photo with this content; None if there is none or it is damaged."""
         if source_sha256 not in self._shards:
             return None
         folder, index = self._shards[source_sha256]
         commit = _commit(folder, index)
-        sample = (
-            next((sample for sample in commit.samples if sample.source_sha256 == source_sha256), None)
-            if commit
-            else None
-        )
-        return (
-            reuse(folder, commit, sample, self._made_by[folder], self._config) if commit and sample else None
-        )
+        if commit is None:
+            return None
+        for sample in commit.samples:
+            if sample.source_sha256 == source_sha256:
+                return load_sample(folder, commit, sample, self._made_by[folder], self._config)
+        return None
 
 
 @lru_cache(maxsize=1)
 def open_sample_cache(folders: tuple[str, ...], config: ShardConfig) -> SampleCache:
-    """Index the datasets once a worker; what they gain afterwards is not seen."""
+    """The sample cache of this process, built once; samples that are added later are not seen."""
     return SampleCache(folders, config)
 
 
 def sibling_datasets(dataset_root: str) -> tuple[str, ...]:
-    """Name the other datasets beside this one, finished or not."""
+    """Folders of the other datasets beside this one, finished or not."""
     parent, _, own = storage.absolute(dataset_root).rpartition("/")
     places = [storage.join(parent, name) for name in storage.list_dir(parent) if name != own]
     return tuple(place for place in places if storage.exists(storage.join(place, BUILD_RECORD)))
 
 
-def reuse(
+def load_sample(
     folder: str, commit: Commit, sample: Sample, made_by: ShardConfig, config: ShardConfig
 ) -> CachedSample | None:
-    """Take a sample out of a committed shard; None if one of its files is not as it was committed."""
-    contents: dict[tuple[str, str], bytes] = {}
-    for record in commit.tars:
-        for member in record.members:
-            if member.key == sample.key:
-                try:
-                    content = _read(storage.join(folder, record.tar), record.sha256, member)
-                except FileNotFoundError:
-                    return None
-                if hashlib.sha256(content).hexdigest() != member.sha256:
-                    return None
-                contents[member.column, member.name] = content
-    hq, low, _ = (column.column for column in made_by.columns)
-    sums = sample.width, sample.height, sample.pixel_sha256, sample.low_pixel_sha256
-    stored = contents[hq, made_by.hq_codec]
-    stored = (
-        stored
-        if made_by.hq_codec == config.hq_codec
-        else encode_truth(decode(stored).pixels, config.hq_codec)
+    """Read a sample from a committed shard, for use in a dataset of `config`.
+
+    None if one of its files is missing or has another digest than the commit record says.
+    """
+    contents = _read_files(folder, commit, sample.key)
+    if contents is None:
+        return None
+    hq_column, low_column, _ = (column.column for column in made_by.columns)
+    hq = contents[hq_column, made_by.hq_codec]
+    if made_by.hq_codec != config.hq_codec:
+        hq = encode_truth(decode(hq).pixels, config.hq_codec)
+    truth = GroundTruth(
+        width=sample.width,
+        height=sample.height,
+        pixel_sha256=sample.pixel_sha256,
+        low_pixel_sha256=sample.low_pixel_sha256,
+        hq=hq,
+        low=contents[low_column, "png"],
     )
-    truth = GroundTruth(*sums, stored, contents[low, "png"])
-    same = made_by.recipe_digest == config.recipe_digest
-    jpegs = (
-        [content for (column, name), content in contents.items() if column == LQ_COLUMN and name != LQ_RECORD]
-        if same
-        else []
-    )
+    if made_by.recipe_digest != config.recipe_digest:
+        return CachedSample(truth)
+    jpegs = [
+        content for (column, name), content in contents.items() if column == LQ_COLUMN and name != LQ_RECORD
+    ]
     return CachedSample(truth, tuple(jpegs))
 
 
-def _usable(folder: str, config: ShardConfig) -> ShardConfig | None:
-    """How a dataset was made, if its ground truths are those that this configuration would make."""
+def _read_files(folder: str, commit: Commit, key: str) -> dict[tuple[str, str], bytes] | None:
+    """The files of a sample by (column, name); None if one is missing or damaged."""
+    contents: dict[tuple[str, str], bytes] = {}
+    for tar in commit.tars:
+        for member in tar.members:
+            if member.key != key:
+                continue
+            try:
+                content = _read(storage.join(folder, tar.tar), tar.sha256, member)
+            except FileNotFoundError:
+                return None
+            if hashlib.sha256(content).hexdigest() != member.sha256:
+                return None
+            contents[member.column, member.name] = content
+    return contents
+
+
+def _compatible_config(folder: str, config: ShardConfig) -> ShardConfig | None:
+    """The configuration of a dataset, if its ground truths are those that `config` would give."""
     wanted = describe_build(config)
     try:
         made = read_checksummed_json(storage.join(folder, BUILD_RECORD))
         made_by = from_dict(ShardConfig, made["recipe"])
     except (FileNotFoundError, DiffBFRError):
         return None
-    same_tools = all(made["tools"].get(tool) == its for tool, its in wanted["tools"].items())
+    same_tools = all(
+        made["tools"].get(tool) == wanted_version for tool, wanted_version in wanted["tools"].items()
+    )
     same_sizes = (made_by.hq_px, made_by.lq_px) == (config.hq_px, config.lq_px)
     same_code = all(made.get(name) == wanted[name] for name in ("format", "codecs", "code"))
     return made_by if same_tools and same_sizes and same_code else None
@@ -123,7 +135,7 @@ def _commits(folder: str) -> Iterator[Commit]:
 
 @lru_cache(maxsize=4)
 def _commit(folder: str, index: int) -> Commit | None:
-    """The record of a shard; a damaged one has nothing to offer."""
+    """The record of a shard; None if it is missing or damaged."""
     try:
         return commits.read(folder, COMMITS, index)
     except DiffBFRError:
@@ -131,7 +143,7 @@ def _commit(folder: str, index: int) -> Commit | None:
 
 
 def _read(uri: str, sha256: str, member: Member) -> bytes:
-    """One file of a tar. From S3 the tar is fetched whole: a request costs more than a photo."""
+    """One file of a tar. From S3 the whole tar is fetched, because a request costs more than a photo."""
     if storage.is_remote(uri):
         return _tar(uri, sha256)[member.offset : member.offset + member.length]
     return storage.read_range(uri, member.offset, member.length)
@@ -139,7 +151,8 @@ def _read(uri: str, sha256: str, member: Member) -> bytes:
 
 @lru_cache(maxsize=3)
 def _tar(uri: str, sha256: str) -> bytes:
-    """A whole tar: neighbours in one dataset are neighbours in another, so it is read about once. The
-    digest tells its versions apart.
+    """A whole tar. Neighbours in one dataset are neighbours in another, so each tar is fetched about once.
+
+    The digest is part of the cache's key, so that a rewritten tar is fetched again.
     """
     return storage.read_bytes(uri)

@@ -1,6 +1,4 @@
-"""One photo to one sample: what a dataset is made of, the splits of its photos, and the content of every
-column.
-"""
+"""One photo to one sample: the configuration of a dataset, the split of a photo, the files of each column."""
 
 import hashlib
 import json
@@ -30,12 +28,12 @@ FORMAT: Final = "diffbfr-dataset-1"
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """What a dataset is made of: faces of `hq_px` and `lq_px`, `variants` draws of Eq. 13 each, `shard_size`
-    inputs a shard.
+    """The configuration of a dataset.
 
-    `degradation` holds at the size it names and is scaled to `hq_px`. The fractions are of photo contents, by
-    hash; a `test_fraction` of 1 makes an evaluation set, with nothing to train on. `hq_codec` is how ground
-    truths are stored; it changes no pixel.
+    Faces have `hq_px` and `lq_px` pixels a side and `variants` degradations by Eq. 13; a shard holds
+    `shard_size` inputs. The ranges of `degradation` are given at the size that it names and are scaled to
+    `hq_px`. The fractions are of photo contents, by hash; a `test_fraction` of 1 makes an evaluation set
+    without training samples. `hq_codec` is the lossless format of the ground truths.
     """
 
     hq_px: int
@@ -68,7 +66,7 @@ class ShardConfig:
 
     @cached_property
     def recipe_digest(self) -> str:
-        """Digest of what a sample's pixels and seeds depend on; not of variants, shards, splits or codecs."""
+        """Digest of what a sample's pixels and seeds depend on, without variants, shards, splits, codecs."""
         parts = [FORMAT, self.hq_px, self.lq_px, self.seed, self.spec.digest]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -85,8 +83,9 @@ class ShardConfig:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """A photo's two ground truths, encoded, with the photo's size (px, upright) and the digests of their
-    pixels.
+    """A photo's two encoded ground truths and the digests of their pixels.
+
+    `width` and `height` are those of the upright photo in pixels.
     """
 
     width: int
@@ -99,9 +98,7 @@ class GroundTruth:
 
 @dataclass(frozen=True, eq=False)
 class CachedSample:
-    """What is there already of a photo's sample: its ground truths, and the low-quality faces of its first
-    variants.
-    """
+    """The reusable part of a sample: its ground truths, and the low-quality JPEGs of its first variants."""
 
     truth: GroundTruth
     jpegs: tuple[bytes, ...] = ()
@@ -109,19 +106,17 @@ class CachedSample:
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One finished sample: its row, and for each of `ShardConfig.columns` the content of its members in
-    order.
-    """
+    """One finished sample: its row, and for each of `ShardConfig.columns` its members' content in order."""
 
     sample: Sample
     contents: tuple[tuple[bytes, ...], ...]
 
 
 def make_face(config: ShardConfig, key: str, source: str, data: bytes) -> Face:
-    """Decode one photo, cut its centred square, resize it to both sizes and degrade every variant;
-    `ImageRefused` if it cannot be used.
+    """Decode one photo, crop its centred square, resize it to both sizes and degrade every variant.
 
-    A photo smaller than hq_px is refused: enlarging it would teach a model that blur is ground truth.
+    `ImageRefused` if it cannot be used. A photo smaller than `hq_px` is refused, because an enlarged one
+    would train a model on blurred ground truth.
     """
     photo = decode(data, min_px=config.hq_px).pixels
     hq = resize(center_square(photo), config.hq_px, "bicubic")
@@ -139,20 +134,18 @@ def make_face(config: ShardConfig, key: str, source: str, data: bytes) -> Face:
 
 
 def remake_face(
-    config: ShardConfig, key: str, source: str, source_bytes: int, source_sha256: str, kept: CachedSample
+    config: ShardConfig, key: str, source: str, source_bytes: int, source_sha256: str, cached: CachedSample
 ) -> Face:
-    """Make the same sample as `make_face` from what is kept of it; only variants that are missing are
-    degraded.
-    """
+    """Make the sample that `make_face` makes from its cached part; only missing variants are degraded."""
     return _face(
         config,
         key,
         source,
         source_bytes,
         source_sha256,
-        kept.truth,
-        lambda: decode(kept.truth.hq).pixels,
-        kept.jpegs,
+        cached.truth,
+        lambda: decode(cached.truth.hq).pixels,
+        cached.jpegs,
     )
 
 
@@ -166,7 +159,7 @@ def _face(
     hq: Callable[[], Pixels],
     jpegs: Sequence[bytes],
 ) -> Face:
-    """Draw every variant, degrade those that have no JPEG yet, and describe the sample."""
+    """Draw the parameters of every variant, degrade those without a JPEG, and write the sample's row."""
     seeds = (sample_seed(config.recipe_digest, source_sha256, variant) for variant in range(config.variants))
     sample = Sample(
         key=key,
@@ -184,16 +177,13 @@ def _face(
     if len(made) < config.variants:
         pixels = hq()
         made += [degrade(pixels, params, config.spec) for params in sample.variants[len(made) :]]
-    described = json.dumps(
-        sample, default=row_fields, sort_keys=True
-    ).encode()  # so that a shard says what it holds without the manifest
-    return Face(sample, ((truth.hq,), (truth.low,), (*made, described)))
+    # the row is also stored in the shard, so that a shard can be read without the manifest
+    row = json.dumps(sample, default=row_fields, sort_keys=True).encode()
+    return Face(sample, ((truth.hq,), (truth.low,), (*made, row)))
 
 
 def split_of(config: ShardConfig, source_sha256: str) -> Split:
-    """Assign a photo's content to a split: equal content is never in two splits, and adding photos moves
-    none.
-    """
+    """The split of a photo, by its content: equal content has one split, and added photos move none."""
     word = hashlib.sha256(f"diffbfr split\0{config.seed}\0{source_sha256}".encode()).digest()[:8]
     share = int.from_bytes(word, "big") / 2**64
     if share < config.val_fraction:

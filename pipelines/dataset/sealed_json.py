@@ -1,7 +1,7 @@
-"""Records that carry their own digest: a flipped bit in a record is noticed like one in a shard.
+"""JSON records with a checksum, so that a flipped bit in a record is detected like one in a shard.
 
-A record is a JSON object; its `seal` is the sha256 of everything else in it, written as JSON with sorted keys
-and no spaces. Paths that are no UTF-8 stand in it as Python writes them, with surrogates.
+A record is a JSON object. Its `seal` is the sha256 of everything else in it, written as JSON with sorted keys
+and no spaces. Paths that are not UTF-8 are written with surrogates, as Python represents them.
 """
 
 import hashlib
@@ -14,15 +14,13 @@ from pipelines import storage
 
 SEAL: Final = "seal"
 _READINGS: Final = 3
-"""Of a record on S3: what does not fit its seal may have been changed on the way."""
+"""Number of reads of a record on S3 before it counts as damaged: the bytes may have changed in transit."""
 
 
 def write_checksummed_json(
     uri: storage.Uri, record: Mapping[str, Any], create_only: bool = False, indent: int | None = 1
 ) -> bool:
-    """Write a record with its seal, whole or not at all; False, and nothing touched, if `create_only` and
-    somebody was first.
-    """
+    """Write a record with its checksum atomically; False and no write if `create_only` and it exists."""
     data = (
         json.dumps({**record, SEAL: _seal(record)}, indent=indent, sort_keys=True, ensure_ascii=False) + "\n"
     )
@@ -30,8 +28,9 @@ def write_checksummed_json(
 
 
 def read_checksummed_json(uri: storage.Uri) -> dict[str, Any]:
-    """Read a record back without its seal; FileNotFoundError if there is none, `ShardDamagedError` if it
-    is not what was written.
+    """Read a record without its checksum; `ShardDamagedError` if the checksum does not match.
+
+    `FileNotFoundError` if there is no record.
     """
     found = ""
     for _ in range(_READINGS if storage.is_remote(uri) else 1):

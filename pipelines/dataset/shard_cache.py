@@ -1,11 +1,9 @@
-"""Shards of a dataset on S3, on this machine's disk: fetched when first read, checked by digest, the least
-recently used removed.
+"""LRU cache on local disk for the shards of datasets on S3, filled on first read and checked by digest.
 
-A shard's file is named by its digest, so that equal shards of several datasets are one file and none is ever
-stale. Processes share the folder: one fetches while the others wait, room is made under one lock, and nobody
-removes a file while another reads it. The files being fetched count as if they were there. Datasets whose
-columns do not fit together are read all the same, with a fetch for most reads: give the cache room for what a
-stage reads.
+A cached file is named by its digest, so equal shards of several datasets share one file and no file is stale.
+Processes share the folder: one fetches a shard while the others wait, space is freed under one lock, and a
+file is not removed while it is read. Files being fetched count with their full size. If the columns that are
+read together do not fit, most reads fetch again: the cache should have room for all that one stage reads.
 """
 
 import contextlib
@@ -30,18 +28,16 @@ LIMIT_VARIABLE: Final = "DIFFBFR_CACHE_BYTES"
 _DEFAULT_LIMIT: Final = 64 << 30
 _ATTEMPTS: Final = 2
 _ABANDONED_S: Final = 3600.0
-_PATIENCE_S: Final = 60.0
+_WAIT_FOR_SPACE_S: Final = 60.0
 _PAUSE_S: Final = 0.02
 _FETCHING: Final = ".fetching"
 _OF_PHOTOS: Final = re.compile(r"lq|hq\d+")
-"""Columns that are made with the dataset; the others were appended and have records of their own."""
+"""Names of the columns made from photos; appended columns have commit records of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tar:
-    """What is needed of a tar's record, which also lists its members: a million of those would fill the
-    memory.
-    """
+    """A tar's entry in a commit record without its members, of which a large dataset has millions."""
 
     tar: str
     num_bytes: int
@@ -50,79 +46,72 @@ class Tar:
 
 @dataclass(frozen=True)
 class CachedTarStore(TarStore):
-    """The tars of one dataset on S3 behind a folder of at most `limit_bytes`; picklable."""
+    """The tars of one dataset on S3, cached in a local folder of at most `limit_bytes`; picklable."""
 
     root: str
     folder: str
     limit_bytes: int
 
     def copies(self, tar: str) -> Iterator[Path]:
-        """Yield where a tar lies, and keep it there until the next is asked for, which is fetched anew:
-        this one was found damaged.
+        """Yield the local path of a tar, which is kept until the next one is requested.
+
+        A caller requests the next one if this one is damaged, so it is then removed and fetched again.
         """
         expected = _expected(self.root, tar)
-        place = Path(self.folder) / f"{expected.sha256}.tar"
+        path = Path(self.folder) / f"{expected.sha256}.tar"
         for _ in range(1 + _ATTEMPTS):
-            with _hold(place) or self._fetch(expected, place) as file:
-                yield place
+            with _open_locked(path) or self._fetch(expected, path) as file:
+                yield path
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(place.stat(), os.fstat(file.fileno())):
-                        place.unlink()
+                    if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                        path.unlink()
 
-    def _fetch(self, expected: Tar, place: Path) -> IO[bytes]:
-        """Bring one tar here, unless another process has meanwhile; `ShardDamagedError` if what comes is
-        not what was committed.
-        """
+    def _fetch(self, expected: Tar, path: Path) -> IO[bytes]:
+        """Fetch one tar unless another process has done so; `ShardDamagedError` if its digest is wrong."""
         uri = storage.join(self.root, expected.tar)
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         with _locked(Path(self.folder) / f".{expected.sha256[:2]}.lock"):
-            there = _hold(place)
-            if there is not None:
-                return there
-            draft = place.with_name(f"{uuid.uuid4().hex}{_FETCHING}")
+            fetched = _open_locked(path)
+            if fetched is not None:
+                return fetched
+            partial = path.with_name(f"{uuid.uuid4().hex}{_FETCHING}")
             with contextlib.ExitStack() as until_published:
-                until_published.callback(draft.unlink, missing_ok=True)
+                until_published.callback(partial.unlink, missing_ok=True)
                 with _locked(Path(self.folder) / ".room.lock"):
-                    self._make_room(expected)
-                    file = until_published.enter_context(draft.open("x+b"))
-                    file.truncate(expected.num_bytes)  # keeps its room while it comes
+                    self._free_space(expected)
+                    file = until_published.enter_context(partial.open("x+b"))
+                    file.truncate(expected.num_bytes)  # reserves the space during the transfer
                 file.write(_read_checked(uri, expected))
                 file.flush()
                 fcntl.flock(file, fcntl.LOCK_SH)
-                draft.replace(place)
+                partial.replace(path)
                 until_published.pop_all()
                 return file
 
-    def _make_room(self, expected: Tar) -> None:
-        """Remove the least recently used files that nobody reads, and what fetches left behind that were
-        killed.
-        """
+    def _free_space(self, expected: Tar) -> None:
+        """Remove the least recently used files that are not being read, and the rests of killed fetches."""
         if expected.num_bytes > self.limit_bytes:
             raise UsageError(
                 f"{expected.tar} has {expected.num_bytes} bytes, the cache in {self.folder} may have "
-                f"{self.limit_bytes}; "
-                f"expected room for at least one shard; raise {LIMIT_VARIABLE}"
+                f"{self.limit_bytes}; expected room for at least one shard; raise {LIMIT_VARIABLE}"
             )
-        patience = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _WAIT_FOR_SPACE_S
         while self._remove_oldest(self.limit_bytes - expected.num_bytes) > 0:
-            if time.monotonic() > patience:
+            if time.monotonic() > deadline:
                 raise UsageError(
                     f"the cache in {self.folder} may have {self.limit_bytes} bytes, all of them in use for "
-                    f"{_PATIENCE_S:.0f} s; "
-                    f"expected room for {expected.tar}; raise {LIMIT_VARIABLE}"
+                    f"{_WAIT_FOR_SPACE_S:.0f} s; expected room for {expected.tar}; raise {LIMIT_VARIABLE}"
                 )
             time.sleep(_PAUSE_S)  # a read takes milliseconds
 
     def _remove_oldest(self, limit_bytes: int) -> int:
-        """Remove files until the folder holds at most so many bytes; returns how many there still are too
-        many.
-        """
+        """Remove files until the folder holds at most `limit_bytes`; return the number of bytes in excess."""
         there = []
         for path in Path(self.folder).iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                facts = path.stat()
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                status = path.stat()
                 if path.suffix == ".tar" or path.name.endswith(_FETCHING):
-                    there.append((facts.st_mtime_ns, facts.st_size, path))
+                    there.append((status.st_mtime_ns, status.st_size, path))
         used = sum(num_bytes for _, num_bytes, _ in there)
         for mtime_ns, num_bytes, path in sorted(there):
             abandoned = path.suffix != ".tar" and time.time() - mtime_ns / 1e9 > _ABANDONED_S
@@ -132,7 +121,7 @@ class CachedTarStore(TarStore):
 
 
 def cache_of(root: str) -> CachedTarStore:
-    """The cache for a dataset on S3, in the folder and of the size that the environment says."""
+    """The cache for a dataset on S3, with the folder and the size that the environment sets."""
     given = os.environ.get(LIMIT_VARIABLE, "")
     if given and not given.isdigit():
         raise UsageError(f"{LIMIT_VARIABLE} is {given!r}; expected a whole number of bytes; set it so")
@@ -140,11 +129,10 @@ def cache_of(root: str) -> CachedTarStore:
 
 
 def _expected(root: str, tar: str) -> Tar:
-    """What the shard's record says of a tar."""
+    """The entry of a tar in its shard's commit record."""
     column, _, number = tar.removesuffix(".tar").partition("/")
-    for expected in _tars(
-        root, "commits" if _OF_PHOTOS.fullmatch(column) else f"{column}/commits", int(number)
-    ):
+    folder = "commits" if _OF_PHOTOS.fullmatch(column) else f"{column}/commits"
+    for expected in _tars(root, folder, int(number)):
         if expected.tar == tar:
             return expected
     raise ShardDamagedError(
@@ -154,7 +142,7 @@ def _expected(root: str, tar: str) -> Tar:
 
 @lru_cache(maxsize=65536)
 def _tars(root: str, folder: str, index: int) -> tuple[Tar, ...]:
-    """The tars of one shard's record."""
+    """The tars in one shard's commit record."""
     commit = commits.read(root, folder, index)
     if commit is None:
         raise ShardDamagedError(
@@ -180,28 +168,29 @@ def _read_checked(uri: str, expected: Tar) -> bytes:
     )
 
 
-def _hold(place: Path) -> IO[bytes] | None:
-    """Open a file, mark it as used just now and keep it from being removed until it is closed; None if it
-    is not there.
+def _open_locked(path: Path) -> IO[bytes] | None:
+    """Open a file under a shared lock, which keeps it from being removed, and update its time of last use.
+
+    None if there is no such file.
     """
     try:
-        file = place.open("rb")
+        file = path.open("rb")
     except FileNotFoundError:
         return None
     fcntl.flock(file, fcntl.LOCK_SH)
-    if os.fstat(file.fileno()).st_nlink == 0:  # removed before it was held
+    if os.fstat(file.fileno()).st_nlink == 0:  # removed before it was locked
         file.close()
         return None
     os.utime(file.fileno())
     return file
 
 
-def _remove(place: Path) -> bool:
-    """Remove a file unless somebody holds it; whether it is gone."""
+def _remove(path: Path) -> bool:
+    """Remove a file unless it is locked; False if it is."""
     try:
-        with place.open("rb") as file:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            place.unlink()
+            path.unlink()
     except FileNotFoundError:
         return True
     except BlockingIOError:
@@ -210,8 +199,8 @@ def _remove(place: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process."""
-    with place.open("ab") as file:
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive file lock; the kernel releases it if the process ends."""
+    with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,7 @@
-"""Which photos go into which shard, and under which keys: the listing is spooled to a file, sorted there and
-cut into tasks.
+"""Plan of a dataset: the key of each photo, and the photos of each shard.
 
-Nothing here grows with the number of photos but files: one beside the driver while it sorts, and one a shard
-in the dataset.
+The listing is written to a SQLite file, sorted there and split into tasks, so that memory does not grow with
+the number of photos. The plan of each shard is a file in the dataset.
 """
 
 import hashlib
@@ -31,21 +30,21 @@ from pipelines.sources.listing_db import open_listing_db
 PLAN: Final = "plan"
 COMMITS: Final = "commits"
 BUILD_RECORD: Final = "build.json"
-"""How the shards of a dataset are being made: there before the first one, while `dataset.json` comes last."""
+"""How a dataset is built; written before its first shard, while `dataset.json` is written last."""
 
 _TOOLS: Final = ("numpy", "pillow", "opencv-python-headless", "pyarrow")
 _SAMPLES: Final = "pipelines.dataset.samples"
 _DECIDING: Final = ("diffbfr.degradation", "diffbfr.images", _SAMPLES)
-"""The code that decides what is in a sample; the rest of what `samples` imports carries it."""
+"""Modules whose code decides the content of a sample; the other imports of `samples` do not change it."""
 _STEM_CHARACTERS: Final = 40
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to make, in which dataset; its photos stand in the dataset's plan.
+    """One shard to make; its photos are listed in the dataset's plan.
 
-    `digest` covers all that the shard's bytes depend on, but not where they go. `earlier` are the folders of
-    other datasets, whose finished samples may be taken over; they change no byte.
+    `digest` covers all that the shard's bytes depend on, but not where they are written. `reuse_from` are the
+    folders of other datasets whose samples may be reused; they change no byte.
     """
 
     index: int
@@ -54,12 +53,10 @@ class ShardTask:
     source: PhotoSource
     dataset_root: str
     config: ShardConfig
-    earlier: tuple[str, ...] = ()
+    reuse_from: tuple[str, ...] = ()
 
     def photos(self) -> list[tuple[str, PhotoRef]]:
-        """Read the keys and photos of this shard, sorted by key; UsageError if the plan is another
-        listing's.
-        """
+        """The keys and photos of this shard, sorted by key; UsageError if the plan is of another listing."""
         uri = _plan_path(self.dataset_root, self.index)
         plan = read_checksummed_json(uri)
         if plan["task"] != self.digest:
@@ -71,26 +68,25 @@ class ShardTask:
 
 
 def plan_shards(
-    source: PhotoSource, config: ShardConfig, dataset_root: str, earlier: Sequence[str] = ()
+    source: PhotoSource, config: ShardConfig, dataset_root: str, reuse_from: Sequence[str] = ()
 ) -> list[ShardTask]:
-    """List the photos, give each its key, and cut the sorted keys into tasks of `shard_size`; no photo is
-    read.
+    """List the photos, assign their keys, and split the sorted keys into tasks of `shard_size` photos.
+
+    No photo is read. `CommitConflictError` if the dataset was begun with another configuration or other code.
     """
     root = storage.absolute(dataset_root)
     _begin(root, config)
-    return [
-        _plan(
-            ShardTask(
-                index, len(photos), shard_digest(config, index, photos), source, root, config, tuple(earlier)
-            ),
-            photos,
-        )
-        for index, photos in enumerate(split_listing(source.refs(), config.shard_size))
-    ]
+    tasks = []
+    for index, photos in enumerate(split_listing(source.refs(), config.shard_size)):
+        digest = shard_digest(config, index, photos)
+        task = ShardTask(index, len(photos), digest, source, root, config, tuple(reuse_from))
+        _write_plan(task, photos)
+        tasks.append(task)
+    return tasks
 
 
 def describe_build(config: ShardConfig) -> dict[str, Any]:
-    """Say how a dataset is made, so that it can be gone on with, taken over or checked."""
+    """How a dataset is built, for resuming, reuse and verification: format, recipe, codecs, code, tools."""
     tools = (*_TOOLS, "albumentations") if config.degradation.before else _TOOLS
     recipe = to_dict(replace(config, degradation=config.spec))
     codecs = {codec: dict(effort) for codec, effort in CODECS.items()}
@@ -109,7 +105,7 @@ def describe_build(config: ShardConfig) -> dict[str, Any]:
 
 
 def shard_digest(config: ShardConfig, index: int, photos: Sequence[tuple[str, PhotoRef]]) -> str:
-    """Digest all that a shard is a function of."""
+    """Digest of everything that a shard's bytes depend on."""
     listed = [(key, ref.name, ref.bytes, ref.fingerprint, ref.file_md5, ref.pixel_md5) for key, ref in photos]
     parts = [
         config.recipe_digest,
@@ -126,26 +122,28 @@ def shard_digest(config: ShardConfig, index: int, photos: Sequence[tuple[str, Ph
 def split_listing(refs: Iterator[PhotoRef], shard_size: int) -> Iterator[list[tuple[str, PhotoRef]]]:
     """Yield the photos with their keys, sorted by key, `shard_size` at a time.
 
-    A key is [a-z0-9_-]: the stem of the photo's file (FFHQ's `00000/00000.png` is `00000`). Stems that are
-    the same after lower-casing and cleaning all get a hash of their whole name, so that a key never depends
-    on the listing's order; where that hash does not yet tell them apart, a longer one does.
+    A key consists of [a-z0-9_-]: it is the stem of the photo's file (`00000` for FFHQ's `00000/00000.png`).
+    Stems that are equal after lower-casing and cleaning all get a hash of their whole name, so that a key
+    does not depend on the order of the listing; the hash is lengthened until they differ.
     """
-    with open_listing_db() as spool:
-        spool.execute("CREATE TABLE photo (stem TEXT, name TEXT, ref TEXT, key TEXT)")
+    with open_listing_db() as db:
+        db.execute("CREATE TABLE photo (stem TEXT, name TEXT, ref TEXT, key TEXT)")
         rows = ((_clean(_stem(ref.name)), ref.name, json.dumps(astuple(ref))) for ref in refs)
-        spool.executemany("INSERT INTO photo (stem, name, ref) VALUES (?, ?, ?)", rows)
-        _assign_keys(spool)
-        ordered = spool.execute("SELECT key, ref FROM photo ORDER BY key")
+        db.executemany("INSERT INTO photo (stem, name, ref) VALUES (?, ?, ?)", rows)
+        _assign_keys(db)
+        ordered = db.execute("SELECT key, ref FROM photo ORDER BY key")
         while chunk := ordered.fetchmany(shard_size):
             yield [(key, PhotoRef(*json.loads(ref))) for key, ref in chunk]
 
 
 def _begin(root: str, config: ShardConfig) -> None:
-    """Write how the dataset is made; CommitConflictError if it was begun otherwise."""
-    uri, now = storage.join(root, BUILD_RECORD), describe_build(config)
+    """Write the build record; CommitConflictError if the dataset was begun with a different one."""
+    uri = storage.join(root, BUILD_RECORD)
+    now = describe_build(config)
     if write_checksummed_json(uri, now, create_only=True):
         return
-    begun, wanted = flatten(read_checksummed_json(uri)), flatten(now)
+    begun = flatten(read_checksummed_json(uri))
+    wanted = flatten(now)
     changed = next((path for path in sorted({*begun, *wanted}) if begun.get(path) != wanted.get(path)), None)
     if changed is not None:
         found, expected = begun.get(changed), wanted.get(changed)
@@ -155,16 +153,16 @@ def _begin(root: str, config: ShardConfig) -> None:
         )
 
 
-def _assign_keys(spool: sqlite3.Connection) -> None:
-    """Give each row its key; UsageError if a name was listed twice."""
-    spool.create_function("hashed", 3, _hashed_key, deterministic=True)
-    spool.execute("CREATE INDEX by_stem ON photo (stem)")
-    spool.execute("UPDATE photo SET key = stem")
-    twice = "stem = '' OR stem IN (SELECT stem FROM photo GROUP BY stem HAVING count(*) > 1)"
-    spool.execute("CREATE INDEX by_key ON photo (key)")
+def _assign_keys(db: sqlite3.Connection) -> None:
+    """Assign the key of each row; UsageError if a name is listed twice."""
+    db.create_function("hashed", 3, _hashed_key, deterministic=True)
+    db.execute("CREATE INDEX by_stem ON photo (stem)")
+    db.execute("UPDATE photo SET key = stem")
+    ambiguous = "stem = '' OR stem IN (SELECT stem FROM photo GROUP BY stem HAVING count(*) > 1)"
+    db.execute("CREATE INDEX by_key ON photo (key)")
     for digits in (8, 16, 32):
-        spool.execute(f"UPDATE photo SET key = hashed(stem, name, ?) WHERE {twice}", (digits,))
-        clash = spool.execute(
+        db.execute(f"UPDATE photo SET key = hashed(stem, name, ?) WHERE {ambiguous}", (digits,))
+        clash = db.execute(
             "SELECT name, count(*) FROM photo GROUP BY key HAVING count(*) > 1 LIMIT 1"
         ).fetchone()
         if clash is None:
@@ -185,17 +183,16 @@ def _clean(stem: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-")[:_STEM_CHARACTERS]
 
 
-def _plan(task: ShardTask, photos: Sequence[tuple[str, PhotoRef]]) -> ShardTask:
-    """Write the plan of one shard, unless it is there."""
+def _write_plan(task: ShardTask, photos: Sequence[tuple[str, PhotoRef]]) -> None:
+    """Write the plan of one shard unless the same plan exists."""
     uri = _plan_path(task.dataset_root, task.index)
     plan = {"task": task.digest, "photos": [[key, *astuple(ref)] for key, ref in photos]}
     try:
-        there = read_checksummed_json(uri) == plan
+        if read_checksummed_json(uri) == plan:
+            return
     except FileNotFoundError:
-        there = False
-    if not there:
-        write_checksummed_json(uri, plan, indent=None)
-    return task
+        pass
+    write_checksummed_json(uri, plan, indent=None)
 
 
 def _plan_path(root: str, index: int) -> str:
@@ -203,7 +200,7 @@ def _plan_path(root: str, index: int) -> str:
 
 
 def read_config(dataset_root: str) -> ShardConfig:
-    """Read what a finished dataset was made of."""
+    """The configuration of a finished dataset, from its `dataset.json`."""
     return from_dict(
         ShardConfig,
         dict(manifest.read_record(dataset_root).recipe),

@@ -1,9 +1,8 @@
-"""What is in a dataset, in figures: bytes of each column, and histograms of the draws of Eq. 13 and of the
-low-quality faces.
-"""
+"""Statistics of a dataset: bytes of each column, histograms of Eq. 13's parameters and of LQ file sizes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -14,13 +13,13 @@ from diffbfr.shards import ShardedDataset
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
 
 NUM_BINS: Final = 24
-DRAWS: Final = ("sigma", "r", "delta", "q")
+PARAMETERS: Final = ("sigma", "r", "delta", "q")
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often values fell into bins of equal width: `edges` has one entry more than `counts`."""
+    """Counts of values in bins of equal width; `edges` has one entry more than `counts`."""
 
     name: str
     unit: str
@@ -29,16 +28,14 @@ class Histogram:
     mean: float
 
     def bars(self) -> str:
-        """One character a bin, as high as its count; a bin that is not empty shows."""
+        """One bar character for each bin; every bin that is not empty is visible."""
         top = max(self.counts)
         return "".join(_BARS[-(-count * (len(_BARS) - 1) // top)] for count in self.counts)
 
 
 @dataclass(frozen=True)
 class ColumnSize:
-    """The bytes of one column's members, without the tars' headers; `smallest`, `median` and `largest` are
-    of one file.
-    """
+    """Bytes of one column's members without tar headers; `smallest`, `median`, `largest` are file sizes."""
 
     column: str
     num_bytes: int
@@ -49,7 +46,7 @@ class ColumnSize:
 
 @dataclass(frozen=True)
 class Summary:
-    """A dataset in figures; `gray` and `flipped` are shares of all variants."""
+    """Statistics of a dataset; `gray` and `flipped` are fractions of all variants."""
 
     columns: tuple[ColumnSize, ...]
     histograms: tuple[Histogram, ...]
@@ -58,10 +55,10 @@ class Summary:
 
 
 def summarize(dataset: ShardedDataset) -> Summary:
-    """Count what `dataset` holds; pictures are not read."""
-    draws = [params for sample in dataset.samples for params in sample.variants]
+    """Statistics from the manifest alone; no image is read."""
+    variants = list(chain.from_iterable(sample.variants for sample in dataset.samples))
     units = {"sigma": f"px of {dataset.info.hq_px}", "r": "", "delta": "of 255", "q": "JPEG quality"}
-    histograms = [histogram(name, units[name], _values(draws, name)) for name in DRAWS]
+    histograms = [histogram(name, units[name], _values(variants, name)) for name in PARAMETERS]
     jpegs = np.concatenate(
         [dataset.lengths(LQ_COLUMN, name) for name in dataset.column(LQ_COLUMN).names if name != LQ_RECORD]
     )
@@ -69,8 +66,8 @@ def summarize(dataset: ShardedDataset) -> Summary:
     return Summary(
         columns=tuple(_size(dataset, column.column, column.names) for column in dataset.columns),
         histograms=tuple(histograms),
-        gray=float(np.mean([params.gray for params in draws])),
-        flipped=float(np.mean([params.flip for params in draws])),
+        gray=float(np.mean([params.gray for params in variants])),
+        flipped=float(np.mean([params.flip for params in variants])),
     )
 
 
@@ -80,8 +77,8 @@ def histogram(name: str, unit: str, values: NDArray[np.float64]) -> Histogram:
     return Histogram(name, unit, tuple(edges.tolist()), tuple(counts.tolist()), float(values.mean()))
 
 
-def _values(draws: Iterable[DegradationParams], name: str) -> NDArray[np.float64]:
-    return np.array([getattr(params, name) for params in draws], dtype=np.float64)
+def _values(variants: Iterable[DegradationParams], name: str) -> NDArray[np.float64]:
+    return np.array([getattr(params, name) for params in variants], dtype=np.float64)
 
 
 def _size(dataset: ShardedDataset, column: str, names: tuple[str, ...]) -> ColumnSize:

@@ -1,4 +1,8 @@
-"""Tables of frozen dataclass rows as parquet: written and read a row group at a time, published whole."""
+"""Parquet tables of frozen dataclass rows; the one module that imports pyarrow.
+
+The schema follows from the annotations of the rows: scalars are plain columns, a tuple of dataclasses is a
+list of structs. Tables are written and read one row group at a time and published atomically.
+"""
 
 import contextlib
 import dataclasses
@@ -28,9 +32,9 @@ _ROWS_AT_ONCE: Final = 256
 
 
 class TableWriter:
-    """Write rows to a parquet file piece by piece; `close` publishes it whole, and nothing is visible before.
+    """Writes rows to a parquet file one row group at a time; `close` publishes it atomically.
 
-    The file grows in this machine's temporary folder: memory holds one row group.
+    The unfinished file is in this machine's temporary folder, so that memory holds one row group.
     """
 
     def __init__(self, uri: str, row_type: type[Any]) -> None:
@@ -49,7 +53,7 @@ class TableWriter:
             self._writer.write_table(table)
 
     def close(self) -> str:
-        """Finish the file and publish it; returns its sha256, for a record to keep."""
+        """Finish the file, publish it and return its sha256."""
         self._writer.close()
         storage.put_file(self._path, self._uri)
         sha256 = storage.digest(self._path)
@@ -65,16 +69,12 @@ def write_rows(uri: str, row_type: type[Row], rows: Iterable[Row]) -> str:
 
 
 def read_rows(uri: str, row_type: type[Row], sha256: str = "") -> list[Row]:
-    """Read dataclass rows back from a parquet file; `ShardDamagedError` if it has not the digest that a
-    record names.
-    """
+    """Read dataclass rows from a parquet file; `ShardDamagedError` if its digest is not `sha256`."""
     return list(stream_rows(uri, row_type, sha256))
 
 
 def stream_rows(uri: str, row_type: type[Row], sha256: str = "") -> Iterator[Row]:
-    """Yield the rows of a table, a piece of it at a time; the digest of the whole is checked before the
-    first.
-    """
+    """Yield the rows of a table, read in batches; the digest of the file is checked before the first."""
     build = _builder(row_type)
     names = [field.name for field in dataclasses.fields(typing.cast(Any, row_type))]
     with _opened(uri, row_type, sha256) as file:
@@ -85,7 +85,7 @@ def stream_rows(uri: str, row_type: type[Row], sha256: str = "") -> Iterator[Row
 
 
 def read_table(uri: str, row_type: type[Any], sha256: str = "") -> pa.Table:
-    """Read a whole table as columns, checked in the same way."""
+    """Read a whole table as arrow columns; its digest is checked as in `stream_rows`."""
     with _opened(uri, row_type, sha256) as file:
         return file.read()
 
@@ -125,9 +125,7 @@ def _schema(row_type: type[Any]) -> pa.Schema:
 
 
 def _arrow_type(kind: Any) -> pa.DataType:
-    """Map an annotation: a scalar, a Literal of strings, a dataclass, or a tuple of any length of one of
-    these.
-    """
+    """The arrow type of an annotation: a scalar, a Literal of strings, a dataclass, or a tuple of these."""
     if kind in _SCALARS:
         return _SCALARS[kind]
     if typing.get_origin(kind) is Literal:
@@ -155,24 +153,19 @@ def _to_table(rows: Iterable[Any], row_type: type[Any], schema: pa.Schema) -> pa
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return (
-        dataclasses.asdict(value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type)
-        else value
-    )
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
 
 
 def _builder(row_type: type[Any]) -> Any:
-    """Return a function from a plain mapping to a row, with lists turned back into tuples and structs into
-    their dataclasses.
-    """
+    """A function that builds a row from a plain mapping, with lists as tuples and structs as dataclasses."""
     nested: dict[str, Any] = {}
     for name, kind in typing.get_type_hints(row_type).items():
         if typing.get_origin(kind) is tuple:
             inner = typing.get_args(kind)[0]
-            nested[name] = (
-                _builder(inner) if isinstance(inner, type) and dataclasses.is_dataclass(inner) else inner
-            )
+            is_struct = isinstance(inner, type) and dataclasses.is_dataclass(inner)
+            nested[name] = _builder(inner) if is_struct else inner
 
     def build(values: dict[str, Any]) -> Any:
         for name, item in nested.items():

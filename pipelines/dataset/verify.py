@@ -1,9 +1,8 @@
-"""Is a dataset what was committed? Five levels, each with all below it: records, sizes, tar digests, pixels,
-low-quality faces.
+"""Verification of a dataset against its commits, in five levels; each level includes those below it.
 
-Level 0 reads the sealed records and tables and counts again; 1 looks at the size of each tar; 2 reads every
-byte; 3 decodes every picture and compares pixel digests; 4 draws and applies Eq. 13 anew and compares every
-low-quality face byte by byte.
+Level 0 checks the checksums of records and tables and recomputes the counts and identities. Level 1 checks
+the size of each tar, level 2 the digest of every byte. Level 3 decodes every image and compares pixel
+digests. Level 4 applies Eq. 13 again and compares every low-quality face byte by byte.
 """
 
 import hashlib
@@ -12,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from diffbfr.degradation import degrade, draw, sample_seed
@@ -35,11 +34,11 @@ RECORDS, SIZES, DIGESTS, PIXELS, LOW_QUALITY = range(len(LEVELS))
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something that is not as it was committed: where (relative to the dataset), and what."""
+class DatasetProblem:
+    """A part of a dataset that differs from its commit: its path relative to the dataset, and a message."""
 
-    place: str
-    what: str
+    path: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -55,30 +54,26 @@ class VerifyTask:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was looked at in one shard, and what was found."""
+    """What was checked in one shard, and the problems found; `num_bytes` is the number of bytes read."""
 
     index: int
     samples: int
     low_quality_faces: int
     num_bytes: int
-    findings: tuple[Finding, ...]
+    problems: tuple[DatasetProblem, ...]
     seconds: float
 
 
 def plan_verification(dataset_root: str, level: int) -> list[VerifyTask]:
-    """Return one task a shard; `ShardDamagedError` if `dataset.json` itself is damaged, for then nothing
-    says what to expect.
-    """
+    """One task for each shard; `ShardDamagedError` if `dataset.json` itself is damaged."""
     root = storage.absolute(dataset_root)
     record = manifest.read_record(root)
     config = read_config(root)
     return [VerifyTask(index, root, level, record.columns, config) for index in range(record.info.num_shards)]
 
 
-def verify_records(dataset_root: str) -> list[Finding]:
-    """Level 0 for the whole: tables as they were sealed, and counts and identities that follow from the
-    shards' records once more.
-    """
+def verify_records(dataset_root: str) -> list[DatasetProblem]:
+    """Level 0 for the whole dataset: the tables' digests, and the counts and identities, computed again."""
     root = storage.absolute(dataset_root)
     record = manifest.read_record(root)
     return [
@@ -90,26 +85,19 @@ def verify_records(dataset_root: str) -> list[Finding]:
 
 
 def verify_shard(task: VerifyTask) -> VerifyReport:
-    """Check one shard of every column; damage is reported, never raised."""
+    """Check one shard of every column; damage is reported and never raises an error."""
     started = time.monotonic()
     try:
         records = _records(task)
     except DiffBFRError as error:
-        return VerifyReport(
-            task.index,
-            0,
-            0,
-            0,
-            (Finding(f"{COMMITS}/{task.index:06d}.json", str(error)),),
-            time.monotonic() - started,
-        )
-    findings: list[Finding] = []
+        problem = DatasetProblem(f"{COMMITS}/{task.index:06d}.json", str(error))
+        return VerifyReport(task.index, 0, 0, 0, (problem,), time.monotonic() - started)
+    problems: list[DatasetProblem] = []
     whole: dict[str, bytes] = {}
     num_bytes = 0
-    tars = [tar for commit in records for tar in commit.tars] if task.level >= SIZES else []
-    for tar in tars:
+    for tar in chain.from_iterable(commit.tars for commit in records) if task.level >= SIZES else ():
         found, data = _check_tar(task, tar)
-        findings += found
+        problems += found
         num_bytes += len(data)
         if not found:
             whole[tar.tar] = data
@@ -117,39 +105,40 @@ def verify_shard(task: VerifyTask) -> VerifyReport:
     if task.level >= PIXELS:
         contents = _contents(records, whole)
         for sample in samples:
-            findings += _check_sample(task, sample, contents[sample.key])
+            problems += _check_sample(task, sample, contents[sample.key])
     faces = len(samples) * task.config.variants if task.level >= LOW_QUALITY else 0
     return VerifyReport(
-        task.index, len(samples), faces, num_bytes, tuple(findings), time.monotonic() - started
+        task.index, len(samples), faces, num_bytes, tuple(problems), time.monotonic() - started
     )
 
 
-def _check_plans(root: str) -> Iterator[Finding]:
-    """Check how the dataset was made and its shards' photos, which the next run of the shard step reads."""
+def _check_plans(root: str) -> Iterator[DatasetProblem]:
+    """Check the build record and the shards' plans, which the next run of the shard step reads."""
     for path in (BUILD_RECORD, *(f"{PLAN}/{name}" for name in storage.list_dir(storage.join(root, PLAN)))):
         try:
             read_checksummed_json(storage.join(root, *path.split("/")))
         except FileNotFoundError:
             continue
         except DiffBFRError as error:
-            yield Finding(path, str(error))
+            yield DatasetProblem(path, str(error))
 
 
-def _check_tables(root: str, record: DatasetRecord) -> Iterator[Finding]:
+def _check_tables(root: str, record: DatasetRecord) -> Iterator[DatasetProblem]:
     for path, sha256 in sorted(record.tables.items()):
         try:
             found = storage.digest(storage.join(root, path))
         except FileNotFoundError:
             found = "nothing"
         if found != sha256:
-            yield Finding(
+            yield DatasetProblem(
                 path, f"the table has digest {found[:12]}; expected {sha256[:12]}; run the shard step again"
             )
 
 
-def _check_sums(root: str, record: DatasetRecord) -> Iterator[Finding]:
-    """Count and digest the shards' records as the finish did, and compare with what `dataset.json` and the
-    tables say.
+def _check_sums(root: str, record: DatasetRecord) -> Iterator[DatasetProblem]:
+    """Compute counts and identities from the shards' records and compare them with `dataset.json`.
+
+    The rows of the tables are compared with the records too.
     """
     info = record.info
     content, archive, splits = hashlib.sha256(), hashlib.sha256(), Counter[str]()
@@ -161,14 +150,14 @@ def _check_sums(root: str, record: DatasetRecord) -> Iterator[Finding]:
         except DiffBFRError:
             commit = None
         if commit is None:
-            return  # verify_shard names the record; without it no sum can be right
+            return  # verify_shard reports the record; without it no count can be right
         content.update(visible_content(commit))
         for tar in commit.tars:
             archive.update(archive_line(tar))
         splits.update(sample.split for sample in commit.samples)
         samples.compare(commit.samples)
         quarantined.compare(commit.quarantined)
-    sums = {
+    figures = {
         "num_samples": (samples.num_rows, info.num_samples),
         "num_train": (splits["train"], info.num_train),
         "num_val": (splits["val"], info.num_val),
@@ -177,39 +166,42 @@ def _check_sums(root: str, record: DatasetRecord) -> Iterator[Finding]:
         "content_id": (content.hexdigest(), info.content_id),
         "archive_id": (archive.hexdigest(), info.archive_id),
     }
-    for name, (found, said) in sums.items():
-        if found != said:
-            yield Finding(
+    for name, (found, recorded) in figures.items():
+        if found != recorded:
+            yield DatasetProblem(
                 manifest.DATASET_RECORD,
-                f"{name} is {said}, the shards' records come to {found}; run the shard step again",
+                f"{name} is {recorded}, the shards' records come to {found}; run the shard step again",
             )
-    yield from (*samples.findings(), *quarantined.findings())
+    yield from (*samples.problems(), *quarantined.problems())
 
 
 class _Table:
-    """A table that is read beside the shards' records; one with another digest is `_check_tables`' to
-    name, and not compared.
+    """A table whose rows are compared with the shards' records, in order.
+
+    A table with a wrong digest is not compared, because `_check_tables` reports it.
     """
 
     def __init__(self, root: str, path: str, row_type: type[Any], record: DatasetRecord) -> None:
         self.num_rows = 0
-        self._path, self._differs, self._damaged = path, False, False
+        self._path = path
+        self._differs = False
+        self._damaged = False
         self._rows = manifest.stream_rows(storage.join(root, path), row_type, record.tables[path])
 
     def compare(self, committed: Sequence[Any]) -> None:
         """Compare the next rows with those of a shard."""
         self.num_rows += len(committed)
-        self._differs |= self._take(len(committed)) != list(committed)
+        self._differs |= self._next_rows(len(committed)) != list(committed)
 
-    def findings(self) -> Iterator[Finding]:
-        """Say whether all rows were those of the shards, and no more."""
-        more = self._take(1)
+    def problems(self) -> Iterator[DatasetProblem]:
+        """A problem if the rows differ from those of the shards, or if there are more of them."""
+        more = self._next_rows(1)
         if (self._differs or more) and not self._damaged:
-            yield Finding(
+            yield DatasetProblem(
                 self._path, "the rows are not those of the shards' records; run the shard step again"
             )
 
-    def _take(self, number: int) -> list[Any]:
+    def _next_rows(self, number: int) -> list[Any]:
         try:
             return list(islice(self._rows, number))
         except DiffBFRError:
@@ -217,29 +209,27 @@ class _Table:
             return []
 
 
-def _check_quarantined(root: str, record: DatasetRecord) -> Iterator[Finding]:
-    """Compare the degenerate pictures that an appended column's record names with those of its shards'
-    records.
-    """
+def _check_quarantined(root: str, record: DatasetRecord) -> Iterator[DatasetProblem]:
+    """Compare the degenerate images that an appended column's record names with its shards' records."""
     for column in record.columns:
         if not column.model_digest:
             continue
         try:
             rows = read_quarantined(root, column.column, record.info.num_shards)
         except DiffBFRError:
-            continue  # verify_shard names the record
+            continue  # verify_shard reports the record
         if tuple(map(member_of, rows)) != column.quarantined:
-            found = f"{len(column.quarantined)} pictures are quarantined, by the shards' records {len(rows)}"
-            yield Finding(
+            found = f"{len(column.quarantined)} images are quarantined, by the shards' records {len(rows)}"
+            yield DatasetProblem(
                 f"{column.column}/{manifest.COLUMN_RECORD}", f"{found}; run `diffbfr condition irm1` again"
             )
 
 
 def _records(task: VerifyTask) -> list[Commit]:
-    """The records of one shard: the dataset's own first, then one for each appended column."""
-    made = [COMMITS, *(f"{column.column}/{COMMITS}" for column in task.columns if column.model_digest)]
+    """The commit records of one shard: the dataset's own first, then one for each appended column."""
+    folders = [COMMITS, *(f"{column.column}/{COMMITS}" for column in task.columns if column.model_digest)]
     records = []
-    for folder in made:
+    for folder in folders:
         commit = commits.read(task.dataset_root, folder, task.index)
         if commit is None:
             raise DiffBFRError(
@@ -250,73 +240,75 @@ def _records(task: VerifyTask) -> list[Commit]:
     return records
 
 
-def _check_tar(task: VerifyTask, tar: TarInfo) -> tuple[list[Finding], bytes]:
-    """Compare a tar with its record; where it differs, name the samples that are hit."""
+def _check_tar(task: VerifyTask, tar: TarInfo) -> tuple[list[DatasetProblem], bytes]:
+    """Compare a tar with its record; return the problems, which name damaged members, and its bytes."""
     uri = storage.join(task.dataset_root, tar.tar)
     again = "remove it and run the same command again"
     try:
         num_bytes = storage.size(uri)
         data = storage.read_bytes(uri) if task.level >= DIGESTS else b""
     except FileNotFoundError:
-        return [
-            Finding(
-                tar.tar, f"the shard is missing; expected {tar.num_bytes} bytes; run the same command again"
-            )
-        ], b""
+        message = f"the shard is missing; expected {tar.num_bytes} bytes; run the same command again"
+        return [DatasetProblem(tar.tar, message)], b""
     if num_bytes != tar.num_bytes:
-        return [Finding(tar.tar, f"the shard has {num_bytes} bytes; expected {tar.num_bytes}; {again}")], data
+        return [
+            DatasetProblem(tar.tar, f"the shard has {num_bytes} bytes; expected {tar.num_bytes}; {again}")
+        ], data
     if task.level < DIGESTS or hashlib.sha256(data).hexdigest() == tar.sha256:
         return [], data
-    hit = [
+    damaged = [
         f"{member.key}.{member.name}"
         for member in tar.members
         if hashlib.sha256(data[member.offset : member.offset + member.length]).hexdigest() != member.sha256
     ]
-    where = (
-        f"in {', '.join(hit[:3])}{f' and {len(hit) - 3} more' if len(hit) > 3 else ''}"
-        if hit
-        else "between the members"
-    )
-    return [Finding(tar.tar, f"bytes differ {where}; expected sha256 {tar.sha256[:12]}; {again}")], data
+    where = "between the members"
+    if damaged:
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        where = f"in {', '.join(damaged[:3])}{more}"
+    return [
+        DatasetProblem(tar.tar, f"bytes differ {where}; expected sha256 {tar.sha256[:12]}; {again}")
+    ], data
 
 
 def _contents(
     records: Sequence[Commit], whole: Mapping[str, bytes]
 ) -> dict[str, dict[tuple[str, str], bytes]]:
-    """The members of each sample by (column, name), from the tars that are whole."""
+    """The members of each sample by (column, name), from the undamaged tars."""
     contents: dict[str, dict[tuple[str, str], bytes]] = {sample.key: {} for sample in records[0].samples}
-    for tar in (tar for commit in records for tar in commit.tars if tar.tar in whole):
+    for tar in chain.from_iterable(commit.tars for commit in records):
+        data = whole.get(tar.tar)
+        if data is None:
+            continue
         for member in tar.members:
-            piece = whole[tar.tar][member.offset : member.offset + member.length]
-            contents[member.key][member.column, member.name] = piece
+            content = data[member.offset : member.offset + member.length]
+            contents[member.key][member.column, member.name] = content
     return contents
 
 
 def _check_sample(
     task: VerifyTask, sample: Sample, contents: Mapping[tuple[str, str], bytes]
-) -> Iterator[Finding]:
+) -> Iterator[DatasetProblem]:
+    """Compare the row in the shard and the pixel digests; at level 4 the low-quality faces too."""
     config = task.config
     pixels: dict[str, Pixels] = {}
     for (column, name), data in contents.items():
         if (column, name) == (LQ_COLUMN, LQ_RECORD):
             if data != json.dumps(sample, default=row_fields, sort_keys=True).encode():
-                yield Finding(
+                yield DatasetProblem(
                     f"{column}/{sample.key}.{name}",
                     "the description is not the sample's row; make the shard again",
                 )
             continue
         try:
-            picture = decode(data).pixels
+            pixels[column] = decode(data).pixels
         except DiffBFRError as error:
-            yield Finding(
+            yield DatasetProblem(
                 f"{column}/{sample.key}.{name}", f"cannot be decoded ({error}); make the shard again"
             )
-            continue
-        pixels[column] = picture
     hq_column, low_column, _ = (column.column for column in config.columns)
     for column, sha256 in ((hq_column, sample.pixel_sha256), (low_column, sample.low_pixel_sha256)):
         if column in pixels and pixel_digest(pixels[column]) != sha256:
-            yield Finding(
+            yield DatasetProblem(
                 f"{column}/{sample.key}",
                 f"the pixels differ; expected digest {sha256[:12]}; make the shard again",
             )
@@ -326,22 +318,22 @@ def _check_sample(
 
 def _check_degradation(
     task: VerifyTask, sample: Sample, hq: Pixels, contents: Mapping[tuple[str, str], bytes]
-) -> Iterator[Finding]:
-    """Make every picture that was derived from the ground truth once more."""
+) -> Iterator[DatasetProblem]:
+    """Derive every image from the ground truth again and compare it."""
     config = task.config
     low_column = config.columns[1].column
     if pixel_digest(resize(hq, config.lq_px, "bicubic")) != sample.low_pixel_sha256:
-        yield Finding(
+        yield DatasetProblem(
             f"{low_column}/{sample.key}",
             "is not the ground truth made small on this machine; compare the versions of the tools",
         )
     for variant, params in enumerate(sample.variants):
-        place = f"{LQ_COLUMN}/{sample.key}.{variant}.jpg"
+        path = f"{LQ_COLUMN}/{sample.key}.{variant}.jpg"
         if draw(config.spec, sample_seed(config.recipe_digest, sample.source_sha256, variant)) != params:
-            yield Finding(
-                place,
-                "its parameters are not those that its seed draws; expected the recipe's draw; make the "
-                "shard again",
+            yield DatasetProblem(
+                path,
+                "its parameters are not those that its seed draws; expected the recipe's; make the shard "
+                "again",
             )
         made = degrade(hq, params, config.spec)
         stored = contents.get((LQ_COLUMN, f"{variant}.jpg"))
@@ -351,6 +343,6 @@ def _check_degradation(
                 if config.spec.portable
                 else "it is not portable: check it where it was made"
             )
-            yield Finding(
-                place, f"is not what Eq. 13 makes on this machine; expected the same bytes; {advice}"
+            yield DatasetProblem(
+                path, f"is not what Eq. 13 makes on this machine; expected the same bytes; {advice}"
             )

@@ -1,1 +1,1 @@
-"""Evaluation."""
+"""Results of an evaluation: rows, means with intervals, image panels, and their files."""

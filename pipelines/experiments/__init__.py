@@ -1,1 +1,1 @@
-"""Experiments."""
+"""Studies on finished runs; each module is a command of its own."""

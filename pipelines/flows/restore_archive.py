@@ -1,15 +1,15 @@
-"""Restore an archive: every input gets one row in the ledger, every face that could be restored a picture in
-the mirror.
+"""Restore an archive: one ledger row for every input, one image in the mirror for every restored face.
 
 ```
-pin        the request (input, cascade digest, mode, seed) in the output folder; another one is refused there
-remember   what earlier runs committed and what of it still stands
-match      inputs of equal size by their sha256: equal bytes cost one restoration
-restore    units of photos on device actors; each unit's record is written after its pictures
-copy       duplicates get their own file
-close      ledger.parquet, then restore.json
+pin        write the request (input, cascade digest, mode, seed) into the output; refuse a different one there
+resume     read the outcomes that earlier runs committed and keep those that are current
+match      compare inputs of equal size by sha256, so that equal bytes are restored once
+restore    run units of photos on device actors; each unit's record is written after its images
+copy       give each duplicate its own file
+close      write ledger.parquet, then restore.json
 ```
-The same command continues where it was cut off, and does nothing when nothing is left.
+The same command resumes an interrupted run, and does
+nothing when nothing is left.
 """
 
 import time
@@ -25,17 +25,18 @@ from diffbfr.stages import Mode
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow, read_ledger, write_ledger
-from pipelines.flows.restore_plan import find_standing, plan_restore, units
+from pipelines.flows.restore_plan import find_current, plan_restore, split_units
 from pipelines.restoration.outcomes import CONTROL, Outcome, read_units
 from pipelines.restoration.samples import first_prefix
 from pipelines.sources import PhotoRef, PhotoSource, open_source
 from pipelines.steps.restore import (
+    BatchReport,
     Copy,
     CopyTask,
     RestorationModel,
     RestoreTask,
     RestoreWorker,
-    Work,
+    WorkItem,
     copy_duplicates,
 )
 
@@ -47,11 +48,11 @@ _COPIES_PER_UNIT: Final = 64
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """How to restore. `aligned`: the inputs are square face crops in the FFHQ frame. `unit_size`: photos a
-    commit.
+    """How to restore an archive.
 
-    `samples` restorations are drawn of each face, and their spread (`pipelines.restoration.samples`).
-    `batch_faces` run through the cascade at once; it is part of the request, because kernels round
+    `aligned` states that the inputs are square face crops in the FFHQ frame. `unit_size` is the number of
+    photos in a commit, `samples` the number of restorations of each face (`pipelines.restoration.samples`).
+    `batch_faces` is the batch size of the cascade. It is part of the pinned request, because kernels round
     differently at another size.
     """
 
@@ -65,7 +66,7 @@ class RestoreOptions:
 
 @dataclass(frozen=True)
 class RestoreCounts:
-    """How many inputs ended how; they add up to the inputs."""
+    """Number of inputs by status; the sum is the number of all inputs."""
 
     restored: int
     duplicate: int
@@ -75,9 +76,7 @@ class RestoreCounts:
 
 @dataclass(frozen=True)
 class RestoreReport:
-    """What a restoration came to. `rows` are the ledger's, by name; `num_worked` inputs had something left
-    to do in this run.
-    """
+    """Result of a restoration: `rows` is the ledger; `num_worked` inputs were processed in this run."""
 
     source: str
     output: str
@@ -91,16 +90,14 @@ class RestoreReport:
 
     @property
     def ledger(self) -> str:
-        """Where the ledger lies."""
+        """Address of the ledger."""
         return storage.join(self.output, LEDGER)
 
 
 def restore_archive(
     source_uri: str, output_uri: str, model: RestorationModel, options: RestoreOptions, cluster: Cluster
 ) -> RestoreReport:
-    """Restore every face crop of an archive into a mirror of it; the report also counts what an earlier
-    run did.
-    """
+    """Restore every face crop of an archive into a mirror of it; the counts include earlier runs."""
     started = time.perf_counter()
     _check_options(options)
     source, output = open_source(source_uri, every_file=True), storage.absolute(output_uri)
@@ -109,13 +106,13 @@ def restore_archive(
     _pin(source, output, model, options)
 
     known = list(read_units(output))
-    standing = find_standing(
-        source, refs, known, {entry.path: entry.num_bytes for entry in storage.walk(output)}
-    )
-    plan = plan_restore(source, refs, standing, cluster, first_prefix(options.samples))
-    outcomes = dict(standing)
-    outcomes.update(_restore(plan.works, source, output, model, options, cluster))
-    copies = [Copy(work, outcomes[original].row) for work, original in plan.duplicates]
+    sizes = {entry.path: entry.num_bytes for entry in storage.walk(output)}
+    current = find_current(source, refs, known, sizes)
+    plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples))
+    outcomes = dict(current)
+    outcomes.update(_restore(plan.items, source, output, model, options, cluster))
+    # a duplicate is copied from its original's file, so all originals are restored before
+    copies = [Copy(item, outcomes[original].row) for item, original in plan.duplicates]
     outcomes.update(_copy(copies, output, cluster))
 
     rows = _rows(refs, outcomes)
@@ -127,7 +124,7 @@ def restore_archive(
         options=options,
         counts=_count(rows),
         rows=rows,
-        num_worked=len(plan.works) + len(copies),
+        num_worked=len(plan.items) + len(copies),
         seconds=time.perf_counter() - started,
     )
     _remove_outdated(output, known, outcomes)
@@ -136,22 +133,24 @@ def restore_archive(
 
 
 def require_clean(report: RestoreReport, max_bad: int = 0) -> None:
-    """Raise `IncompleteError` (exit 3) if a face failed, `QuarantineError` (exit 4) if more than `max_bad`
+    """Raise an error if a restoration is not clean.
+
+    `IncompleteError` (exit 3) means that a face failed, `QuarantineError` (exit 4) that more than `max_bad`
     inputs were refused.
     """
     if report.counts.failed:
         first = next(row for row in report.rows if row.status == "failed")
         raise IncompleteError(
             f"{report.counts.failed} of {len(report.rows)} inputs failed (first: {first.name}: "
-            f"{first.message}); "
-            f"expected every face restored; run the same command again, or see {report.ledger}"
+            f"{first.message}); expected every face restored; run the same command again, or see "
+            f"{report.ledger}"
         )
     if report.counts.quarantined > max_bad:
         first = next(row for row in report.rows if row.status == "quarantined")
         raise QuarantineError(
             f"{report.counts.quarantined} of {len(report.rows)} inputs are quarantined (first: {first.name}: "
-            f"{first.message}); "
-            f"at most {max_bad} allowed; see {report.ledger}, mend or remove them, or raise --max-bad"
+            f"{first.message}); at most {max_bad} allowed; see {report.ledger}, mend or remove them, or "
+            "raise --max-bad"
         )
 
 
@@ -171,7 +170,7 @@ def _check_options(options: RestoreOptions) -> None:
 
 
 def _check_output_outside_input(source: str, output: str) -> None:
-    """Refuse an output inside the input: the next run would take it for photos."""
+    """Refuse an output folder inside the input, because the next run would list its files as photos."""
     inside = output == source or output.startswith(f"{source.rstrip('/')}/")
     if not storage.is_remote(source) and not storage.is_remote(output):
         place = Path(output).resolve()
@@ -183,7 +182,7 @@ def _check_output_outside_input(source: str, output: str) -> None:
 
 
 def _pin(source: PhotoSource, output: str, model: RestorationModel, options: RestoreOptions) -> None:
-    """Write the request into a new output folder, or check that an old one holds the same request."""
+    """Write the request into a new output folder, or check that an existing one holds the same request."""
     storage.check_writable(output)
     request = {
         "input": source.uri,
@@ -214,26 +213,26 @@ def _pin(source: PhotoSource, output: str, model: RestorationModel, options: Res
 
 
 def _restore(
-    works: Sequence[Work],
+    items: Sequence[WorkItem],
     source: PhotoSource,
     output: str,
     model: RestorationModel,
     options: RestoreOptions,
     cluster: Cluster,
 ) -> Iterator[tuple[str, Outcome]]:
-    """Restore photos on device actors, unit by unit; outcomes by name."""
+    """Restore photos on device actors, unit by unit; yields each outcome with its input's name."""
     tasks = [
         RestoreTask(
-            index,
-            source,
-            tuple(unit),
-            output,
-            options.mode,
-            options.seed,
-            options.batch_faces,
-            options.samples,
+            index=index,
+            source=source,
+            items=tuple(unit),
+            output_uri=output,
+            mode=options.mode,
+            seed=options.seed,
+            batch_faces=options.batch_faces,
+            samples=options.samples,
         )
-        for index, unit in enumerate(units(works, options.unit_size))
+        for index, unit in enumerate(split_units(items, options.unit_size))
     ]
     if tasks:
         reports = cluster.map_actors(
@@ -241,21 +240,26 @@ def _restore(
             tasks,
             label="restore",
             unit="photos",
-            weight=lambda task: len(task.works),
+            weight=lambda task: len(task.items),
         )
-        yield from ((outcome.row.name, outcome) for report in reports for outcome in report.outcomes)
+        yield from _by_name(reports)
 
 
 def _copy(copies: Sequence[Copy], output: str, cluster: Cluster) -> Iterator[tuple[str, Outcome]]:
-    """Give duplicates their own files, unit by unit; outcomes by name."""
-    tasks = [
-        CopyTask(index, tuple(unit), output) for index, unit in enumerate(units(copies, _COPIES_PER_UNIT))
-    ]
+    """Give duplicates their own files, unit by unit; yields each outcome with its input's name."""
+    units = split_units(copies, _COPIES_PER_UNIT)
+    tasks = [CopyTask(index, tuple(unit), output) for index, unit in enumerate(units)]
     if tasks:
         reports = cluster.map(
             copy_duplicates, tasks, label="copy", unit="photos", weight=lambda task: len(task.copies)
         )
-        yield from ((outcome.row.name, outcome) for report in reports for outcome in report.outcomes)
+        yield from _by_name(reports)
+
+
+def _by_name(reports: Iterable[BatchReport]) -> Iterator[tuple[str, Outcome]]:
+    for report in reports:
+        for outcome in report.outcomes:
+            yield outcome.row.name, outcome
 
 
 def _rows(refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome]) -> tuple[LedgerRow, ...]:
@@ -281,18 +285,22 @@ def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
 
 
 def _remove_outdated(output: str, known: Iterable[Outcome], outcomes: Mapping[str, Outcome]) -> None:
-    """Remove the pictures of inputs that have changed and whose new content gave none, so that no old
-    picture passes for a new one.
-    """
-    current = {file for outcome in outcomes.values() for file, _ in outcome.files()}
-    for stale in sorted(
-        {file for outcome in known if outcome.row.name in outcomes for file, _ in outcome.files()} - current
-    ):
+    """Remove the images of inputs that changed and gave no new image, so that no stale image remains."""
+    before = _files(outcome for outcome in known if outcome.row.name in outcomes)
+    for stale in sorted(before - _files(outcomes.values())):
         storage.remove_tree(storage.join(output, stale))
 
 
+def _files(outcomes: Iterable[Outcome]) -> set[str]:
+    """Names of all output files."""
+    names: set[str] = set()
+    for outcome in outcomes:
+        names.update(name for name, _ in outcome.files())
+    return names
+
+
 def _close(report: RestoreReport) -> None:
-    """Write the ledger, then the record; neither if an earlier run already wrote the same rows."""
+    """Write the ledger, then the record; nothing if an earlier run already wrote the same rows."""
     place = storage.join(report.output, RECORD)
     if (
         storage.exists(place)

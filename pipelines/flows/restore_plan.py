@@ -1,6 +1,4 @@
-"""What is left to do for an archive: which outcomes still stand, which inputs have the same bytes, what
-each output is called.
-"""
+"""Plan of a restoration: which outcomes are current, which inputs have equal bytes, and the output names."""
 
 import hashlib
 from collections import Counter
@@ -12,121 +10,118 @@ from pipelines.cluster import Cluster
 from pipelines.restoration.outcomes import UNREADABLE, Outcome
 from pipelines.restoration.output_names import output_names
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
-from pipelines.steps.restore import Work
+from pipelines.steps.restore import WorkItem
 
-_HASHES_PER_TASK: Final = 64
+_PHOTOS_PER_TASK: Final = 64
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """What is left to do: photos to restore, and duplicates with the name of the input that has the same
-    bytes.
-    """
+    """What is left to do: photos to restore, and duplicates with the name of the input of equal bytes."""
 
-    works: tuple[Work, ...]
-    duplicates: tuple[tuple[Work, str], ...]
+    items: tuple[WorkItem, ...]
+    duplicates: tuple[tuple[WorkItem, str], ...]
 
 
-def find_standing(
+def find_current(
     source: PhotoSource, refs: Sequence[PhotoRef], known: Iterable[Outcome], sizes: Mapping[str, int]
 ) -> dict[str, Outcome]:
-    """Pick the outcomes that still hold, by name. An input that could not be read is tried here: only if
-    it can be now is there work.
+    """The known outcomes that are current, by input name.
+
+    An input that could not be read is read here once more. If that fails again, its outcome is current.
     """
     listed = {ref.name: ref for ref in refs}
-    standing: dict[str, Outcome] = {}
+    current: dict[str, Outcome] = {}
     unreadable: dict[str, Outcome] = {}
     for outcome in known:
         ref = listed.get(outcome.row.name)
         if ref is None or ref.fingerprint != outcome.fingerprint:
             continue
-        if outcome.stands(ref, sizes):
-            standing[ref.name] = outcome
+        if outcome.is_current(ref, sizes):
+            current[ref.name] = outcome
         elif outcome.row.reason == UNREADABLE:
             unreadable[ref.name] = outcome
     for name, outcome in unreadable.items():
-        if name not in standing:
+        if name not in current:
             try:
                 source.read(listed[name])
             except PhotoUnreadableError:
-                standing[name] = outcome
-    return standing
+                current[name] = outcome
+    return current
 
 
 def plan_restore(
     source: PhotoSource,
     refs: Sequence[PhotoRef],
-    standing: Mapping[str, Outcome],
+    current: Mapping[str, Outcome],
     cluster: Cluster,
     prefix: str = "",
 ) -> RestorePlan:
-    """Name the outputs and find the duplicates; of inputs with the same bytes the first by name is restored,
-    or the one that already is.
+    """Name the outputs and find the duplicates.
 
+    Of inputs with equal bytes one that is already restored is the original, else the first in the listing.
     `prefix` is the folder of the mirror inside the output.
     """
     taken = {
-        name: known.row.output.removeprefix(prefix) for name, known in standing.items() if known.row.output
+        name: known.row.output.removeprefix(prefix) for name, known in current.items() if known.row.output
     }
-    outputs = {
-        name: prefix + output for name, output in output_names((ref.name for ref in refs), taken).items()
-    }
-    digests = _match(source, refs, standing, cluster)
+    outputs = output_names((ref.name for ref in refs), taken)
+    digests = _digest_equal_sizes(source, refs, current, cluster)
     originals = {
         known.row.sha256: name
-        for name, known in standing.items()
+        for name, known in current.items()
         if not known.row.duplicate_of and known.row.sha256
     }
-    works: list[Work] = []
-    duplicates: list[tuple[Work, str]] = []
+    items: list[WorkItem] = []
+    duplicates: list[tuple[WorkItem, str]] = []
     for ref in refs:
-        if ref.name in standing:
+        if ref.name in current:
             continue
-        work, digest = Work(ref, outputs[ref.name]), digests.get(ref.name, "")
+        item = WorkItem(ref, prefix + outputs[ref.name])
+        digest = digests.get(ref.name, "")
         if digest and digest in originals:
-            duplicates.append((work, originals[digest]))
+            duplicates.append((item, originals[digest]))
             continue
-        works.append(work)
+        items.append(item)
         if digest:
             originals[digest] = ref.name
-    return RestorePlan(tuple(works), tuple(duplicates))
+    return RestorePlan(tuple(items), tuple(duplicates))
 
 
-def units(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """Cut a list into pieces of `size`; the last may be shorter."""
+def split_units(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Split a list into units of `size`; the last may be shorter."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 @dataclass(frozen=True)
-class _HashTask:
+class _DigestTask:
     index: int
     source: PhotoSource
     refs: tuple[PhotoRef, ...]
 
 
-def _match(
-    source: PhotoSource, refs: Sequence[PhotoRef], standing: Mapping[str, Outcome], cluster: Cluster
+def _digest_equal_sizes(
+    source: PhotoSource, refs: Sequence[PhotoRef], current: Mapping[str, Outcome], cluster: Cluster
 ) -> dict[str, str]:
-    """Sha256 by name of the unfinished inputs that share their size with another; no other input can have
-    a twin.
+    """Sha256 by name of each unfinished input that has the size of another one.
+
+    An input whose size is unique has no duplicate, so it is not read here.
     """
     sharing = Counter(ref.bytes for ref in refs)
-    asked = [ref for ref in refs if sharing[ref.bytes] > 1 and ref.name not in standing]
-    tasks = [
-        _HashTask(index, source, tuple(unit)) for index, unit in enumerate(units(asked, _HASHES_PER_TASK))
-    ]
-    answers = (
-        cluster.map(_hash, tasks, label="match", unit="photos", weight=lambda task: len(task.refs))
-        if tasks
-        else []
-    )
-    digests = (digest for answer in answers for digest in answer)
-    return {ref.name: digest for ref, digest in zip(asked, digests, strict=True) if digest}
+    candidates = [ref for ref in refs if sharing[ref.bytes] > 1 and ref.name not in current]
+    units = split_units(candidates, _PHOTOS_PER_TASK)
+    tasks = [_DigestTask(index, source, tuple(unit)) for index, unit in enumerate(units)]
+    if not tasks:
+        return {}
+    digests: list[str] = []
+    for unit in cluster.map(_digest, tasks, label="match", unit="photos", weight=lambda task: len(task.refs)):
+        digests += unit
+    return {ref.name: digest for ref, digest in zip(candidates, digests, strict=True) if digest}
 
 
-def _hash(task: _HashTask) -> tuple[str, ...]:
-    """Sha256 of each photo; "" where it cannot be read, which its own unit will say."""
+def _digest(task: _DigestTask) -> tuple[str, ...]:
+    """Sha256 of each photo; "" for an unreadable one, which the restore step reports."""
     digests = []
     for ref in task.refs:
         try:

@@ -1,1 +1,1 @@
-"""Recipes."""
+"""Typed configuration of a run: the recipe, the named presets, and overrides by `path=value`."""

@@ -1,1 +1,1 @@
-"""Restoration."""
+"""Records and files of a restored archive: outcomes, output names, samples of a face, provenance."""

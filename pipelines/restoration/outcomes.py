@@ -1,7 +1,8 @@
-"""What became of each input of a restoration, committed in small units: the memory of `restore` between runs.
+"""The committed outcomes of a restoration, one for each input, from which a later run resumes.
 
-A unit's record is written after its outputs. An outcome stands as long as its input is the one that was
-listed and its output has its size; what failed never stands, so the same command tries it again.
+Outcomes are committed in units of a few photos. A unit's record is written after its outputs. An outcome is
+current as long as its input is unchanged and its output has the recorded size. A failed outcome is never
+current, so the same command retries it.
 """
 
 import hashlib
@@ -16,20 +17,19 @@ from pipelines.dataset.manifest import LedgerRow
 from pipelines.sources import PhotoRef
 
 CONTROL: Final = ".diffbfr"
-"""Folder inside the output that holds what is not for the user: the pinned request and the units' records."""
+"""Folder inside the output for internal files: the pinned request and the units' records."""
 
 UNREADABLE: Final = "unreadable"
-"""Reason of an input whose bytes could not be had; it may be readable another day."""
+"""Reason of an input whose bytes could not be read; a later run tries it again."""
 
 _COMMITS: Final = f"{CONTROL}/commits"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One ledger row, with what tells whether it still holds: the input's fingerprint and the size of the
-    output.
+    """One ledger row, with the input's fingerprint and the output's size, which show whether it is current.
 
-    `others` are the further files of several restorations and their sizes.
+    `others` are the names and sizes of the further files if there are several samples.
     """
 
     row: LedgerRow
@@ -37,8 +37,8 @@ class Outcome:
     output_bytes: int
     others: tuple[tuple[str, int], ...] = ()
 
-    def stands(self, ref: PhotoRef, output_sizes: Mapping[str, int]) -> bool:
-        """Tell whether this input needs no more work."""
+    def is_current(self, ref: PhotoRef, output_sizes: Mapping[str, int]) -> bool:
+        """Whether this input, as it is listed now, needs no more work."""
         if (
             self.row.status == "failed"
             or self.row.reason == UNREADABLE
@@ -48,12 +48,12 @@ class Outcome:
         return all(output_sizes.get(name) == num_bytes for name, num_bytes in self.files())
 
     def files(self) -> tuple[tuple[str, int], ...]:
-        """Every file of this outcome with its size; none where nothing was restored."""
+        """Name and size of every output file; empty if nothing was restored."""
         return ((self.row.output, self.output_bytes), *self.others) if self.row.output else ()
 
 
 def commit_unit(output_uri: str, outcomes: Iterable[Outcome]) -> None:
-    """Write a unit's record, named after its inputs; a later attempt at the same inputs replaces it."""
+    """Write a unit's record, named by a digest of its inputs; a retry with the same inputs overwrites it."""
     rows = [asdict(outcome) for outcome in outcomes]
     inputs = json.dumps([[row["row"]["name"], row["fingerprint"]] for row in rows])
     unit = hashlib.sha256(inputs.encode()).hexdigest()[:20]
@@ -61,7 +61,7 @@ def commit_unit(output_uri: str, outcomes: Iterable[Outcome]) -> None:
 
 
 def read_units(output_uri: str) -> Iterator[Outcome]:
-    """Read every committed outcome, in no useful order; an input may have several."""
+    """Read every committed outcome, in no particular order; an input may have several."""
     for name in storage.list_dir(storage.join(output_uri, _COMMITS)):
         uri = storage.join(output_uri, _COMMITS, name)
         try:

@@ -1,6 +1,4 @@
-"""Names in the mirror of an archive: the input's relative name with the suffix `.png`, safe, and no two
-the same on any file system.
-"""
+"""Output names in the mirror of an archive: safe, with the suffix `.png`, and unique on every file system."""
 
 import unicodedata
 from collections import Counter
@@ -15,24 +13,26 @@ from pipelines.sources import IMAGE_SUFFIXES
 def output_names(names: Iterable[str], taken: Mapping[str, str]) -> dict[str, str]:
     """Map each input's name to its output's, relative to the output folder.
 
-    `trip/a.jpg` becomes `trip/a.png`. Inputs that would share a name, also where a file system ignores case
-    or composes accents, keep their suffix: `a.jpg.png` and `a.tif.png`; a number is the last resort. `taken`
-    are the names that earlier runs gave: they stay. As long as the archive is the same, a run that was cut
-    short and then continued gives the names of an undisturbed one.
+    `trip/a.jpg` becomes `trip/a.png`. Inputs that would share a name, also on a file system that ignores case
+    or composes accents, keep their suffix: `a.jpg.png` and `a.tif.png`; a number is added if that is not
+    enough. `taken` holds the names that earlier runs assigned; they are kept. For an unchanged archive an
+    interrupted and resumed run assigns the names of an uninterrupted one.
     """
     listed = list(names)
-    shared = Counter(_same(_with_png_suffix(name)) for name in listed)
+    shared = Counter(_normalized(_with_png_suffix(name)) for name in listed)
     given = dict(taken)
-    used = {_same(output) for output in given.values()}
+    used = {_normalized(output) for output in given.values()}
     for name in listed:
         if name in given:
             continue
         short, long = _with_png_suffix(name), f"{_safe(name)}.png"
         candidates = chain(
-            [short] if shared[_same(short)] == 1 else [], [long], (f"{_safe(name)}.{n}.png" for n in count(2))
+            [short] if shared[_normalized(short)] == 1 else [],
+            [long],
+            (f"{_safe(name)}.{n}.png" for n in count(2)),
         )
-        given[name] = next(candidate for candidate in candidates if _same(candidate) not in used)
-        used.add(_same(given[name]))
+        given[name] = next(candidate for candidate in candidates if _normalized(candidate) not in used)
+        used.add(_normalized(given[name]))
     return given
 
 
@@ -42,9 +42,7 @@ def _with_png_suffix(name: str) -> str:
 
 
 def _safe(name: str) -> str:
-    """Keep a name inside the output folder: an archive may call its members `../x`, `/x`, `C:\\x`, or
-    after our control folder.
-    """
+    """Keep a name inside the output folder: an archive may hold `../x`, `/x`, `C:\\x`, the control folder."""
     parts = [
         part for part in name.replace("\\", "/").replace("\0", "").split("/") if part not in ("", ".", "..")
     ]
@@ -53,6 +51,6 @@ def _safe(name: str) -> str:
     return "/".join(parts) or "_"
 
 
-def _same(name: str) -> str:
-    """Write names that some file system takes for one in one way."""
+def _normalized(name: str) -> str:
+    """Normalise names that a case- or Unicode-insensitive file system would treat as equal."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

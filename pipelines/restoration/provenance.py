@@ -1,29 +1,28 @@
-"""What a restored PNG says about itself: an XMP packet that names it a composite with trained algorithmic
-media, and what made it.
+"""Provenance of a restored image: an XMP packet that declares it a composite with trained algorithmic media.
 
-`Iptc4xmpExt:DigitalSourceType` is the IPTC's term for a real photo that a trained model changed; viewers and
-platforms read it. The project's own fields give the digests of the cascade and of the input, so that a
-picture found anywhere can be traced in a ledger.
+`Iptc4xmpExt:DigitalSourceType` is the IPTC term for a photo that a trained model changed; viewers and
+platforms read it. The project's own fields hold the digests of the cascade and of the input, so that an image
+can be traced to its row in a ledger.
 """
 
-import struct
-import zlib
+import io
 from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
 from diffbfr import __version__
+from diffbfr.images import CODECS, Pixels
 
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 NAMESPACE = "urn:diffbfr:restoration:1.0:"
-_KEYWORD = b"XML:com.adobe.xmp"
-_SIGNATURE_BYTES, _LENGTH_BYTES, _CHUNK_FRAME_BYTES = 8, 4, 12
+_KEYWORD = "XML:com.adobe.xmp"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a picture: digests of the cascade and of the input's bytes, the sampling mode and the
-    seed.
-    """
+    """Digests of the cascade and of the input file, the sampling mode and the seed of a restored image."""
 
     model_digest: str
     input_sha256: str
@@ -31,7 +30,7 @@ class Provenance:
     seed: int
 
     def xmp(self) -> str:
-        """Write the XMP packet."""
+        """The XMP packet."""
         fields = {
             "Iptc4xmpExt:DigitalSourceType": DIGITAL_SOURCE_TYPE,
             "xmp:CreatorTool": f"diffbfr {__version__}",
@@ -55,22 +54,16 @@ class Provenance:
         )
 
 
-def sign_png(png: bytes, provenance: Provenance, icc: bytes | None = None) -> bytes:
-    """Put the packet into a PNG, as an uncompressed iTXt chunk right after the header, where XMP belongs, and
-    the input's colour profile.
+def encode_signed_png(pixels: Pixels, provenance: Provenance, icc: bytes | None = None) -> bytes:
+    """Encode uint8 pixels (h w 3) as a PNG with the XMP packet and the input's colour profile.
 
-    A cascade keeps the values that a file stores (`diffbfr.images.decode`), and so what they mean: the
-    profile goes on with them.
+    The packet is an uncompressed iTXt chunk, as XMP prescribes for PNG. A cascade keeps the values that the
+    input file stores (`diffbfr.images.decode`), so the profile that gives them their meaning is copied.
     """
-    header_bytes = struct.unpack_from(">I", png, _SIGNATURE_BYTES)[0]
-    end = _SIGNATURE_BYTES + _CHUNK_FRAME_BYTES + header_bytes
-    # keyword, no compression (flag and method), no language, no translated keyword
-    chunks = [_chunk(b"iTXt" + _KEYWORD + b"\0\0\0\0\0" + provenance.xmp().encode())]
-    if icc is not None:
-        chunks.append(_chunk(b"iCCPICC profile\0\0" + zlib.compress(icc)))  # name, deflate
-    return png[:end] + b"".join(chunks) + png[end:]
-
-
-def _chunk(body: bytes) -> bytes:
-    """Frame a chunk: length, kind and data, checksum."""
-    return struct.pack(">I", len(body) - _LENGTH_BYTES) + body + struct.pack(">I", zlib.crc32(body))
+    info = PngInfo()
+    info.add_itxt(_KEYWORD, provenance.xmp())
+    options = {} if icc is None else {"icc_profile": icc}
+    buffer = io.BytesIO()
+    level = CODECS["png"]["compress_level"]
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=level, pnginfo=info, **options)
+    return buffer.getvalue()

@@ -1,10 +1,11 @@
-"""Restore: a unit of photos in, restored pictures and their committed outcomes out.
+"""Restore: a unit of photos in, restored images and their committed outcomes out.
 
-Faces and their draws run through the cascade in batches across photos. The noise of a draw is keyed by the
-content of its photo and its number alone. Where a network sees a batch at once every batch has the same size,
-the last one filled up: kernels round differently at another size (measured: one level in 1 of 70,000 values),
-and not with other batch mates. So neither order nor mates nor a retry change a byte. A face that fails in one
-of its draws is recorded as failed; nothing is written in its place.
+Faces and their samples run through the cascade in batches that mix photos. The noise of a sample is keyed by
+the content of its photo and the number of the sample alone. A network that sees a batch at once always gets
+batches of the same size, the last one padded: kernels round differently at another size (measured: one level
+in 1 of 70,000 values), but not with other images in the batch. So neither the order of the photos, nor their
+batch, nor a retry changes a byte. A face whose restoration fails for one sample is recorded as failed, and no
+file is written for it.
 """
 
 import hashlib
@@ -14,13 +15,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from diffbfr.errors import DiffBFRError, UsageError, one_line
-from diffbfr.images import ImageRefused, Pixels, decode, encode_png, lq_to_model, to_pixels, to_tensor
+from diffbfr.images import ImageRefused, Pixels, decode, lq_to_model, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.stages import Mode
 from pipelines import storage
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
-from pipelines.restoration.provenance import Provenance, sign_png
+from pipelines.restoration.provenance import Provenance, encode_signed_png
 from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
 
@@ -28,20 +29,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from diffbfr.cascade import Restoration
+
 _MIN_INPUT_PX = 8
 
 
-class RestoredImage(Protocol):
-    """What a cascade returns; `tem` is the final picture, b 3 hq hq in [-1, 1]."""
-
-    @property
-    def tem(self) -> 'Float[Tensor, "b 3 hq hq"]':
-        """The last stage's output."""
-        ...
-
-
-class Restorer(Protocol):
-    """A loaded cascade, as `diffbfr.cascade.Cascade` is one."""
+class LoadedModel(Protocol):
+    """What a worker needs of a loaded cascade (`diffbfr.cascade.Cascade`)."""
 
     @property
     def is_batch_invariant(self) -> bool:
@@ -50,37 +44,37 @@ class Restorer(Protocol):
 
     def restore(
         self, x_0: 'Float[Tensor, "b 3 lq lq"]', noise_keys: Sequence[str], mode: Mode
-    ) -> RestoredImage:
-        """Restore a batch of faces in [-1, 1], one noise key a face."""
+    ) -> "Restoration":
+        """Restore a batch of faces in [-1, 1] with one noise key a face; the result's `tem` is b 3 hq hq."""
         ...
 
 
 class RestorationModel(Protocol):
-    """A cascade pinned by its digest; picklable, and loaded where the work runs."""
+    """A cascade identified by its digest; it is picklable, and each worker loads it."""
 
     @property
     def digest(self) -> str:
-        """Digest of the cascade."""
+        """Digest of the cascade's files."""
         ...
 
     @property
     def lq_px(self) -> int:
-        """Side of what goes in."""
+        """Side of the input in pixels."""
         ...
 
     @property
     def hq_px(self) -> int:
-        """Side of what comes out."""
+        """Side of the output in pixels."""
         ...
 
-    def load(self) -> Restorer:
+    def load(self) -> LoadedModel:
         """Load the cascade on this machine."""
         ...
 
 
 @dataclass(frozen=True)
-class Work:
-    """One photo and where its restoration goes, relative to the output folder."""
+class WorkItem:
+    """One photo and the output file of its restoration, relative to the output folder."""
 
     ref: PhotoRef
     output: str
@@ -92,7 +86,7 @@ class RestoreTask:
 
     index: int
     source: PhotoSource
-    works: tuple[Work, ...]
+    items: tuple[WorkItem, ...]
     output_uri: str
     mode: Mode
     seed: int
@@ -102,9 +96,9 @@ class RestoreTask:
 
 @dataclass(frozen=True)
 class Copy:
-    """One photo whose bytes another input has too, and what became of that one."""
+    """One photo that has the same bytes as another input, and the ledger row of that input."""
 
-    work: Work
+    item: WorkItem
     original: LedgerRow
 
 
@@ -119,7 +113,7 @@ class CopyTask:
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What became of a unit's photos, in its order; committed."""
+    """The committed outcomes of a unit's photos, in its order."""
 
     outcomes: tuple[Outcome, ...]
 
@@ -132,67 +126,70 @@ class RestoreWorker:
         self._cascade = model.load()
 
     def __call__(self, task: RestoreTask) -> BatchReport:
-        """Restore a unit, write its pictures, then its record."""
-        opened = [_open_face(task.source, work, self._model.lq_px) for work in task.works]
+        """Restore a unit: write its images, then its record."""
+        opened = [_open_face(task.source, item, self._model.lq_px) for item in task.items]
         faces = [face for face in opened if isinstance(face, _Face)]
         started = time.perf_counter()
-        wanted = [(face, draw) for face in faces for draw in range(task.samples)]
-        batches = [
-            wanted[start : start + task.batch_faces] for start in range(0, len(wanted), task.batch_faces)
-        ]
-        results = [result for batch in batches for result in self._restore(batch, task)]
-        share_s = (time.perf_counter() - started) / max(1, len(faces))
-        finished = {
-            face.work.ref.name: self._write(
-                task,
-                replace(face, seconds=face.seconds + share_s),
-                results[i * task.samples : (i + 1) * task.samples],
-            )
-            for i, face in enumerate(faces)
-        }
-        outcomes = tuple(finished[face.work.ref.name] if isinstance(face, _Face) else face for face in opened)
+        results = self._restore_all(faces, task)
+        # networks see batches that mix photos, so each face is charged an equal part of their time
+        seconds_per_face = (time.perf_counter() - started) / max(1, len(faces))
+        finished: dict[str, Outcome] = {}
+        for i, face in enumerate(faces):
+            samples = results[i * task.samples : (i + 1) * task.samples]
+            timed = replace(face, seconds=face.seconds + seconds_per_face)
+            finished[face.item.ref.name] = self._write(task, timed, samples)
+        outcomes = tuple(finished[face.item.ref.name] if isinstance(face, _Face) else face for face in opened)
         commit_unit(task.output_uri, outcomes)
         return BatchReport(outcomes)
 
+    def _restore_all(self, faces: Sequence["_Face"], task: RestoreTask) -> list["Pixels | _Failure"]:
+        """All samples of all faces, batch by batch: the samples of the first face, of the second, ..."""
+        wanted = [(face, number) for face in faces for number in range(task.samples)]
+        results: list[Pixels | _Failure] = []
+        for start in range(0, len(wanted), task.batch_faces):
+            results += self._restore(wanted[start : start + task.batch_faces], task)
+        return results
+
     def _restore(self, wanted: Sequence[tuple["_Face", int]], task: RestoreTask) -> list["Pixels | _Failure"]:
-        """Restore a batch, filled up to its full size where that matters; if it fails each draw is tried
-        alone, so that a bad one does.
+        """Restore a batch, padded to its full size unless the model is batch-invariant.
+
+        If the batch fails, each of its samples is restored alone, so that only the bad ones fail.
         """
         missing = 0 if self._cascade.is_batch_invariant else task.batch_faces - len(wanted)
         full = [*wanted, *[wanted[-1]] * missing]
         try:
-            keys = [noise_key(face.sha256, draw=draw, seed=task.seed) for face, draw in full]
+            keys = [noise_key(face.sha256, draw=number, seed=task.seed) for face, number in full]
             restored = self._cascade.restore(to_tensor([face.pixels for face, _ in full]), keys, task.mode)
             return list(to_pixels(restored.tem[: len(wanted)]))
         except UsageError:
             raise
-        except (
-            RuntimeError,
-            DiffBFRError,
-        ) as error:  # RuntimeError: what torch raises, out of memory included
+        except (RuntimeError, DiffBFRError) as error:  # torch raises RuntimeError, also if out of memory
             if len(wanted) == 1:
                 return [_Failure("restore_error", one_line(error))]
-        return [result for one in wanted for result in self._restore([one], task)]
+        results: list[Pixels | _Failure] = []
+        for one in wanted:
+            results += self._restore([one], task)
+        return results
 
-    def _write(self, task: RestoreTask, face: "_Face", draws: Sequence["Pixels | _Failure"]) -> Outcome:
-        """Write a face's pictures; a failed draw fails the face."""
-        failure = next((draw for draw in draws if isinstance(draw, _Failure)), None)
+    def _write(self, task: RestoreTask, face: "_Face", samples: Sequence["Pixels | _Failure"]) -> Outcome:
+        """Write the images of a face; one failed sample fails the face."""
+        failure = next((sample for sample in samples if isinstance(sample, _Failure)), None)
         if failure is not None:
-            return _without_output(face.row("failed", failure.reason, failure.message), face.work.ref)
+            return _without_output(face.row("failed", failure.reason, failure.message), face.item.ref)
         started = time.perf_counter()
         made_by = Provenance(self._model.digest, face.sha256, task.mode, task.seed)
-        pictures = [draw for draw in draws if not isinstance(draw, _Failure)]
-        spread = pixel_std(pictures) if task.samples > 1 else None
+        images = [sample for sample in samples if not isinstance(sample, _Failure)]
+        spread = pixel_std(images) if task.samples > 1 else None
         if spread is not None:
-            pictures.append(std_heatmap(spread))
-        pngs = [sign_png(encode_png(picture), made_by, face.icc) for picture in pictures]
-        outputs = (face.work.output, *other_outputs(face.work.output, task.samples))
+            images.append(std_heatmap(spread))
+        pngs = [encode_signed_png(image, made_by, face.icc) for image in images]
+        outputs = (face.item.output, *other_outputs(face.item.output, task.samples))
         for output, png in zip(outputs, pngs, strict=True):
             storage.write_atomic(storage.join(task.output_uri, output), png)
         row = replace(
             face.row("restored", "", ""),
             num_faces=1,
-            output=face.work.output,
+            output=face.item.output,
             output_sha256=hashlib.sha256(pngs[0]).hexdigest(),
             model_digest=self._model.digest,
             seconds=face.seconds + time.perf_counter() - started,
@@ -200,13 +197,11 @@ class RestoreWorker:
             spread=0.0 if spread is None else float(spread.mean()),
         )
         others = tuple((output, len(png)) for output, png in zip(outputs[1:], pngs[1:], strict=True))
-        return Outcome(row, face.work.ref.fingerprint, len(pngs[0]), others)
+        return Outcome(row, face.item.ref.fingerprint, len(pngs[0]), others)
 
 
 def copy_duplicates(task: CopyTask) -> BatchReport:
-    """Give each duplicate its own file with the original's picture, or the original's refusal; then write
-    the unit's record.
-    """
+    """Copy the original's images, or its refusal, to each duplicate; then write the unit's record."""
     outcomes = tuple(_copy(copy, task.output_uri) for copy in task.copies)
     commit_unit(task.output_uri, outcomes)
     return BatchReport(outcomes)
@@ -214,9 +209,9 @@ def copy_duplicates(task: CopyTask) -> BatchReport:
 
 @dataclass(frozen=True, eq=False)
 class _Face:
-    """An aligned face ready for the cascade: lq px square, and what is known about its photo."""
+    """An aligned face as the cascade takes it, uint8 lq lq 3, and the facts about its photo."""
 
-    work: Work
+    item: WorkItem
     num_bytes: int
     sha256: str
     width: int
@@ -226,9 +221,9 @@ class _Face:
     seconds: float
 
     def row(self, status: Literal["restored", "failed"], reason: str, message: str) -> LedgerRow:
-        """Begin the photo's row."""
+        """The ledger row of the photo; the fields of an output are left empty."""
         return replace(
-            _row(self.work.ref, status, reason, message),
+            _row(self.item.ref, status, reason, message),
             num_bytes=self.num_bytes,
             sha256=self.sha256,
             width=self.width,
@@ -243,30 +238,30 @@ class _Failure:
     message: str
 
 
-def _open_face(source: PhotoSource, work: Work, lq_px: int) -> _Face | Outcome:
-    """Read and decode an aligned face crop, or say why it is refused."""
+def _open_face(source: PhotoSource, item: WorkItem, lq_px: int) -> _Face | Outcome:
+    """Read and decode an aligned face crop; the outcome instead if it is refused."""
     started = time.perf_counter()
     try:
-        data = source.read(work.ref)
+        data = source.read(item.ref)
     except PhotoUnreadableError as error:
-        return _without_output(_row(work.ref, "quarantined", UNREADABLE, one_line(error)), work.ref)
+        return _without_output(_row(item.ref, "quarantined", UNREADABLE, one_line(error)), item.ref)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         decoded = decode(data, min_px=_MIN_INPUT_PX)
         small = lq_to_model(decoded.pixels, lq_px)
     except ImageRefused as error:
         row = replace(
-            _row(work.ref, "quarantined", error.reason_code, one_line(error)),
+            _row(item.ref, "quarantined", error.reason_code, one_line(error)),
             num_bytes=len(data),
             sha256=sha256,
         )
-        return _without_output(replace(row, seconds=time.perf_counter() - started), work.ref)
+        return _without_output(replace(row, seconds=time.perf_counter() - started), item.ref)
     height, width = decoded.pixels.shape[:2]
-    return _Face(work, len(data), sha256, width, height, small, decoded.icc, time.perf_counter() - started)
+    return _Face(item, len(data), sha256, width, height, small, decoded.icc, time.perf_counter() - started)
 
 
 def _copy(copy: Copy, output_uri: str) -> Outcome:
-    original, ref = copy.original, copy.work.ref
+    original, ref = copy.original, copy.item.ref
     if original.status != "restored":
         return _without_output(replace(original, name=ref.name, duplicate_of=original.name, seconds=0.0), ref)
     started = time.perf_counter()
@@ -276,21 +271,19 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
             f"{original.output} changed after it was restored; expected the bytes of its record; remove it "
             "and run again"
         )
-    storage.write_atomic(storage.join(output_uri, copy.work.output), png)
+    storage.write_atomic(storage.join(output_uri, copy.item.output), png)
     others = []
-    for theirs, ours in zip(
-        *(other_outputs(output, original.samples) for output in (original.output, copy.work.output)),
-        strict=True,
-    ):
-        picture = storage.read_bytes(storage.join(output_uri, theirs))
-        storage.write_atomic(storage.join(output_uri, ours), picture)
-        others.append((ours, len(picture)))
+    originals = other_outputs(original.output, original.samples)
+    for theirs, ours in zip(originals, other_outputs(copy.item.output, original.samples), strict=True):
+        image = storage.read_bytes(storage.join(output_uri, theirs))
+        storage.write_atomic(storage.join(output_uri, ours), image)
+        others.append((ours, len(image)))
     row = replace(
         original,
         name=ref.name,
         status="duplicate",
         duplicate_of=original.name,
-        output=copy.work.output,
+        output=copy.item.output,
         seconds=time.perf_counter() - started,
     )
     return Outcome(row, ref.fingerprint, len(png), tuple(others))

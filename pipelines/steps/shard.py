@@ -57,12 +57,12 @@ def shard(task: ShardTask) -> ShardReport:
         return ShardReport(
             task.index, len(done.samples), len(done.quarantined), True, time.monotonic() - started
         )
-    samples, refused, drafts = _make(task)
+    samples, refused, staged = _make(task)
     commit = Commit(
-        task.index, task.digest, tuple(samples), tuple(draft.record for draft in drafts), tuple(refused)
+        task.index, task.digest, tuple(samples), tuple(tar.info for tar in staged), tuple(refused)
     )
     _assert_all_counted(task, commit)
-    stands = commits.publish(task.dataset_root, COMMITS, commit, drafts)
+    stands = commits.publish(task.dataset_root, COMMITS, commit, staged)
     clean_up_retry(task)
     return ShardReport(
         task.index, len(stands.samples), len(stands.quarantined), False, time.monotonic() - started
@@ -154,9 +154,9 @@ def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
     except PhotoUnreadableError as error:
         return Quarantined(ref.name, ref.bytes, "", "read", "unreadable", str(error))
     try:
-        if task.earlier:
+        if task.reuse_from:
             digest = hashlib.sha256(data).hexdigest()
-            kept = open_sample_cache(task.earlier, task.config).find(digest)
+            kept = open_sample_cache(task.reuse_from, task.config).find(digest)
             if kept is not None:
                 return remake_face(task.config, key, ref.name, len(data), digest, kept)
         outcome = run_sandboxed(make_face, task.config, key, ref.name, data, returns=Face)
@@ -198,7 +198,7 @@ def _refuse_too_many(reasons: Counter[str], splits: Counter[Split], max_bad: int
         reason, count = reasons.most_common(1)[0]
         raise QuarantineError(
             f"{bad} of {total} photos were refused, {count} of them as {reason}; expected at most {limit}; "
-            f"see {table}, then mend the photos, raise the limit, or `diffbfr data replay` if their reason "
+            f"see {table}, then mend the photos, raise the limit, or `diffbfr data retry` if their reason "
             "has passed"
         )
 

@@ -1,6 +1,4 @@
-"""A cascade for tests of what surrounds it: enlarges, adds noise that depends on the key alone, and fails
-where it is told to.
-"""
+"""A fake cascade for tests: enlarges, adds noise that depends on the key alone, and fails on demand."""
 
 import hashlib
 import time
@@ -12,10 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-
-@dataclass(frozen=True)
-class FakeRestoration:
-    tem: Tensor
+from diffbfr.cascade import Restoration
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,7 @@ class FakeCascade:
     log: str
     is_batch_invariant: bool = False
 
-    def restore(self, x_0: Tensor, noise_keys: Sequence[str], mode: str) -> FakeRestoration:
+    def restore(self, x_0: Tensor, noise_keys: Sequence[str], mode: str) -> Restoration:
         time.sleep(self.pause_s)
         assert x_0.dtype == torch.float32
         assert len(noise_keys) == len(x_0)
@@ -42,7 +37,7 @@ class FakeCascade:
             row += 0.02 * torch.randn(row.shape, generator=torch.Generator().manual_seed(seed))
             if self.nan and key.startswith(self.nan):
                 row[0, 0, 0] = float("nan")
-        return FakeRestoration(tem)
+        return Restoration(x_0, tem, tem)
 
 
 @dataclass(frozen=True)

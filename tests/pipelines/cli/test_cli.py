@@ -77,8 +77,8 @@ COMMAND_LINE = {
     "models gc": ["--plan", *MODELS],
     "data show": ["DATASET", "--sheet", "--json"],
     "data verify": ["DATASET", "--level", "--workers", "--json"],
-    "data replay": ["DATASET", "--json"],
-    "data hashes": ["DATASET", "--split", "--variants", "--out", "--check", "--json"],
+    "data retry": ["DATASET", "--json"],
+    "data checksums": ["DATASET", "--split", "--variants", "--out", "--check", "--json"],
 }
 
 
@@ -299,7 +299,7 @@ def test_a_dataset_is_shown_from_its_folder_and_from_its_root(
         "every machine" in told
     )
     assert re.search(r"^q +\d+ +[▁▂▃▄▅▆▇█ ]{24} +\d+ .*JPEG quality$", told, re.MULTILINE)
-    assert f"pictures: {sheet}" in told
+    assert f"contact sheet: {sheet}" in told
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
@@ -308,7 +308,7 @@ def test_verify_ends_with_0_on_a_whole_dataset_and_names_what_is_damaged(
 ) -> None:
     assert call(monkeypatch, "data", "verify", dataset, "--level", "4", "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["faces"], told["low_quality_faces_made_again"], told["findings"]) == (6, 12, [])
+    assert (told["faces"], told["low_quality_faces_made_again"], told["problems"]) == (6, 12, [])
     tar = Path(dataset, "hq8", "000001.tar")
     data = bytearray(tar.read_bytes())
     data[700] ^= 1
@@ -318,38 +318,39 @@ def test_verify_ends_with_0_on_a_whole_dataset_and_names_what_is_damaged(
     assert call(monkeypatch, "data", "verify", dataset) == 1
     shown = capsys.readouterr()
     assert "hq8/000001.tar: bytes differ in 00005.png" in shown.out
-    assert shown.err.splitlines()[-1].startswith("diffbfr: 1 findings in ")
+    assert shown.err.splitlines()[-1].startswith("diffbfr: 1 problems in ")
     Path(dataset, "dataset.json").write_text("{}")
     assert call(monkeypatch, "data", "verify", dataset) == 1
     assert "dataset.json is damaged" in capsys.readouterr().err
 
 
-def test_an_evaluation_set_is_proved_by_its_hashes(
+def test_an_evaluation_set_is_proved_by_its_checksums(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = make_photos(tmp_path / "photos", 6)
     everything = replace(CONFIG, val_fraction=0.0, test_fraction=1.0, variants=1)
     build(photos, tmp_path / "ours", everything)
     build(photos, tmp_path / "theirs", replace(everything, shard_size=2, variants=3))
-    published = tmp_path / "hashes.txt"
-    assert call(monkeypatch, "data", "hashes", str(tmp_path / "theirs"), "--out", str(published)) == 0
+    published = tmp_path / "checksums.txt"
+    assert call(monkeypatch, "data", "checksums", str(tmp_path / "theirs"), "--out", str(published)) == 0
     digest = capsys.readouterr().out.split()[-1]
-    assert call(monkeypatch, "data", "hashes", str(tmp_path / "ours"), "--check", str(published)) == 0
+    assert call(monkeypatch, "data", "checksums", str(tmp_path / "ours"), "--check", str(published)) == 0
     assert f"sha256 of the list: {digest}\nthe same faces as" in capsys.readouterr().out
-    assert call(monkeypatch, "data", "hashes", str(tmp_path / "ours")) == 0
+    assert call(monkeypatch, "data", "checksums", str(tmp_path / "ours")) == 0
     assert capsys.readouterr().out == published.read_text()
     (photos / "00000" / "00003.png").write_bytes(picture(77))
     build(photos, tmp_path / "other", everything)
     assert (
-        call(monkeypatch, "data", "hashes", str(tmp_path / "other"), "--check", str(published), "--json") == 1
+        call(monkeypatch, "data", "checksums", str(tmp_path / "other"), "--check", str(published), "--json")
+        == 1
     )
     told = capsys.readouterr()
     assert [line.split(" is ")[0] for line in json.loads(told.out)["differences"]] == [
         "00003.0: the low-quality face"
     ]
     assert "1 faces of" in told.err
-    assert call(monkeypatch, "data", "hashes", str(tmp_path / "ours"), "--split", "train") == 2
-    assert call(monkeypatch, "data", "hashes", str(tmp_path / "ours"), "--variants", "2") == 2
+    assert call(monkeypatch, "data", "checksums", str(tmp_path / "ours"), "--split", "train") == 2
+    assert call(monkeypatch, "data", "checksums", str(tmp_path / "ours"), "--variants", "2") == 2
 
 
 @pytest.mark.parametrize(("column", "named"), [("lq", "low-quality face"), ("hq32", "ground truth")])
@@ -360,33 +361,33 @@ def test_faces_that_have_rotted_are_not_proved_by_the_manifest_that_still_names_
     column: str,
     named: str,
 ) -> None:
-    root, published = tmp_path / "ours", tmp_path / "hashes.txt"
+    root, published = tmp_path / "ours", tmp_path / "checksums.txt"
     build(
         make_photos(tmp_path / "photos", 3),
         root,
         replace(CONFIG, val_fraction=0.0, test_fraction=1.0, variants=1),
     )
-    assert call(monkeypatch, "data", "hashes", str(root), "--out", str(published)) == 0
+    assert call(monkeypatch, "data", "checksums", str(root), "--out", str(published)) == 0
     tar = root / column / "000000.tar"
     corrupt_error = bytearray(tar.read_bytes())
     corrupt_error[600] ^= 1
     tar.write_bytes(corrupt_error)
     capsys.readouterr()
-    assert call(monkeypatch, "data", "hashes", str(root), "--check", str(published), "--json") == 1
+    assert call(monkeypatch, "data", "checksums", str(root), "--check", str(published), "--json") == 1
     told = capsys.readouterr()
     assert [line.partition(" is ")[0].partition(": ")[2] for line in json.loads(told.out)["damaged"]] == [
         f"the {named}"
     ]
     assert told.err.startswith("diffbfr: 1 faces of ")
     assert "are not what was committed (first: 00000" in told.err
-    assert call(monkeypatch, "data", "hashes", str(root), "--out", str(tmp_path / "again.txt")) == 1
+    assert call(monkeypatch, "data", "checksums", str(root), "--out", str(tmp_path / "again.txt")) == 1
     assert not (tmp_path / "again.txt").exists()
 
 
 @pytest.mark.parametrize(
     "content", [None, b"\xff\xfe binary \0", b"", b"not a list\n"], ids=["absent", "binary", "empty", "prose"]
 )
-def test_what_is_no_list_of_hashes_is_one_line(
+def test_what_is_no_checksum_list_is_one_line(
     tmp_path: Path,
     dataset: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -396,30 +397,30 @@ def test_what_is_no_list_of_hashes_is_one_line(
     if content is not None:
         (tmp_path / "list").write_bytes(content)
     assert (
-        call(monkeypatch, "data", "hashes", dataset, "--split", "train", "--check", str(tmp_path / "list"))
+        call(monkeypatch, "data", "checksums", dataset, "--split", "train", "--check", str(tmp_path / "list"))
         == 2
     )
     (line,) = capsys.readouterr().err.splitlines()
     assert "expected" in line
 
 
-def test_replay_frees_what_was_quarantined_also_in_an_unfinished_dataset(
+def test_retry_releases_what_was_quarantined_also_in_an_unfinished_dataset(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "data", "replay", str(tmp_path)) == 0
+    assert call(monkeypatch, "data", "retry", str(tmp_path)) == 0
     assert "nothing is quarantined" in capsys.readouterr().out
     (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
     unfinished = str(tmp_path / "unfinished")
     with pytest.raises(QuarantineError):
         build(tmp_path / "photos", unfinished, max_bad=0)
-    assert call(monkeypatch, "data", "replay", unfinished, "--json") == 0
+    assert call(monkeypatch, "data", "retry", unfinished, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"folder": unfinished, "photos": 1, "shards": 1}
     assert build(tmp_path / "photos", unfinished, max_bad=1).num_quarantined == 1
-    assert call(monkeypatch, "data", "replay", unfinished) == 0
+    assert call(monkeypatch, "data", "retry", unfinished) == 0
     assert "1 quarantined photos of 1 shards are free" in capsys.readouterr().out
 
 
-def test_the_replay_that_exit_4_recommends_is_one_of_the_run_that_ended_so(
+def test_the_retry_that_exit_4_recommends_is_one_of_the_run_that_ended_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pipelines.recipes.overrides.RECIPES", {"smoke": pocket})
@@ -434,8 +435,8 @@ def test_the_replay_that_exit_4_recommends_is_one_of_the_run_that_ended_so(
         with monkeypatch.context() as patch:
             patch.setattr("pipelines.steps.shard.make_face", poison.make_face)
             assert call(monkeypatch, *words) == 4
-            assert "data replay" in capsys.readouterr().err
-        assert call(monkeypatch, "data", "replay", root, "--json") == 0
+            assert "data retry" in capsys.readouterr().err
+        assert call(monkeypatch, "data", "retry", root, "--json") == 0
         told = json.loads(capsys.readouterr().out)
         assert (told["photos"], told["shards"]) == (1, 1)
         assert told["folder"] not in finished
@@ -443,7 +444,7 @@ def test_the_replay_that_exit_4_recommends_is_one_of_the_run_that_ended_so(
         capsys.readouterr()
         finished.append(told["folder"])
         assert [read_info(folder).num_samples for folder in finished] == [13] * len(finished)
-    assert call(monkeypatch, "data", "replay", str(photos)) == 2
+    assert call(monkeypatch, "data", "retry", str(photos)) == 2
     assert "holds no dataset" in capsys.readouterr().err
 
 

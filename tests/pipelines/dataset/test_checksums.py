@@ -11,14 +11,14 @@ from PIL import Image
 
 from diffbfr.degradation import PRESETS
 from diffbfr.errors import UsageError
-from pipelines.dataset.checksums import compare_lists, digest_list, list_hashes
+from pipelines.dataset.checksums import compare_lists, digest_list, list_checksums
 from pipelines.dataset.manifest import open_dataset
 from pipelines.dataset.samples import ShardConfig
 from pipelines.recipes.presets import paper
 from tests.pipelines.tiny_dataset import build
 
 ROOT = Path(__file__).parents[3]
-PUBLISHED = "dccfbd5f2ed2d23f9dea3c67f328aaf1c5707e1b7281bb673b2278311cdc012a"
+PUBLISHED = "67eecadb3f114283d50b9edd02bbd913ff3bd1f0c6cd44cb5bc1a4991357ac1a"
 CONFIG = ShardConfig(64, 16, 1, 250, 0.0, 1.0, 0, PRESETS["paper"])
 
 
@@ -37,7 +37,7 @@ def photos(tmp_path: Path) -> Path:
 
 def _list(photos: Path, root: Path, config: ShardConfig = CONFIG, variants: int = 1) -> str:
     build(photos, root, config)
-    return list_hashes(open_dataset(root), "test", variants)
+    return list_checksums(open_dataset(root), "test", variants)
 
 
 def test_the_published_list_is_reproduced(photos: Path, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_list_that_the_repository_publishes_is_reproduced(tmp_path: Path) ->
     published = (ROOT / "infra" / "evaluation" / "procedural-512.txt").read_text()
     config = replace(paper().data.shard_config, val_fraction=0.0, test_fraction=1.0, variants=1)
     build("synthetic:count=50,seed=20,px=512", tmp_path / "data", config)
-    assert compare_lists(published, list_hashes(open_dataset(tmp_path / "data"), "test", 1)) == []
+    assert compare_lists(published, list_checksums(open_dataset(tmp_path / "data"), "test", 1)) == []
     readme = (ROOT / "README.md").read_text()
     assert digest_list(published) in readme
     assert (
@@ -80,7 +80,7 @@ def test_every_difference_is_named(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "has no faces"), ("# only a head\n", "has no faces"), ("abc def\n", "three hashes")],
+    [("", "has no faces"), ("# only a head\n", "has no faces"), ("abc def\n", "three checksums")],
 )
 def test_what_is_no_list_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -91,6 +91,6 @@ def test_what_the_dataset_does_not_have_is_refused(photos: Path, tmp_path: Path)
     build(photos, tmp_path / "data", CONFIG)
     dataset = open_dataset(tmp_path / "data")
     with pytest.raises(UsageError, match="2 variants were asked for, the dataset has 1"):
-        list_hashes(dataset, "test", 2)
+        list_checksums(dataset, "test", 2)
     with pytest.raises(UsageError, match="has no val samples"):
-        list_hashes(dataset, "val", 1)
+        list_checksums(dataset, "val", 1)

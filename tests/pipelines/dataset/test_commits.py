@@ -18,13 +18,13 @@ def _attempt(content: bytes, *more: str) -> tuple[Commit, list[StagedFiles]]:
     """One try at the same shard. Another version of the code makes other bytes of the same size; `more`
     samples come out well.
     """
-    drafts = []
+    staged = []
     for column in COLUMNS:
         tar = StagedTar(column, 0)
         for key in ("a", *more):
             tar.add(key, "bin", content)
-        drafts.append(tar.finish())
-    return Commit(0, "task", (), tuple(draft.record for draft in drafts), ()), drafts
+        staged.append(tar.finish())
+    return Commit(0, "task", (), tuple(tar.info for tar in staged), ()), staged
 
 
 @contextmanager
@@ -59,9 +59,9 @@ def _wrong(root: Path) -> list[str]:
 def test_who_comes_too_late_leaves_no_tar_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    first, drafts = _attempt(b"first")
+    first, staged = _attempt(b"first")
     interruption = _before_write(
-        monkeypatch, moment, lambda: publish(str(tmp_path), "commits", first, drafts)
+        monkeypatch, moment, lambda: publish(str(tmp_path), "commits", first, staged)
     )
     with interruption, pytest.raises(CommitConflictError, match="committed with other content"):
         publish(str(tmp_path), "commits", *_attempt(b"later"))
@@ -70,7 +70,7 @@ def test_who_comes_too_late_leaves_no_tar_of_its_own(
     assert (find(str(tmp_path), "commits", 0, "task") is None) == (
         moment < len(COLUMNS)
     )  # a tar is missing, and that is seen
-    publish(str(tmp_path), "commits", first, drafts)
+    publish(str(tmp_path), "commits", first, staged)
     assert find(str(tmp_path), "commits", 0, "task") == first
     assert _wrong(tmp_path) == []
 
@@ -83,20 +83,20 @@ def test_who_commits_first_keeps_its_tars_though_another_wrote_over_them(
 
     def interrupted(uri: storage.Uri, data: bytes, create_only: bool = False) -> bool:
         if create_only:
-            for draft in others:  # the other has written all its tars, and dies before its record
-                write(tmp_path / draft.record.tar, draft.built.data)
+            for tar in others:  # the other has written all its tars, and dies before its record
+                write(tmp_path / tar.info.tar, tar.built.data)
         return write(uri, data, create_only)
 
     monkeypatch.setattr(storage, "write_atomic", interrupted)
-    first, drafts = _attempt(b"first")
-    publish(str(tmp_path), "commits", first, drafts)
+    first, staged = _attempt(b"first")
+    publish(str(tmp_path), "commits", first, staged)
     assert find(str(tmp_path), "commits", 0, "task") == first
     assert _wrong(tmp_path) == []
 
 
 def test_a_conflict_with_what_stands_touches_nothing_and_is_the_users_to_mend(tmp_path: Path) -> None:
-    first, drafts = _attempt(b"first")
-    publish(str(tmp_path), "commits", first, drafts)
+    first, staged = _attempt(b"first")
+    publish(str(tmp_path), "commits", first, staged)
     (tmp_path / "lq" / "000000.tar").write_bytes(b"damaged")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match="check that every worker runs the same versions"):
@@ -110,8 +110,8 @@ def test_a_conflict_with_what_stands_touches_nothing_and_is_the_users_to_mend(tm
 def test_attempts_that_differ_in_what_was_quarantined_agree_and_the_first_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    first, drafts = _attempt(b"same")
-    with _before_write(monkeypatch, moment, lambda: publish(str(tmp_path), "commits", first, drafts)):
+    first, staged = _attempt(b"same")
+    with _before_write(monkeypatch, moment, lambda: publish(str(tmp_path), "commits", first, staged)):
         assert publish(str(tmp_path), "commits", *_attempt(b"same", "timed-out-there")) == first
     assert commits.read(str(tmp_path), "commits", 0) == first
     assert _wrong(tmp_path) == []

@@ -11,7 +11,7 @@ from diffbfr.errors import QuarantineError, UsageError
 from diffbfr.shards import ColumnInfo
 from pipelines.dataset.columns import finish_column, write_column_shard
 from pipelines.dataset.manifest import open_dataset, read_quarantine
-from pipelines.dataset.retry import begin_retry, find_begun
+from pipelines.dataset.retry import begin_retry, find_latest_dataset
 from pipelines.sources import FolderSource, PhotoRef, open_source
 from pipelines.sources.sandbox import run_sandboxed
 from pipelines.steps.shard import finish_dataset, plan_shards, shard
@@ -79,14 +79,14 @@ def test_what_still_fails_is_quarantined_again(
     assert _files(tmp_path / "data") == before
 
 
-def test_a_dataset_that_was_never_finished_can_be_replayed(
+def test_a_dataset_that_was_never_finished_can_be_retried(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.steps.shard.make_face", poison.make_face)
         for _ in range(2):
             with pytest.raises(
-                QuarantineError, match=r"2 of 14 photos were refused, 2 of them as crashed.*data replay"
+                QuarantineError, match=r"2 of 14 photos were refused, 2 of them as crashed.*data retry"
             ):
                 build(photos, tmp_path / "data", max_bad=0)
     with pytest.raises(QuarantineError):
@@ -97,19 +97,19 @@ def test_a_dataset_that_was_never_finished_can_be_replayed(
 
 def test_the_dataset_of_a_root_that_was_worked_at_last_is_found_finished_or_not(tmp_path: Path) -> None:
     root = str(tmp_path / "root")
-    assert find_begun(root) is None
+    assert find_latest_dataset(root) is None
     photos = make_photos(tmp_path / "photos", 2)
     (photos / "broken.png").write_bytes(b"no picture")
     first, second = (f"{root}/artifacts/shard/{name}" for name in ("b", "a"))
     build(photos, first)
-    assert find_begun(root) == first == find_begun(first)
+    assert find_latest_dataset(root) == first == find_latest_dataset(first)
     time.sleep(0.01)
     plan_shards(open_source(photos), CONFIG, second)
-    assert find_begun(root) == second
+    assert find_latest_dataset(root) == second
     time.sleep(0.01)
     with pytest.raises(QuarantineError):
         build(photos, first, max_bad=0)
-    assert find_begun(root) == first
+    assert find_latest_dataset(root) == first
 
 
 def test_what_changed_or_was_damaged_meanwhile_is_made_from_its_photos(
@@ -137,7 +137,7 @@ def test_what_changed_or_was_damaged_meanwhile_is_made_from_its_photos(
     assert finish_dataset(str(tmp_path / "data"), tasks).num_samples == 15
 
 
-def test_a_dataset_that_a_model_has_learnt_from_is_not_replayed(
+def test_a_dataset_that_a_model_has_learnt_from_is_not_retried(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"

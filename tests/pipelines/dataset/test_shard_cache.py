@@ -132,12 +132,12 @@ def test_least_recently_used_goes_first(tmp_path: Path) -> None:
     (tmp_path / f"killed{shard_cache._FETCHING}").write_bytes(bytes(5))
     os.utime(tmp_path / f"killed{shard_cache._FETCHING}", ns=(0, 0))
     (tmp_path / f"coming{shard_cache._FETCHING}").write_bytes(bytes(5))
-    used = shard_cache._hold(tmp_path / "old.tar")
+    used = shard_cache._open_locked(tmp_path / "old.tar")
     assert used is not None
     used.close()
-    cache._make_room(shard_cache.Tar("x.tar", 40, ""))
+    cache._free_space(shard_cache.Tar("x.tar", 40, ""))
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"coming{shard_cache._FETCHING}", "old.tar"]
-    assert shard_cache._hold(tmp_path / "used.tar") is None
+    assert shard_cache._open_locked(tmp_path / "used.tar") is None
 
 
 def test_a_file_is_not_removed_by_a_neighbour_while_it_is_read(
@@ -148,7 +148,7 @@ def test_a_file_is_not_removed_by_a_neighbour_while_it_is_read(
     """
     biggest = max(path.stat().st_size for path in local.rglob("*.tar"))
     monkeypatch.setenv("DIFFBFR_CACHE_BYTES", str(biggest))
-    monkeypatch.setattr(shard_cache, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(shard_cache, "_WAIT_FOR_SPACE_S", 0.1)
     cache, neighbour = shard_cache.cache_of(remote), open_dataset(remote)
     key = neighbour.shards[1][0]
     reading = cache.copies("lq/000000.tar")
@@ -159,7 +159,7 @@ def test_a_file_is_not_removed_by_a_neighbour_while_it_is_read(
     ):
         neighbour.lq_bytes(key, 0)
     assert place.read_bytes() == (local / "lq" / "000000.tar").read_bytes()
-    monkeypatch.setattr(shard_cache, "_PATIENCE_S", 60.0)
+    monkeypatch.setattr(shard_cache, "_WAIT_FOR_SPACE_S", 60.0)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(neighbour.lq_bytes, key, 0)
         reading.close()

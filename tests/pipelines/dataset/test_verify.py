@@ -1,4 +1,4 @@
-"""Whatever is damaged is found, at the level that reads it, and the finding says where."""
+"""Whatever is damaged is found, at the level that reads it, and the problem says where."""
 
 import os
 import random
@@ -21,7 +21,7 @@ from pipelines.dataset.columns import finish_column, write_column_shard
 from pipelines.dataset.commits import Commit
 from pipelines.dataset.manifest import open_dataset
 from pipelines.dataset.samples import make_face
-from pipelines.dataset.verify import LEVELS, Finding, plan_verification, verify_records, verify_shard
+from pipelines.dataset.verify import LEVELS, DatasetProblem, plan_verification, verify_records, verify_shard
 from tests.pipelines.tiny_dataset import make_dataset, make_photos
 
 COLUMN = "irm1-0123456789ab"
@@ -49,17 +49,17 @@ def root(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "data"))
 
 
-def findings(root: Path, level: int) -> list[Finding]:
+def problems(root: Path, level: int) -> list[DatasetProblem]:
     return [
         *verify_records(str(root)),
-        *(found for task in plan_verification(str(root), level) for found in verify_shard(task).findings),
+        *(found for task in plan_verification(str(root), level) for found in verify_shard(task).problems),
     ]
 
 
 @pytest.mark.parametrize("level", range(5))
 def test_a_whole_dataset_passes_every_level_and_is_not_touched(root: Path, level: int) -> None:
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    assert findings(root, level) == []
+    assert problems(root, level) == []
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
@@ -93,7 +93,7 @@ def test_workers_find_what_one_process_finds(root: Path, cluster: Cluster, seria
     found = {}
     for name, workers in (("one", serial), ("two", cluster)):
         found[name] = [
-            report.findings
+            report.problems
             for report in workers.map(verify_shard, plan_verification(str(root), 4), label="verify")
         ]
     assert found["one"] == found["two"]
@@ -116,11 +116,11 @@ def test_damage_is_found_by_the_level_that_reads_it_and_by_none_below(
     else:
         data[600] ^= 4
         place.write_bytes(data)
-    assert findings(root, level - 1) == []
+    assert problems(root, level - 1) == []
     for deeper in range(level, 5):
-        found = findings(root, deeper)
-        assert [finding.place for finding in found] == [tar]
-        assert "run the same command again" in found[0].what
+        found = problems(root, deeper)
+        assert [problem.path for problem in found] == [tar]
+        assert "run the same command again" in found[0].message
 
 
 def test_a_flipped_bit_names_the_sample_that_it_hit(root: Path) -> None:
@@ -132,12 +132,12 @@ def test_a_flipped_bit_names_the_sample_that_it_hit(root: Path) -> None:
     data = bytearray(whole)
     data[whole.index(jpeg) + len(jpeg) // 2] ^= 1
     tar.write_bytes(data)
-    (finding,) = findings(root, 2)
-    assert f"bytes differ in {key}.1.jpg; expected sha256" in finding.what
+    (problem,) = problems(root, 2)
+    assert f"bytes differ in {key}.1.jpg; expected sha256" in problem.message
     header = bytearray(whole)
     header[3] ^= 1
     tar.write_bytes(header)
-    assert "bytes differ between the members" in findings(root, 2)[0].what
+    assert "bytes differ between the members" in problems(root, 2)[0].message
 
 
 def _lines(place: Path) -> list[Path]:
@@ -156,9 +156,9 @@ def test_a_damaged_record_or_table_is_found_at_level_0_and_before_a_sample_is_re
             relative = path.relative_to(root)
             if relative.name in ("dataset.json", "column.json"):
                 with pytest.raises(ShardDamagedError, match="is damaged"):
-                    findings(root, 0)
+                    problems(root, 0)
             else:
-                assert findings(root, 0), relative
+                assert problems(root, 0), relative
             only_made_with = path.parent.name in ("commits", "plan") or relative.name in (
                 "quarantine.parquet",
                 "build.json",
@@ -167,14 +167,14 @@ def test_a_damaged_record_or_table_is_found_at_level_0_and_before_a_sample_is_re
                 with pytest.raises(ShardDamagedError):
                     assert open_dataset(root).columns
         path.write_bytes(whole)
-    assert findings(root, 0) == []
+    assert problems(root, 0) == []
 
 
 def test_a_missing_record_is_found(root: Path) -> None:
     (root / "commits" / "000001.json").unlink()
     (root / COLUMN / "commits" / "000002.json").unlink()
     (root / "manifest" / "columns" / "lq.parquet").unlink()
-    assert {finding.place for finding in findings(root, 0)} == {
+    assert {problem.path for problem in problems(root, 0)} == {
         "commits/000001.json",
         "commits/000002.json",
         "manifest/columns/lq.parquet",
@@ -191,7 +191,7 @@ def _forge(root: Path, index: int, column: int, change: dict[str, bytes]) -> Non
     for m in record.members:
         tar.add(m.key, m.name, change.get(f"{m.key}.{m.name}", whole[m.offset : m.offset + m.length]))
     draft = tar.finish()
-    tars = tuple(draft.record if place == column else other for place, other in enumerate(old.tars))
+    tars = tuple(draft.info if place == column else other for place, other in enumerate(old.tars))
     (root / "commits" / f"{index:06d}.json").unlink()
     commits.publish(str(root), "commits", replace(old, tars=tars), [draft])
 
@@ -210,19 +210,19 @@ def test_a_writer_that_stored_other_pixels_is_found_at_level_3_and_one_that_degr
         2,
         {f"{key}.0.jpg": degrade(hq, replace(sample.variants[0], q=sample.variants[0].q - 1), config.spec)},
     )
-    at_4 = [finding for finding in findings(root, 4) if finding.place.startswith("lq/")]
-    assert [finding.place for finding in at_4] == [f"lq/{key}.0.jpg"]
-    assert "not what Eq. 13 makes" in at_4[0].what
-    assert not [finding for finding in findings(root, 3) if finding.place.startswith("lq/")]
+    at_4 = [problem for problem in problems(root, 4) if problem.path.startswith("lq/")]
+    assert [problem.path for problem in at_4] == [f"lq/{key}.0.jpg"]
+    assert "not what Eq. 13 makes" in at_4[0].message
+    assert not [problem for problem in problems(root, 3) if problem.path.startswith("lq/")]
     other = hq.copy()
     other[0, 0, 0] ^= 1
     _forge(root, 0, 0, {f"{key}.webp": encode_webp(other)})
-    assert not [finding for finding in findings(root, 2) if finding.place.startswith("hq32/")]
-    assert f"hq32/{key}" in [finding.place for finding in findings(root, 3)]
+    assert not [problem for problem in problems(root, 2) if problem.path.startswith("hq32/")]
+    assert f"hq32/{key}" in [problem.path for problem in problems(root, 3)]
     _forge(root, 0, 0, {f"{key}.webp": b"no picture"})
-    assert "cannot be decoded" in next(f.what for f in findings(root, 3) if f.place == f"hq32/{key}.webp")
+    assert "cannot be decoded" in next(f.message for f in problems(root, 3) if f.path == f"hq32/{key}.webp")
     _forge(root, 0, 2, {f"{key}.json": b"{}"})
-    assert "not the sample's row" in next(f.what for f in findings(root, 3) if f.place == f"lq/{key}.json")
+    assert "not the sample's row" in next(f.message for f in problems(root, 3) if f.path == f"lq/{key}.json")
 
 
 def test_draws_that_the_seed_does_not_give_are_found_at_level_4(
@@ -237,9 +237,9 @@ def test_draws_that_the_seed_does_not_give_are_found_at_level_4(
         )
         patch.setattr(samples, "draw", lambda spec, seed: replace(drawn(spec, seed), sigma=1.0))
         root = make_dataset(tmp_path)
-    assert findings(root, 3) == []
+    assert problems(root, 3) == []
     assert (
-        len([finding for finding in findings(root, 4) if "not those that its seed draws" in finding.what])
+        len([problem for problem in problems(root, 4) if "not those that its seed draws" in problem.message])
         == 24
     )
 
@@ -273,7 +273,7 @@ def _count_found(root: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> int
                 with pytest.raises(ShardDamagedError):
                     dataset.read(key, column, name)
             report = verify_shard(tasks[int(tar.stem)])
-            found += [finding.place for finding in report.findings] == [relative]
+            found += [problem.path for problem in report.problems] == [relative]
             _flip(file.fileno(), bit)
     return found
 
@@ -323,7 +323,7 @@ def test_every_512_byte_cut_of_every_shard_is_found_and_no_reader_gets_a_shorter
         relative = tar.relative_to(root).as_posix()
         for end in range(0, len(whole), 512):
             tar.write_bytes(whole[:end])
-            assert [finding.place for finding in verify_shard(tasks[int(tar.stem)]).findings] == [relative]
+            assert [problem.path for problem in verify_shard(tasks[int(tar.stem)]).problems] == [relative]
             lost = [member for _, last, *member in spans[relative] if last > end]
             if lost:
                 with pytest.raises(ShardDamagedError, match="ends early"):
@@ -332,7 +332,7 @@ def test_every_512_byte_cut_of_every_shard_is_found_and_no_reader_gets_a_shorter
         tar.write_bytes(whole)
     monkeypatch.undo()
     assert cuts > 300
-    assert findings(root, 2) == []
+    assert problems(root, 2) == []
 
 
 def test_a_dataset_on_s3_is_verified_like_one_on_disk(made: Path, s3_bucket: str) -> None:
@@ -341,10 +341,10 @@ def test_a_dataset_on_s3_is_verified_like_one_on_disk(made: Path, s3_bucket: str
     tasks = plan_verification(remote, 4)
     assert [
         *verify_records(remote),
-        *(found for task in tasks for found in verify_shard(task).findings),
+        *(found for task in tasks for found in verify_shard(task).problems),
     ] == []
     storage.write_atomic(f"{remote}/hq8/000000.tar", build_tar([]).data)
-    assert [found.place for task in tasks for found in verify_shard(task).findings] == ["hq8/000000.tar"]
+    assert [found.path for task in tasks for found in verify_shard(task).problems] == ["hq8/000000.tar"]
 
 
 def test_a_face_made_again_from_its_photo_is_the_one_in_the_shard(root: Path, tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_dataset_of_another_recipe_is_made_again_byte_by_byte_where_it_was_mad
     root = make_dataset(tmp_path, degradation=degradation)
     config = plan_verification(str(root), 4)[0].config
     assert config.degradation == degradation.at(32)
-    assert findings(root, 4) == []
+    assert problems(root, 4) == []
     assert open_dataset(root).info.recipe_digest == config.recipe_digest
     paper = make_dataset(tmp_path / "paper")
     assert open_dataset(paper).info.content_id != open_dataset(root).info.content_id

@@ -121,22 +121,23 @@ def test_several_restorations_fill_a_mirror_each_and_a_lost_one_is_made_again(
 
     single, made = pictures(tmp_path / "one"), pictures(tmp_path / "out")
     assert sorted(made) == sorted(
-        f"{mirror}/{name}" for mirror in ("draw-0", "draw-1", "draw-2", "spread") for name in single
+        f"{mirror}/{name}" for mirror in ("sample-0", "sample-1", "sample-2", "spread") for name in single
     )
-    assert {name: made[f"draw-0/{name}"] for name in single} == single
+    assert {name: made[f"sample-0/{name}"] for name in single} == single
     assert all(
-        made[f"draw-1/{name}"] not in (made[f"draw-0/{name}"], made[f"draw-2/{name}"]) for name in single
+        made[f"sample-1/{name}"] not in (made[f"sample-0/{name}"], made[f"sample-2/{name}"])
+        for name in single
     )
     assert all(
         made[f"{mirror}/album/twin.png"] == made[f"{mirror}/deep/er/twin again.png"]
-        for mirror in ("draw-2", "spread")
+        for mirror in ("sample-2", "spread")
     )
     assert outcomes(report).keys() == outcomes(one).keys()
     assert all(row.spread > 0 for row in report.rows if row.output)
 
     again = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), three, serial)
     assert (again.num_worked, again.rows) == (0, report.rows)
-    (tmp_path / "out/draw-1/album/twin.png").unlink()
+    (tmp_path / "out/sample-1/album/twin.png").unlink()
     (tmp_path / "out/spread/cmyk.png").unlink()
     mended = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), three, serial)
     assert (mended.num_worked, pictures(tmp_path / "out")) == (2, made)
@@ -144,9 +145,9 @@ def test_several_restorations_fill_a_mirror_each_and_a_lost_one_is_made_again(
     (archive / "cmyk.jpg").write_bytes(b"no picture any more")
     restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), three, serial)
     assert sorted(made.keys() - pictures(tmp_path / "out").keys()) == [
-        "draw-0/cmyk.png",
-        "draw-1/cmyk.png",
-        "draw-2/cmyk.png",
+        "sample-0/cmyk.png",
+        "sample-1/cmyk.png",
+        "sample-2/cmyk.png",
         "spread/cmyk.png",
     ]
 

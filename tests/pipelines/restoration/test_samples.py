@@ -10,22 +10,22 @@ def test_one_restoration_is_the_mirror_itself() -> None:
     assert (first_prefix(1), other_outputs("trip/a.png", 1)) == ("", ())
 
 
-def test_each_draw_and_the_spread_have_a_mirror_of_their_own() -> None:
+def test_each_sample_and_the_spread_have_a_mirror_of_their_own() -> None:
     assert other_outputs(f"{first_prefix(3)}trip/a.png", 3) == (
-        "draw-1/trip/a.png",
-        "draw-2/trip/a.png",
+        "sample-1/trip/a.png",
+        "sample-2/trip/a.png",
         "spread/trip/a.png",
     )
-    assert other_outputs(f"{first_prefix(2)}draw-0/a.png", 2) == (
-        "draw-1/draw-0/a.png",
-        "spread/draw-0/a.png",
+    assert other_outputs(f"{first_prefix(2)}sample-0/a.png", 2) == (
+        "sample-1/sample-0/a.png",
+        "spread/sample-0/a.png",
     )
 
 
-def test_the_spread_is_the_deviation_over_draws_of_a_pixels_channels() -> None:
-    draws = [np.full((1, 2, 3), level, np.uint8) for level in (10, 14)]
-    draws[1][0, 1] = (10, 10, 16)
-    assert pixel_std(draws).tolist() == [[pytest.approx(8**0.5), pytest.approx((18 / 3) ** 0.5)]]
+def test_the_spread_is_the_deviation_over_samples_of_a_pixels_channels() -> None:
+    samples = [np.full((1, 2, 3), level, np.uint8) for level in (10, 14)]
+    samples[1][0, 1] = (10, 10, 16)
+    assert pixel_std(samples).tolist() == [[pytest.approx(8**0.5), pytest.approx((18 / 3) ** 0.5)]]
     assert std_heatmap(np.array([[0.0, 1.1, 63.9, 80.0]])).tolist() == [
         [[0] * 3, [4] * 3, [255] * 3, [255] * 3]
     ]

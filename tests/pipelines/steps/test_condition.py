@@ -204,8 +204,8 @@ def test_a_column_record_that_names_other_pictures_than_its_shards_is_found(
         place, read_checksummed_json(place) | {"quarantined": [[tasks[0].keys[0], "0.png"]]}
     )
     (found,) = verify_records(tasks[0].dataset)
-    assert found.place == "irm1-abc/column.json"
-    assert found.what.startswith("1 pictures are quarantined, by the shards' records 0")
+    assert found.path == "irm1-abc/column.json"
+    assert found.message.startswith("1 images are quarantined, by the shards' records 0")
 
 
 def test_a_flat_picture_of_a_flat_photo_is_not_degenerate(

@@ -14,7 +14,7 @@ from diffbfr.errors import DiffBFRError, UsageError
 from diffbfr.images import decode
 from pipelines.restoration.outcomes import Outcome, read_units
 from pipelines.sources import open_source
-from pipelines.steps.restore import Copy, CopyTask, RestoreTask, RestoreWorker, Work, copy_duplicates
+from pipelines.steps.restore import Copy, CopyTask, RestoreTask, RestoreWorker, WorkItem, copy_duplicates
 from tests.pipelines.fake_cascade import FakeCascade, FakeModel
 from tests.pipelines.sample_archive import encode, face
 
@@ -25,8 +25,8 @@ def make_task(tmp_path: Path, num_photos: int = 5) -> RestoreTask:
     for number in range(num_photos):
         (folder / f"{number}.png").write_bytes(encode(face(number, 24), "PNG"))
     source = open_source(folder, every_file=True)
-    works = tuple(Work(ref, f"{Path(ref.name).stem}.png") for ref in source.refs())
-    return RestoreTask(0, source, works, str(tmp_path / "out"), "fast", 0, 4)
+    items = tuple(WorkItem(ref, f"{Path(ref.name).stem}.png") for ref in source.refs())
+    return RestoreTask(0, source, items, str(tmp_path / "out"), "fast", 0, 4)
 
 
 def digest(tmp_path: Path, number: int) -> str:
@@ -49,44 +49,47 @@ def test_nothing_is_filled_up_where_a_face_is_alone_what_it_is_in_a_batch(tmp_pa
     assert [line.split(" ", 1)[0] for line in (tmp_path / "log").read_text().splitlines()] == ["4", "1"]
 
 
-def test_several_restorations_are_draws_of_their_own_and_the_first_is_the_only_one_of_a_single_run(
+def test_several_samples_have_noise_of_their_own_and_the_first_is_the_only_one_of_a_single_run(
     tmp_path: Path,
 ) -> None:
     task, worker = make_task(tmp_path), RestoreWorker(FakeModel(log=str(tmp_path / "log")))
     single = {outcome.row.name: outcome.row.output_sha256 for outcome in worker(task).outcomes}
     (tmp_path / "log").unlink()
-    works = tuple(replace(work, output=f"draw-0/{work.output}") for work in task.works)
-    report = worker(replace(task, works=works, samples=3, output_uri=str(tmp_path / "several")))
+    items = tuple(replace(item, output=f"sample-0/{item.output}") for item in task.items)
+    report = worker(replace(task, items=items, samples=3, output_uri=str(tmp_path / "several")))
 
     keys = " ".join(line.split(" ", 1)[1] for line in (tmp_path / "log").read_text().splitlines()).split()
-    assert keys == [f"{digest(tmp_path, number)}/0/{draw}" for number in range(5) for draw in range(3)]
+    numbered = [(photo, number) for photo in range(5) for number in range(3)]
+    assert keys == [f"{digest(tmp_path, photo)}/0/{number}" for photo, number in numbered]
     for outcome in report.outcomes:
         row, name = outcome.row, Path(outcome.row.output).name
-        draws = [decode((tmp_path / f"several/draw-{draw}/{name}").read_bytes()).pixels for draw in range(3)]
-        found = np.stack(draws).astype(float).var(axis=0, ddof=1).mean(axis=2) ** 0.5
-        drawn = decode((tmp_path / f"several/spread/{name}").read_bytes()).pixels
+        samples = [
+            decode((tmp_path / f"several/sample-{number}/{name}").read_bytes()).pixels for number in range(3)
+        ]
+        found = np.stack(samples).astype(float).var(axis=0, ddof=1).mean(axis=2) ** 0.5
+        heatmap = decode((tmp_path / f"several/spread/{name}").read_bytes()).pixels
         assert (row.output_sha256, row.samples, row.spread) == (
             single[row.name],
             3,
             pytest.approx(found.mean()),
         )
-        assert np.array_equal(drawn[:, :, 0], np.clip(np.rint(4 * found), 0, 255))
+        assert np.array_equal(heatmap[:, :, 0], np.clip(np.rint(4 * found), 0, 255))
         assert outcome.others == tuple(
             (place, (tmp_path / "several" / place).stat().st_size) for place, _ in outcome.others
         )
         assert [place for place, _ in outcome.others] == [
-            f"draw-1/{name}",
-            f"draw-2/{name}",
+            f"sample-1/{name}",
+            f"sample-2/{name}",
             f"spread/{name}",
         ]
     assert sorted(read_units(str(tmp_path / "several")), key=by_name) == list(report.outcomes)
 
 
-def test_a_draw_that_fails_fails_its_face_alone_and_leaves_no_picture(tmp_path: Path) -> None:
+def test_a_sample_that_fails_fails_its_face_alone_and_leaves_no_picture(tmp_path: Path) -> None:
     task = make_task(tmp_path)
-    works = tuple(replace(work, output=f"draw-0/{work.output}") for work in task.works)
+    items = tuple(replace(item, output=f"sample-0/{item.output}") for item in task.items)
     model = FakeModel(broken=(f"{digest(tmp_path, 2)}/0/1",))
-    report = RestoreWorker(model)(replace(task, works=works, samples=2))
+    report = RestoreWorker(model)(replace(task, items=items, samples=2))
     assert [outcome.row.status for outcome in report.outcomes] == [
         "restored",
         "restored",
@@ -155,7 +158,7 @@ def test_the_colour_profile_of_a_photo_is_that_of_its_restoration(tmp_path: Path
     with Image.open(tmp_path / "photos/0.png") as photo:
         photo.save(tmp_path / "photos/tagged.png", icc_profile=profile)
     tagged = next(ref for ref in task.source.refs() if ref.name == "tagged.png")
-    RestoreWorker(FakeModel())(replace(task, works=(*task.works, Work(tagged, "tagged.png"))))
+    RestoreWorker(FakeModel())(replace(task, items=(*task.items, WorkItem(tagged, "tagged.png"))))
     with Image.open(tmp_path / "out/0.png") as plain, Image.open(tmp_path / "out/tagged.png") as restored:
         assert (plain.info.get("icc_profile"), restored.info.get("icc_profile")) == (None, profile)
 
@@ -165,7 +168,7 @@ def test_a_photo_that_is_not_square_is_refused_not_squashed(tmp_path: Path) -> N
     (tmp_path / "photos/wide.png").write_bytes(encode(face(1, 24)[:12], "PNG"))
     wide = next(ref for ref in task.source.refs() if ref.name == "wide.png")
     report = RestoreWorker(FakeModel())(
-        RestoreTask(0, task.source, (Work(wide, "wide.png"),), task.output_uri, "fast", 0, 4)
+        RestoreTask(0, task.source, (WorkItem(wide, "wide.png"),), task.output_uri, "fast", 0, 4)
     )
 
     assert [(outcome.row.status, outcome.row.reason) for outcome in report.outcomes] == [
@@ -180,5 +183,5 @@ def test_a_changed_original_is_not_copied(tmp_path: Path) -> None:
 
     with pytest.raises(DiffBFRError, match=r"0\.png changed after it was restored"):
         copy_duplicates(
-            CopyTask(0, (Copy(Work(task.works[0].ref, "copy.png"), outcome.row),), task.output_uri)
+            CopyTask(0, (Copy(WorkItem(task.items[0].ref, "copy.png"), outcome.row),), task.output_uri)
         )

@@ -178,7 +178,7 @@ def test_refusals_resets_and_cut_or_slow_bodies_change_nothing(
                     sample.key, column.column, name
                 )
     assert verify_records(root) == []
-    assert [found for task in plan_verification(root, 4) for found in verify_shard(task).findings] == []
+    assert [found for task in plan_verification(root, 4) for found in verify_shard(task).problems] == []
     assert {fault for fault, _, _ in made} == {"503", "reset", "truncated", "slow"}
 
 
