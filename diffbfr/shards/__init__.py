@@ -1,17 +1,22 @@
-"""The dataset as a model sees it: sample schema, deterministic tars, random access by key, and the order of
-an epoch.
+"""The dataset as a model sees it: sample schema, deterministic tars, access by key, and the order of a run.
 
-`schema` names the rows, `tar` writes and checks one shard, `dataset` reads, `order` says which sample
-position p of a run is, `loader` reads ahead in that order: a rank's share of each batch. `foreign` opens tars
-that others wrote.
+`schema` defines the rows, `tar` writes and checks one shard, `dataset` reads by key, `order` defines which
+sample is at position p of a run, and `loader` prefetches a rank's share of each batch in that order.
+`external_tars` opens tars that other programs wrote, and `webdataset` gives a dataset as a webdataset
+pipeline.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from diffbfr.shards.dataset import ColumnIndex, ShardedDataset, TarStore
 from diffbfr.shards.external_tars import index_tars, open_tars
 from diffbfr.shards.loader import Loaded, LoaderState, SampleLoader
-from diffbfr.shards.order import epoch_order, position
+from diffbfr.shards.order import epoch_order, row_at
 from diffbfr.shards.schema import ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
 from diffbfr.shards.tar import BuiltTar, TarBuilder, TarMember, build_tar, check_tar, write_tar
+
+if TYPE_CHECKING:
+    from diffbfr.shards.webdataset import webdataset_pipeline
 
 __all__ = [
     "BuiltTar",
@@ -34,6 +39,16 @@ __all__ = [
     "epoch_order",
     "index_tars",
     "open_tars",
-    "position",
+    "row_at",
+    "webdataset_pipeline",
     "write_tar",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import webdataset, and torch with it, only when the pipeline is asked for."""
+    if name == "webdataset_pipeline":
+        from diffbfr.shards.webdataset import webdataset_pipeline
+
+        return webdataset_pipeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

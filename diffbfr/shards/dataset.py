@@ -1,6 +1,6 @@
-"""Random access to a dataset by key: one pread a member, its digest checked before anyone uses it.
+"""Random access to a dataset by key: one pread per member, whose sha256 is checked before it is returned.
 
-No file stays open and nothing is shared, so a dataset can be pickled, forked and used by threads.
+No file stays open and no state is shared, so a dataset can be pickled, forked and used by several threads.
 `pipelines.dataset.manifest.open_dataset` builds it.
 """
 
@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,10 @@ from diffbfr.shards.schema import LQ_COLUMN, ColumnInfo, DatasetInfo, Member, Sa
 
 @dataclass(frozen=True, eq=False)
 class ColumnIndex:
-    """Where a column's members lie: rows are samples in the order of their keys, columns are `info.names`.
+    """Where the members of a column lie; row i is the i-th key of the dataset.
 
-    `tars` are paths relative to the dataset; `tar_row` [n] says which one holds a sample; `offset` and
-    `length` are bytes, `digest` sha256.
+    `tars` are paths relative to the dataset and `tar_row` [n] is the index of a sample's tar in it. `offset`
+    and `length` [n, len(info.names)] are in bytes, `digest` [n, len(info.names), 32] is the sha256.
     """
 
     info: ColumnInfo
@@ -38,17 +39,13 @@ class ColumnIndex:
 
     @classmethod
     def of(cls, info: ColumnInfo, keys: Sequence[str], members: Sequence[Member]) -> "ColumnIndex":
-        """Index members that are sorted by key and, within one, in the order of `info.names`; every key
-        must have every name.
-        """
+        """Index members sorted by key and then in the order of `info.names`; UsageError if one is missing."""
         n, m = len(keys), len(info.names)
-        if [(member.key, member.name) for member in members] != [
-            (key, name) for key in keys for name in info.names
-        ]:
+        expected = list(product(keys, info.names))
+        if [(member.key, member.name) for member in members] != expected:
             raise UsageError(
                 f"column {info.column} holds {len(members)} members that are not {n} keys x {m} names in "
-                "order; "
-                "expected the keys of the dataset; make the column again"
+                "order; expected the keys of the dataset; make the column again"
             )
         tars = tuple(sorted({member.tar for member in members}))
         row_of = {tar: row for row, tar in enumerate(tars)}
@@ -65,30 +62,30 @@ class ColumnIndex:
 
 
 class TarStore(ABC):
-    """Where the tars of a dataset can be read; picklable."""
+    """Gives local copies of the tars of a dataset; picklable."""
 
     @abstractmethod
     def copies(self, tar: str) -> Iterator[Path]:
-        """Yield paths of a tar (named relative to the dataset), another one as often as the reader found
-        the last gone or damaged.
+        """Yield paths to copies of a tar, which is named relative to the dataset.
+
+        The reader asks for the next copy only when the previous one was missing or damaged.
         """
 
 
 @dataclass(frozen=True)
 class LocalTarStore(TarStore):
-    """Tars in a folder of this machine: there is one copy."""
+    """Tars in a folder of this machine, where each has a single copy."""
 
     root: Path
 
     def copies(self, tar: str) -> Iterator[Path]:
-        """Yield the one place."""
         yield self.root / tar
 
 
 class ShardedDataset:
-    """A committed dataset at `root`: samples by key, and every column that was finished when it was opened.
+    """A committed dataset at `root`: samples by key and the columns that were finished when it was opened.
 
-    `tars` says where its shards can be read; without it they lie under `root`.
+    `tars` gives the shards; without it they are read from the folder `root`.
     """
 
     def __init__(
@@ -101,7 +98,7 @@ class ShardedDataset:
     ) -> None:
         self.root = root
         self.info = info
-        self._tars = tars if tars is not None else LocalTarStore(Path(root))
+        self.tars = tars if tars is not None else LocalTarStore(Path(root))
         self._samples = tuple(samples)
         self._columns = columns
         self._row = {sample.key: row for row, sample in enumerate(self._samples)}
@@ -116,13 +113,14 @@ class ShardedDataset:
 
     @property
     def columns(self) -> tuple[ColumnInfo, ...]:
-        """Every column that is finished, by name."""
+        """Every finished column, sorted by name."""
         return tuple(self._columns[name].info for name in sorted(self._columns))
 
     @cached_property
     def shards(self) -> tuple[tuple[str, ...], ...]:
-        """The keys of each shard, in order: shard i of every column holds exactly `shards[i]` (maybe none,
-        if all were quarantined).
+        """The keys of each shard, in order: shard i of every column holds exactly `shards[i]`.
+
+        A shard whose photos were all quarantined has no keys.
         """
         keys: list[list[str]] = [[] for _ in range(self.info.num_shards)]
         index = self._columns[LQ_COLUMN]
@@ -132,39 +130,39 @@ class ShardedDataset:
         return tuple(map(tuple, keys))
 
     def keys(self, split: Split) -> list[str]:
-        """Keys of one split, sorted."""
+        """The keys of one split, sorted."""
         return [sample.key for sample in self._samples if sample.split == split]
 
     def sample(self, key: str) -> Sample:
-        """The row of one sample."""
+        """The description of one sample; UsageError for an unknown key."""
         return self._samples[self._row_of(key)]
 
     def column(self, column: str) -> ColumnInfo:
-        """What a column says about itself; UsageError if it is not there or not finished."""
-        return self._index(column).info
+        """The description of a column; UsageError if it is not there or not finished."""
+        return self.index(column).info
 
     def lengths(self, column: str, name: str) -> NDArray[np.int64]:
-        """Bytes of one member of every sample, in the order of `samples`."""
-        index, place = self._place(column, name)
-        return index.length[:, place]
+        """The size in bytes of one member of every sample, in the order of `samples`."""
+        index, member = self._index_of(column, name)
+        return index.length[:, member]
 
     def digest(self, key: str, column: str, name: str) -> str:
-        """The sha256 that one member was committed with."""
-        index, place = self._place(column, name)
-        return bytes(index.digest[self._row_of(key), place]).hex()
+        """The sha256 that one member was committed with, in hex."""
+        index, member = self._index_of(column, name)
+        return bytes(index.digest[self._row_of(key), member]).hex()
 
     def read(self, key: str, column: str, name: str) -> bytes:
-        """Return one member's bytes; `ShardDamagedError` if they are not the committed ones."""
-        index, place = self._place(column, name)
+        """Return the bytes of one member; `ShardDamagedError` if no copy of its tar holds them."""
+        index, member = self._index_of(column, name)
         row = self._row_of(key)
         damage: ShardDamagedError | None = None
-        for tar in self._tars.copies(index.tars[int(index.tar_row[row])]):
+        for tar in self.tars.copies(index.tars[int(index.tar_row[row])]):
             try:
-                data = _pread(tar, int(index.offset[row, place]), int(index.length[row, place]))
+                data = _pread(tar, int(index.offset[row, member]), int(index.length[row, member]))
             except ShardDamagedError as error:
                 damage = error
                 continue
-            if hashlib.sha256(data).digest() == index.digest[row, place].tobytes():
+            if hashlib.sha256(data).digest() == index.digest[row, member].tobytes():
                 return data
             damage = ShardDamagedError(
                 f"{tar}: {key}.{name} is not what was committed; expected its sha256; make the shard again"
@@ -174,38 +172,36 @@ class ShardedDataset:
 
     @property
     def hq_name(self) -> str:
-        """Name of the ground truth's member, which is its codec's."""
-        return self._index(self.info.hq_column).info.names[0]
+        """The member of the ground-truth column, which is named by its codec, such as "webp"."""
+        return self.index(self.info.hq_column).info.names[0]
 
     def hq(self, key: str, variant: int, in_colour: bool = False) -> Pixels:
-        """Ground truth of a variant, uint8 hq_px x hq_px x 3, with the variant's flip and, unless
-        `in_colour`, gray.
-        """
+        """The ground truth of a variant, uint8 [hq_px, hq_px, 3], flipped and (not `in_colour`) made gray."""
         return apply_target(
             self._decode(key, self.info.hq_column, self.hq_name), self._target(key, variant, in_colour)
         )
 
     def hq_low(self, key: str, variant: int, in_colour: bool = False) -> Pixels:
-        """x'_0 of a variant, uint8 lq_px x lq_px x 3, with the variant's flip and, unless `in_colour`,
-        gray.
-        """
+        """x'_0 of a variant, uint8 [lq_px, lq_px, 3], flipped and (not `in_colour`) made gray."""
         return apply_target(
             self._decode(key, self.info.hq_low_column, "png"), self._target(key, variant, in_colour)
         )
 
     def lq(self, key: str, variant: int) -> Pixels:
-        """The low-quality face of a variant at its own low resolution, uint8 h w 3; `images.lq_to_model`
-        brings it to a model's size.
+        """The low-quality face of a variant, uint8 [h, w, 3], at the low resolution of its JPEG.
+
+        `images.lq_to_model` resizes it for a model.
         """
         return decode_trusted(self.lq_bytes(key, variant))
 
     def lq_bytes(self, key: str, variant: int) -> bytes:
-        """The literal JPEG of Eq. 13."""
+        """The JPEG that Eq. 13 ends with, as it was committed."""
         return self.read(key, LQ_COLUMN, f"{variant}.jpg")
 
     def conditioning(self, column: str, key: str, variant: int) -> Pixels:
-        """A variant's picture from an appended column, uint8; it was made from the variant's LQ, so flip
-        and gray are already in it.
+        """The image of a variant in an appended column, uint8 [h, w, 3].
+
+        It was made from the variant's LQ, so it already has the variant's flip and gray.
         """
         return self._decode(key, column, f"{variant}.png")
 
@@ -231,13 +227,15 @@ class ShardedDataset:
             )
         return row
 
-    def _place(self, column: str, name: str) -> tuple[ColumnIndex, int]:
-        index = self._index(column)
+    def _index_of(self, column: str, name: str) -> tuple[ColumnIndex, int]:
+        """The index of a column and the position of one of its names in it."""
+        index = self.index(column)
         if name not in index.info.names:
             raise UsageError(f"column {column} has no member {name!r}; it has {', '.join(index.info.names)}")
         return index, index.info.names.index(name)
 
-    def _index(self, column: str) -> ColumnIndex:
+    def index(self, column: str) -> ColumnIndex:
+        """Where the files of a column lie; UsageError if the column is not there or not finished."""
         if column not in self._columns:
             raise UsageError(
                 f"the dataset in {self.root} has no finished column {column!r}; it has "
@@ -247,7 +245,7 @@ class ShardedDataset:
 
 
 def _pread(path: Path, offset: int, length: int) -> bytes:
-    """Open, read at an offset, close: the open costs microseconds, and no handle has to survive a fork."""
+    """Read at an offset of a file that is opened for it: that costs microseconds, and no handle is forked."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:

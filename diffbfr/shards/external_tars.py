@@ -1,9 +1,8 @@
-"""Tars that another program wrote, such as webdataset's `TarWriter`: indexed once, then read by key like our
-own.
+"""Tars that another program wrote, such as webdataset's `TarWriter`: indexed once, then read by key.
 
-Every file's digest is taken when it is indexed, so that what changes afterwards is noticed. A name is split
-as webdataset does: the key ends at the first dot of the file's own name, and a folder is part of it. Pictures
-in such tars are for `images.decode`.
+The sha256 of every file is recorded when it is indexed, so a later change is detected. A name is split as in
+webdataset: the key ends at the first dot of the file's own name and includes its folder. Images in such tars
+are untrusted: decode them with `images.decode`.
 """
 
 import hashlib
@@ -20,11 +19,11 @@ _END: Final = bytes(1024)
 
 
 def index_tars(root: Path | str, column: str) -> list[Member]:
-    """Describe every file of the tars in the folder `column` of `root`, sorted by key and, within one, in the
-    first key's order of names.
+    """List every file of the tars in the folder `column` of `root`, sorted by key.
 
-    UsageError unless every key has the same names, once; `ShardDamagedError` for a tar that has no end, which
-    `tarfile` and webdataset would read as a shorter one.
+    The names of a key are in the order in which the first key has them. Raises UsageError unless every key
+    has the same names, each once, and `ShardDamagedError` for a tar without an end, which `tarfile` and
+    webdataset would read as a shorter one.
     """
     tars = sorted((Path(root) / column).glob("*.tar"))
     found: dict[str, dict[str, Member]] = {}
@@ -49,13 +48,14 @@ def index_tars(root: Path | str, column: str) -> list[Member]:
                 f"{key} in {next(iter(names.values())).tar} has {', '.join(names)}; expected "
                 f"{', '.join(first)} as the others"
             )
-    return [found[key][name] for key in sorted(found) for name in first]
+    members: list[Member] = []
+    for key in sorted(found):
+        members.extend(found[key][name] for name in first)
+    return members
 
 
 def open_tars(root: Path | str, column: str, split: Split = "train") -> ShardedDataset:
-    """Open a folder of such tars as a dataset of one column; its samples, all of one split, have a key and
-    nothing else.
-    """
+    """Open a folder of such tars as a dataset of one column, whose samples have a key and a split only."""
     members = index_tars(root, column)
     names = tuple(dict.fromkeys(member.name for member in members))
     keys = [member.key for member in members[:: len(names)]]
@@ -83,7 +83,7 @@ def open_tars(root: Path | str, column: str, split: Split = "train") -> ShardedD
 
 
 def _members(path: Path, column: str) -> Iterator[Member]:
-    """The files of one tar that have a key, in its order."""
+    """Yield the files of one tar that have a key, in the order of the tar."""
     try:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:

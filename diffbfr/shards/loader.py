@@ -1,8 +1,7 @@
-"""Samples in the order of a run, a batch at a time, split over ranks and read ahead by threads; what there is
-to resume is a position.
+"""Samples in the order of a run, a batch at a time, split over ranks and prefetched by threads.
 
-Threads are enough, for hashing and decoding release the interpreter's lock, and a killed loader leaves
-nothing behind: no process, no shared memory.
+The state to resume from is one position. Threads suffice because hashing and decoding release the
+interpreter's lock, and a killed loader leaves no process and no shared memory behind.
 """
 
 import json
@@ -15,19 +14,21 @@ from typing import Final, Generic, TypeVar
 
 from diffbfr.errors import UsageError
 from diffbfr.shards.dataset import ShardedDataset
-from diffbfr.shards.order import position as row_at
+from diffbfr.shards.order import row_at
 from diffbfr.shards.schema import Split
 from diffbfr.spec import from_dict
 
 T = TypeVar("T")
 
-_AHEAD: Final = 4
+_PREFETCH: Final = 4
+"""Samples that are read ahead per reader thread."""
 
 
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """One sample: `position` counts over all ranks and epochs; `padding` marks those that only make the
-    ranks' shares of a batch equal.
+    """One sample: `position` counts over all ranks and epochs.
+
+    `padding` marks a repeated sample that only makes the ranks' shares of a batch equal.
     """
 
     position: int
@@ -38,8 +39,9 @@ class Loaded(Generic[T]):
 
 @dataclass(frozen=True)
 class LoaderState:
-    """Where a loader is, and in the order of what: `position` is the first of the next batch, whatever the
-    ranks, readers and batch.
+    """The state of a loader: `position` is the first of its next batch, for any ranks, readers and batch.
+
+    The other fields identify the order of samples that the position belongs to.
     """
 
     position: int
@@ -48,12 +50,12 @@ class LoaderState:
     content_id: str
 
     def to_json(self) -> str:
-        """Text of some 150 bytes, to be kept beside a checkpoint."""
+        """Encode the state in some 150 bytes, to be stored with a checkpoint."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> "LoaderState":
-        """Read what `to_json` wrote; UsageError if it is something else."""
+        """Decode what `to_json` wrote; UsageError if it is something else."""
         try:
             values = json.loads(text)
         except ValueError as error:
@@ -65,15 +67,14 @@ class LoaderState:
 
 
 class SampleLoader(Generic[T]):
-    """One rank's shares of the batches of a run, without end: every key of the split is shown once an epoch
-    over all ranks.
+    """One rank's share of each batch of an endless run; over all ranks every key comes once per epoch.
 
-    The s-th batch from `position` on holds the next `batch` positions of the run's order (`order.position`),
-    whatever the ranks, of which each takes a contiguous share; where `batch` does not divide by `ranks`, the
-    last shares end with its first positions again, marked as padding. `read(key, position)` makes a sample,
-    in one of `readers` threads (0: in the caller's). `position` resumes at once with any ranks, readers and
-    batch: a number, or the `state` of another loader, which is refused if it belongs to other samples or
-    another order. `keys` are those of the split to show; all of them without.
+    A batch holds the next `batch` positions of the run's order (`order.row_at`) for any number of ranks, and
+    each rank takes a contiguous share. Where `ranks` does not divide `batch`, the last shares end with the
+    first positions of the batch again, marked as padding. `read(key, position)` makes a sample, in one of
+    `readers` threads (0: in the caller's). `position` resumes at once with any ranks, readers and batch size:
+    it is a number, or the `state` of another loader, which is refused if it belongs to other samples or
+    another order. `keys` are the keys of the split to use; all of them by default.
     """
 
     def __init__(
@@ -103,27 +104,29 @@ class SampleLoader(Generic[T]):
                 f"batches of {batch} from position {position} on; expected at least one sample, and no "
                 "negative position"
             )
-        self._keys, self._read = dataset.keys(split) if keys is None else list(keys), read
+        self._keys = dataset.keys(split) if keys is None else list(keys)
+        self._read = read
         if not self._keys:
             raise UsageError(
                 f"the dataset in {dataset.root} has no {split} samples; expected at least one; choose "
                 "another split"
             )
-        self._seed, self._batch, self._rank, self._readers = seed, batch, rank, readers
+        self._seed = seed
+        self._batch = batch
+        self._rank = rank
+        self._readers = readers
         self._share = -(-batch // ranks)
         self.position = position
-        """The first position of the next batch: all that is needed to go on."""
+        """The first position of the next batch."""
 
     @property
     def state(self) -> LoaderState:
-        """What to keep to go on, with what says that it is gone on with the same samples in the same
-        order.
-        """
+        """The state to resume from: the position and the identity of the order that it belongs to."""
         return replace(self._origin, position=self.position)
 
     def __iter__(self) -> Generator[list[Loaded[T]], None, None]:
-        """Yield this rank's share of each batch; close the iterator to end its threads."""
-        samples = self._ahead(self._wanted(self.position))
+        """Yield this rank's share of each batch; closing the iterator ends its threads."""
+        samples = self._prefetch(self._schedule(self.position))
         try:
             while True:
                 share = list(islice(samples, self._share))
@@ -132,38 +135,41 @@ class SampleLoader(Generic[T]):
         finally:
             samples.close()
 
-    def _wanted(self, first: int) -> Iterator[tuple[int, str, bool]]:
-        mine = range(self._rank * self._share, (self._rank + 1) * self._share)
+    def _schedule(self, first: int) -> Iterator[tuple[int, str, bool]]:
+        """Yield position, key and padding of this rank's samples from the batch that begins at `first`."""
+        share = range(self._rank * self._share, (self._rank + 1) * self._share)
         for start in count(first, self._batch):
-            for place in mine:
-                at = start + place % self._batch
-                yield at, self._keys[row_at(self._seed, at, len(self._keys))], place >= self._batch
+            for slot in share:
+                position = start + slot % self._batch
+                key = self._keys[row_at(self._seed, position, len(self._keys))]
+                yield position, key, slot >= self._batch
 
-    def _ahead(self, wanted: Iterator[tuple[int, str, bool]]) -> Generator[Loaded[T], None, None]:
+    def _prefetch(self, schedule: Iterator[tuple[int, str, bool]]) -> Generator[Loaded[T], None, None]:
         if self._readers == 0:
-            for at, key, padding in wanted:
-                yield Loaded(at, key, padding, self._read(key, at))
+            for position, key, padding in schedule:
+                yield Loaded(position, key, padding, self._read(key, position))
             return
         pool = ThreadPoolExecutor(self._readers, thread_name_prefix="diffbfr-loader")
-        waiting: deque[tuple[int, str, bool, Future[T]]] = deque()
-        depth = max(self._share, _AHEAD * self._readers)
+        queue: deque[tuple[int, str, bool, Future[T]]] = deque()
+        depth = max(self._share, _PREFETCH * self._readers)
         try:
-            for at, key, padding in wanted:
-                waiting.append((at, key, padding, pool.submit(self._read, key, at)))
-                if len(waiting) > depth:
-                    at, key, padding, value = waiting.popleft()
-                    yield Loaded(at, key, padding, value.result())
+            for position, key, padding in schedule:
+                queue.append((position, key, padding, pool.submit(self._read, key, position)))
+                if len(queue) > depth:
+                    position, key, padding, value = queue.popleft()
+                    yield Loaded(position, key, padding, value.result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _continue(state: LoaderState, origin: LoaderState, root: str) -> int:
-    """The position of a state; UsageError unless it was kept of the same dataset, split and seed."""
+    """The position of a state; UsageError unless it is of the same dataset, split and seed as `origin`."""
     for name in ("content_id", "split", "seed"):
-        kept, here = getattr(state, name), getattr(origin, name)
-        if kept != here:
+        found = getattr(state, name)
+        expected = getattr(origin, name)
+        if found != expected:
             raise UsageError(
-                f"the loader's state is of {name} {kept}, the loader of {root} has {here}; expected the "
+                f"the loader's state is of {name} {found}, the loader of {root} has {expected}; expected the "
                 "same; use those or start anew"
             )
     return state.position

@@ -1,9 +1,8 @@
-"""Which sample comes at position p of a run: every key exactly once an epoch, for any number of ranks and
-workers.
+"""Which sample is at position p of a run: every key once per epoch, for any number of ranks and workers.
 
-A run is an endless row of positions 0, 1, 2, ...; epoch p // n is a permutation of the n samples keyed by
-(seed, epoch). So the whole state of a loader is the integer p: whoever knows it resumes at once, also with
-another number of workers.
+A run is an endless sequence of positions 0, 1, 2, ...; epoch p // n is a permutation of the n samples that
+is keyed by (seed, epoch). The whole state of a loader is therefore the integer p: it resumes at once, also
+with another number of workers.
 """
 
 import hashlib
@@ -15,10 +14,9 @@ from numpy.typing import NDArray
 
 @lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """Return the permutation of 0..n-1 that is epoch `epoch` of a run with this seed; read-only, the same on
-    every machine.
+    """Return the permutation of 0..n-1 for one epoch of a run; read-only, and the same on every machine.
 
-    It sorts raw Philox words: NumPy promises that stream, not its shuffles'.
+    It sorts raw Philox words, because NumPy guarantees that stream but not the one of its shuffles.
     """
     if n < 1 or epoch < 0:
         raise ValueError(f"epoch {epoch} of {n} samples; expected epoch >= 0 and at least one sample")
@@ -29,8 +27,6 @@ def epoch_order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     return order
 
 
-def position(seed: int, p: int, n: int) -> int:
-    """Return the index (0..n-1) of the sample at position p of the run: epoch_order(seed, p // n, n)[p %
-    n].
-    """
+def row_at(seed: int, p: int, n: int) -> int:
+    """Return the index (0..n-1) of the sample at position p: epoch_order(seed, p // n, n)[p % n]."""
     return int(epoch_order(seed, p // n, n)[p % n])

@@ -1,8 +1,8 @@
-"""The rows of a dataset: samples, members of tars, and what the dataset and its columns say about themselves.
+"""The rows of a dataset: samples, members of tars, and the records that describe the dataset and its columns.
 
 A dataset is columnar: `hq<px>` (the ground truth), `hq<lq_px>` (x'_0), `lq` (the JPEGs of Eq. 13) and
-whatever was appended. Every column is a folder of tars with the same keys in the same order, so a sample is a
-key and a column is read only by who needs it.
+appended columns. Every column is a folder of tars with the same keys in the same order, so a sample is
+identified by its key and a reader opens only the columns it needs.
 """
 
 from dataclasses import dataclass, fields
@@ -19,12 +19,12 @@ LQ_RECORD: Final = "json"
 
 
 class ShardDamagedError(DiffBFRError):
-    """Bytes on disk are not the bytes that were committed."""
+    """The bytes of a shard are not the committed ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One ground-truth face and the draws of its pre-sampled variants.
+    """One ground-truth face and the degradation parameters of its pre-sampled variants.
 
     `source` is the photo's name, `width` and `height` (px) its size after EXIF orientation, `source_sha256`
     the digest of its file. `pixel_sha256` and `low_pixel_sha256` are `images.pixel_digest` of the two stored
@@ -45,8 +45,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where one file of one sample lies: `name` is what follows the key ("webp", "0.jpg"), `tar` is
-    relative to the dataset.
+    """Where one file of one sample lies.
+
+    `name` is the file's name without its key ("webp", "0.jpg"), `tar` is relative to the dataset, `offset`
+    and `length` are in bytes.
     """
 
     key: str
@@ -60,11 +62,10 @@ class Member:
 
 @dataclass(frozen=True)
 class ColumnInfo:
-    """One column: its members' names in order, and the digest of the model that made it ("" for the columns
-    made from photos).
+    """One column: the names of its members in order, and the digest of the model that made it.
 
-    `quarantined` names the members (key, name) that are degenerate: they keep their place, and nothing may
-    learn from them.
+    `model_digest` is "" for the columns made from photos. `quarantined` lists degenerate members as (key,
+    name): they stay in their tar, and no training may use them.
     """
 
     column: str
@@ -75,10 +76,10 @@ class ColumnInfo:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What `dataset.json` says.
+    """The content of `dataset.json`.
 
-    `content_id` covers decoded pixels and LQ bytes, whatever the codec and the shard size; `archive_id`
-    covers the bytes of the tars.
+    `content_id` is a digest of the decoded pixels and the LQ bytes, the same for any codec and shard size;
+    `archive_id` is one of the bytes of the tars.
     """
 
     hq_px: int
@@ -98,17 +99,18 @@ class DatasetInfo:
 
     @property
     def hq_column(self) -> str:
-        """Name of the column of ground truths."""
+        """The column of ground truths."""
         return f"hq{self.hq_px}"
 
     @property
     def hq_low_column(self) -> str:
-        """Name of the column of x'_0."""
+        """The column of x'_0."""
         return f"hq{self.lq_px}"
 
 
 def row_fields(row: Any) -> dict[str, Any]:
-    """Name a row's fields, for `json.dumps(default=row_fields)`; `dataclasses.asdict` copies deeply, which
-    500,000 members would feel.
+    """Return a row's fields by name, for `json.dumps(default=row_fields)`.
+
+    `dataclasses.asdict` copies deeply, which is slow for 500,000 members.
     """
     return {field.name: getattr(row, field.name) for field in fields(row)}

@@ -1,9 +1,8 @@
-"""Deterministic tars: USTAR, members in the order given, mtime 0, uid and gid 0, mode 0444; read by
-`tarfile`, `webdataset` and `tar`.
+"""Deterministic tars that `tarfile`, `webdataset` and `tar` read: the same entries give the same bytes.
 
-The same entries give the same bytes on every machine. A tar that was cut at a member's end reads as a shorter
-tar without an error everywhere, so what is published is always checked against a count and a digest kept
-elsewhere.
+Members are USTAR entries in the order given, with mtime 0, uid and gid 0 and mode 0444. Every reader takes a
+tar that was cut at the end of a member for a shorter tar, without an error, so a published tar is always
+checked against a count and a digest that are stored elsewhere.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from typing import Final
 from diffbfr.shards.schema import ShardDamagedError
 
 _BLOCK: Final = 512
-_RECORD: Final = 20 * _BLOCK  # tar pads its files to this
+_RECORD: Final = 20 * _BLOCK  # the size of a tar is a multiple of this
 _MAX_NAME: Final = 100
 _MAX_BYTES: Final = 8**11 - 1
 
@@ -34,7 +33,7 @@ class TarMember:
 
 @dataclass(frozen=True, eq=False)
 class BuiltTar:
-    """A whole tar in memory with its index."""
+    """A finished tar in memory with its index."""
 
     data: bytes
     sha256: str
@@ -42,7 +41,7 @@ class BuiltTar:
 
 
 class TarBuilder:
-    """A tar in memory that grows member by member and holds each content once."""
+    """A tar in memory to which members are appended; it holds each content once."""
 
     def __init__(self) -> None:
         self._buffer = io.BytesIO()
@@ -53,7 +52,7 @@ class TarBuilder:
         self._writer.add(name, content)
 
     def build(self) -> BuiltTar:
-        """End the tar and check it with another reader before anybody sees it."""
+        """End the tar and check it with the standard library's reader."""
         self._writer.end()
         data = self._buffer.getvalue()  # the buffer's own bytes, not a copy
         check_tar(data, len(self._writer.members))
@@ -63,7 +62,7 @@ class TarBuilder:
 
 
 def build_tar(entries: Iterable[tuple[str, bytes]]) -> BuiltTar:
-    """Build a tar in memory from (name, content)."""
+    """Build a tar in memory from (name, content) entries."""
     builder = TarBuilder()
     for name, content in entries:
         builder.add(name, content)
@@ -71,7 +70,7 @@ def build_tar(entries: Iterable[tuple[str, bytes]]) -> BuiltTar:
 
 
 def write_tar(path: Path, entries: Iterable[tuple[str, bytes]]) -> list[TarMember]:
-    """Write (name, content) entries as a tar at `path`, one at a time; return where each content lies."""
+    """Write (name, content) entries as a tar at `path`, one at a time; return the index of its members."""
     with path.open("wb") as stream:
         writer = _Writer(stream.write)
         for name, content in entries:
@@ -97,11 +96,12 @@ def check_tar(data: bytes, count: int) -> None:
 
 
 class _Writer:
-    """The bytes of a tar, in order."""
+    """Writes a tar to a stream and indexes its members."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self.members: list[TarMember] = []
-        self._write, self._position = write, 0
+        self._write = write
+        self._position = 0
 
     def add(self, name: str, content: bytes) -> None:
         self._write(_header(name, len(content)))

@@ -15,8 +15,7 @@ from torch import Tensor
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
 from diffbfr.models.denoiser import upsample
-from diffbfr.shards import Loaded, SampleLoader, ShardedDataset
-from diffbfr.shards import position as row_at
+from diffbfr.shards import Loaded, SampleLoader, ShardedDataset, row_at
 from diffbfr.stages import StageSpec
 from diffbfr.training.config import TrainingConfig, check_training
 

@@ -28,7 +28,7 @@ from diffbfr.shards import (
     build_tar,
     check_tar,
     epoch_order,
-    position,
+    row_at,
     write_tar,
 )
 
@@ -278,13 +278,13 @@ def test_first_places_are_spread_evenly_over_the_samples() -> None:
 def test_the_position_alone_says_which_sample_comes() -> None:
     n = 10
     expected = [int(epoch_order(7, p // n, n)[p % n]) for p in range(35)]
-    assert [position(7, p, n) for p in range(35)] == expected
+    assert [row_at(7, p, n) for p in range(35)] == expected
 
 
 def test_ranks_that_share_positions_see_every_sample_once_an_epoch() -> None:
     n = 12
     for ranks in (1, 2, 3, 7):
-        seen = [position(1, p, n) for rank in range(ranks) for p in range(n) if p % ranks == rank]
+        seen = [row_at(1, p, n) for rank in range(ranks) for p in range(n) if p % ranks == rank]
         assert sorted(seen) == list(range(n))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
 from diffbfr.models.denoiser import upsample
-from diffbfr.shards import Loaded, ShardedDataset, position
+from diffbfr.shards import Loaded, ShardedDataset, row_at
 from diffbfr.stages import STAGE_NAMES, StageName
 from diffbfr.training.batches import Batch, PositionLoader, position_seed
 from diffbfr.training.config import TrainingConfig
@@ -106,7 +106,7 @@ def test_a_batch_holds_the_pairs_of_eq_8_9_and_11(tiny_dataset: ShardedDataset, 
     batch = _batch(tiny_dataset, name, 0, 20)
     keys = tiny_dataset.keys("train")
     for place in range(20):
-        key = keys[position(CONFIG.seed, place, len(keys))]
+        key = keys[row_at(CONFIG.seed, place, len(keys))]
         targets, conditions = [], []
         for variant in range(2):
             targets.append(
@@ -237,7 +237,7 @@ def test_irm2_may_see_the_ground_truth_resized_and_then_reads_no_column(tiny_dat
     keys = tiny_dataset.keys("train")
     assert batch.condition is not None
     for place in range(20):
-        key = keys[position(CONFIG.seed, place, len(keys))]
+        key = keys[row_at(CONFIG.seed, place, len(keys))]
         pairs = [(tiny_dataset.hq(key, variant), tiny_dataset.hq_low(key, variant)) for variant in range(2)]
         (low,) = {
             low.tobytes(): low for high, low in pairs if torch.equal(to_tensor(high)[0], batch.y_0[place])

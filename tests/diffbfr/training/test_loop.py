@@ -20,7 +20,7 @@ from diffbfr.checkpoint import MANIFEST, load_checkpoint, load_stage
 from diffbfr.diffusion import noise_loss, q_sample, variational_loss
 from diffbfr.errors import DivergedError, IncompleteError, UsageError
 from diffbfr.models.denoiser import Denoiser
-from diffbfr.shards import ShardedDataset, position
+from diffbfr.shards import ShardedDataset, row_at
 from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec, UNetSpec
 from diffbfr.training import checkpoint_writer
 from diffbfr.training.batches import Batch, PositionLoader
@@ -440,7 +440,7 @@ def test_a_step_with_a_nan_loss_changes_nothing_and_is_skipped_again_on_every_re
     rows = json.loads((result.folder / SKIPPED).read_text())
     keys = tiny_dataset.keys("train")
     assert rows == [
-        {"step": step, "keys": [keys[position(CONFIG.seed, 4 * step + i, 20)] for i in range(4)]}
+        {"step": step, "keys": [keys[row_at(CONFIG.seed, 4 * step + i, 20)] for i in range(4)]}
         for step in (4, 7)
     ]
     assert " ".join(rows[0]["keys"]) in caplog.text
