@@ -3,7 +3,7 @@ differ.
 
     python -m pipelines.experiments.elastic FOLDER TARGET
 
-e.g. build/elastic infra/figures/elastic; minutes on two cores.
+e.g. build/elastic docs/figures/elastic; minutes on two cores.
 
 IRM-1's small network with Table 6's dropout, on procedural faces; every worker is a process of torchrun with
 one thread. All runs once with `training.reduce_leaves=4`, which fixes the order of every sum, and once

@@ -1,7 +1,7 @@
 """Put a root's trained cascade into the package: half-precision weights, specifications, and the record of
 where they come from.
 
-    diffbfr run --recipe tiny --root build/tiny && python pipelines/experiments/package_cascade.py build/tiny
+    diffbfr run --recipe tiny --root build/tiny && python -m pipelines.experiments.package_cascade build/tiny
     [NOTE]
 
 This is how `diffbfr/weights/tiny` was made; a note is kept in its record.

@@ -2,7 +2,7 @@
 trained on.
 
     diffbfr run --recipe tiny --set irm2.training.average_samples=4000 --root build/tiny
-    python pipelines/experiments/quality_curve.py build/tiny irm2 infra/figures/quality_curve
+    python -m pipelines.experiments.quality_curve build/tiny irm2 docs/figures/quality_curve
 
 The averages that the training kept take the place of the finished stage, one after the other; the other two
 stay. Each of these cascades restores the same faces of the validation split (the test split is for the final
