@@ -35,7 +35,7 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
         raise UsageError(
             f"{where} is {type(values).__name__}; expected an object with the fields of {cls.__name__}"
         )
-    hints = _type_hints(cls)
+    hints = _type_hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - fields.keys()):
         raise UsageError(f"{where} has the unknown field {unknown[0]!r}; expected {', '.join(fields)}")

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -58,7 +59,7 @@ class Walk:
         files = [stop.partition(":")[0] for stop in self.stops]
         left: set[str] = set()
         returns = 0
-        for before, now in zip(files, files[1:], strict=False):
+        for before, now in pairwise(files):
             if now != before:
                 left.add(before)
                 returns += now in left
@@ -86,7 +87,8 @@ def command(*arguments: str) -> Callable[[], object]:
         try:
             main()
         except SystemExit as end:
-            assert end.code in (0, None), f"{arguments}: exit {end.code}"
+            if end.code:
+                raise
         finally:
             sys.argv = before
 
@@ -106,7 +108,11 @@ def stories(place: Path) -> Sequence[tuple[str, Walk, Callable[[], object]]]:
         ("--set to optimizer", Walk("", ":learning_rate"), command("train", "irm1", *run)),
         ("dataset to loss", Walk(train, "objective.py:stage_loss"), command("train", "tem", *run)),
         ("metric to MLflow", Walk("train.py:report", "runs.py:log_points"), command("train", "irm2", *run)),
-        ("checkpoint to registry", Walk("register.py:register_all", ":restore_archive"), command("run", *run)),
+        (
+            "checkpoint to registry",
+            Walk("register.py:register_all", ":restore_archive"),
+            command("run", *run),
+        ),
         ("photo through restore", Walk(), command("restore", *restore)),
     )
 
