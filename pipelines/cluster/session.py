@@ -142,7 +142,7 @@ class Cluster:
         workers = self.config.num_workers
         if workers == 0:
             return 1.0
-        self._start()
+        self.start()
         gpus = int(self._resource("GPU"))
         gpu_fraction = min(workers, gpus) / gpus if gpus else 0.0
         cpus = workers * self._cpus_per_worker(workers, num_parallel)
@@ -173,7 +173,7 @@ class Cluster:
             if self.config.num_workers == 0:
                 pool.run_serially(retrying, collector)
             elif tasks:
-                self._start()
+                self.start()
                 pool.run_tasks(retrying, collector, self.config.num_workers, self._stopping)
         return collector.reports()
 
@@ -199,7 +199,7 @@ class Cluster:
             if self.config.num_workers == 0:
                 pool.run_serially(pool.Worker(factory).run, collector)
             elif tasks:
-                self._start()
+                self.start()
                 workers, gpus = self._num_workers_with_room(), int(self._resource("GPU"))
                 on_one_core = one_core and not gpus
                 num_actors = workers * self._cpus_per_worker(workers) if on_one_core else workers
@@ -237,7 +237,7 @@ class Cluster:
             forwarder = trainer.MetricForwarder(progress, on_metrics)
             if self.config.num_workers == 0:
                 return worker(config, LocalReporter(forwarder.forward))
-            self._start()
+            self.start()
             return trainer.run_training(
                 worker,
                 config,
@@ -261,8 +261,8 @@ class Cluster:
             min_ranks=min_ranks or num_ranks,
         )
 
-    def _start(self) -> None:
-        """Start or join Ray, unless this process is connected already; Ray logs nothing but errors."""
+    def start(self) -> None:
+        """Start or join Ray, unless this process is connected; other methods do so on first use."""
         settings = dict(_SETTINGS)
         if self.config.address is None:
             settings |= _OWN_RAY_SETTINGS

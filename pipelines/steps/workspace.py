@@ -13,7 +13,7 @@ from pathlib import Path
 from pipelines import storage
 
 _CHECKPOINTS = "checkpoints"
-_REFUSED = "refused"
+_FAILED_UPLOADS = "failed-uploads"
 
 
 @contextmanager
@@ -38,7 +38,9 @@ def workspace(folder: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
             fetched.rename(local / _CHECKPOINTS / step)
         yield (
             local,
-            lambda path: _upload(path, path.relative_to(local), folder, home / _REFUSED) if uploads else None,
+            lambda path: (
+                _upload(path, path.relative_to(local), folder, home / _FAILED_UPLOADS) if uploads else None
+            ),
         )
 
 
@@ -66,10 +68,10 @@ def _free_folder(home: Path) -> Iterator[Path]:
             return
 
 
-def _upload(path: Path, name: Path, folder: str, refused: Path) -> None:
+def _upload(path: Path, name: Path, folder: str, failed: Path) -> None:
     """Upload a finished file or checkpoint, and delete uploaded checkpoints that were deleted here.
 
-    StorageError if the upload fails; the file is then moved to the folder `refused`.
+    StorageError if the upload fails; the file is then moved to the folder `failed`.
     """
     from diffbfr.checkpoint import MANIFEST
 
@@ -80,7 +82,7 @@ def _upload(path: Path, name: Path, folder: str, refused: Path) -> None:
         else:
             storage.write_atomic(target, path.read_bytes())
     except Exception as error:  # each storage client has exceptions of its own
-        kept = refused / name
+        kept = failed / name
         storage.remove_tree(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)
         path.rename(kept)
@@ -90,7 +92,7 @@ def _upload(path: Path, name: Path, folder: str, refused: Path) -> None:
             f"{platform.node()} in {kept}; run the "
             "same command again to go on from the checkpoint before"
         ) from error
-    storage.remove_tree(refused / name)
+    storage.remove_tree(failed / name)
     if name.parent.name == _CHECKPOINTS:
         _keep_only(path.parent, storage.join(folder, _CHECKPOINTS))
 

@@ -73,7 +73,7 @@ class TimingReporter:
 
 
 def timed(work: Timed, reporter: TrainingReporter) -> TrainReport:
-    """Train, and write times a step and means of the reported metrics; both ways of starting ranks run this."""
+    """Train, and write times a step and means of the metrics; both ways of starting ranks run this."""
     torch.set_num_threads(1)
     timing = TimingReporter(reporter)
     report = train_stage(work.task, timing)

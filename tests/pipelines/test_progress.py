@@ -1,4 +1,4 @@
-"""The progress line tells done / total, rate and time left, on a terminal and in a log."""
+"""The progress line shows done / total, rate and time left, on a terminal and in a log."""
 
 import io
 
@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_line_tells_done_total_rate_and_time_left() -> None:
+def test_the_line_shows_done_total_rate_and_time_left() -> None:
     clock = Clock()
     progress = Progress("shard", 40, "img", stream=io.StringIO(), clock=clock)
     clock.now += 4
@@ -49,7 +49,7 @@ def test_a_log_gets_a_line_at_the_start_every_five_seconds_and_at_the_end() -> N
     ]
 
 
-def test_work_of_an_earlier_run_does_not_flatter_the_rate() -> None:
+def test_work_of_an_earlier_run_does_not_count_in_the_rate() -> None:
     clock = Clock()
     progress = Progress("train", 1000, "img", done=900, stream=io.StringIO(), clock=clock)
     clock.now += 10
@@ -104,7 +104,7 @@ def test_lines_side_by_side_share_a_terminal_until_the_last_ends() -> None:
     assert "tem 2/2" in "".join(last)
 
 
-def test_durations_read_as_people_say_them() -> None:
+def test_durations_read_as_text() -> None:
     assert [duration(seconds) for seconds in (0.2, 9, 59.6, 245, 7380)] == [
         "0 s",
         "9 s",

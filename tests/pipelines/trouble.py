@@ -39,7 +39,7 @@ def task_in(folder: str, dataset: str) -> TrainTask:
 
 
 def ending(folder: str) -> dict[str, str]:
-    """Digests of a finished training (model, average, optimizer, counters, weights), checked against the files."""
+    """Digests of a finished training: model, average, optimizer, counters, weights; the files are checked."""
     last = storage.join(folder, "checkpoints", f"step-{CONFIG.num_steps:08d}")
     digests: dict[str, str] = storage.read_json(storage.join(last, MANIFEST))
     assert digests == {
@@ -70,7 +70,7 @@ TROUBLES = (
 
 @dataclass(frozen=True)
 class Troubled:
-    """A training, its troubles, and a folder of marks: one for each trouble and for each attempt's first step."""
+    """A training, its troubles, and a folder of marks: of each trouble and of each attempt's first step."""
 
     task: TrainTask
     troubles: tuple[Trouble, ...]
@@ -163,7 +163,7 @@ class Machines:
         self.cluster = Cluster(
             ClusterConfig(num_workers=2, address=self._nodes.address, cpus_per_worker=1, **settings)
         )
-        self.cluster.fraction_needed()  # joins it
+        self.cluster.start()  # on the head, before there is another machine
         self._machines = [self._add(), self._add()]
 
     def lose(self) -> None:

@@ -7,7 +7,7 @@ from pipelines.cluster.monitor import MonitorClient, RankHeartbeat, TrainingMoni
 
 
 class FakeMonitorClient(MonitorClient):
-    """Calls a `TrainingMonitor` directly; a call is answered unless `pending`, and fails with `error` if set."""
+    """Calls a `TrainingMonitor` directly; calls are not answered while `pending`, and fail with `error`."""
 
     def __init__(self, monitor: TrainingMonitor | None = None) -> None:
         self.monitor = monitor or TrainingMonitor()

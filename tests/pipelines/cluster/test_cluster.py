@@ -1,4 +1,4 @@
-"""A cluster gives what the serial twin gives: the same reports, the same failures, the same user errors."""
+"""Ray and the serial path give the same reports, the same failures and the same user errors."""
 
 import os
 import re
@@ -32,7 +32,7 @@ class SquareTask:
 
 
 def square(task: SquareTask) -> int:
-    """Square the index; leave a mark; fail or die as told."""
+    """Square the index; leave a mark; fail or die as the task says."""
     marks = len(list(Path(task.folder).glob(f"{task.index}.*")))
     Path(task.folder, f"{task.index}.{marks}").touch()
     if marks < task.deaths:
@@ -50,7 +50,7 @@ def square(task: SquareTask) -> int:
 
 
 class Squarer:
-    """Marks its own making, then squares."""
+    """Leaves a mark when it is constructed, then squares."""
 
     def __init__(self, folder: str) -> None:
         Path(folder, f"made.{os.getpid()}.{time.monotonic_ns()}").touch()
@@ -64,18 +64,19 @@ class SumConfig:
     folder: str
     steps: int
     fails_at: int = -1
-    refusing_ranks: tuple[int, ...] = ()
+    failing_ranks: tuple[int, ...] = ()
 
 
 def sum_over_ranks(config: SumConfig, reporter: TrainingReporter) -> tuple[float, int]:
-    """A training in small: an all-reduce a step, a sealed counter to resume from, posts. Returns (total,
-    steps run by this attempt).
+    """A small training: an all-reduce a step, a counter on disk to resume from, metrics.
+
+    Returns the total and the number of steps of this attempt.
     """
     import torch
     import torch.distributed as dist
 
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if rank in config.refusing_ranks:
+    if rank in config.failing_ranks:
         raise UsageError("found no column; expected irm1; condition first")
     sealed = Path(config.folder, "sealed")
     first, total = (int(float(part)) for part in sealed.read_text().split()) if sealed.exists() else (0, 0)
@@ -106,7 +107,7 @@ class MeetTask:
 
 
 def meet(task: MeetTask, reporter: TrainingReporter | None = None) -> float:
-    """Leave a mark and wait for the marks of others; returns when that was."""
+    """Leave a mark and wait for the marks of others; returns the time at which they were there."""
     Path(task.folder, task.name).touch()
     deadline = time.monotonic() + 120
     while len(list(Path(task.folder).iterdir())) <= task.others:
@@ -115,7 +116,7 @@ def meet(task: MeetTask, reporter: TrainingReporter | None = None) -> float:
     return time.monotonic()
 
 
-def test_the_serial_twin_starts_no_ray() -> None:
+def test_no_workers_start_no_ray() -> None:
     code = (
         "import sys; from pipelines.cluster import Cluster, ClusterConfig\n"
         "with Cluster(ClusterConfig(num_workers=0)) as c: assert c.map(abs, [-1, 2], label='x') == [1, 2]\n"
@@ -170,7 +171,7 @@ def test_no_tasks_are_no_work(serial: Cluster) -> None:
 
 
 def wait_for_every_core() -> None:
-    """Until Ray's whole cluster is free for others."""
+    """Wait until every core of Ray is free."""
     import ray
 
     deadline = time.monotonic() + 30
@@ -180,7 +181,7 @@ def wait_for_every_core() -> None:
 
 
 class TestEachKind:
-    """Every test runs on the serial twin and on Ray."""
+    """Every test runs in this process and on Ray."""
 
     @pytest.fixture(params=["serial", pytest.param("cluster", marks=pytest.mark.cluster)])
     def where(self, request: pytest.FixtureRequest) -> Cluster:
@@ -223,7 +224,7 @@ class TestEachKind:
     @pytest.mark.parametrize(
         ("fails_with", "error"), [("usage", UsageError), ("quarantine", QuarantineError)]
     )
-    def test_what_the_user_must_mend_surfaces_as_itself(
+    def test_an_error_of_the_user_is_raised_as_itself(
         self, where: Cluster, kind: str, fails_with: str, error: type[Exception], tmp_path: Path
     ) -> None:
         with pytest.raises(error) as caught:
@@ -249,31 +250,33 @@ class TestEachKind:
             self.run(where, kind, tasks)
         assert (len(list(tmp_path.glob("0.*"))), len(list(tmp_path.glob("1.*")))) == (2, 1)
 
-    def test_a_training_gives_the_same_sum_and_posts_each_step_once(
+    def test_a_training_gives_the_same_sum_and_reports_each_step_once(
         self, where: Cluster, tmp_path: Path
     ) -> None:
-        posts: list[Metrics] = []
+        reported: list[Metrics] = []
         result = where.train(
             sum_over_ranks,
             SumConfig(str(tmp_path), 3),
             label="sum",
             total=12,
             root=str(tmp_path / "root"),
-            on_metrics=posts.append,
+            on_metrics=reported.append,
         )
         assert result == (21.0, 3)
-        assert posts == [
+        assert reported == [
             Metrics(1, 4, {"loss": 6.0}),
             Metrics(2, 8, {"loss": 13.0}),
             Metrics(3, 12, {"loss": 21.0}),
         ]
         assert not list((tmp_path / "root").rglob("*.json"))
 
-    def test_a_users_error_in_a_training_surfaces_as_itself(self, where: Cluster, tmp_path: Path) -> None:
+    def test_an_error_of_the_user_in_a_training_is_raised_as_itself(
+        self, where: Cluster, tmp_path: Path
+    ) -> None:
         with pytest.raises(UsageError, match="condition first"):
             where.train(
                 sum_over_ranks,
-                SumConfig(str(tmp_path), 3, refusing_ranks=(0, 1)),
+                SumConfig(str(tmp_path), 3, failing_ranks=(0, 1)),
                 label="sum",
                 total=12,
                 root=str(tmp_path),
@@ -376,14 +379,14 @@ def test_a_training_that_the_driver_has_lost_is_one_line_and_its_ranks_end_with_
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_users_error_of_a_single_rank_surfaces_too(
+def test_an_error_of_the_user_on_a_single_rank_is_raised_too(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "NUM_RETRIES", 1)
     with pytest.raises(UsageError, match="condition first"):
         cluster.train(
             sum_over_ranks,
-            SumConfig(str(tmp_path), 3, refusing_ranks=(1,)),
+            SumConfig(str(tmp_path), 3, failing_ranks=(1,)),
             label="sum",
             total=12,
             root=str(tmp_path),
@@ -457,9 +460,7 @@ def test_two_trainings_are_under_way_side_by_side(cluster: Cluster, tmp_path: Pa
 
 
 @pytest.mark.cluster
-def test_work_on_other_threads_is_ended_when_the_cluster_is_told_to_stop(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_work_on_other_threads_is_ended_when_the_cluster_is_stopped(cluster: Cluster, tmp_path: Path) -> None:
     beside = Cluster(cluster.config)
     with ThreadPoolExecutor(1) as thread:
         task = MeetTask(str(tmp_path), "alone", others=99)

@@ -20,11 +20,12 @@ from pipelines.cluster.orphans import (
     process_identity,
 )
 
-# Starts a process that never ends by itself and ignores SIGTERM, such as an interpreter that hangs at its end.
+# Starts a process that ignores SIGTERM and never ends, such as an interpreter that hangs at its exit.
 _START_STUBBORN = """
 import signal, subprocess, sys
 def start_stubborn(number=0):
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"
+    code += "; time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
     process.stdout.read(1)
     return process.pid

@@ -1,4 +1,4 @@
-"""The pool of actors on a cluster that has less room than was asked for, played in this process."""
+"""The pool of actors on a cluster with less room than was asked for, simulated in this process."""
 
 import itertools
 import sys
@@ -29,21 +29,24 @@ class OutOfMemoryError(RayError): ...
 
 
 class Call:
-    """A call of an actor: what `get` and `wait` are asked for."""
+    """A call of an actor, as a reference for `get` and `wait`."""
 
     def __init__(self, function: Callable[[], Any], ends: bool) -> None:
         self.function, self.ends = function, ends
 
 
 class NarrowRay:
-    """What the pool asks of Ray, on a cluster with room for `room` actors: calls of one more never end,
-    and what dies leaves no room.
+    """The part of Ray that the pool uses, with room for `room` actors: calls of any further one never end.
+
+    An actor that dies leaves no room.
     """
 
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError, RayActorError=RayActorError)
 
-    def __init__(self, room: int, stillborn: bool = False, empty_waits: int = 0) -> None:
-        self.room, self.stillborn, self.empty_waits = room, stillborn, empty_waits
+    def __init__(self, room: int, dies_at_start: bool = False, empty_waits: int = 0) -> None:
+        self.room = room
+        self.dies_at_start = dies_at_start
+        self.empty_waits = empty_waits
         self.killed: list[Any] = []
 
     def remote(self, **resources: float) -> Callable[[type], Any]:
@@ -68,7 +71,7 @@ class NarrowRay:
 
     def _place(self, worker: Any) -> Any:
         placed, self.room = self.room > 0, self.room - 1
-        ping = self._die if self.stillborn else worker.ping
+        ping = self._die if self.dies_at_start else worker.ping
         return SimpleNamespace(
             ping=SimpleNamespace(remote=lambda: Call(ping, placed)),
             run=SimpleNamespace(remote=lambda task: Call(partial(worker.run, task), placed)),
@@ -110,7 +113,7 @@ def test_the_task_of_an_actor_that_is_lost_or_out_of_memory_is_done_by_another(
 
 def test_actors_that_never_live_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(IncompleteError, match="6 workers died before they began; expected them to live"):
-        run(NarrowRay(room=9, stillborn=True), abs, monkeypatch)
+        run(NarrowRay(room=9, dies_at_start=True), abs, monkeypatch)
 
 
 @pytest.mark.parametrize("num_gpus", range(5))

@@ -1,4 +1,4 @@
-"""A training survives kills, hangs, lost machines and failed uploads: every digest is that of an undisturbed one."""
+"""A training survives kills, hangs, lost machines and failed uploads, and ends with the same digests."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_a_worker_killed_then_all_then_one_terminated_then_one_stopped_change_no
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Only the steps since the newest checkpoint are lost, each step is reported once, and the hang is detected.
+    """Only steps since the newest checkpoint are lost, each step is reported once, the hang is detected.
 
     Each failure is one line of ours; Ray writes nothing to standard output.
     """
@@ -124,7 +124,8 @@ class Slow(WrappedReporter):
         time.sleep(0.1 if loses_a_machine else 0.8)
 
 machines = Machines()
-training = Training(machines.cluster, lambda task, reporter: train_stage(task, Slow(reporter)), task_in(f"{root}/run", dataset))
+worker = lambda task, reporter: train_stage(task, Slow(reporter))
+training = Training(machines.cluster, worker, task_in(f"{root}/run", dataset))
 if loses_a_machine:
     training.wait_for_checkpoint(16)
     machines.lose()
@@ -217,13 +218,13 @@ def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
     monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize=None: 16_384)
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 256)
     monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "cache"))
-    folder = f"{s3_bucket}/refused-{tmp_path.name}/run"
-    refuses = True
+    folder = f"{s3_bucket}/failed-{tmp_path.name}/run"
+    refusing = True
 
     def choose(method: str, path: str) -> Fault | None:
         return (
             "411"
-            if refuses and method == "PUT" and "step-00000012/" in path and "partNumber=" in path
+            if refusing and method == "PUT" and "step-00000012/" in path and "partNumber=" in path
             else None
         )
 
@@ -237,11 +238,11 @@ def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
         with pytest.raises(
             storage.StorageError,
             match=rf"step-00000012 could not be stored .* it is kept on {platform.node()} in .*; run",
-        ) as refused:
+        ) as failed:
             run()
         assert made
         kept = Path(
-            refused.value.args[0].partition(f"it is kept on {platform.node()} in ")[2].partition(";")[0]
+            failed.value.args[0].partition(f"it is kept on {platform.node()} in ")[2].partition(";")[0]
         )
         assert json.loads((kept / MANIFEST).read_text()) == {
             file.name: storage.digest(file) for file in kept.iterdir() if file.name != MANIFEST
@@ -251,7 +252,7 @@ def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
             "step-00000004",
             "step-00000008",
         ]
-        refuses = False
+        refusing = False
         assert run().resumed_from == 8
     assert [path.suffix for path in kept.parents[2].rglob("*") if path.is_file()] == [".lock"]
     assert ending(folder) == alone

@@ -39,7 +39,8 @@ class Recording(WrappedReporter):
             super().heartbeat(step)
 
 machines = Machines(min_workers=1)
-training = Training(machines.cluster, lambda task, reporter: train_stage(task, Recording(reporter)), task_in(f"{root}/run", dataset))
+worker = lambda task, reporter: train_stage(task, Recording(reporter))
+training = Training(machines.cluster, worker, task_in(f"{root}/run", dataset))
 training.wait_for_checkpoint(LOST)
 machines.lose()
 training.wait_for_checkpoint(FOUND)
