@@ -15,20 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from diffbfr.digests import model_digest
 from diffbfr.errors import DiffBFRError
 from diffbfr.stages import STAGE_NAMES
 from pipelines import storage
 from pipelines.execution.artifact_store import ArtifactStore, Record
-from pipelines.registry import (
-    CASCADE,
-    ModelVersion,
-    Registry,
-    fetch,
-    get_version,
-    list_versions,
-    model_digest,
-)
+from pipelines.registry import CASCADE, ModelVersion, fetch, get_version, list_versions
 from pipelines.sources import PhotoUnreadableError, open_source
+from pipelines.tracking.connection import Registry
 
 _SHOWN: Final = 12
 _COUNTED: Final = ("num_samples", "samples", "pictures", "faces")

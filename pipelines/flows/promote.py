@@ -12,8 +12,9 @@ from pipelines import registry as models
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.recipes.recipe import EvaluateConfig, Recipe
-from pipelines.registry import HoldOut, ModelVersion, Promotion, Registry
+from pipelines.registry import HoldOut, ModelVersion, Promotion
 from pipelines.steps.evaluate import evaluate_cascade
+from pipelines.tracking.connection import Registry
 
 if TYPE_CHECKING:
     from diffbfr.metrics.info import MetricInfo

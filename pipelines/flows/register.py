@@ -13,7 +13,9 @@ from pipelines.execution.dag import StepOutput
 from pipelines.recipes.recipe import Recipe
 from pipelines.steps.context import RunContext, fetch_artifact
 from pipelines.steps.definition import StepDef, driver_only
+from pipelines.tracking.connection import open_registry
 from pipelines.tracking.heartbeat import run_tags
+from pipelines.tracking.runs import step_run
 
 
 def register_all(ctx: RunContext) -> dict[str, str]:
@@ -22,10 +24,10 @@ def register_all(ctx: RunContext) -> dict[str, str]:
     The files are artifacts of the step's MLflow run, which the mirror logs to as well.
     """
     tracking = ctx.recipe.tracking
-    registry = models.open_registry(ctx.store.root, tracking.uri, tracking.experiment)
+    registry = open_registry(ctx.store.root, tracking.uri, tracking.experiment)
     evaluation = read_evaluation(ctx.artifact_dir("evaluate"))
     folder = fetch_artifact(ctx.artifact_dir("cascade"))
-    with models.step_run(registry, "register", ctx.steps["register"].id, run_tags(ctx.store.root)) as run:
+    with step_run(registry, "register", ctx.steps["register"].id, run_tags(ctx.store.root)) as run:
         stages: dict[StageName, models.ModelVersion] = {}
         for name in STAGE_NAMES:
             stages[name] = models.register_stage(run, name, folder, _lineage(ctx, name))
