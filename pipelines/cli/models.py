@@ -241,7 +241,9 @@ def show_log(
 
     registry = open_existing(root, tracking)
     actions = list_actions(registry)
-    problems = [f"{name}: {problem}" for name in MODELS for problem in log_problems(registry, name)]
+    problems: list[str] = []
+    for name in MODELS:
+        problems += [f"{name}: {problem}" for problem in log_problems(registry, name)]
     if as_json:
         say_json(actions)
     else:

@@ -19,9 +19,9 @@ from pipelines.tracking.runs import step_run
 
 
 def register_all(ctx: RunContext) -> dict[str, str]:
-    """Register what a run made and return its versions by name; a model that is registered keeps its version.
+    """Register the models of a run; returns name -> `name@version`. A known model keeps its version.
 
-    The files are artifacts of the step's MLflow run, which the mirror logs to as well.
+    The files become artifacts of the step's MLflow run, which the mirror logs to as well.
     """
     tracking = ctx.recipe.tracking
     registry = open_registry(ctx.store.root, tracking.uri, tracking.experiment)
@@ -39,7 +39,7 @@ def register_all(ctx: RunContext) -> dict[str, str]:
 
 
 def _lineage(ctx: RunContext, name: str) -> models.Lineage:
-    """Where a stage, or the cascade, comes from."""
+    """Lineage of a stage, or of the cascade."""
     step = ctx.steps["cascade" if name == "cascade" else f"train-{name}"]
     parents = {"dataset": ctx.steps["shard"].id}
     if start := ctx.initial_digest():

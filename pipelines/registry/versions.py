@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
@@ -164,12 +165,8 @@ def get_version(registry: Registry, ref: str) -> ModelVersion:
             f"{ref!r} names no model; expected NAME@ALIAS or NAME@VERSION with NAME one of "
             f"{', '.join(MODELS)}"
         )
-    have = ", ".join(
-        [
-            *(str(version.version) for version in versions),
-            *sorted({a for version in versions for a in version.aliases}),
-        ]
-    )
+    aliases = sorted(chain.from_iterable(version.aliases for version in versions))
+    have = ", ".join([*(str(version.version) for version in versions), *aliases])
     raise UsageError(
         f"{name} has no {which!r}; it has {have or 'no versions at all'}; run the pipeline or choose one of "
         "these"
