@@ -10,7 +10,8 @@ from pipelines.cli.data import find_dataset
 from pipelines.cli.output import say, say_json, table
 
 if TYPE_CHECKING:
-    from pipelines.registry import HoldOut, Registry
+    from pipelines.registry import HoldOut
+    from pipelines.tracking.connection import Registry
 
 models = typer.Typer(
     help="The model registry: list, show, lineage, holdout, promote, rollback, log, fsck, gc.",
@@ -58,7 +59,7 @@ def show(
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show one version: where its files are, and all that was recorded of it."""
+    """Show one version: where its files are, and everything that was recorded of it."""
     from pipelines.registry import get_version
 
     version = get_version(open_existing(root, tracking), ref)
@@ -92,8 +93,9 @@ def lineage(
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print the chain from a version back to the photos, and each link that is not what was recorded;
-    reads every file on the way.
+    """Print the chain from a version back to the photos, with each link that differs from its record.
+
+    Reads every file on the way.
     """
     from pipelines.execution.artifact_store import ArtifactStore
     from pipelines.flows.lineage import format_chain, trace
@@ -124,16 +126,17 @@ def promote(
     overrides: options.Overrides = None,
     as_json: options.Json = False,
 ) -> None:
-    """Put a version in charge, if it measures no worse than the champion on the hold-out; what is not
-    measured there yet, is now.
+    """Make a version the champion, if it measures no worse than the present one on the hold-out.
+
+    Versions that were not evaluated there yet are evaluated first.
     """
-    from pipelines.flows.promote import promote as measure_and_promote
+    from pipelines.flows.promote import promote as evaluate_and_promote
     from pipelines.recipes.overrides import load
     from pipelines.registry import RegressionError, format_comparisons
 
     recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
     try:
-        promotion = measure_and_promote(
+        promotion = evaluate_and_promote(
             open_existing(root, tracking or recipe.tracking.uri), ref, force, why, recipe, root
         )
     except RegressionError as refusal:
@@ -166,8 +169,9 @@ def holdout(
     overrides: options.Overrides = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show the hold-out on which `promote` compares; with DATASET choose another, measured as the recipe's
-    `evaluate` says.
+    """Show the hold-out on which `promote` compares, or choose another with DATASET.
+
+    A new hold-out is measured as the recipe's `evaluate` says.
     """
     from pipelines.registry import freeze_holdout, read_holdout
 
@@ -210,10 +214,10 @@ def rollback(
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
-    """Put the previous champion back in charge."""
-    from pipelines.registry import rollback as put_back
+    """Make the previous champion the champion again."""
+    from pipelines.registry import rollback as swap_champions
 
-    promotion = put_back(open_existing(root, tracking), name, why)
+    promotion = swap_champions(open_existing(root, tracking), name, why)
     if as_json:
         say_json(promotion)
     else:
@@ -229,19 +233,22 @@ def show_log(
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print the audit log: who put which version in charge, and why; exit 4 if an entry was altered or
-    deleted.
+    """Print the audit log: who put which version in charge, and why.
+
+    Exit code 4 if an entry is missing, or an alias is not where the log says.
     """
     from pipelines.registry import MODELS, list_actions, log_problems
 
     registry = open_existing(root, tracking)
     actions = list_actions(registry)
-    problems = [f"{name}: {problem}" for name in MODELS for problem in log_problems(registry, name)]
+    problems: list[str] = []
+    for name in MODELS:
+        problems += [f"{name}: {problem}" for problem in log_problems(registry, name)]
     if as_json:
         say_json(actions)
     else:
         rows = [
-            (it.when, it.who, it.action, it.outcome, it.before or "-", it.after or "-", it.why or "-")
+            (it.when, it.user, it.action, it.outcome, it.before or "-", it.after or "-", it.why or "-")
             for it in actions
         ]
         say(
@@ -253,8 +260,8 @@ def show_log(
             say(f"! {problem}")
     if problems:
         raise QuarantineError(
-            f"the audit log is not what was written ({problems[0]}); expected an unbroken chain; see the "
-            "lines with an !"
+            f"the audit log is damaged ({problems[0]}); expected every entry, and the aliases where it puts "
+            "them; see the lines with an !"
         )
 
 
@@ -264,24 +271,22 @@ def fsck(
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check every version: files, digests and signatures, a cascade's stages, aliases, and files that no
-    version names.
-    """
-    from pipelines.registry import fsck as find
+    """Check every version: files, digests, signatures, a cascade's stages, aliases, orphans and the log."""
+    from pipelines.registry import fsck as check
     from pipelines.registry import list_versions
 
     registry = open_existing(root, tracking)
-    findings = find(registry)
+    problems = check(registry)
     if as_json:
-        say_json(findings)
+        say_json(problems)
     else:
         say(
-            "\n".join(f"{it.ref}: {it.problem}; {it.advice}" for it in findings)
+            "\n".join(f"{it.ref}: {it.problem}; {it.advice}" for it in problems)
             or f"{len(list_versions(registry))} versions, nothing wrong"
         )
-    if findings:
+    if problems:
         raise QuarantineError(
-            f"{len(findings)} findings in the registry of {root}; expected none; do what each line says"
+            f"{len(problems)} findings in the registry of {root}; expected none; do what each line says"
         )
 
 
@@ -292,9 +297,7 @@ def gc(
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
-    """Remove versions registered from this root that no alias, cascade or record names, and files that no
-    version names.
-    """
+    """Remove versions of this root that no alias, cascade or record names, and orphaned files."""
     from pipelines.execution.artifact_store import ArtifactStore
     from pipelines.registry import collect_garbage
 
@@ -309,7 +312,7 @@ def gc(
 def open_existing(root: str, tracking: str | None) -> "Registry":
     """The registry of a root; UsageError if there is none yet, instead of making an empty one."""
     from pipelines import storage
-    from pipelines.registry import open_registry
+    from pipelines.tracking.connection import open_registry
 
     database = storage.join(root, "mlflow.db")
     if tracking is None and not storage.exists(database):

@@ -142,7 +142,7 @@ def _storage_round_trip(root: str) -> str:
 
 def _tracking_round_trip(root: str, tracking: str | None) -> str:
     """Leave a mark on the experiment and read it."""
-    from pipelines.registry import open_registry
+    from pipelines.tracking.connection import open_registry
 
     registry = open_registry(root, tracking)
     mark = uuid.uuid4().hex

@@ -1,10 +1,9 @@
-"""From a registered version back to the photos: every artifact with its digest, and each link compared with
-what is there now.
+"""The chain from a registered version back to the photos, each link compared with its record.
 
-The registry says which artifact a version was made from, an artifact's record from which others, and the
-first of them from which photos. Every file is read for its digest, in the registry and under the root; the
-photos are listed again, and read too if that is wanted: a listing does not show a photo that changed and kept
-its size and time.
+A version's tags name the artifact it was made from, an artifact's record names its inputs, and the record of
+the first names the photos. Every file in the registry and under the root is read for its digest. The photos
+are listed again, and read only on request: a listing does not show a photo that changed but kept its size and
+modification time.
 """
 
 import contextlib
@@ -15,20 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from diffbfr.digests import model_digest
 from diffbfr.errors import DiffBFRError
 from diffbfr.stages import STAGE_NAMES
 from pipelines import storage
 from pipelines.execution.artifact_store import ArtifactStore, Record
-from pipelines.registry import (
-    CASCADE,
-    ModelVersion,
-    Registry,
-    fetch,
-    get_version,
-    list_versions,
-    model_digest,
-)
+from pipelines.registry import CASCADE, ModelVersion, fetch, get_version, list_versions
 from pipelines.sources import PhotoUnreadableError, open_source
+from pipelines.tracking.connection import Registry
 
 _SHOWN: Final = 12
 _COUNTED: Final = ("num_samples", "samples", "pictures", "faces")
@@ -36,9 +29,7 @@ _COUNTED: Final = ("num_samples", "samples", "pictures", "faces")
 
 @dataclass(frozen=True)
 class Link:
-    """One thing in the chain. `problems` says how it differs from what was recorded; `sources` is what it
-    was made from.
-    """
+    """One version, artifact or input; `problems` is how it differs from its record, `sources` its inputs."""
 
     title: str
     digest: str
@@ -47,7 +38,7 @@ class Link:
     sources: tuple["Link", ...] = ()
 
     def all(self) -> Iterator["Link"]:
-        """This link and every one behind it; one that several need comes once."""
+        """This link and all links behind it, each once."""
         yield from {link.title: link for link in self._walk()}.values()
 
     def _walk(self) -> Iterator["Link"]:
@@ -57,16 +48,12 @@ class Link:
 
 
 def trace(registry: Registry, store: ArtifactStore, ref: str, deep: bool = False) -> Link:
-    """Follow a version back to the photos, reading every byte on the way; of the photos themselves only if
-    `deep`.
-    """
+    """Follow a version back to the photos, reading every file on the way; the photos only with `deep`."""
     return _Tracer(registry, store, deep).version(get_version(registry, ref))
 
 
 def format_chain(link: Link) -> str:
-    """The chain as an indented text, a line a link; what was shown before is named only, and what is wrong
-    starts with `!`.
-    """
+    """The chain as indented text, one line a link. A link shown before is only named; `!` marks a problem."""
     shown: set[str] = set()
 
     def lines(it: Link, depth: int) -> Iterator[str]:
@@ -84,10 +71,12 @@ def format_chain(link: Link) -> str:
 
 
 class _Tracer:
-    """Looks at each version and artifact once."""
+    """Builds the links of versions and artifacts; an artifact that several need is checked once."""
 
     def __init__(self, registry: Registry, store: ArtifactStore, deep: bool) -> None:
-        self._registry, self._store, self._deep = registry, store, deep
+        self._registry = registry
+        self._store = store
+        self._deep = deep
         self._versions = {version.ref: version for version in list_versions(registry)}
         self._artifacts: dict[str, Link] = {}
         self._weights: dict[str, Mapping[str, str]] = {}
@@ -95,12 +84,10 @@ class _Tracer:
     def version(self, version: ModelVersion) -> Link:
         """A registered version: its files, its stages, and the artifact that it is a copy of."""
         tags, problems = version.tags, list(self._file_problems(version))
-        sources = [
-            link
-            for stage in STAGE_NAMES
-            if version.name == CASCADE
-            for link in self._stage(version, stage, problems)
-        ]
+        sources: list[Link] = []
+        if version.name == CASCADE:
+            for stage in STAGE_NAMES:
+                sources += self._stage(version, stage, problems)
         artifact = tags.get("artifact", "")
         record = self._store.by_id(artifact)
         if record is not None:
@@ -120,30 +107,28 @@ class _Tracer:
         )
 
     def artifact(self, record: Record) -> Link:
-        """An artifact under the root, and all behind it."""
+        """An artifact under the root, and everything behind it."""
         identity = record.identity
         if identity.id not in self._artifacts:
             problems = [
                 f"output {name} {words}"
                 for name, words in self._store.corruption(record, thorough=True).items()
             ]
-            if moved := self._store.stale_input(record):
-                problems.append(moved)
+            if stale := self._store.stale_input(record):
+                problems.append(stale)
             sources = tuple(self._source(record, name, made) for name, made in identity.inputs.items())
-            told = [
-                f"{record.metadata[fact]:,} {fact.removeprefix('num_')}"
-                for fact in _COUNTED
-                if fact in record.metadata
+            counts = [
+                f"{record.metadata[name]:,} {name.removeprefix('num_')}"
+                for name in _COUNTED
+                if name in record.metadata
             ]
-            detail = ", ".join([*told, f"{len(record.outputs)} files", record.created[:19]])
+            detail = ", ".join([*counts, f"{len(record.outputs)} files", record.created[:19]])
             title = f"{identity.step} {identity.id}"
             self._artifacts[identity.id] = Link(title, record.content, detail, tuple(problems), sources)
         return self._artifacts[identity.id]
 
     def _source(self, record: Record, name: str, made: str) -> Link:
-        """What an artifact was made from: another artifact, the photos, or the weights that a training
-        started from.
-        """
+        """One input of an artifact: another artifact, the photos, or the weights a training began with."""
         source = self._store.by_id(made)
         if source is not None:
             return self.artifact(source)
@@ -161,10 +146,10 @@ class _Tracer:
                 (*problems, *_photo_problems(uri, self._store.artifact_dir(record.identity))),
             )
         if name == "init":
-            return self._start(made)
+            return self._initial_weights(made)
         return Link(f"{name} {made}", "", "", ("its record is gone",))
 
-    def _start(self, digest: str) -> Link:
+    def _initial_weights(self, digest: str) -> Link:
         from diffbfr.cascade import packaged_cascade
 
         known = {version.digest: version.ref for version in self._versions.values()}
@@ -173,7 +158,7 @@ class _Tracer:
         return Link("init", digest, known.get(digest, "a cascade that is not in this registry"))
 
     def _stage(self, version: ModelVersion, stage: str, problems: list[str]) -> Iterator[Link]:
-        """The version of one stage of a cascade; one that is gone or another is the cascade's problem."""
+        """The version of one stage of a cascade; `problems` gets a line if it is gone or another one."""
         ref, digest = version.tags.get(f"stage.{stage}", "?"), version.tags.get(f"stage.{stage}.digest", "")
         if ref in self._versions and self._versions[ref].digest == digest:
             yield self.version(self._versions[ref])
@@ -181,7 +166,7 @@ class _Tracer:
             problems.append(f"its {stage} {ref} is gone or another one")
 
     def _file_problems(self, version: ModelVersion) -> Iterator[str]:
-        """Read the version's files for its digest, and for those of its weights."""
+        """Read the version's files and compare their digest; keeps the digests of its weights."""
         with tempfile.TemporaryDirectory() as cache:
             try:
                 folder = fetch(self._registry, version, Path(cache))
@@ -210,7 +195,7 @@ class _Tracer:
 
 
 def _listing_problems(uri: str, recorded: str) -> tuple[str, ...]:
-    """Whether the photos' names, sizes and times are still those that were listed."""
+    """Compare the photos' names, sizes and modification times with the recorded listing."""
     try:
         now = open_source(uri).digest()
     except (DiffBFRError, OSError) as error:
@@ -223,9 +208,7 @@ def _listing_problems(uri: str, recorded: str) -> tuple[str, ...]:
 
 
 def _photo_problems(uri: str, dataset: str) -> Iterator[str]:
-    """Read every photo for its digest, and compare it with that of the photo which the dataset was made
-    from.
-    """
+    """Read every photo and compare its digest with that of the photo that the dataset was made from."""
     from pipelines.dataset.manifest import open_dataset, read_quarantine
 
     refused = read_quarantine(dataset)
@@ -242,7 +225,8 @@ def _photo_problems(uri: str, dataset: str) -> Iterator[str]:
                     continue
             others.append(ref.name)
     except (DiffBFRError, OSError):
-        return  # they cannot be listed, which is told already
+        # They cannot be listed, which `_listing_problems` reports.
+        return
     changed = sorted({*others, *wanted})
     if changed:
         yield f"{len(changed)} photos are not those that the dataset was made from (first: {changed[0]})"

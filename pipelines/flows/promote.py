@@ -1,8 +1,7 @@
-"""Promotion: candidate and champion are measured on the frozen hold-out, then the gate compares them face by
-face.
+"""Promotion: evaluate candidate and champion on the frozen hold-out, then compare them face by face.
 
-Scores that are kept for a version and the hold-out's protocol are not taken again. So cascades of any recipes
-and data can be compared: what each was measured on when it was trained does not matter.
+A version that has scores on the hold-out is not evaluated again. Cascades of any recipes and data can be
+compared: what each was evaluated on after its training does not matter.
 """
 
 from typing import TYPE_CHECKING, Any, cast
@@ -12,23 +11,25 @@ from pipelines import registry as models
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.recipes.recipe import EvaluateConfig, Recipe
-from pipelines.registry import HoldOut, ModelVersion, Promotion, Registry
+from pipelines.registry import HoldOut, ModelVersion, Promotion
 from pipelines.steps.evaluate import evaluate_cascade
+from pipelines.tracking.connection import Registry
 
 if TYPE_CHECKING:
     from diffbfr.metrics.info import MetricInfo
 
 
 def promote(registry: Registry, ref: str, force: bool, why: str, recipe: Recipe, root: str) -> Promotion:
-    """Measure what is not measured yet, and put the version in charge if it is no worse than the champion;
-    force measures nothing.
+    """Evaluate what has no scores yet, and make the version champion if it is no worse than the champion.
+
+    With `force` nothing is evaluated or compared. RegressionError if the version may be worse.
     """
     models.recover_all(registry, models.CASCADE)
     holdout, version = models.read_holdout(registry), models.get_version(registry, ref)
     if version.name == models.CASCADE and holdout is not None and not force:
         champion = models.version_with_alias(registry, models.CASCADE, "champion")
-        rivals = {it.ref: it for it in (champion, version) if it is not None}
-        lacking = [it for it in rivals.values() if not _has_scores(registry, it, holdout)]
+        compared = {it.ref: it for it in (champion, version) if it is not None}
+        lacking = [it for it in compared.values() if not _has_scores(registry, it, holdout)]
         if lacking:
             evaluate_versions(registry, lacking, holdout, recipe, root)
     return models.promote(registry, ref, force, why)
@@ -37,7 +38,7 @@ def promote(registry: Registry, ref: str, force: bool, why: str, recipe: Recipe,
 def evaluate_versions(
     registry: Registry, versions: list[ModelVersion], holdout: HoldOut, recipe: Recipe, root: str
 ) -> None:
-    """Measure versions on the hold-out, and keep their scores in the registry."""
+    """Evaluate versions on the hold-out, and record their scores in the registry."""
     from pipelines.execution.model_ref import pin_model
 
     protocol = holdout.protocol
@@ -62,7 +63,7 @@ def evaluate_versions(
 
 
 def choose_holdout(dataset: str, recipe: Recipe) -> HoldOut:
-    """The hold-out that a recipe's evaluation takes from a dataset."""
+    """The hold-out that a recipe's evaluation takes from a dataset; UsageError if it would be empty."""
     from pipelines.dataset.manifest import open_dataset
     from pipelines.evaluation.scores import Protocol, digest_of_keys, metric_slug
 
@@ -90,17 +91,17 @@ def choose_holdout(dataset: str, recipe: Recipe) -> HoldOut:
 
 
 def _has_scores(registry: Registry, version: ModelVersion, holdout: HoldOut) -> bool:
-    """Whether a version needs no measuring: its scores are there, and are what was kept."""
+    """Whether a version has scores on the hold-out, and the table of them is what was recorded."""
+    if not models.is_measured(version, holdout):
+        return False
     try:
-        return models.is_measured(version, holdout) and bool(
-            models.read_faces(registry, version, holdout.protocol.digest)
-        )
+        return bool(models.read_faces(registry, version, holdout.protocol.digest))
     except DiffBFRError:
         return False
 
 
 def _check_holdout(holdout: HoldOut, config: EvaluateConfig) -> None:
-    """Refuse to measure on other faces than those that were frozen, or by other metrics."""
+    """UsageError if the dataset no longer has the frozen faces, or a metric is not available here."""
     from pipelines.dataset.manifest import DATASET_RECORD, open_dataset
     from pipelines.evaluation.scores import digest_of_keys, metric_slug
 
@@ -116,8 +117,8 @@ def _check_holdout(holdout: HoldOut, config: EvaluateConfig) -> None:
     if opened.info.content_id != expected or digest_of_keys(keys) != holdout.protocol.keys_sha256:
         raise UsageError(
             f"the hold-out {holdout.dataset} has content {opened.info.content_id[:12]} and {len(keys)} faces "
-            f"of split {config.split}; "
-            f"expected {expected[:12]} and the same {holdout.protocol.num_images} faces; {again}"
+            f"of split {config.split}; expected {expected[:12]} and the same {holdout.protocol.num_images} "
+            f"faces; {again}"
         )
     here = {metric_slug(card): card.version for card in _cards(config)}
     lacking = [

@@ -13,19 +13,21 @@ from pipelines.execution.dag import StepOutput
 from pipelines.recipes.recipe import Recipe
 from pipelines.steps.context import RunContext, fetch_artifact
 from pipelines.steps.definition import StepDef, driver_only
+from pipelines.tracking.connection import open_registry
 from pipelines.tracking.heartbeat import run_tags
+from pipelines.tracking.runs import step_run
 
 
 def register_all(ctx: RunContext) -> dict[str, str]:
-    """Register what a run made and return its versions by name; a model that is registered keeps its version.
+    """Register the models of a run; returns name -> `name@version`. A known model keeps its version.
 
-    The files are artifacts of the step's MLflow run, which the mirror logs to as well.
+    The files become artifacts of the step's MLflow run, which the mirror logs to as well.
     """
     tracking = ctx.recipe.tracking
-    registry = models.open_registry(ctx.store.root, tracking.uri, tracking.experiment)
+    registry = open_registry(ctx.store.root, tracking.uri, tracking.experiment)
     evaluation = read_evaluation(ctx.artifact_dir("evaluate"))
     folder = fetch_artifact(ctx.artifact_dir("cascade"))
-    with models.step_run(registry, "register", ctx.steps["register"].id, run_tags(ctx.store.root)) as run:
+    with step_run(registry, "register", ctx.steps["register"].id, run_tags(ctx.store.root)) as run:
         stages: dict[StageName, models.ModelVersion] = {}
         for name in STAGE_NAMES:
             stages[name] = models.register_stage(run, name, folder, _lineage(ctx, name))
@@ -37,7 +39,7 @@ def register_all(ctx: RunContext) -> dict[str, str]:
 
 
 def _lineage(ctx: RunContext, name: str) -> models.Lineage:
-    """Where a stage, or the cascade, comes from."""
+    """Lineage of a stage, or of the cascade."""
     step = ctx.steps["cascade" if name == "cascade" else f"train-{name}"]
     parents = {"dataset": ctx.steps["shard"].id}
     if start := ctx.initial_digest():

@@ -1,17 +1,15 @@
-"""The model registry: what was trained, from what, and which cascade is in charge. The one door to MLflow.
+"""The model registry: which models were trained, from what, and which cascade is the champion.
 
-`connection` says where the registry is, `runs` mirrors a pipeline run, `versions` registers and finds models
-(`packing`: what is uploaded; `digests`: when two are one; `served_cascade`: the code inside a cascade
-version). `gate` says who takes charge, by what `measurements` keeps of the `holdout`; `moves` changes the
-aliases (`turns`: one at a time; `actions`: who and why, and what a crash left). `audit` looks for damage,
-`garbage` removes what nobody names. MLflow is imported on first use: this package alone costs nothing.
+`versions` registers and finds models (`packaging`: the uploaded files; `pyfunc_model`: the code that serves a
+cascade). `promotion` decides whether a candidate becomes champion, from `evaluations` on the `holdout`.
+`aliases` changes a model under its `lock` and writes each change to the `audit_log`. `fsck` checks
+everything, `gc` removes what nothing references. MLflow is imported on first use, not with this package.
 """
 
-from diffbfr.digests import model_digest
 from pipelines.registry.aliases import freeze_holdout, recover_all
 from pipelines.registry.audit_log import Action, list_actions, log_problems
 from pipelines.registry.evaluations import is_measured, read_faces, record_evaluation
-from pipelines.registry.fsck import Finding, fsck
+from pipelines.registry.fsck import RegistryProblem, fsck
 from pipelines.registry.gc import Removal, collect_garbage
 from pipelines.registry.holdout import HoldOut, holdout_of, read_holdout
 from pipelines.registry.promotion import (
@@ -37,20 +35,6 @@ from pipelines.registry.versions import (
     resolve,
     version_with_alias,
 )
-from pipelines.tracking.connection import Registry, open_registry
-from pipelines.tracking.runs import (
-    Point,
-    Run,
-    Status,
-    begin_pipeline,
-    begin_step,
-    end_run,
-    find_step,
-    is_refused,
-    run_status,
-    step_run,
-    unfinished_runs,
-)
 
 __all__ = [
     "ALIASES",
@@ -58,36 +42,25 @@ __all__ = [
     "MODELS",
     "Action",
     "Comparison",
-    "Finding",
     "HoldOut",
     "Lineage",
     "ModelVersion",
-    "Point",
     "Promotion",
-    "Registry",
+    "RegistryProblem",
     "RegressionError",
     "Removal",
     "Resolved",
-    "Run",
-    "Status",
-    "begin_pipeline",
-    "begin_step",
     "collect_garbage",
-    "end_run",
     "fetch",
-    "find_step",
     "format_comparisons",
     "freeze_holdout",
     "fsck",
     "get_version",
     "holdout_of",
     "is_measured",
-    "is_refused",
     "list_actions",
     "list_versions",
     "log_problems",
-    "model_digest",
-    "open_registry",
     "promote",
     "read_faces",
     "read_holdout",
@@ -97,8 +70,5 @@ __all__ = [
     "register_stage",
     "resolve",
     "rollback",
-    "run_status",
-    "step_run",
-    "unfinished_runs",
     "version_with_alias",
 ]

@@ -1,86 +1,68 @@
-"""The audit log: who put which version in charge, when, instead of which, and why. Entries are added and
-never changed.
+"""The audit log: which version was put in charge, when, by whom and why. Entries are only ever added.
 
-Each entry is an MLflow run, so that the log lies where the registry does and everyone who can read the one
-can read the other. It is written before anything moves, with all that will move, and ended when that is done:
-one that is still running is an intent, which the next who has the model's turn finishes or undoes
-(`moves.settle`).
+Each entry is an MLflow run, so whoever can read the registry can read its log. The entry is written, with
+every alias move it stands for, before anything moves; its run ends when that is done. An entry whose run is
+still RUNNING is therefore an intent that a crash left behind, which the next command that locks the model
+finishes or undoes (`aliases.recover`).
 
-The entries of a model are a chain. Each has a number and the digest of the one before, with its outcome; a
-tag of the registered model holds the last digest. So an entry that was altered or deleted is noticed by
-`log_problems`, also the last one.
+The entries of a model are numbered, and a tag of the model holds the last number. `log_problems`
+reports what is missing, and aliases that are not where the log says. It finds accidents and stops no forger:
+whoever may write to MLflow may write both.
 """
 
 import getpass
-import hashlib
 import json
 import os
 import socket
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, Literal
+from uuid import uuid4
 
-from pipelines.registry.versions import model_tags
+from pipelines.registry.lock import model_lock
+from pipelines.registry.versions import aliases_of, has_model, model_tags
 from pipelines.tracking.connection import Registry
 from pipelines.tracking.runs import search_runs
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-Outcome = Literal["done", "undone", "open"]
+ActionOutcome = Literal["done", "undone", "open"]
 _ACTION: Final = "diffbfr.action"
-_HEAD: Final = "diffbfr.actions"
-"""Tag of a registered model: number and digest of the last entry of its log."""
-_FIELDS: Final = (
-    "number",
-    "when_ms",
-    "who",
-    "model",
-    "before",
-    "after",
-    "why",
-    "moves",
-    "previous",
-    "digest",
-)
-_OUTCOMES: Final[Mapping[str, Outcome]] = {"FINISHED": "done", "FAILED": "undone"}
+_ENTRY: Final = "diffbfr.action.entry"
+_MODEL: Final = "diffbfr.action.model"
+_LAST_NUMBER: Final = "diffbfr.actions"
+_OUTCOMES: Final[Mapping[str, ActionOutcome]] = {"FINISHED": "done", "FAILED": "undone"}
 _WHY_CHARACTERS: Final = 2000
 
 
 @dataclass(frozen=True)
 class Action:
-    """One entry; `before` and `after` are champions as `name@version`, "" for none.
+    """One entry. `before` and `after` are champions as `name@version`, or ids of hold-outs; "" is none.
 
-    `moves` is what the aliases move from and to, as numbers of versions; `number` is 0 in entries that older
-    versions wrote.
+    `moves` is alias -> (version before, version after), as numbers of versions; "" is none.
     """
 
-    when: str
-    who: str
     action: str
     model: str
     before: str
     after: str
     why: str
-    outcome: Outcome = "done"
-    number: int = 0
     moves: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    previous: str = ""
-    digest: str = ""
-    sound: bool = True
-    """Whether the digest is that of the entry."""
+    number: int = 0
+    when: str = ""
+    user: str = ""
+    id: str = ""
+    outcome: ActionOutcome = "open"
     run_id: str = ""
 
     @property
     def named(self) -> frozenset[str]:
-        """Every version that it names."""
-        numbers = {number for move in self.moves.values() for number in move if number}
-        return frozenset(
-            {ref for ref in (self.before, self.after) if ref}
-            | {f"{self.model}@{number}" for number in numbers}
-        )
+        """Every version that the entry names, as `name@version`."""
+        numbers = {*chain.from_iterable(self.moves.values())} - {""}
+        return frozenset({self.before, self.after} - {""} | {f"{self.model}@{number}" for number in numbers})
 
 
 def begin_action(
@@ -92,73 +74,62 @@ def begin_action(
     why: str,
     moves: Mapping[str, tuple[str, str]] | None = None,
 ) -> Action:
-    """Write down what is about to be done; the caller has the model's turn, and ends it with `end_action`."""
-    newest = _search(registry, _of(model), f"tags.`{_ACTION}.number` DESC", at_most=1)
-    last = _entry(newest[0]) if newest else None
-    values = {
-        "number": f"{(last.number if last else 0) + 1:08d}",
-        "when_ms": str(int(time.time() * 1000)),
-        "who": who(),
-        "model": model,
-        "before": before,
-        "after": after,
-        "why": why[:_WHY_CHARACTERS],
-        "moves": json.dumps(moves or {}, sort_keys=True),
-        "previous": _link(last) if last else "",
-    }
-    values["digest"] = _digest(action, values)
-    tags = {_ACTION: action} | {f"{_ACTION}.{name}": value for name, value in values.items()}
+    """Write down what is about to be done. The caller holds the model's lock and calls `end_action` later."""
+    # Where the tag got lost, with a model that was deleted, the numbers go on from the entries.
+    last = _last_number(registry, model) or max([0, *(it.number for it in list_actions(registry, model))])
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = Action(
+        action,
+        model,
+        before,
+        after,
+        why[:_WHY_CHARACTERS],
+        moves or {},
+        last + 1,
+        when,
+        current_user(),
+        uuid4().hex,
+    )
+    tags = {_ACTION: action, _MODEL: model, _ENTRY: json.dumps(asdict(entry), ensure_ascii=False)}
     run = registry.client.create_run(
         registry.experiment_id, run_name=f"{action} {after or before}", tags=tags
     )
-    registry.client.set_registered_model_tag(model, _HEAD, f"{values['number']} {values['digest']}")
+    registry.client.set_registered_model_tag(model, _LAST_NUMBER, str(last + 1))
     return _entry(run)
 
 
 def end_action(registry: Registry, entry: Action, done: bool = True) -> None:
-    """Say that it is done, or that it was taken back."""
+    """Record that an action was done, or that it was undone."""
     registry.client.set_terminated(entry.run_id, "FINISHED" if done else "FAILED")
-    registry.client.set_registered_model_tag(entry.model, _HEAD, f"{entry.number:08d} {entry.digest}")
+    number = max(entry.number, _last_number(registry, entry.model))
+    registry.client.set_registered_model_tag(entry.model, _LAST_NUMBER, str(number))
 
 
-def list_actions(registry: Registry) -> tuple[Action, ...]:
-    """Every entry, oldest first."""
-    runs = _search(registry, f"tags.`{_ACTION}` LIKE '%'")
-    return tuple({entry.digest or entry.run_id: entry for entry in map(_entry, runs)}.values())
+def list_actions(registry: Registry, model: str | None = None) -> tuple[Action, ...]:
+    """Every entry, or those of one model, oldest first. An entry that MLflow's client wrote twice is one."""
+    wanted = f"tags.`{_MODEL}` = '{model}'" if model else f"tags.`{_MODEL}` LIKE '%'"
+    return tuple({entry.id: entry for entry in _search(registry, wanted)}.values())
 
 
 def open_actions(registry: Registry, model: str) -> tuple[Action, ...]:
-    """Entries of one model that nobody ended; one comes twice if MLflow's client wrote it twice, for the
-    first answer got lost.
-    """
-    return tuple(map(_entry, _search(registry, f"{_of(model)} and attributes.status = 'RUNNING'")))
+    """Entries of one model that were begun and never ended."""
+    return tuple(_search(registry, f"tags.`{_MODEL}` = '{model}' and attributes.status = 'RUNNING'"))
 
 
 def log_problems(registry: Registry, model: str) -> tuple[str, ...]:
-    """What is wrong with the chain of a model's entries."""
-    head, head_digest = _head(
-        registry, model
-    )  # before the entries: one that is being written is none too few
-    every = [entry for entry in map(_entry, _search(registry, _of(model))) if entry.number]
-    entries = {entry.number: entry for entry in sorted(every, key=lambda entry: entry.outcome != "open")}
-    problems = [
-        f"entry {number} is gone" for number in range(1, max(head, *entries, 0) + 1) if number not in entries
-    ]
-    problems += sorted(
-        {f"entry {it.number} is there twice" for it in every if it.digest != entries[it.number].digest}
-    )
-    for number, entry in sorted(entries.items()):
-        if not entry.sound or (head == number and head_digest != entry.digest):
-            problems.append(f"entry {number} was altered")
-        elif number - 1 in entries and entry.previous != _link(entries[number - 1]):
-            problems.append(f"entry {number} does not follow entry {number - 1}, so one of them was altered")
-    return tuple(problems)
+    """Entries of a model that are missing or there twice, and aliases that are not where the log says.
 
-
-def who() -> str:
-    """The user and the machine; where the system has no name for the user, as in many containers, the
-    number.
+    What looks wrong is read again under the model's lock: it may only have been under way.
     """
+    problems = _log_problems(registry, model)
+    if not problems or not has_model(registry, model):
+        return problems
+    with model_lock(registry, model):
+        return _log_problems(registry, model)
+
+
+def current_user() -> str:
+    """`user@host`; a user without a name, as in many containers, is `uid N`."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):
@@ -166,44 +137,39 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _search(
-    registry: Registry, wanted: str, order: str = "attributes.start_time ASC", at_most: int | None = None
-) -> list["Run"]:
-    """A registered model belongs to no experiment, so its log may lie in several."""
-    return search_runs(registry, wanted, order, at_most, everywhere=True)
+def _log_problems(registry: Registry, model: str) -> tuple[str, ...]:
+    last = _last_number(registry, model)
+    entries = sorted(list_actions(registry, model), key=lambda entry: entry.number)
+    numbers = [entry.number for entry in entries]
+    problems = [f"entry {it} is gone" for it in range(1, max([last, *numbers]) + 1) if it not in numbers]
+    problems += [f"entry {it} is there twice" for it in sorted({*numbers}) if numbers.count(it) > 1]
+    if any(entry.outcome == "open" for entry in entries):
+        return tuple(problems)
+    logged: dict[str, str] = {}
+    for entry in entries:
+        if entry.outcome == "done":
+            logged |= {alias: to for alias, (_, to) in entry.moves.items()}
+    aliases = aliases_of(registry, model)
+    # A registration moves the candidate and is no entry.
+    for alias in ("champion", "previous"):
+        found, expected = aliases.get(alias) or "nothing", logged.get(alias) or "nothing"
+        if found != expected:
+            problems.append(f"the alias {alias} names {found}, the log says {expected}")
+    return tuple(problems)
 
 
-def _of(model: str) -> str:
-    return f"tags.`{_ACTION}.model` = '{model}'"
+def _search(registry: Registry, wanted: str) -> list[Action]:
+    """Entries of every experiment: a registered model belongs to none, so its log may lie in several."""
+    runs = search_runs(registry, wanted, "attributes.start_time ASC", everywhere=True)
+    return [_entry(run) for run in runs if _ENTRY in run.data.tags]
 
 
 def _entry(run: "Run") -> Action:
-    tags = run.data.tags
-    values = {name: str(tags.get(f"{_ACTION}.{name}", "")) for name in _FIELDS}
-    action, when_ms = str(tags[_ACTION]), int(values["when_ms"] or run.info.start_time)
-    return Action(
-        when=datetime.fromtimestamp(when_ms / 1000, UTC).isoformat(timespec="seconds"),
-        action=action,
-        **{name: values[name] for name in ("who", "model", "before", "after", "why", "previous", "digest")},
-        outcome=_OUTCOMES.get(run.info.status, "open"),
-        number=int(values["number"] or 0),
-        moves={alias: (move[0], move[1]) for alias, move in json.loads(values["moves"] or "{}").items()},
-        sound=values["digest"] == _digest(action, values),
-        run_id=run.info.run_id,
-    )
+    values: dict[str, Any] = json.loads(run.data.tags[_ENTRY])
+    moves = {alias: (start, to) for alias, (start, to) in values["moves"].items()}
+    outcome = _OUTCOMES.get(run.info.status, "open")
+    return Action(**{**values, "moves": moves, "outcome": outcome, "run_id": run.info.run_id})
 
 
-def _link(entry: Action) -> str:
-    """What the next entry says of this one."""
-    return hashlib.sha256(f"{entry.digest} {entry.outcome}".encode()).hexdigest()
-
-
-def _digest(action: str, values: Mapping[str, str]) -> str:
-    told = [values[name] for name in _FIELDS if name != "digest"]
-    return hashlib.sha256(json.dumps([action, *told]).encode()).hexdigest()
-
-
-def _head(registry: Registry, model: str) -> tuple[int, str]:
-    """Number and digest that the registered model holds; 0 where nothing was ever done to it."""
-    number, _, digest = model_tags(registry, model).get(_HEAD, "0 ").partition(" ")
-    return int(number), digest
+def _last_number(registry: Registry, model: str) -> int:
+    return int(model_tags(registry, model).get(_LAST_NUMBER, 0))

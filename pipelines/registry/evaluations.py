@@ -1,9 +1,7 @@
-"""What was measured of a version: means for people, and the scores of every face for the gate, kept by
-protocol.
+"""Evaluations of versions: means as tags, and the scores of every face as a table in the version's run.
 
-A version is one content and a protocol is one way to measure, so scores are taken once: the tag
-`scores.PROTOCOL` of a version says by which metrics, in which version, and gives the digest of the table in
-its run.
+A version is one content and a protocol is one way to evaluate it, so each pair is evaluated once. The tag
+`scores.PROTOCOL` of a version holds metric -> metric version and the SHA-256 of the table.
 """
 
 import csv
@@ -26,9 +24,7 @@ _SUBJECT: Final = "tem"
 
 
 def record_evaluation(registry: Registry, version: ModelVersion, evaluation: Evaluation) -> None:
-    """Keep the scores of every face in the version's run, then say on the version that they are there,
-    with the means.
-    """
+    """Write the scores of every face to the version's run, then the means and the digest to its tags."""
     table = _faces_csv(evaluation)
     Run(registry, version.run_id).log_bytes(_faces_path(version, evaluation.protocol.digest), table)
     for name, value in evaluation_tags(evaluation, hashlib.sha256(table).hexdigest()).items():
@@ -36,27 +32,26 @@ def record_evaluation(registry: Registry, version: ModelVersion, evaluation: Eva
 
 
 def evaluation_tags(evaluation: Evaluation, sha256: str = "") -> dict[str, str]:
-    """Means and protocol of the newest evaluation as tags of a version, and what is kept of it."""
-    tags = {f"eval.{name}": repr(value) for name, value in means(evaluation).items()} | {
-        "eval.protocol": evaluation.protocol.digest
-    }
-    kept = {"metrics": {metric_slug(card): card.version for card in evaluation.cards}, "sha256": sha256}
-    return tags | {_scores_tag(evaluation.protocol.digest): json.dumps(kept, sort_keys=True)}
+    """Tags of a version: means and protocol of its newest evaluation; `sha256` is that of the score table."""
+    protocol = evaluation.protocol.digest
+    tags = {f"eval.{name}": repr(value) for name, value in means(evaluation).items()}
+    scores = {"metrics": {metric_slug(card): card.version for card in evaluation.cards}, "sha256": sha256}
+    return tags | {"eval.protocol": protocol, _scores_tag(protocol): json.dumps(scores, sort_keys=True)}
 
 
-def kept_metrics(version: ModelVersion, protocol: str) -> Mapping[str, str]:
-    """Metric -> its version, of the scores that are kept by a protocol; empty if there are none."""
+def recorded_metrics(version: ModelVersion, protocol: str) -> Mapping[str, str]:
+    """Metric -> metric version of the scores recorded under a protocol; empty if there are none."""
     metrics: Mapping[str, str] = json.loads(version.tags.get(_scores_tag(protocol), "{}")).get("metrics", {})
     return metrics
 
 
 def is_measured(version: ModelVersion, holdout: HoldOut) -> bool:
-    """Whether every metric of the hold-out is there, in the version that the hold-out names."""
-    return holdout.metrics.items() <= kept_metrics(version, holdout.protocol.digest).items()
+    """Whether the version has scores by every metric of the hold-out, in the hold-out's metric version."""
+    return holdout.metrics.items() <= recorded_metrics(version, holdout.protocol.digest).items()
 
 
 def read_faces(registry: Registry, version: ModelVersion, protocol: str) -> FaceScores:
-    """The scores that `record_evaluation` kept; DiffBFRError if they were changed since."""
+    """The scores that `record_evaluation` wrote; DiffBFRError if the table was changed since."""
     path = _faces_path(version, protocol)
     table = Run(registry, version.run_id).read_bytes(path)
     recorded = json.loads(version.tags[_scores_tag(protocol)])["sha256"]
@@ -66,7 +61,10 @@ def read_faces(registry: Registry, version: ModelVersion, protocol: str) -> Face
             "command again"
         )
     rows = list(csv.DictReader(io.StringIO(table.decode())))
-    return {metric: {row["key"]: float(row[metric]) for row in rows} for metric in rows[0] if metric != "key"}
+    scores = {}
+    for metric in [name for name in rows[0] if name != "key"]:
+        scores[metric] = {row["key"]: float(row[metric]) for row in rows}
+    return scores
 
 
 def _scores_tag(protocol: str) -> str:

@@ -1,8 +1,7 @@
-"""What nobody needs any more: versions that no alias, no cascade and no record of a root names, and files
-that no version names.
+"""Garbage collection: versions that no alias, cascade or record of a root references, and orphaned files.
 
-A version goes before its files, so that what can be seen is whole; files that a crash leaves are orphans,
-which the next collection finds.
+A version is deleted before its files, so no visible version lacks them. Files that a crash leaves are
+orphans, which the next collection finds.
 """
 
 import time
@@ -10,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pipelines.registry.aliases import changing, delete_version
+from pipelines.registry.aliases import delete_version, locked_model, recover_all
 from pipelines.registry.audit_log import open_actions
 from pipelines.registry.versions import CASCADE, MODELS, UPLOADS, ModelVersion, list_versions
 from pipelines.tracking.connection import Registry
@@ -19,15 +18,13 @@ from pipelines.tracking.runs import search_runs
 if TYPE_CHECKING:
     from mlflow.entities import RunInfo
 
-_UNDER_WAY_S: Final = 86_400.0
-"""A run that began less than a day ago and has not ended may still be uploading."""
+_MAY_UPLOAD_S: Final = 86_400.0
+"""A run that began less than this ago and has not ended may still be uploading."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """Files of a version in a run: `path` is relative to the run's files, at `uri`; `tag` of the run names
-    them.
-    """
+    """Files that were uploaded for a version: at `path` below the run's `uri`, named by the run's `tag`."""
 
     run_id: str
     path: str
@@ -37,44 +34,45 @@ class Upload:
 
 @dataclass(frozen=True)
 class Removal:
-    """One thing that a collection removes, and why."""
+    """A version or an upload that a collection removes, and why."""
 
     name: str
     why: str
 
 
-def garbage(
+def unreferenced_versions(
     versions: Iterable[ModelVersion], referenced: Collection[str], root: str
 ) -> tuple[ModelVersion, ...]:
-    """Versions registered from `root` that nothing reaches; `referenced` are refs and digests that records
-    name.
+    """Versions registered from `root` that nothing reaches.
 
-    Reached are: what has an alias, what is referenced, what other roots registered, and from there the stages
-    of a cascade and the models that a model learnt from.
+    `referenced` are the refs and digests that records name. Reached are versions with an alias, referenced
+    ones and those of other roots, and from there the stages of a cascade and the parents of a model.
     """
     every = tuple(versions)
     reached = {
-        v.ref: v
-        for v in every
-        if v.aliases or {v.ref, v.digest} & {*referenced} or v.tags.get("root") != root
+        version.ref: version
+        for version in every
+        if version.aliases
+        or not {version.ref, version.digest}.isdisjoint(referenced)
+        or version.tags.get("root") != root
     }
-    waiting = list(reached.values())
-    while waiting:
-        tags = waiting.pop().tags
+    to_visit = list(reached.values())
+    while to_visit:
+        tags = to_visit.pop().tags
         named = {value for tag, value in tags.items() if tag.startswith(("stage.", "parent."))}
         for other in every:
             if other.ref not in reached and named & {other.ref, other.digest}:
                 reached[other.ref] = other
-                waiting.append(other)
+                to_visit.append(other)
     return tuple(version for version in every if version.ref not in reached)
 
 
 def orphans(registry: Registry, versions: Iterable[ModelVersion]) -> tuple[Upload, ...]:
-    """Files of versions that were never made, or are gone; not those of a run that may still be uploading."""
+    """Uploads that no version names, except those of a run that may still be uploading."""
     sources = {version.source for version in versions}
     found = []
     for run in search_runs(registry, f"tags.`{UPLOADS}` = 'yes'"):
-        if run.info.status == "RUNNING" and time.time() - run.info.start_time / 1000 < _UNDER_WAY_S:
+        if run.info.status == "RUNNING" and time.time() - run.info.start_time / 1000 < _MAY_UPLOAD_S:
             continue
         found += [
             upload
@@ -87,19 +85,26 @@ def orphans(registry: Registry, versions: Iterable[ModelVersion]) -> tuple[Uploa
 def collect_garbage(
     registry: Registry, root: str, referenced: Collection[str], plan: bool = False
 ) -> tuple[Removal, ...]:
-    """Remove what nothing names; with `plan` only say what that is. Each model's aliases stand still while
-    its versions are judged.
+    """Remove what nothing references; with `plan` only return what that would be.
+
+    A model is locked while its versions are judged and deleted, so its aliases do not move meanwhile.
     """
+    # A cascade is deleted before its stages.
+    names = (CASCADE, *(name for name in MODELS if name != CASCADE))
     if plan:
-        doomed = sorted(_doomed(registry, referenced, root), key=lambda version: version.name != CASCADE)
-        left = [version for version in list_versions(registry) if version not in doomed]
-        return (*map(_of_version, doomed), *(_of_upload(upload) for upload in orphans(registry, left)))
+        doomed = sorted(_unreferenced(registry, referenced, root), key=lambda it: names.index(it.name))
+        kept = [version for version in list_versions(registry) if version not in doomed]
+        return (*map(_of_version, doomed), *map(_of_upload, orphans(registry, kept)))
+    for name in names:
+        recover_all(registry, name)
     removed = []
-    for name in (CASCADE, *(model for model in MODELS if model != CASCADE)):  # a cascade before its stages
-        with changing(registry, name) as held:
-            for version in _doomed(registry, referenced, root):
+    for name in names:
+        if all(version.name != name for version in _unreferenced(registry, referenced, root)):
+            continue
+        with locked_model(registry, name) as lock:
+            for version in _unreferenced(registry, referenced, root):
                 if version.name == name:
-                    delete_version(held, version, _of_version(version).why)
+                    delete_version(lock, version, _of_version(version).why)
                     removed.append(_of_version(version))
     for upload in orphans(registry, list_versions(registry)):
         _remove(registry, upload)
@@ -107,11 +112,13 @@ def collect_garbage(
     return tuple(removed)
 
 
-def _doomed(registry: Registry, referenced: Collection[str], root: str) -> tuple[ModelVersion, ...]:
-    """Garbage of a registry; what an action that is not settled yet moves from or to is none."""
-    versions = list_versions(registry)
-    begun = {ref for name in MODELS for entry in open_actions(registry, name) for ref in entry.named}
-    return garbage(versions, {*referenced, *begun}, root)
+def _unreferenced(registry: Registry, referenced: Collection[str], root: str) -> tuple[ModelVersion, ...]:
+    """Unreferenced versions of a registry; those that an open action names are referenced."""
+    named = set(referenced)
+    for name in MODELS:
+        for entry in open_actions(registry, name):
+            named |= entry.named
+    return unreferenced_versions(list_versions(registry), named, root)
 
 
 def _uploads(info: "RunInfo", tags: Mapping[str, str]) -> list[Upload]:
@@ -131,7 +138,7 @@ def _of_upload(upload: Upload) -> Removal:
 
 
 def _remove(registry: Registry, upload: Upload) -> None:
-    """Files first, then the tag that leads to them."""
+    """Delete the files, then the tag of the run that names them."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     get_artifact_repository(upload.uri, tracking_uri=registry.uri).delete_artifacts(upload.path)  # type: ignore[no-untyped-call]

@@ -1,5 +1,4 @@
-"""The frozen hold-out: on which faces, how drawn and by which metrics cascades are compared before one takes
-charge.
+"""The frozen hold-out: the faces and metrics on which a candidate is compared with the champion.
 
 It is a tag of the registered model `diffbfr-cascade`, set by the first evaluation that is registered. Each
 change of it is an entry of the audit log.
@@ -20,9 +19,7 @@ TAG: Final = "diffbfr.holdout"
 
 @dataclass(frozen=True)
 class HoldOut:
-    """`dataset` is the folder of the shards, `protocol` which faces of it are measured and how; `metrics`
-    is metric -> version.
-    """
+    """A dataset folder, which of its faces are evaluated and how (`protocol`), and metric -> version."""
 
     dataset: str
     protocol: Protocol
@@ -30,29 +27,26 @@ class HoldOut:
 
     @property
     def id(self) -> str:
-        """Its name in the audit log."""
-        return hashlib.sha256(self.text().encode()).hexdigest()[:20]
+        """20 hex digits that identify it in the audit log."""
+        return hashlib.sha256(self.to_tag().encode()).hexdigest()[:20]
 
-    def text(self) -> str:
-        """It as a tag."""
+    def to_tag(self) -> str:
+        """Value of the tag that `read_holdout` reads."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 def holdout_of(evaluation: Evaluation, dataset: str) -> HoldOut:
     """The hold-out on which an evaluation was made."""
-    return HoldOut(
-        dataset, evaluation.protocol, {metric_slug(card): card.version for card in evaluation.cards}
-    )
+    metrics = {metric_slug(card): card.version for card in evaluation.cards}
+    return HoldOut(dataset, evaluation.protocol, metrics)
 
 
 def read_holdout(registry: Registry) -> HoldOut | None:
-    """The hold-out that the gate compares on; None before the first cascade was registered with scores."""
-    text = model_tags(registry, CASCADE).get(TAG)
-    if text is None:
+    """The hold-out in force; None before the first cascade was registered with scores."""
+    tag = model_tags(registry, CASCADE).get(TAG)
+    if tag is None:
         return None
-    told = json.loads(text)
-    protocol = told["protocol"]
-    frozen = Protocol(
-        **{**protocol, "seeds": tuple(protocol["seeds"]), "metrics": tuple(protocol["metrics"])}
-    )
-    return HoldOut(told["dataset"], frozen, told["metrics"])
+    values = json.loads(tag)
+    protocol = values["protocol"]
+    lists = {name: tuple(protocol[name]) for name in ("seeds", "metrics")}
+    return HoldOut(values["dataset"], Protocol(**{**protocol, **lists}), values["metrics"])

@@ -1,204 +1,176 @@
-"""One at a time: who moves the aliases of a registered model holds its turn, wherever the registry is.
+"""A lock with a lease on each registered model, wherever the registry is.
 
-A turn is a ticket: a version of the registered model `NAME.turn`. Every database that MLflow runs on numbers
-the versions of a name one after another and gives no number twice, so the same few lines serve SQLite,
-PostgreSQL and a server: the lowest ticket has the turn, the others stand behind it in their order, and who
-removes a ticket can remove no other's.
+MLflow has no compare-and-swap that leaves nothing behind. The lock is therefore Lamport's bakery algorithm
+(CACM 17(8), 1974) over tags of the registered model itself. It needs only that a read sees every write that
+ended before it, which holds for SQLite, for PostgreSQL and for a server in front of either. A contender
+announces itself with one tag, takes a number above all numbers it then reads, and has the lock once no other
+contender has a lower number. A release deletes both tags, so an unlocked model shows no trace.
 
-Its owner renews a ticket, on a thread, as long as he waits and works. Who stands behind watches it with a
-clock of his own, and compares it with nobody's: a ticket that was not renewed for a minute is a dead man's,
-and is removed. An owner who only slept finds that out from `Turn.check`, before he changes anything.
-
-Those of one machine queue before they draw (`_queue`), so that one of them at a time asks the database.
+Every contender renews its lease on a thread. A lease that another contender saw unchanged for 60 s, on its
+own clock, is treated as abandoned and deleted; clocks of two machines are never compared. A process that was
+suspended for longer detects the loss in `LockHandle.check`, which every change calls before it writes.
 """
 
 import fcntl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, TextIO
+from typing import Final, NamedTuple
 from uuid import uuid4
 
 from diffbfr.errors import DiffBFRError
-from pipelines.tracking.connection import Registry, database_file, ensure_model
+from pipelines.tracking.connection import Registry, database_file
 
-SUFFIX: Final = ".turn"
+LOCK_TAG: Final = "diffbfr.lock."
+"""Prefix of the tag that announces a contender's token. It is written once, so a contender that was given up
+does not come back by a late renewal.
+"""
+LEASE_TAG: Final = "diffbfr.lease."
+"""Prefix of the tag with a contender's number and a value that each renewal replaces."""
 _STALE_S: Final = 60.0
 _RENEW_S: Final = 10.0
-_PATIENCE_S: Final = 120.0
-_QUEUE_S: Final = 60.0
+_TIMEOUT_S: Final = 120.0
+_HOST_TIMEOUT_S: Final = 60.0
 _POLL_S: Final = 0.1
-_POLL_AT_MOST_S: Final = 2.0
-_PAGE: Final = 1000
-_RENEWED: Final = "renewed"
-_IN_THIS_PROCESS: Final = threading.Lock()
+_MAX_POLL_S: Final = 2.0
+
+
+class _Ticket(NamedTuple):
+    """A contender's place in the queue; `number` is 0 until it has chosen one."""
+
+    number: int
+    token: str
+    renewal: str
 
 
 @dataclass(frozen=True)
-class Turn:
-    """The right to change a registered model, for as long as its ticket is there."""
+class LockHandle:
+    """The right to change a registered model, for as long as its lease is renewed."""
 
     registry: Registry
     name: str
-    ticket: str
+    token: str
+    number: int
 
     def check(self) -> None:
-        """Renew the ticket; DiffBFRError if others gave its owner up for dead."""
-        from mlflow.exceptions import MlflowException
+        """Renew the lease; DiffBFRError if another process gave this one up and deleted it."""
+        self.tickets_ahead()
+        value = f"{self.number} {uuid4().hex}"
+        self.registry.client.set_registered_model_tag(self.name, f"{LEASE_TAG}{self.token}", value)
 
-        try:
-            self.registry.client.set_model_version_tag(
-                f"{self.name}{SUFFIX}", self.ticket, _RENEWED, uuid4().hex
-            )
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+    def tickets_ahead(self) -> list[_Ticket]:
+        """Contenders that come before this one, or may: some have not chosen a number yet."""
+        tickets = _read_tickets(self.registry, self.name)
+        if all(ticket.token != self.token for ticket in tickets):
             raise DiffBFRError(
-                f"the turn to change {self.name} was lost: nothing was heard of this command for "
-                f"{_STALE_S:.0f} s; "
-                "expected a word every few; run the same command again"
-            ) from error
+                f"the lock on {self.name} was lost: its lease was not renewed for {_STALE_S:.0f} s; expected "
+                f"a renewal every {_RENEW_S:.0f} s; run the same command again"
+            )
+        return [ticket for ticket in tickets if ticket[:2] < (self.number, self.token)]
 
 
 @contextmanager
-def turn(registry: Registry, name: str) -> Iterator[Turn]:
-    """Hold the turn of a registered model; dead owners are removed after a minute. DiffBFRError if it does
-    not come in three.
-    """
-    with _queue(registry):
-        held = Turn(registry, name, _draw(registry, name))
-        with _kept(held):
-            _wait(held)
-            yield held
-
-
-@contextmanager
-def _queue(registry: Registry) -> Iterator[None]:
-    """Stand in line on this machine, by a lock on a file beside SQLite, or among the threads of this process
-    where a server is.
-
-    Fifty processes that all draw, look and renew lock each other out of SQLite for longer than MLflow waits.
-    The queue is there for speed alone: who stood in it for a minute goes on to the tickets, for the first in
-    it may be stopped, and they are what counts.
-    """
-    _ = registry.client  # connected, so that nobody else waits for that
-    database, deadline = database_file(registry), time.monotonic() + _QUEUE_S
-    if database is None:
-        first = _IN_THIS_PROCESS.acquire(timeout=_QUEUE_S)
+def model_lock(registry: Registry, name: str) -> Iterator[LockHandle]:
+    """Hold the lock of a registered model, which must exist. DiffBFRError if it is not free within 120 s."""
+    with _host_lock(registry):
+        token = uuid4().hex
         try:
-            yield
+            # The announcement must precede the reading: of two contenders, one sees the other.
+            registry.client.set_registered_model_tag(name, f"{LOCK_TAG}{token}", "1")
+            highest = max(ticket.number for ticket in _read_tickets(registry, name))
+            lock = LockHandle(registry, name, token, highest + 1)
+            with _renewed(lock):
+                _wait_until_first(lock)
+                yield lock
         finally:
-            if first:
-                _IN_THIS_PROCESS.release()
+            _delete_ticket(registry, name, token)
+
+
+@contextmanager
+def _host_lock(registry: Registry) -> Iterator[None]:
+    """Let one process of this host at a time poll a SQLite database, by a lock on a file beside it.
+
+    It only saves time: fifty processes that poll and renew block each other for longer than MLflow waits. A
+    process that has waited for 60 s goes on without it, because the holder may be suspended.
+    """
+    # Connect first, so that no other process waits while this one imports MLflow.
+    _ = registry.client
+    database = database_file(registry)
+    if database is None:
+        yield
         return
-    with database.with_name(f"{database.name}.turn").open("w") as file:
-        while not _locks(file) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _HOST_TIMEOUT_S
+    with database.with_name(f"{database.name}.models.lock").open("a") as file:
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             time.sleep(_POLL_S)
         try:
             yield
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing does not, where a process was forked meanwhile
-
-
-def _locks(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _draw(registry: Registry, name: str) -> str:
-    """Draw a ticket. MLflow gives up where many draw at once: they took each other's number three times, or
-    SQLite was locked.
-
-    It is renewed from the first: of two threads that both renew it for the first time, MLflow refuses one.
-    """
-    from mlflow.exceptions import MlflowException
-
-    place, deadline = f"{name}{SUFFIX}", time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            renewed = {_RENEWED: uuid4().hex}
-            return str(
-                registry.client.create_model_version(
-                    place, f"turn:/{name}", tags=renewed, await_creation_for=0
-                ).version
-            )
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                ensure_model(registry, place)
-            elif (
-                error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
-                or time.monotonic() > deadline
-            ):
-                raise
-        time.sleep(_POLL_S)
+            # Closing alone would not unlock it where the process was forked meanwhile.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager
-def _kept(held: Turn) -> Iterator[None]:
-    """Renew a ticket on a thread, and give it back at the end."""
-    from mlflow.exceptions import MlflowException
-
-    done = threading.Event()
+def _renewed(lock: LockHandle) -> Iterator[None]:
+    """Write the lease, and renew it on a thread."""
+    ended = threading.Event()
 
     def renew() -> None:
-        while not done.wait(_RENEW_S):
-            with suppress(Exception):  # a server that is away for a while; `check` is who tells
-                held.check()
+        while not ended.wait(_RENEW_S):
+            # The server may be away for a while; the holder calls `check` itself before it writes.
+            with suppress(Exception):
+                lock.check()
 
-    thread = threading.Thread(target=renew, name=f"turn of {held.name}", daemon=True)
+    lock.check()
+    thread = threading.Thread(target=renew, name=f"lease on {lock.name}", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        ended.set()
         thread.join()
-        with suppress(MlflowException):  # it was given up for dead
-            held.registry.client.delete_model_version(f"{held.name}{SUFFIX}", held.ticket)
 
 
-def _wait(held: Turn) -> None:
-    """Return once no lower ticket is left; those that stand still for too long are removed."""
-    seen: dict[str, tuple[str, float]] = {}
-    deadline = time.monotonic() + _PATIENCE_S
-    while ahead := _ahead(held):
+def _wait_until_first(lock: LockHandle) -> None:
+    """Return once no contender is ahead; delete those whose lease ran out, all of them at once."""
+    seen_since: dict[_Ticket, float] = {}
+    deadline = time.monotonic() + _TIMEOUT_S
+    while ahead := lock.tickets_ahead():
         now = time.monotonic()
-        seen = {
-            it: seen[it] if it in seen and seen[it][0] == renewed else (renewed, now)
-            for it, renewed in ahead.items()
-        }
-        stale = [ticket for ticket, (_, since) in seen.items() if now - since > _STALE_S]
-        _remove(held, stale)
+        seen_since = {ticket: seen_since.get(ticket, now) for ticket in ahead}
+        stale = [ticket for ticket, since in seen_since.items() if now - since > _STALE_S]
+        for ticket in stale:
+            _delete_ticket(lock.registry, lock.name, ticket.token)
         if now > deadline and not stale:
-            raise _never_came(held.name)
-        time.sleep(min(_POLL_AT_MOST_S, _POLL_S * len(ahead)))
-    held.check()
+            raise DiffBFRError(
+                f"{lock.name} was locked by other commands for {_TIMEOUT_S:.0f} s; expected it to become "
+                "free; run the same command again"
+            )
+        time.sleep(min(_MAX_POLL_S, _POLL_S * len(ahead)))
+    lock.check()
 
 
-def _ahead(held: Turn) -> Mapping[str, str]:
-    """The lower tickets -> what each says of its last renewal, which is only compared with itself."""
-    found = held.registry.client.search_model_versions(
-        f"name = '{held.name}{SUFFIX}'", _PAGE, ["version_number ASC"]
-    )
-    return {
-        str(it.version): str(it.tags.get(_RENEWED, "")) for it in found if int(it.version) < int(held.ticket)
-    }
+def _read_tickets(registry: Registry, name: str) -> list[_Ticket]:
+    tags = registry.client.get_registered_model(name).tags
+    tickets = []
+    for token in [key.removeprefix(LOCK_TAG) for key in tags if key.startswith(LOCK_TAG)]:
+        number, _, renewal = tags.get(f"{LEASE_TAG}{token}", "0 ").partition(" ")
+        tickets.append(_Ticket(int(number), token, renewal))
+    return tickets
 
 
-def _remove(held: Turn, tickets: list[str]) -> None:
+def _delete_ticket(registry: Registry, name: str, token: str) -> None:
+    """Delete the lease, then the announcement: what a crash leaves in between still counts as a contender.
+
+    An error of the server is ignored: the lease runs out, and another contender deletes the ticket.
+    """
     from mlflow.exceptions import MlflowException
 
-    for ticket in tickets:
-        with suppress(MlflowException):  # another was quicker
-            held.registry.client.delete_model_version(f"{held.name}{SUFFIX}", ticket)
-
-
-def _never_came(name: str) -> DiffBFRError:
-    return DiffBFRError(
-        f"{name} has been changed by others for {_PATIENCE_S:.0f} s; expected a turn; run the same command "
-        "again"
-    )
+    with suppress(MlflowException):
+        for prefix in (LEASE_TAG, LOCK_TAG):
+            registry.client.delete_registered_model_tag(name, f"{prefix}{token}")

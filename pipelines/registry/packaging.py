@@ -1,6 +1,4 @@
-"""What is uploaded for a version: copies of the files of its stages, and for a cascade the code that
-serves them.
-"""
+"""The files uploaded for a version: those of its stages, and for a cascade the code that serves it."""
 
 import hashlib
 import json
@@ -14,11 +12,11 @@ from diffbfr.errors import UsageError
 
 SERVED: Final = "pyfunc_model.py"
 CASCADE_PATH: Final = "artifacts/cascade"
-"""Where the safetensors of a cascade lie in its MLflow model."""
+"""Folder of a cascade's safetensors within its MLflow model."""
 
 
 def copy_files(files: Sequence[Path], target: Path) -> Path:
-    """Copy files into a new folder."""
+    """Copy files into a new folder; UsageError if one is missing."""
     target.mkdir()
     for path in files:
         if not path.is_file():
@@ -30,9 +28,7 @@ def copy_files(files: Sequence[Path], target: Path) -> Path:
 
 
 def save_served(cascade: Path, target: Path, digest: str) -> Path:
-    """Write the cascade as an MLflow model; the paths of this machine, which MLflow would keep in it, are
-    taken out.
-    """
+    """Write the cascade as an MLflow model, without the paths of this machine that MLflow puts into it."""
     import mlflow.pyfunc
     from mlflow.models import Model
 
@@ -52,14 +48,12 @@ def save_served(cascade: Path, target: Path, digest: str) -> Path:
 
 
 def served_tags(model: Path) -> dict[str, str]:
-    """What a cascade version promises its callers, as tags: its signature, and the digest of the code that
-    answers them.
-    """
+    """Tags of a cascade version: its signature, and the SHA-256 of the code that serves it."""
     from mlflow.models import Model
 
     signature = Model.load(str(model)).signature
-    promised = json.dumps(signature.to_dict() if signature is not None else None, sort_keys=True)
+    as_json = json.dumps(signature.to_dict() if signature is not None else None, sort_keys=True)
     return {
-        "served.signature": promised,
+        "served.signature": as_json,
         "served.code": hashlib.sha256((model / SERVED).read_bytes()).hexdigest(),
     }

@@ -1,8 +1,7 @@
-"""The gate between candidate and champion: a cascade takes charge only where it is not worse on the same
-held-out faces.
+"""The promotion rule: a candidate becomes champion only if it is not worse on the same held-out faces.
 
-Not worse means: the 95 % interval of the paired difference, face by face, stays within a metric's margin (a
-test of non-inferiority).
+The rule is a non-inferiority test: for every metric the upper end of the 95 % interval of the paired loss,
+face by face, must be within the metric's margin.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,8 +10,8 @@ from typing import Final, Literal
 
 from diffbfr.errors import DiffBFRError, QuarantineError
 from diffbfr.metrics.intervals import bootstrap
-from pipelines.registry.aliases import changing, move_aliases
-from pipelines.registry.evaluations import FaceScores, is_measured, kept_metrics, read_faces
+from pipelines.registry.aliases import locked_model, move_aliases
+from pipelines.registry.evaluations import FaceScores, is_measured, read_faces, recorded_metrics
 from pipelines.registry.holdout import HoldOut, read_holdout
 from pipelines.registry.versions import CASCADE, ModelVersion, get_version, version_with_alias
 from pipelines.tracking.connection import Registry
@@ -20,7 +19,7 @@ from pipelines.tracking.connection import Registry
 
 @dataclass(frozen=True)
 class Margin:
-    """How much worse a metric may get before the gate closes."""
+    """How much worse a metric may become, in the metric's own unit."""
 
     metric: str
     better: Literal["higher", "lower"]
@@ -38,8 +37,7 @@ _COMMAND: Final = "diffbfr models holdout DATASET"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of candidate and champion, means over the same faces; `loss` > 0 is worse, whichever way the
-    metric points.
+    """Means of one metric over the same faces; `loss` > 0 is worse, whichever direction is better.
 
     `at_most` is the upper end of the 95 % interval of the paired loss (bootstrap over faces).
     """
@@ -54,7 +52,8 @@ class Comparison:
     @property
     def regressed(self) -> bool:
         """Whether the candidate may be worse by more than the margin."""
-        return not self.at_most <= self.allowed  # NaN is a regression too
+        # Written as a negation so that NaN is a regression too.
+        return not self.at_most <= self.allowed
 
 
 class RegressionError(QuarantineError):
@@ -67,9 +66,7 @@ class RegressionError(QuarantineError):
 
 @dataclass(frozen=True)
 class Promotion:
-    """What `promote` did: the new champion, the version it replaced (None at first), and the comparison it
-    rests on.
-    """
+    """The new champion, the version it replaced (None at first), and the comparison it rests on."""
 
     champion: ModelVersion
     previous: ModelVersion | None
@@ -79,53 +76,43 @@ class Promotion:
 def promote(
     registry: Registry, ref: str = f"{CASCADE}@candidate", force: bool = False, why: str = ""
 ) -> Promotion:
-    """Make a version the champion and the champion `previous`; a regression beyond the margins is refused,
-    unless forced.
+    """Make a version the champion, and the champion `previous`.
 
-    Both must have been measured on the hold-out. Of many who promote the candidate at once, one does.
+    Both must have been evaluated on the hold-out; RegressionError if the candidate may be worse beyond the
+    margins. With `force` neither is required. Of many processes that promote the candidate at once, one does;
+    the others find no candidate.
     """
     name = ref.partition("@")[0]
-    with changing(registry, name) as held:
+    with locked_model(registry, name) as lock:
         version = get_version(registry, ref)
         champion = version_with_alias(registry, name, "champion")
         comparisons = () if force else _judge(registry, version, champion)
-        target = {"champion": str(version.version)}
+        targets = {"champion": str(version.version)}
         if champion is not None and champion.version != version.version:
-            target["previous"] = str(champion.version)
+            targets["previous"] = str(champion.version)
         if "candidate" in version.aliases:
-            target["candidate"] = ""
+            targets["candidate"] = ""
         reason = why or (
             "forced" if force else "no worse on the same faces" if comparisons else "the first champion"
         )
-        move_aliases(
-            held,
-            "promote --force" if force else "promote",
-            champion.ref if champion else "",
-            version.ref,
-            reason,
-            target,
-        )
-        return Promotion(
-            get_version(registry, version.ref), version_with_alias(registry, name, "previous"), comparisons
-        )
+        action = "promote --force" if force else "promote"
+        move_aliases(lock, action, champion.ref if champion else "", version.ref, reason, targets)
+        previous = version_with_alias(registry, name, "previous")
+        return Promotion(get_version(registry, version.ref), previous, comparisons)
 
 
 def rollback(registry: Registry, name: str = CASCADE, why: str = "") -> Promotion:
-    """Put `previous` back in charge; the version that was champion becomes `previous`, so a second
-    rollback undoes the first.
-    """
-    with changing(registry, name) as held:
-        champion, previous = (
-            version_with_alias(registry, name, "champion"),
-            version_with_alias(registry, name, "previous"),
-        )
+    """Make `previous` the champion, and the champion `previous`: a second rollback undoes the first."""
+    with locked_model(registry, name) as lock:
+        champion = version_with_alias(registry, name, "champion")
+        previous = version_with_alias(registry, name, "previous")
         if previous is None or champion is None or previous.version == champion.version:
             raise DiffBFRError(
                 f"{name} has no previous champion; expected a promotion before a rollback; see `diffbfr "
                 "models list`"
             )
-        target = {"champion": str(previous.version), "previous": str(champion.version)}
-        move_aliases(held, "rollback", champion.ref, previous.ref, why, target)
+        targets = {"champion": str(previous.version), "previous": str(champion.version)}
+        move_aliases(lock, "rollback", champion.ref, previous.ref, why, targets)
         return Promotion(get_version(registry, previous.ref), get_version(registry, champion.ref), ())
 
 
@@ -135,10 +122,9 @@ def compare(
     holdout: HoldOut,
     faces_of: Callable[[ModelVersion], FaceScores],
 ) -> tuple[Comparison, ...]:
-    """Compare two versions on every metric of the hold-out that has a margin; RegressionError if the
-    candidate may be worse.
+    """Compare two versions on every metric of the hold-out that has a margin.
 
-    DiffBFRError if one of them was not measured by one of the metrics.
+    RegressionError if the candidate may be worse; DiffBFRError if a version lacks scores by a metric.
     """
     require_measured(champion, holdout)
     require_measured(candidate, holdout)
@@ -164,14 +150,16 @@ def compare(
 
 
 def require_measured(version: ModelVersion, holdout: HoldOut) -> None:
-    """DiffBFRError that names each metric of the hold-out that a version lacks."""
+    """DiffBFRError with every metric of the hold-out by which a version has no scores, if there is one."""
     if is_measured(version, holdout):
         return
-    kept = kept_metrics(version, holdout.protocol.digest)
+    recorded = recorded_metrics(version, holdout.protocol.digest)
     lacking = ", ".join(
-        f"{name} v{number}" for name, number in sorted(holdout.metrics.items()) if kept.get(name) != number
+        f"{name} v{number}"
+        for name, number in sorted(holdout.metrics.items())
+        if recorded.get(name) != number
     )
-    have = ", ".join(f"{name} v{number}" for name, number in sorted(kept.items())) or "nothing"
+    have = ", ".join(f"{name} v{number}" for name, number in sorted(recorded.items())) or "nothing"
     raise DiffBFRError(
         f"{version.ref} has no {lacking} on the hold-out {holdout.protocol.digest}, it has {have}; expected "
         "every metric of the hold-out; "
@@ -180,7 +168,7 @@ def require_measured(version: ModelVersion, holdout: HoldOut) -> None:
 
 
 def format_comparisons(comparisons: tuple[Comparison, ...]) -> str:
-    """The comparison as a text table, means of TEM over the same faces."""
+    """The comparisons as a text table of means of TEM over the same faces."""
     head = (
         f"{'metric (TEM)':<22}{'champion':>10}{'candidate':>11}{'worse by':>10}{'at most':>9}{'allowed':>9}"
     )
@@ -195,10 +183,10 @@ def format_comparisons(comparisons: tuple[Comparison, ...]) -> str:
 def _judge(
     registry: Registry, version: ModelVersion, champion: ModelVersion | None
 ) -> tuple[Comparison, ...]:
-    """Refuse a version that was not measured, or measures worse than the champion."""
+    """Compare a version with the champion; an error if it has no scores or may be worse."""
     if version.name != CASCADE:
         raise DiffBFRError(
-            f"{version.ref} is one stage, which nobody measures alone; expected a cascade; promote "
+            f"{version.ref} is one stage, which is not evaluated alone; expected a cascade; promote "
             f"{CASCADE}, or force it"
         )
     holdout = read_holdout(registry)
@@ -214,7 +202,7 @@ def _judge(
 
 
 def _compare(margin: Margin, champion: Mapping[str, float], candidate: Mapping[str, float]) -> Comparison:
-    """Pair two tables of face -> score."""
+    """Compare two tables of face -> score, face by face."""
     sign = 1.0 if margin.better == "higher" else -1.0
     if champion.keys() != candidate.keys():
         raise DiffBFRError(

@@ -1,7 +1,8 @@
-"""The model code inside a registered cascade: photos of faces in, restored faces out, both as base64.
+"""The code inside a registered cascade: base64 of aligned face crops in, base64 of restored PNGs out.
 
 MLflow stores this file with the version and runs it on load ("models from code"), so a version holds no
-pickle. A face gets the same noise, and so the same restoration, as from `diffbfr restore --aligned`.
+pickle. The noise is keyed by the bytes of the input, as in `diffbfr restore --aligned`, so both give the same
+restoration.
 """
 
 import base64
@@ -24,13 +25,12 @@ class CascadeModel(PythonModel):
         self._cascade = Cascade.load(Path(context.artifacts["cascade"]))
 
     def predict(self, context: PythonModelContext, model_input: list[str]) -> list[str]:  # type: ignore[override]
-        """Restore square pictures of any format that `diffbfr restore` reads; PNG comes back."""
+        """Restore square images (base64, any format that `diffbfr restore` reads) to base64 of PNGs."""
         files = [base64.b64decode(text, validate=True) for text in model_input]
-        return [
-            base64.b64encode(png).decode()
-            for i in range(0, len(files), _BATCH)
-            for png in self._restore(files[i : i + _BATCH])
-        ]
+        restored: list[bytes] = []
+        for i in range(0, len(files), _BATCH):
+            restored += self._restore(files[i : i + _BATCH])
+        return [base64.b64encode(png).decode() for png in restored]
 
     def _restore(self, files: list[bytes]) -> list[bytes]:
         from diffbfr.images import decode, encode_png, lq_to_model, to_pixels, to_tensor

@@ -1,5 +1,7 @@
-"""Registered models: three stages and the cascade that names them. A version is an immutable copy, known
-by the digest of its content.
+"""Registered models: the three stages, and the cascade that names one version of each.
+
+A version is an immutable copy of the files, identified by the digest of their content. The same content
+registered again is the existing version.
 """
 
 import contextlib
@@ -7,13 +9,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from diffbfr.digests import model_digest, model_files
-from diffbfr.errors import DiffBFRError, UsageError
-from pipelines.registry.lock import turn
+from diffbfr.errors import DiffBFRError, UsageError, one_line
+from diffbfr.stages import STAGE_NAMES, StageName
+from pipelines.recipes.recipe import PACKAGED
+from pipelines.registry.lock import model_lock
 from pipelines.registry.packaging import CASCADE_PATH, copy_files, save_served, served_tags
 from pipelines.tracking.connection import Registry, ensure_model
 from pipelines.tracking.runs import Run
@@ -22,24 +27,21 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
     from mlflow.entities.model_registry import RegisteredModel
 
-Stage = Literal["irm1", "irm2", "tem"]
-STAGES: Final[tuple[Stage, ...]] = ("irm1", "irm2", "tem")
 CASCADE: Final = "diffbfr-cascade"
-MODELS: Final = (*(f"diffbfr-{stage}" for stage in STAGES), CASCADE)
+MODELS: Final = (*(f"diffbfr-{stage}" for stage in STAGE_NAMES), CASCADE)
 ALIASES: Final = ("candidate", "champion", "previous")
-PACKAGED: Final = "packaged"
 CASCADE_RECORD: Final = "cascade.json"
 UPLOADS: Final = "diffbfr.uploads"
-"""Tag of a run that holds files of versions; `diffbfr.uploads.<attempt>` says where, from before the first
-byte came.
-"""
+"""Tag of a run with files of versions. `diffbfr.uploads.ATTEMPT` holds their path, set before the upload."""
 _PAGE: Final = 100
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a model comes from. `parents` are digests of models by role: `irm1` made an irm2's
-    conditioning, `init` was the start.
+    """Where a model comes from.
+
+    `parents` is role -> digest or artifact id: `dataset`, `init` (the weights at the start), and for IRM-2
+    `irm1` and `column` (what made its conditioning).
     """
 
     content_id: str
@@ -48,10 +50,9 @@ class Lineage:
     code_digest: str
     parents: Mapping[str, str]
     root: str = ""
-    """The root whose records name the version: garbage is collected from there."""
+    """The root whose records reference the version, and from which garbage is collected."""
 
     def tags(self) -> dict[str, str]:
-        """The lineage as tags of a version."""
         own = {
             "data.content_id": self.content_id,
             "recipe": self.recipe,
@@ -65,7 +66,7 @@ class Lineage:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered version; `digest` covers specifications and weights, as in `model_digest`."""
+    """One registered version; `digest` is the `model_digest` of its specifications and weights."""
 
     name: str
     version: int
@@ -77,33 +78,29 @@ class ModelVersion:
     tags: Mapping[str, str]
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages in it: one, or the cascade's three."""
-        return (
-            STAGES
-            if self.name == CASCADE
-            else tuple(stage for stage in STAGES if self.name == f"diffbfr-{stage}")
-        )
+    def stages(self) -> tuple[StageName, ...]:
+        """The stages in it: one, or all three of a cascade."""
+        if self.name == CASCADE:
+            return STAGE_NAMES
+        return tuple(stage for stage in STAGE_NAMES if self.name == f"diffbfr-{stage}")
 
     @property
     def ref(self) -> str:
-        """How people name it: `diffbfr-irm1@3`."""
+        """`name@version`, for example `diffbfr-irm1@3`."""
         return f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A cascade on this machine: read it, never write there."""
+    """A cascade on this machine, in a folder that is only read."""
 
     ref: str
     folder: Path
     digest: str
 
 
-def register_stage(run: Run, stage: Stage, folder: Path, lineage: Lineage) -> ModelVersion:
-    """Register a trained stage; the same content registered again is the version that is there. It becomes
-    the candidate.
-    """
+def register_stage(run: Run, stage: StageName, folder: Path, lineage: Lineage) -> ModelVersion:
+    """Register a trained stage, or find the version with the same content. It becomes the candidate."""
     digest = model_digest(folder, (stage,))
     with tempfile.TemporaryDirectory() as temporary:
         upload = copy_files(model_files(folder, (stage,)), Path(temporary) / stage)
@@ -111,20 +108,21 @@ def register_stage(run: Run, stage: Stage, folder: Path, lineage: Lineage) -> Mo
 
 
 def register_cascade(
-    run: Run, folder: Path, stages: Mapping[Stage, ModelVersion], lineage: Lineage
+    run: Run, folder: Path, stages: Mapping[StageName, ModelVersion], lineage: Lineage
 ) -> ModelVersion:
-    """Register a cascade made of exactly these three stage versions, as an MLflow model that serves; it
-    becomes the candidate.
+    """Register a cascade of these three stage versions as a servable MLflow model. It becomes the candidate.
+
+    UsageError if a stage in the folder is not the version named, or IRM-2 learnt from another IRM-1.
     """
-    digest = model_digest(folder, STAGES)
+    digest = model_digest(folder, STAGE_NAMES)
     _check_triple(folder, stages)
     tags = lineage.tags()
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         tags |= {f"stage.{stage}": stages[stage].ref, f"stage.{stage}.digest": stages[stage].digest}
     with tempfile.TemporaryDirectory() as temporary:
-        # the last name of a folder is what MLflow keeps of it
+        # MLflow keeps the last part of the folder's path as the artifact's name.
         files = copy_files(
-            [folder / CASCADE_RECORD, *model_files(folder, STAGES)], Path(temporary) / "cascade"
+            [folder / CASCADE_RECORD, *model_files(folder, STAGE_NAMES)], Path(temporary) / "cascade"
         )
         model = save_served(files, Path(temporary) / "model", digest)
         return _register(run, CASCADE, digest, model, tags | served_tags(model))
@@ -140,7 +138,7 @@ def list_versions(registry: Registry, name: str | None = None) -> tuple[ModelVer
             page = registry.client.search_model_versions(
                 f"name = '{model}'", max_results=_PAGE, page_token=token
             )
-            found += [_message(version, aliases) for version in page]
+            found += [_to_version(version, aliases) for version in page]
             token = page.token
             if not token:
                 break
@@ -156,7 +154,7 @@ def list_versions(registry: Registry, name: str | None = None) -> tuple[ModelVer
 
 
 def get_version(registry: Registry, ref: str) -> ModelVersion:
-    """The version that `name@alias` or `name@version` means."""
+    """The version of `name@alias` or `name@version`; UsageError if there is none."""
     name, _, which = ref.partition("@")
     versions = list_versions(registry, name) if name in MODELS and which else ()
     for version in versions:
@@ -167,12 +165,8 @@ def get_version(registry: Registry, ref: str) -> ModelVersion:
             f"{ref!r} names no model; expected NAME@ALIAS or NAME@VERSION with NAME one of "
             f"{', '.join(MODELS)}"
         )
-    have = ", ".join(
-        [
-            *(str(version.version) for version in versions),
-            *sorted({a for version in versions for a in version.aliases}),
-        ]
-    )
+    aliases = sorted(chain.from_iterable(version.aliases for version in versions))
+    have = ", ".join([*(str(version.version) for version in versions), *aliases])
     raise UsageError(
         f"{name} has no {which!r}; it has {have or 'no versions at all'}; run the pipeline or choose one of "
         "these"
@@ -180,14 +174,14 @@ def get_version(registry: Registry, ref: str) -> ModelVersion:
 
 
 def version_with_alias(registry: Registry, name: str, alias: str) -> ModelVersion | None:
-    """The version that has an alias; None if none has."""
+    """The version that an alias points to; None if there is none."""
     from mlflow.exceptions import MlflowException
 
     aliases = aliases_of(registry, name)
     if alias not in aliases:
         return None
     try:
-        return _message(registry.client.get_model_version(name, aliases[alias]), aliases)
+        return _to_version(registry.client.get_model_version(name, aliases[alias]), aliases)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
@@ -195,27 +189,33 @@ def version_with_alias(registry: Registry, name: str, alias: str) -> ModelVersio
 
 
 def aliases_of(registry: Registry, name: str) -> Mapping[str, str]:
-    """Alias -> number of a version; MLflow's search of versions leaves them out."""
+    """Alias -> number of a version; empty if the model does not exist."""
     model = _model(registry, name)
     return {str(alias): str(version) for alias, version in model.aliases.items()} if model is not None else {}
 
 
 def model_tags(registry: Registry, name: str) -> Mapping[str, str]:
-    """Tags of a registered model; none before it is there."""
+    """Tags of a registered model; empty if it does not exist."""
     model = _model(registry, name)
     return dict(model.tags) if model is not None else {}
 
 
+def has_model(registry: Registry, name: str) -> bool:
+    """Whether a registered model exists, also without versions."""
+    return _model(registry, name) is not None
+
+
 def resolve(ref: str, registry: Registry, cache: Path) -> Resolved:
-    """Bring a cascade to this machine: `packaged`, a folder, `name@alias` or `name@version`; its digest is
-    checked every time.
+    """Bring a cascade to this machine: `packaged`, a folder, `name@alias` or `name@version`.
+
+    The digest of a registered one is checked every time. UsageError if `ref` names no cascade.
     """
     if ref == PACKAGED:
         from diffbfr.cascade import packaged_cascade
 
-        return Resolved(ref, packaged_cascade(), model_digest(packaged_cascade(), STAGES))
+        return Resolved(ref, packaged_cascade(), model_digest(packaged_cascade(), STAGE_NAMES))
     if Path(ref).is_dir():
-        return Resolved(ref, Path(ref), model_digest(Path(ref), STAGES))
+        return Resolved(ref, Path(ref), model_digest(Path(ref), STAGE_NAMES))
     if ref.partition("@")[0] not in MODELS:
         raise UsageError(
             f"no cascade {ref!r}; expected `{PACKAGED}`, a folder, or {CASCADE}@champion; see `diffbfr "
@@ -228,8 +228,9 @@ def resolve(ref: str, registry: Registry, cache: Path) -> Resolved:
 
 
 def fetch(registry: Registry, version: ModelVersion, cache: Path) -> Path:
-    """Folder with the version's safetensors and JSON files, checked against its digest; a copy under
-    `cache` if the files are remote.
+    """Folder with the version's safetensors and JSON files: a copy under `cache` if they are remote.
+
+    DiffBFRError if they cannot be read or do not have the registered digest.
     """
     from mlflow.artifacts import download_artifacts
 
@@ -238,7 +239,8 @@ def fetch(registry: Registry, version: ModelVersion, cache: Path) -> Path:
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
         copy = place / source.rsplit("/", 1)[-1]
-        with contextlib.suppress(UsageError):  # not there yet, or only in part
+        # UsageError: nothing, or only a part, was downloaded yet.
+        with contextlib.suppress(UsageError):
             if model_digest(copy, version.stages) == version.digest:
                 return copy
     try:
@@ -246,11 +248,10 @@ def fetch(registry: Registry, version: ModelVersion, cache: Path) -> Path:
             download_artifacts(source, dst_path=str(place) if place else None, tracking_uri=registry.uri)
         )
         digest = model_digest(folder, version.stages)
-    except (
-        Exception
-    ) as error:  # every artifact store has errors of its own, and each means the same to the user
+    except Exception as error:
+        # Every artifact store raises errors of its own, and each means the same to the user.
         raise DiffBFRError(
-            f"{version.ref}: cannot read {source} ({' '.join(str(error).split())}); run `diffbfr models fsck`"
+            f"{version.ref}: cannot read {source} ({one_line(error)}); run `diffbfr models fsck`"
         ) from error
     if digest != version.digest:
         raise DiffBFRError(
@@ -261,33 +262,32 @@ def fetch(registry: Registry, version: ModelVersion, cache: Path) -> Path:
 
 
 def _register(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, str]) -> ModelVersion:
-    """Upload, read back, then create the version and move the alias: a version never points at something
-    incomplete.
+    """Upload, read back, create the version, move the alias: no version ever points at incomplete files.
 
-    Of several who register the same content at once, one makes the version; the files of the others are left
-    to `collect_garbage`. A version that is collected meanwhile is made again.
+    Of several processes that register the same content at once, one creates the version; the uploads of the
+    others are left to `collect_garbage`. If the version is collected meanwhile, the loop starts again.
     """
     registry, source = run.registry, ""
     ensure_model(registry, name)
     while True:
-        if not source and _known(registry, name, digest) is None:
+        if not source and _find_by_digest(registry, name, digest) is None:
             source = _upload(run, name, digest, upload, tags)
-        with turn(registry, name):
-            version = _known(registry, name, digest)
+        with model_lock(registry, name):
+            version = _find_by_digest(registry, name, digest)
             if version is None and source:
                 made = registry.client.create_model_version(
                     name, source, run.run_id, tags={**tags, "digest": digest}
                 )
-                version = _message(made, {})
+                version = _to_version(made, {})
             if version is not None:
                 if "champion" not in version.aliases:
                     registry.client.set_registered_model_alias(name, "candidate", str(version.version))
                 return get_version(registry, version.ref)
 
 
-def _check_triple(folder: Path, stages: Mapping[Stage, ModelVersion]) -> None:
+def _check_triple(folder: Path, stages: Mapping[StageName, ModelVersion]) -> None:
     """Refuse a cascade whose stages are not the versions named, or whose IRM-2 learnt from another IRM-1."""
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         if stage not in stages or model_digest(folder, (stage,)) != stages[stage].digest:
             named = stages[stage].ref if stage in stages else "missing"
             raise UsageError(
@@ -297,7 +297,7 @@ def _check_triple(folder: Path, stages: Mapping[Stage, ModelVersion]) -> None:
     from diffbfr.cascade import check_triple
     from diffbfr.checkpoint import read_stage_spec
 
-    check_triple(*(read_stage_spec(folder, stage) for stage in STAGES))
+    check_triple(*(read_stage_spec(folder, stage) for stage in STAGE_NAMES))
     parent = stages["irm2"].tags.get("parent.irm1")
     if parent is not None and parent != stages["irm1"].digest:
         raise UsageError(
@@ -307,15 +307,16 @@ def _check_triple(folder: Path, stages: Mapping[Stage, ModelVersion]) -> None:
         )
 
 
-def _known(registry: Registry, name: str, digest: str) -> ModelVersion | None:
+def _find_by_digest(registry: Registry, name: str, digest: str) -> ModelVersion | None:
     return next(
         (version for version in reversed(list_versions(registry, name)) if version.digest == digest), None
     )
 
 
 def _upload(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, str]) -> str:
-    """Copy the files to a new place in the run and read them back; returns where. What a crash leaves is
-    found by the run's tag.
+    """Upload the files to a new path in the run, read them back, and return their URI.
+
+    The run's tag is set first, so `collect_garbage` finds what a crash leaves.
     """
     attempt = f"{digest[:12]}-{uuid4().hex[:8]}"
     path = f"models/{attempt}"
@@ -328,7 +329,8 @@ def _upload(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, s
 
 
 def _model(registry: Registry, name: str) -> "RegisteredModel | None":
-    client = registry.client  # before the next line, for it imports MLflow faster
+    # The client comes first: it imports MLflow faster than the next line would.
+    client = registry.client
     from mlflow.exceptions import MlflowException
 
     try:
@@ -339,7 +341,7 @@ def _model(registry: Registry, name: str) -> "RegisteredModel | None":
         raise
 
 
-def _message(version: "MlflowVersion", aliases: Mapping[str, str]) -> ModelVersion:
+def _to_version(version: "MlflowVersion", aliases: Mapping[str, str]) -> ModelVersion:
     tags = {str(name): str(value) for name, value in version.tags.items()}
     return ModelVersion(
         name=version.name,

@@ -32,11 +32,12 @@ from pipelines.execution.artifact_store import ArtifactStore, Identity, Record
 from pipelines.execution.dag import Step, StepOutput
 from pipelines.recipes.presets import smoke
 from pipelines.recipes.recipe import TrackingConfig
-from pipelines.registry import find_step, open_registry
 from pipelines.steps.condition import ConditionTask, make_conditioner, plan_condition
+from pipelines.tracking.connection import open_registry
 from pipelines.tracking.metrics_log import MetricsLog
 from pipelines.tracking.mirror import MlflowMirror
 from pipelines.tracking.outbox import Outbox
+from pipelines.tracking.runs import find_step
 from tests.pipelines.registry.line import Line
 from tests.pipelines.registry.mlflow_server import mlflow_server
 from tests.pipelines.tiny_dataset import CONFIG, build

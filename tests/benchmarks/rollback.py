@@ -13,7 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from pipelines.registry import CASCADE, Registry, open_registry, rollback
+from pipelines.registry import CASCADE, rollback
+from pipelines.tracking.connection import Registry, open_registry
 
 ROUNDS = 9
 

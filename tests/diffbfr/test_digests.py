@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from diffbfr.digests import model_digest
 from diffbfr.errors import UsageError
-from pipelines.registry import model_digest
 
 
 def make(folder: Path, **texts: str) -> Path:

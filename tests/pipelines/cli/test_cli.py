@@ -18,7 +18,7 @@ from pipelines.cli.output import table
 from pipelines.dataset.manifest import read_info
 from pipelines.execution.artifact_store import ArtifactStore, Identity
 from pipelines.execution.runner import run_steps
-from pipelines.registry import open_registry
+from pipelines.tracking.connection import open_registry
 from tests.pipelines import poison
 from tests.pipelines.flows.pocket import pocket
 from tests.pipelines.sample_archive import encode, face

@@ -11,7 +11,8 @@ import pytest
 from pipelines.cli import main
 from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.flows.lineage import Link, format_chain, trace
-from pipelines.registry import get_version, open_registry
+from pipelines.registry import get_version
+from pipelines.tracking.connection import open_registry
 from tests.pipelines.flows.conftest import Place, flip
 from tests.pipelines.flows.test_cache_soundness import train_otherwise
 

@@ -23,9 +23,7 @@ from pipelines.recipes.presets import RECIPES
 from pipelines.registry import (
     HoldOut,
     ModelVersion,
-    Registry,
     RegressionError,
-    Run,
     freeze_holdout,
     list_actions,
     read_holdout,
@@ -34,6 +32,8 @@ from pipelines.registry import (
     register_stage,
 )
 from pipelines.steps.evaluate import evaluate_cascade
+from pipelines.tracking.connection import Registry
+from pipelines.tracking.runs import Run
 from tests.pipelines.registry.fixtures import lineage
 from tests.pipelines.registry.scored import aliases, evaluation
 from tests.pipelines.tiny_cascade import HQ_PX, LQ_PX, make_tiny_cascade

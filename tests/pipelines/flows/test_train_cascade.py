@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from torch.utils.checkpoint import checkpoint
 
+from diffbfr.digests import model_digest
 from diffbfr.errors import UsageError
 from diffbfr.images import decode
 from pipelines import registry as models
@@ -20,6 +21,8 @@ from pipelines.execution.run_report import RunReport
 from pipelines.flows import train_cascade
 from pipelines.recipes.presets import RECIPES
 from pipelines.recipes.recipe import Recipe
+from pipelines.tracking.connection import open_registry
+from pipelines.tracking.runs import find_step
 from tests.pipelines.flows.pocket import pocket
 
 pytestmark = pytest.mark.slow
@@ -75,7 +78,7 @@ def test_an_irm2_of_the_resized_ground_truth_needs_no_column_and_waits_for_no_ir
     report = train_cascade.run(recipe, str(tmp_path))
     assert actions(report) == dict.fromkeys([step for step in STEPS if step != "condition-irm1"], "RUN")
     assert "pictures by irm1" not in Path(report.page).read_text()
-    registry = models.open_registry(str(tmp_path), None, recipe.tracking.experiment)
+    registry = open_registry(str(tmp_path), None, recipe.tracking.experiment)
     assert "parent.irm1" not in models.get_version(registry, "diffbfr-irm2@1").tags
     alone = train_cascade.run(recipe, str(tmp_path), plan=True, until="train-irm2")
     assert list(actions(alone)) == ["shard", "train-irm2"]
@@ -189,14 +192,14 @@ def test_the_column_is_what_this_irm1_makes_of_every_variant(finished: tuple[Rec
     noise_key = f"{hashlib.sha256(dataset.lq_bytes(key, 0)).hexdigest()}/0/0"
     alone = to_pixels(cascade.identity(to_tensor(lq_to_model(dataset.lq(key, 0), 8)), [noise_key]))[0]
     assert abs(dataset.conditioning(info.column, key, 0).astype(int) - alone.astype(int)).max() <= 1
-    assert info.model_digest == models.model_digest(folder(root, "cascade"), ("irm1",))
+    assert info.model_digest == model_digest(folder(root, "cascade"), ("irm1",))
 
 
 def test_the_registry_leads_from_the_cascade_back_to_the_data(
     finished: tuple[Recipe, str, RunReport],
 ) -> None:
     _, root, _ = finished
-    registry = models.open_registry(root)
+    registry = open_registry(root)
     cascade = models.get_version(registry, "diffbfr-cascade@candidate")
     content_id = ArtifactStore(root).latest("shard").metadata["content_id"]  # type: ignore[union-attr]
     assert cascade.tags["data.content_id"] == content_id
@@ -213,7 +216,7 @@ def test_the_registry_leads_from_the_cascade_back_to_the_data(
 
 def test_registering_is_one_run_of_the_parent(finished: tuple[Recipe, str, train_cascade.RunReport]) -> None:
     _, root, _ = finished
-    registry = models.open_registry(root)
+    registry = open_registry(root)
     runs = [
         run
         for run in registry.client.search_runs([registry.experiment_id])
@@ -269,7 +272,7 @@ def test_a_panel_is_drawn_of_each_average_and_changes_no_weight(
         stage = getattr(recipe, name)
         seen = replace(seen, **{name: replace(stage, training=replace(stage.training, average_samples=16))})
     train_cascade.run(seen, str(tmp_path), until="cascade")
-    registry, store = models.open_registry(str(tmp_path)), ArtifactStore(str(tmp_path))
+    registry, store = open_registry(str(tmp_path)), ArtifactStore(str(tmp_path))
     for name, px in (("irm1", 8), ("irm2", 32), ("tem", 32)):
         made = folder(str(tmp_path), f"train-{name}")
         panels = {path.name: path.read_bytes() for path in sorted((made / "panels").iterdir())}
@@ -295,6 +298,6 @@ def test_a_panel_is_drawn_of_each_average_and_changes_no_weight(
             column,
         )
         assert draw_panel(task) == panels["000000016.png"], f"another drawing at {px} px"
-        run = models.find_step(registry, store.root, f"train-{name}", record.identity.id)
+        run = find_step(registry, store.root, f"train-{name}", record.identity.id)
         assert run is not None
         assert run.read_bytes("panels/000000032.png") == panels["000000032.png"]

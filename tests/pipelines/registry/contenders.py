@@ -48,7 +48,8 @@ def _main(root: str, uri: str, experiment: str, count: int) -> None:
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     from diffbfr.errors import DiffBFRError
-    from pipelines.registry import get_version, open_registry, promote
+    from pipelines.registry import get_version, promote
+    from pipelines.tracking.connection import open_registry
 
     assert threading.active_count() == 1
     context, parent = multiprocessing.get_context("fork"), os.getpid()

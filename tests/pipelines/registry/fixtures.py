@@ -9,16 +9,9 @@ from safetensors.numpy import save_file
 
 from diffbfr.spec import to_dict
 from diffbfr.stages import IRM1_TINY, IRM2_TINY, TEM_TINY
-from pipelines.registry import (
-    Lineage,
-    ModelVersion,
-    Registry,
-    Run,
-    open_registry,
-    register_cascade,
-    register_stage,
-    step_run,
-)
+from pipelines.registry import Lineage, ModelVersion, register_cascade, register_stage
+from pipelines.tracking.connection import Registry, open_registry
+from pipelines.tracking.runs import Run, step_run
 
 ROOT = "/root-of-the-test"
 SPECS = {"irm1": IRM1_TINY, "irm2": IRM2_TINY, "tem": TEM_TINY}

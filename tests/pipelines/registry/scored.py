@@ -5,14 +5,8 @@ from diffbfr.metrics import psnr, squeezenet, ssim
 from diffbfr.metrics.intervals import Interval
 from pipelines.evaluation.scores import Evaluation, Protocol, SubjectScores
 from pipelines.evaluation.types import SUBJECTS, Row
-from pipelines.registry import (
-    ModelVersion,
-    Registry,
-    freeze_holdout,
-    get_version,
-    holdout_of,
-    record_evaluation,
-)
+from pipelines.registry import ModelVersion, freeze_holdout, get_version, holdout_of, record_evaluation
+from pipelines.tracking.connection import Registry
 
 CARDS = (psnr.INFO, ssim.INFO, squeezenet.INFO)
 

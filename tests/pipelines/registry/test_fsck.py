@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.registry import Registry, fsck, get_version, step_run
+from pipelines.registry import fsck, get_version
+from pipelines.tracking.connection import Registry
+from pipelines.tracking.runs import step_run
 from tests.pipelines.registry.fixtures import CascadeMaker
 
 

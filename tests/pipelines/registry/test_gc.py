@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbfr.errors import DiffBFRError
+from diffbfr.stages import STAGE_NAMES
 from pipelines.registry import (
     ModelVersion,
-    Registry,
-    Run,
     collect_garbage,
     fsck,
     get_version,
@@ -22,8 +21,10 @@ from pipelines.registry import (
     rollback,
 )
 from pipelines.registry import gc as module
-from pipelines.registry.gc import garbage
-from pipelines.registry.versions import CASCADE, STAGES, fetch
+from pipelines.registry.gc import unreferenced_versions
+from pipelines.registry.versions import CASCADE, fetch
+from pipelines.tracking.connection import Registry
+from pipelines.tracking.runs import Run
 from tests.pipelines.registry.fixtures import ROOT, CascadeMaker
 
 
@@ -39,7 +40,7 @@ def registries(draw: st.DrawFn) -> tuple[tuple[ModelVersion, ...], frozenset[str
     versions = [stage(name, number) for name in ("irm1", "tem") for number in numbers]
     versions += [stage("irm2", number, **{"parent.irm1": f"irm1-{draw(any_number)}"}) for number in numbers]
     for number in range(1, 1 + draw(st.integers(0, 4))):
-        parts = {name: draw(any_number) for name in STAGES}
+        parts = {name: draw(any_number) for name in STAGE_NAMES}
         tags = {f"stage.{name}": f"diffbfr-{name}@{part}" for name, part in parts.items()}
         versions.append(stage("cascade", number, **tags))
     marks = draw(
@@ -61,7 +62,7 @@ def registries(draw: st.DrawFn) -> tuple[tuple[ModelVersion, ...], frozenset[str
 @given(registries())
 def test_what_anything_names_is_never_garbage(case: tuple[tuple[ModelVersion, ...], frozenset[str]]) -> None:
     versions, named = case
-    doomed = {version.ref for version in garbage(versions, named, ROOT)}
+    doomed = {version.ref for version in unreferenced_versions(versions, named, ROOT)}
     kept = [version for version in versions if version.ref not in doomed]
     alive = {version.ref for version in kept} | {version.digest for version in kept}
     for version in versions:
@@ -92,7 +93,7 @@ def test_no_history_loses_what_an_alias_or_a_record_names(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_UNDER_WAY_S", 0.0)
+    monkeypatch.setattr(module, "_MAY_UPLOAD_S", 0.0)
     dice, records = random.Random(seed), set[str]()
 
     def register() -> None:
@@ -141,7 +142,7 @@ def test_files_under_way_are_no_garbage(
     run.log_tags({"diffbfr.uploads": "yes", "diffbfr.uploads.abc": "models/abc"})
     run.log_bytes("models/abc/tem.safetensors", b"half")
     assert collect_garbage(registry, ROOT, ()) == ()
-    monkeypatch.setattr(module, "_UNDER_WAY_S", 0.0)
+    monkeypatch.setattr(module, "_MAY_UPLOAD_S", 0.0)
     assert [removal.why for removal in collect_garbage(registry, ROOT, ())] == [
         "no version names these files"
     ]

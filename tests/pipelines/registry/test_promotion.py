@@ -11,7 +11,6 @@ from diffbfr.errors import DiffBFRError
 from pipelines.registry import (
     HoldOut,
     ModelVersion,
-    Registry,
     get_version,
     holdout_of,
     list_actions,
@@ -22,6 +21,7 @@ from pipelines.registry import (
 )
 from pipelines.registry.evaluations import FaceScores, evaluation_tags
 from pipelines.registry.promotion import RegressionError, compare, format_comparisons
+from pipelines.tracking.connection import Registry
 from tests.pipelines.registry.contenders import contend
 from tests.pipelines.registry.fixtures import CascadeMaker
 from tests.pipelines.registry.scored import aliases, evaluation, measured
@@ -247,7 +247,7 @@ def test_the_audit_log_keeps_every_move_with_its_reason(
         ("promote --force", "diffbfr-cascade@1", "diffbfr-cascade@2", "the old one leaks"),
         ("rollback", "diffbfr-cascade@2", "diffbfr-cascade@1", "it did not"),
     ]
-    assert all("@" in it.who and it.when for it in log)
+    assert all("@" in it.user and it.when for it in log)
 
 
 @contextmanager

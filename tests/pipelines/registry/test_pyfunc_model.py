@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from diffbfr.cascade import Cascade, cascade_digest
+from diffbfr.digests import model_digest
 from diffbfr.images import decode, encode_png, lq_to_model, to_pixels, to_tensor
 from diffbfr.synthetic import render_face
-from pipelines.registry import Run, model_digest, register_cascade, register_stage
+from pipelines.registry import register_cascade, register_stage
+from pipelines.tracking.runs import Run
 from tests.pipelines.registry.fixtures import lineage
 from tests.pipelines.registry.mlflow_server import free_port
 from tests.pipelines.tiny_cascade import HQ_PX, LQ_PX, make_tiny_cascade

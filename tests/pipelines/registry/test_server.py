@@ -14,25 +14,24 @@ from pathlib import Path
 import pytest
 
 import diffbfr
+from diffbfr.digests import model_digest
 from diffbfr.images import decode, encode_png
 from diffbfr.synthetic import render_face
 from pipelines.cli import main
 from pipelines.registry import (
-    Registry,
     collect_garbage,
     fsck,
     list_actions,
     list_versions,
-    model_digest,
-    open_registry,
     promote,
     register_cascade,
     register_stage,
     resolve,
     rollback,
-    step_run,
 )
 from pipelines.registry import gc as module
+from pipelines.tracking.connection import Registry, open_registry
+from pipelines.tracking.runs import step_run
 from tests.pipelines.registry.contenders import PROJECT, contend
 from tests.pipelines.registry.fixtures import ROOT, StageMaker, cascade_folder, lineage
 from tests.pipelines.registry.mlflow_server import mlflow_server
@@ -89,7 +88,7 @@ def test_the_registry_does_the_same_wherever_it_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(module, "_UNDER_WAY_S", 0.0)
+    monkeypatch.setattr(module, "_MAY_UPLOAD_S", 0.0)
     registry = open_registry(str(tmp_path), uri)
     for number in (1, 2):
         register(registry, number, stage_folder, tmp_path)

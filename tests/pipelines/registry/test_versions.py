@@ -5,20 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from diffbfr.digests import model_digest
 from diffbfr.errors import DiffBFRError, UsageError
 from diffbfr.spec import to_dict
 from diffbfr.stages import TEM_TINY
-from pipelines.registry import (
-    Registry,
-    Run,
-    fsck,
-    get_version,
-    list_versions,
-    model_digest,
-    register_cascade,
-    register_stage,
-    resolve,
-)
+from pipelines.registry import fsck, get_version, list_versions, register_cascade, register_stage, resolve
+from pipelines.tracking.connection import Registry
+from pipelines.tracking.runs import Run
 from tests.pipelines.registry.fixtures import CascadeMaker, StageMaker, cascade_folder, lineage
 
 

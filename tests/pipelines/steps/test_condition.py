@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from diffbfr import cascade
+from diffbfr.digests import model_digest
 from diffbfr.errors import QuarantineError
 from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig
@@ -24,7 +25,6 @@ from pipelines.dataset.manifest import open_dataset
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.dataset.verify import verify_records
 from pipelines.progress import Progress
-from pipelines.registry import model_digest
 from pipelines.steps.condition import (
     ConditionReport,
     ConditionTask,

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from diffbfr.errors import UsageError
-from pipelines.registry import Registry, list_versions, open_registry, step_run
+from pipelines.registry import list_versions
+from pipelines.tracking.connection import Registry, open_registry
+from pipelines.tracking.runs import step_run
 
 
 def test_importing_the_package_imports_no_mlflow() -> None:

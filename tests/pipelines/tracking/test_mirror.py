@@ -24,11 +24,12 @@ from pipelines.cluster.protocol import Metrics
 from pipelines.execution.artifact_store import ArtifactStore, Identity, Record
 from pipelines.execution.dag import Step, StepOutput
 from pipelines.recipes.recipe import Recipe, TrackingConfig
-from pipelines.registry import Registry, begin_pipeline, begin_step, find_step, open_registry, run_status
 from pipelines.tracking import heartbeat, runs
+from pipelines.tracking.connection import Registry, open_registry
 from pipelines.tracking.heartbeat import DriverHeartbeat, has_pending_tracking, read_driver_records
 from pipelines.tracking.metrics_log import MetricsLog
 from pipelines.tracking.mirror import MlflowMirror
+from pipelines.tracking.runs import begin_pipeline, begin_step, find_step, run_status
 from tests.pipelines.flows.pocket import pocket
 from tests.pipelines.registry.line import Line
 from tests.pipelines.registry.mlflow_server import mlflow_server

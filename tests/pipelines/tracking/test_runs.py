@@ -3,7 +3,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pipelines.registry import Point, Registry, Run, begin_pipeline, begin_step, end_run, step_run
+from pipelines.tracking.connection import Registry
+from pipelines.tracking.runs import Point, Run, begin_pipeline, begin_step, end_run, step_run
 
 
 def status(registry: Registry, run_id: str) -> str:
