@@ -1,4 +1,4 @@
-"""Photos for a run to restore: the degraded files of held-out faces, in an archive such as a user brings."""
+"""The sample archive that a run restores: degraded files of held-out faces in a zip, as a user would have."""
 
 import io
 import zipfile
@@ -8,9 +8,7 @@ from pipelines.dataset.manifest import open_dataset
 
 
 def zip_degraded(dataset: str, split: Split, num_photos: int, variant: int) -> bytes:
-    """Zip one degradation of the first faces of a split as `photos/KEY.jpg`; the same faces are the same
-    bytes.
-    """
+    """Zip one degradation of the first faces of a split as `photos/KEY.jpg`; equal faces give equal bytes."""
     opened = open_dataset(dataset)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -137,7 +137,7 @@ def run_arm(bench: Bench, arm: str) -> dict[str, Any]:
         }
     report = evaluate_with(bench.cascade, bench.stage.name, folder, bench.data, bench.keys)
     rows = {row.key: row.values for row in report.rows if row.subject == "tem"}
-    metrics = [card.name for card in report.cards]
+    metrics = [metric.name for metric in report.metrics]
     share = training.area_share(bench.stage.px)
     metadata |= {
         "samples": training.num_samples,

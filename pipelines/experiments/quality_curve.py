@@ -55,7 +55,7 @@ def measure(root: str, stage: str) -> dict[str, Any]:
         "stage": stage,
         "faces": len(keys),
         "split": "val",
-        "metrics": {card.name: card.better for card in report.cards},
+        "metrics": {metric.name: metric.better for metric in report.metrics},
         "points": points,
     }
 
@@ -78,8 +78,8 @@ def means(report: EvaluateReport) -> dict[str, dict[str, float]]:
     for subject in SUBJECTS:
         rows = [row.values for row in report.rows if row.subject == subject]
         table[subject] = {
-            card.name: round(sum(row[i] for row in rows) / len(rows), 4)
-            for i, card in enumerate(report.cards)
+            metric.name: round(sum(row[i] for row in rows) / len(rows), 4)
+            for i, metric in enumerate(report.metrics)
         }
     return table
 

@@ -31,7 +31,7 @@ from pipelines.registry import (
 from pipelines.sources import PhotoUnreadableError, open_source
 
 _SHOWN: Final = 12
-_COUNTED: Final = ("num_samples", "samples", "pictures", "faces")
+_COUNTED: Final = ("num_samples", "samples", "images", "faces")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,10 @@ def evaluation_tags(evaluation: Evaluation, sha256: str = "") -> dict[str, str]:
     tags = {f"eval.{name}": repr(value) for name, value in means(evaluation).items()} | {
         "eval.protocol": evaluation.protocol.digest
     }
-    kept = {"metrics": {metric_slug(card): card.version for card in evaluation.cards}, "sha256": sha256}
+    kept = {
+        "metrics": {metric_slug(metric): metric.version for metric in evaluation.metrics},
+        "sha256": sha256,
+    }
     return tags | {_scores_tag(evaluation.protocol.digest): json.dumps(kept, sort_keys=True)}
 
 
@@ -80,6 +83,6 @@ def _faces_path(version: ModelVersion, protocol: str) -> str:
 def _faces_csv(evaluation: Evaluation) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", *(metric_slug(card) for card in evaluation.cards)])
+    writer.writerow(["key", *(metric_slug(metric) for metric in evaluation.metrics)])
     writer.writerows([key, *map(repr, values)] for key, values in faces(evaluation, _SUBJECT).items())
     return text.getvalue().encode()

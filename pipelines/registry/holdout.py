@@ -41,7 +41,7 @@ class HoldOut:
 def holdout_of(evaluation: Evaluation, dataset: str) -> HoldOut:
     """The hold-out on which an evaluation was made."""
     return HoldOut(
-        dataset, evaluation.protocol, {metric_slug(card): card.version for card in evaluation.cards}
+        dataset, evaluation.protocol, {metric_slug(metric): metric.version for metric in evaluation.metrics}
     )
 
 
