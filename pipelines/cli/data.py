@@ -18,7 +18,7 @@ data = typer.Typer(help="Datasets: show, verify, retry, checksums.", no_args_is_
 
 Dataset = Annotated[
     str,
-    typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="DATASET"),
+    typer.Argument(help="Folder of a dataset, or a root (its newest dataset).", metavar="DATASET"),
 ]
 _NUM_SHOWN = 20
 

@@ -35,7 +35,7 @@ BUILD_RECORD: Final = "build.json"
 _TOOLS: Final = ("numpy", "pillow", "opencv-python-headless", "pyarrow")
 _SAMPLES: Final = "pipelines.dataset.samples"
 _DECIDING: Final = ("diffbfr.degradation", "diffbfr.images", _SAMPLES)
-"""Modules whose code decides the content of a sample; the other imports of `samples` do not change it."""
+"""Modules that determine the content of a sample, the only ones of `samples`' imports that are recorded."""
 _STEM_CHARACTERS: Final = 40
 
 
