@@ -185,6 +185,7 @@ def checksums(
     opened = open_dataset(folder)
     ours = list_checksums(opened, split, variants)
     differences = compare_lists(read_list(check), ours) if check else []
+    # the list follows from the manifest, so files are read only to publish or to compare it
     damaged = find_damage(opened, split, variants) if check or out else []
     if out and not damaged:
         storage.write_atomic(out, ours.encode())

@@ -22,6 +22,7 @@ def render_strip(panels: Sequence[Panel]) -> bytes:
         raise UsageError("no panels to draw; expected at least one face; evaluate with num_panels above 0")
     pixels = [_decode_images(panel) for panel in panels]
     side = pixels[0][0].shape[0]
+    # a whole factor keeps all images of a strip comparable pixel by pixel
     shown = side * max(1, -(-SMALLEST_PX // side))
     columns, pitch = len(pixels[0]), shown + GAP_PX
     canvas = Image.new("RGB", (columns * pitch + GAP_PX, TITLE_PX + len(panels) * pitch), PAPER)

@@ -13,5 +13,6 @@ def zip_degraded(dataset: str, split: Split, num_photos: int, variant: int) -> b
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for key in opened.keys(split)[:num_photos]:
+            # a `ZipInfo` without a date has a fixed one, so that the bytes do not depend on the time
             archive.writestr(zipfile.ZipInfo(f"photos/{key}.jpg"), opened.lq_bytes(key, variant))
     return buffer.getvalue()

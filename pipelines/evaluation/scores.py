@@ -91,6 +91,7 @@ def aggregate(
     in_order = sorted(reports, key=lambda report: report.index)
     rows = tuple(chain.from_iterable(report.rows for report in in_order))
     keys = tuple(chain.from_iterable(task.keys for task in tasks))
+    # a mean over fewer faces than planned would look like a result
     missing = set(keys) - {row.key for row in rows}
     if missing:
         raise IncompleteError(
@@ -175,6 +176,7 @@ def metric_slug(metric: MetricInfo) -> str:
 
 def write_evaluation(evaluation: Evaluation, folder: storage.Uri) -> list[str]:
     """Write the files and return their relative paths; the same evaluation writes the same bytes."""
+    # `evaluation.json` is written last: a reader that finds it finds the other files too
     files = {"rows.csv": _rows_csv(evaluation)}
     for panel in evaluation.panels:
         files |= {f"panels/{panel.key}/{name}.png": png for name, png in panel.images()}
@@ -223,6 +225,7 @@ def _intervals(rows: Sequence[Row], subject: Subject) -> tuple[Interval, ...]:
 
 
 def _by_face(rows: Sequence[Row], subject: Subject) -> dict[str, tuple[float, ...]]:
+    # rows of one face differ by the seed; each value is one metric
     by_key: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
     for row in rows:
         if row.subject == subject:

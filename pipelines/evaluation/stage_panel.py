@@ -47,6 +47,7 @@ def draw_panel(task: PanelTask) -> bytes:
     condition = inputs if spec.conditional else None
     made = sample(stage, noise, "fast", start_image=start, condition=condition)
     truth = [dataset.hq_low(key, 0) if spec.name == "irm1" else dataset.hq(key, 0) for key in keys]
+    # early weights may give values that are not finite; they are shown as gray
     made = made.where(made.isfinite(), 0.0)
     rows = []
     for images in zip(to_pixels(inputs), to_pixels(made), truth, strict=True):

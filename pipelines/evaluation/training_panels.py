@@ -69,6 +69,7 @@ class TrainingPanels:
 
     def _draw_new(self, last: bool = False) -> None:
         """Draw the missing panels; with `last` a failure is logged, before that it is retried later."""
+        # an average is a folder named by its number of samples; its panel has the same name
         there = set(storage.list_dir(storage.join(self._folder, PANELS)))
         for samples in storage.list_dir(storage.join(self._folder, AVERAGES)):
             if f"{samples}.png" in there or (self._ending.is_set() and not last):

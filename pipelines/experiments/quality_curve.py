@@ -63,6 +63,7 @@ def evaluate_with(whole: Path, stage: str, weights: Path, data: str, keys: tuple
     """Evaluate a cascade in mode fast, with one stage's weights from another folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # a cascade folder with the averaged weights in place of the finished ones
         for other in STAGE_NAMES:
             shutil.copy(whole / f"{other}.json", folder)
             shutil.copy((weights if other == stage else whole) / f"{other}.safetensors", folder)

@@ -64,6 +64,7 @@ def _restored_photo(
     from diffbfr.images import decode, encode_png, resize
 
     before = resize(decode(source.read(ref)).pixels, report.hq_px, "bicubic")
+    # the last of the other outputs is the spread
     after, *others = (
         storage.read_bytes(storage.join(report.output, output))
         for output in (row.output, *other_outputs(row.output, row.samples))

@@ -36,6 +36,7 @@ def load(name: str, config_file: str | None = None, overrides: Sequence[str] = (
         raise UsageError(
             f"no recipe {name!r}; {_nearest(name, list(RECIPES))}expected one of {', '.join(RECIPES)}"
         )
+    # settings from the command line override those of the file
     changes = dict(_read(config_file)) if config_file else {}
     for override in overrides:
         path, equals, value = override.partition("=")

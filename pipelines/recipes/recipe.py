@@ -160,6 +160,7 @@ class Recipe:
                 f"data.variants is {self.data.variants}; expected 1 or more low-quality faces of each photo; "
                 "set it so"
             )
+        # variants count from 0
         if self.evaluate.variant >= self.data.variants:
             raise UsageError(
                 f"evaluate.variant is {self.evaluate.variant}, data.variants {self.data.variants}; expected "

@@ -91,6 +91,7 @@ def _polyline(
     place_x: Callable[[float], float],
     place_y: Callable[[float], float],
 ) -> str:
+    # a page shows some hundred pixels, so more points only make the file larger
     stride = max(1, len(points) // _MAX_POINTS)
     kept = [*points[:-1:stride], points[-1]]
     return " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in kept)
@@ -105,6 +106,7 @@ def _scale(
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
     """Round numbers inside a range, in about `count` steps."""
+    # the step is 1, 2 or 5 times a power of ten
     rough = (high - low) / count or 1.0
     size = 10 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)

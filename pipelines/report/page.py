@@ -210,6 +210,7 @@ def _uri(data: bytes) -> str:
     """An image file as a data URI, reduced to `_LARGEST_PX` if it is larger."""
     with Image.open(io.BytesIO(data)) as image:
         kind = Image.MIME.get(image.format or "", "")
+        # other formats (TIFF, BMP) are not shown by every browser, so they are converted too
         if max(image.size) > _LARGEST_PX or kind not in ("image/png", "image/jpeg", "image/webp"):
             shown = image.convert("RGB")
             shown.thumbnail((_LARGEST_PX, _LARGEST_PX), Image.Resampling.LANCZOS)

@@ -209,6 +209,7 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     from pipelines.steps.context import committed_outputs
 
     recipe, dataset, digest = ctx.recipe, ctx.steps["shard"], stage_digest(ctx, "irm1")
+    # the name changes with the step and with the weights, since a column is never overwritten
     made_by = hashlib.sha256(f"{ctx.steps[CONDITION.name].id}\0{digest}".encode()).hexdigest()
     template = ConditionTask(
         index=0,

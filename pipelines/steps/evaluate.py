@@ -48,6 +48,7 @@ def plan_evaluation(
             "0"
         )
     count = min(num_panels, len(template.keys))
+    # the choice depends on the keys alone, so that two evaluations show the same faces
     pinned = {template.keys[i * len(template.keys) // count] for i in range(count)}
     tasks = []
     for index, chunk in enumerate(_chunks(template.keys, keys_per_task)):
@@ -269,6 +270,7 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
         ctx.cluster, cascade, ctx.artifact_dir("shard"), recipe.evaluate, recipe.sampling.mode
     )
     files = write_evaluation(evaluation, folder)
+    # an infinite PSNR is no JSON number; it stays in the evaluation's own files
     finite = {name: value for name, value in means(evaluation).items() if abs(value) != float("inf")}
     metadata = {"faces": evaluation.protocol.num_images, **finite}
     content = storage.digest(storage.join(folder, "rows.csv"))

@@ -266,6 +266,7 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
     if original.status != "restored":
         return _without_output(replace(original, name=ref.name, duplicate_of=original.name, seconds=0.0), ref)
     started = time.perf_counter()
+    # the file is read again: it may have been changed since an earlier run restored it
     png = storage.read_bytes(storage.join(output_uri, original.output))
     if hashlib.sha256(png).hexdigest() != original.output_sha256:
         raise DiffBFRError(

@@ -96,6 +96,7 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
             tables[record.tar.partition("/")[0]].append(record.members)
             archive.update(archive_line(record))
         content.update(visible_content(commit))
+    # the quarantine table is written first, so that it can be read if the check below fails
     digests = {manifest.QUARANTINE: quarantine.close()}
     _refuse_too_many(reasons, splits, max_bad, storage.join(root, manifest.QUARANTINE))
     if not splits["train"] and config.val_fraction + config.test_fraction < 1:
@@ -228,6 +229,7 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     ctx.cluster.map(shard, tasks, label="shard", unit="img", weight=lambda task: task.num_photos)
     info = finish_dataset(folder, tasks, data.max_bad)
     tables = (manifest.members_path(column.column) for column in config.columns)
+    # the outputs of the step are the shards' files and these tables
     index = (manifest.DATASET_RECORD, manifest.SAMPLES, manifest.QUARANTINE, *tables)
     outputs = committed_outputs(folder, COMMITS, len(tasks), index)
     return StepOutput(outputs, asdict(info), info.content_id)
