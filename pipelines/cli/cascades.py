@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def pin(model: str, root: str, tracking: str | None) -> "ModelRef":
-    """Find the cascade and fix its digest: from here on another one is refused."""
+    """Find the cascade and pin its digest; workers refuse a folder with another digest.
+
+    `model` is "packaged", NAME@ALIAS of the registry or a folder; UsageError if there is no such cascade.
+    """
     from pipelines import storage
     from pipelines.execution.model_ref import pin_model
 

@@ -18,7 +18,7 @@ data = typer.Typer(help="Datasets: show, verify, retry, checksums.", no_args_is_
 
 Dataset = Annotated[
     str,
-    typer.Argument(help="Folder of a dataset, or a root whose newest dataset is meant.", metavar="DATASET"),
+    typer.Argument(help="Folder of a dataset, or a root (its newest dataset).", metavar="DATASET"),
 ]
 _NUM_SHOWN = 20
 
@@ -185,6 +185,7 @@ def checksums(
     opened = open_dataset(folder)
     ours = list_checksums(opened, split, variants)
     differences = compare_lists(read_list(check), ours) if check else []
+    # the list follows from the manifest, so files are read only to publish or to compare it
     damaged = find_damage(opened, split, variants) if check or out else []
     if out and not damaged:
         storage.write_atomic(out, ours.encode())

@@ -1,4 +1,4 @@
-"""`diffbfr restore`: an archive of photos to a mirror of restored ones, with a ledger."""
+"""`diffbfr restore`: restore an archive of photos into a mirror with a ledger."""
 
 from typing import Annotated, Literal
 
@@ -19,7 +19,7 @@ def restore(
     ],
     output: Annotated[
         str,
-        typer.Argument(help="New folder for the restored ones; the same again continues.", metavar="OUTPUT"),
+        typer.Argument(help="New folder for the restored photos, or one to resume.", metavar="OUTPUT"),
     ],
     model: options.Model = options.PACKAGED,
     mode: Annotated[
@@ -45,9 +45,9 @@ def restore(
     overrides: options.Overrides = None,
     as_json: options.Json = False,
 ) -> None:
-    """Restore an archive: one ledger row an input.
+    """Restore an archive: one ledger row for each input.
 
-    The same command continues where it was cut off, and does nothing when nothing is left.
+    The same command resumes an interrupted run, and does nothing when nothing is left.
     """
     from pipelines.cluster import Cluster
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
@@ -65,7 +65,7 @@ def restore(
     cascade = pin(model, root, recipe.tracking.uri)
     with Cluster(recipe.cluster) as cluster:
         report = restore_archive(
-            source, output, cascade.stage_to(_beside(output, cascade.digest)), chosen, cluster
+            source, output, cascade.stage_to(_staging_place(output, cascade.digest)), chosen, cluster
         )
     page = write_restore_page(report)
     if as_json:
@@ -80,15 +80,14 @@ def restore(
             }
         )
     else:
-        rows = [(name, count) for name, count in vars(report.counts).items()]
-        say(table(("status", "inputs"), rows))
+        say(table(("status", "inputs"), list(vars(report.counts).items())))
         say(f"ledger: {report.ledger}")
         say(f"report: {page}")
     require_clean(report, max_bad)
 
 
-def _beside(output: str, digest: str) -> str:
-    """Where a copy of the cascade goes if workers on other machines must find it."""
+def _staging_place(output: str, digest: str) -> str:
+    """Address of the cascade's copy for workers on other machines, inside the output folder."""
     from pipelines import storage
     from pipelines.restoration.outcomes import CONTROL
 

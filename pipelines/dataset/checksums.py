@@ -35,6 +35,7 @@ def list_checksums(dataset: ShardedDataset, split: Split, variants: int) -> str:
         raise UsageError(
             f"the dataset in {dataset.root} has no {split} samples; expected some; choose another --split"
         )
+    # the head names the sizes and the recipe, so that lists of different sets are told apart at once
     lines = [
         _HEAD,
         f"# {len(keys)} faces x {variants}, {dataset.info.lq_px} -> {dataset.info.hq_px} px, recipe "
@@ -94,9 +95,11 @@ def compare_lists(published: str, ours: str) -> list[str]:
     mine = _parse(ours)
     if not theirs:
         raise UsageError(f"the published list has no faces; expected lines as `{_HEAD[2:]}`; check the file")
+    # a face that only one side has is a difference too
     found = [f"{name} is missing here" for name in theirs if name not in mine]
     found += [f"{name} is not in the published list" for name in mine if name not in theirs]
     for name in theirs.keys() & mine.keys():
+        # one line for each face: a different photo changes all three checksums
         for what, expected, has in zip(
             ("low-quality face", "ground truth", "photo"), theirs[name], mine[name], strict=True
         ):

@@ -60,6 +60,7 @@ def finish_column(dataset_root: str, info: ColumnInfo, tasks: Sequence[str]) -> 
             f"column {info.column} was made as {len(tasks)} shards, {root} has {len(shards)}; expected as "
             "many; make it again"
         )
+    # the index is written shard by shard, so that memory holds the members of one shard
     table = manifest.TableWriter(storage.join(root, manifest.members_path(info.column)), Member)
     quarantined: list[tuple[str, str]] = []
     for index, task in enumerate(tasks):
@@ -78,6 +79,7 @@ def finish_column(dataset_root: str, info: ColumnInfo, tasks: Sequence[str]) -> 
             )
         table.append(members)
         quarantined += map(member_of, commit.quarantined)
+    # `column.json` also names the quarantined members, which readers of the column skip
     made = replace(info, quarantined=tuple(quarantined))
     manifest.write_column_record(root, made, table.close())
     return made

@@ -166,6 +166,7 @@ def _write(
         uri = storage.join(root, tar.info.tar)
         storage.write_atomic(uri, tar.built.data)
         written[uri] = storage.version(uri)
+    # the checksum is of plain JSON, so dataclasses and tuples are converted first
     record = json.loads(json.dumps(commit, default=row_fields))
     if write_checksummed_json(_record(root, folder, commit.index), record, create_only=True, indent=None):
         return commit
@@ -207,6 +208,7 @@ def _contents(commit: Commit) -> dict[str, list[tuple[str, str, str]]]:
 def _remove_orphans(root: str, existing: Commit | None, written: Iterable[str]) -> None:
     """Remove those of the tars just written that contradict the existing record."""
     sums = {storage.join(root, tar.tar): tar.sha256 for tar in existing.tars} if existing is not None else {}
+    # a tar of an unknown shard is left: the record that comes next decides about it
     for uri in written:
         if uri in sums and storage.exists(uri) and storage.digest(uri) != sums[uri]:
             storage.remove_tree(uri)

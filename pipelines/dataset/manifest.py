@@ -188,6 +188,7 @@ def write_record(
 
     `how` holds the `recipe` and the `tools` as plain values, `tables` the sha256 of each table by its path.
     """
+    # tuples become lists here, as they are when the record is read and its checksum compared
     columns_made = [dataclasses.asdict(column) for column in columns]
     record = {**dataclasses.asdict(info), "columns": columns_made, "tables": dict(tables), **how}
     write_checksummed_json(storage.join(root, DATASET_RECORD), json.loads(json.dumps(record)))
@@ -202,6 +203,7 @@ def write_column_record(root: str, info: ColumnInfo, table_sha256: str) -> None:
 def read_record(root: str | Path) -> DatasetRecord:
     """Read `dataset.json` and the `column.json` of each finished column."""
     made = read_checksummed_json(storage.join(root, DATASET_RECORD))
+    # appended columns are found by their files: `dataset.json` is never rewritten
     tables = dict(made["tables"])
     columns = [_column_info(column) for column in made["columns"]]
     for name in storage.list_dir(root):
@@ -251,6 +253,7 @@ def _read_column(root: str, info: ColumnInfo, keys: Sequence[str], sha256: str) 
         raise UsageError(
             f"column {info.column} of {root} does not hold the dataset's keys in order; make the column again"
         )
+    # millions of members share a few thousand tar names, so names are stored once
     tars = table["tar"].combine_chunks().dictionary_encode()
     digest = b"".join(map(bytes.fromhex, table["sha256"].to_pylist()))
     return ColumnIndex(

@@ -75,6 +75,7 @@ def load_sample(
         return None
     hq_column, low_column, _ = (column.column for column in made_by.columns)
     hq = contents[hq_column, made_by.hq_codec]
+    # another codec stores the same pixels, so that only the encoding is repeated
     if made_by.hq_codec != config.hq_codec:
         hq = encode_truth(decode(hq).pixels, config.hq_codec)
     truth = GroundTruth(
@@ -85,6 +86,7 @@ def load_sample(
         hq=hq,
         low=contents[low_column, "png"],
     )
+    # another recipe draws other parameters, so that no low-quality face can be reused
     if made_by.recipe_digest != config.recipe_digest:
         return CachedSample(truth)
     jpegs = [

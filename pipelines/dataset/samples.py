@@ -173,6 +173,7 @@ def _face(
         low_pixel_sha256=truth.low_pixel_sha256,
         variants=tuple(draw(config.spec, seed) for seed in seeds),
     )
+    # cached variants come first, because variant i has the same seed in both datasets
     made = list(jpegs[: config.variants])
     if len(made) < config.variants:
         pixels = hq()
@@ -185,6 +186,7 @@ def _face(
 def split_of(config: ShardConfig, source_sha256: str) -> Split:
     """The split of a photo, by its content: equal content has one split, and added photos move none."""
     word = hashlib.sha256(f"diffbfr split\0{config.seed}\0{source_sha256}".encode()).digest()[:8]
+    # a uniform number in [0, 1) from the content, so that no state is kept between runs
     share = int.from_bytes(word, "big") / 2**64
     if share < config.val_fraction:
         return "val"

@@ -70,6 +70,7 @@ class CachedTarStore(TarStore):
         """Fetch one tar unless another process has done so; `ShardDamagedError` if its digest is wrong."""
         uri = storage.join(self.root, expected.tar)
         Path(self.folder).mkdir(parents=True, exist_ok=True)
+        # 256 locks: processes that want the same shard wait, those that want others mostly do not
         with _locked(Path(self.folder) / f".{expected.sha256[:2]}.lock"):
             fetched = _open_locked(path)
             if fetched is not None:
@@ -112,6 +113,7 @@ class CachedTarStore(TarStore):
                 status = path.stat()
                 if path.suffix == ".tar" or path.name.endswith(_FETCHING):
                     there.append((status.st_mtime_ns, status.st_size, path))
+        # by time of last use: `_open_locked` updates it on every read
         used = sum(num_bytes for _, num_bytes, _ in there)
         for mtime_ns, num_bytes, path in sorted(there):
             abandoned = path.suffix != ".tar" and time.time() - mtime_ns / 1e9 > _ABANDONED_S
@@ -181,6 +183,7 @@ def _open_locked(path: Path) -> IO[bytes] | None:
     if os.fstat(file.fileno()).st_nlink == 0:  # removed before it was locked
         file.close()
         return None
+    # the time of modification is the time of last use
     os.utime(file.fileno())
     return file
 

@@ -35,7 +35,7 @@ BUILD_RECORD: Final = "build.json"
 _TOOLS: Final = ("numpy", "pillow", "opencv-python-headless", "pyarrow")
 _SAMPLES: Final = "pipelines.dataset.samples"
 _DECIDING: Final = ("diffbfr.degradation", "diffbfr.images", _SAMPLES)
-"""Modules whose code decides the content of a sample; the other imports of `samples` do not change it."""
+"""Modules that determine the content of a sample, the only ones of `samples`' imports that are recorded."""
 _STEM_CHARACTERS: Final = 40
 
 
@@ -89,6 +89,7 @@ def describe_build(config: ShardConfig) -> dict[str, Any]:
     """How a dataset is built, for resuming, reuse and verification: format, recipe, codecs, code, tools."""
     tools = (*_TOOLS, "albumentations") if config.degradation.before else _TOOLS
     recipe = to_dict(replace(config, degradation=config.spec))
+    # the effort of an encoder changes bytes, so it belongs to the record
     codecs = {codec: dict(effort) for codec, effort in CODECS.items()}
     code = {
         module: digest
@@ -106,6 +107,7 @@ def describe_build(config: ShardConfig) -> dict[str, Any]:
 
 def shard_digest(config: ShardConfig, index: int, photos: Sequence[tuple[str, PhotoRef]]) -> str:
     """Digest of everything that a shard's bytes depend on."""
+    # the fingerprint is part of the digest: a changed photo makes its shard again
     listed = [(key, ref.name, ref.bytes, ref.fingerprint, ref.file_md5, ref.pixel_md5) for key, ref in photos]
     parts = [
         config.recipe_digest,
@@ -144,6 +146,7 @@ def _begin(root: str, config: ShardConfig) -> None:
         return
     begun = flatten(read_checksummed_json(uri))
     wanted = flatten(now)
+    # one changed field is named, instead of two whole records
     changed = next((path for path in sorted({*begun, *wanted}) if begun.get(path) != wanted.get(path)), None)
     if changed is not None:
         found, expected = begun.get(changed), wanted.get(changed)
@@ -155,6 +158,7 @@ def _begin(root: str, config: ShardConfig) -> None:
 
 def _assign_keys(db: sqlite3.Connection) -> None:
     """Assign the key of each row; UsageError if a name is listed twice."""
+    # equal stems are found by an index in SQLite, since the listing need not fit into memory
     db.create_function("hashed", 3, _hashed_key, deterministic=True)
     db.execute("CREATE INDEX by_stem ON photo (stem)")
     db.execute("UPDATE photo SET key = stem")

@@ -59,6 +59,7 @@ def summarize(dataset: ShardedDataset) -> Summary:
     variants = list(chain.from_iterable(sample.variants for sample in dataset.samples))
     units = {"sigma": f"px of {dataset.info.hq_px}", "r": "", "delta": "of 255", "q": "JPEG quality"}
     histograms = [histogram(name, units[name], _values(variants, name)) for name in PARAMETERS]
+    # file sizes are in the column's index, so that no tar is opened
     jpegs = np.concatenate(
         [dataset.lengths(LQ_COLUMN, name) for name in dataset.column(LQ_COLUMN).names if name != LQ_RECORD]
     )

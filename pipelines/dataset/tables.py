@@ -42,6 +42,7 @@ class TableWriter:
         self._row_type = row_type
         self._schema = _schema(row_type)
         folder = tempfile.mkdtemp(prefix="diffbfr-table-")
+        # the temporary folder is also removed if `close` is never reached
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._path = Path(folder) / "table"
         self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
@@ -142,6 +143,7 @@ def _arrow_type(kind: Any) -> pa.DataType:
 def _to_table(rows: Iterable[Any], row_type: type[Any], schema: pa.Schema) -> pa.Table:
     listed = list(rows)
     hints = typing.get_type_hints(row_type)
+    # one array for each column: pyarrow converts columns much faster than rows
     arrays = []
     for field in schema:
         values = [getattr(row, field.name) for row in listed]

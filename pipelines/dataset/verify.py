@@ -254,6 +254,7 @@ def _check_tar(task: VerifyTask, tar: TarInfo) -> tuple[list[DatasetProblem], by
         return [
             DatasetProblem(tar.tar, f"the shard has {num_bytes} bytes; expected {tar.num_bytes}; {again}")
         ], data
+    # a tar with the right digest needs no check of its members
     if task.level < DIGESTS or hashlib.sha256(data).hexdigest() == tar.sha256:
         return [], data
     damaged = [
@@ -305,6 +306,7 @@ def _check_sample(
             yield DatasetProblem(
                 f"{column}/{sample.key}.{name}", f"cannot be decoded ({error}); make the shard again"
             )
+    # a member that is missing was reported with its tar
     hq_column, low_column, _ = (column.column for column in config.columns)
     for column, sha256 in ((hq_column, sample.pixel_sha256), (low_column, sample.low_pixel_sha256)):
         if column in pixels and pixel_digest(pixels[column]) != sha256:
@@ -338,6 +340,7 @@ def _check_degradation(
         made = degrade(hq, params, config.spec)
         stored = contents.get((LQ_COLUMN, f"{variant}.jpg"))
         if stored is not None and stored != made:
+            # albumentations is not portable, so another machine may differ without damage
             advice = (
                 "compare the versions of the tools"
                 if config.spec.portable

@@ -1,6 +1,4 @@
-"""A picture of what a stage makes while it is trained: a row a held-out face, with what it is given, what
-it makes of it, and the truth.
-"""
+"""Panel of a stage during training: the input, the output and the ground truth of some held-out faces."""
 
 import hashlib
 from dataclasses import dataclass
@@ -23,8 +21,9 @@ SHOWN_PX = 128
 
 @dataclass(frozen=True)
 class PanelTask:
-    """The stage in the folder `weights`, on the first held-out faces of `dataset`; IRM-2 is given those of
-    `column`, if there is one.
+    """A stage with the weights in a folder, and the first held-out faces of `dataset`.
+
+    The input of IRM-2 is read from `column`, if one is given.
     """
 
     dataset: str
@@ -35,27 +34,31 @@ class PanelTask:
 
 
 def draw_panel(task: PanelTask) -> bytes:
-    """PNG of input | output | ground truth, each at least 128 px; noise is keyed by the LQ files, so that
-    only weights differ.
+    """A PNG of input | output | ground truth, each at least 128 px a side.
+
+    The noise is keyed by the LQ files, so that panels differ by the weights alone.
     """
     dataset, spec = open_dataset(task.dataset), task.stage
     keys = [*dataset.keys("val"), *dataset.keys("test"), *dataset.keys("train")][: task.num_faces]
     stage = load_stage(task.weights, spec.name, spec)
-    given = _given(dataset, keys, task)
+    inputs = _inputs(dataset, keys, task)
     noise = [noise_key(hashlib.sha256(dataset.lq_bytes(key, 0)).hexdigest()) for key in keys]
-    start, condition = None if spec.name == "irm1" else given, given if spec.conditional else None
+    start = None if spec.name == "irm1" else inputs
+    condition = inputs if spec.conditional else None
     made = sample(stage, noise, "fast", start_image=start, condition=condition)
     truth = [dataset.hq_low(key, 0) if spec.name == "irm1" else dataset.hq(key, 0) for key in keys]
+    # early weights may give values that are not finite; they are shown as gray
     made = made.where(made.isfinite(), 0.0)
-    rows = zip(to_pixels(given), to_pixels(made), truth, strict=True)
-    return encode_png(
-        np.concatenate([np.concatenate([_shown(picture) for picture in row], axis=1) for row in rows], axis=0)
-    )
+    rows = []
+    for images in zip(to_pixels(inputs), to_pixels(made), truth, strict=True):
+        rows.append(np.concatenate([_enlarge(image) for image in images], axis=1))
+    return encode_png(np.concatenate(rows, axis=0))
 
 
-def _given(dataset: ShardedDataset, keys: list[str], task: PanelTask) -> torch.Tensor:
-    """What the stage starts from, in [-1, 1] at its size: the LQ face, the column's picture enlarged, or
-    x'_0 enlarged.
+def _inputs(dataset: ShardedDataset, keys: list[str], task: PanelTask) -> torch.Tensor:
+    """The stage's input, b 3 px px in [-1, 1].
+
+    It is the LQ face for IRM-1, else the enlarged image of the column, or the enlarged x'_0 without a column.
     """
     spec = task.stage
     if spec.name == "irm1":
@@ -66,6 +69,7 @@ def _given(dataset: ShardedDataset, keys: list[str], task: PanelTask) -> torch.T
     return upsample(to_tensor(low), spec.px, spec.resize_kernel, clamp=spec.resize_clamp)
 
 
-def _shown(picture: Pixels) -> Pixels:
-    """Small pictures enlarged by a whole factor, until a person can see them."""
-    return resize(picture, picture.shape[0] * max(1, -(-SHOWN_PX // picture.shape[0])), "bicubic")
+def _enlarge(image: Pixels) -> Pixels:
+    """Enlarge by the smallest whole factor that gives at least `SHOWN_PX`."""
+    side = image.shape[0]
+    return resize(image, side * max(1, -(-SHOWN_PX // side)), "bicubic")

@@ -1,8 +1,7 @@
-"""Panels along a training: one for each average that it keeps, from the sealed files and so beside the
-training, never in its way.
+"""Panels of a training: one for each average that it keeps, drawn from the files of the average.
 
-On a cluster a thread of the driver draws them while the ranks train; in one process they are drawn when the
-training is done. The same average gives the same picture. Without `training.average_samples` there are none.
+On a cluster a thread of the driver draws them while the ranks train; in one process they are drawn after the
+training. The same average gives the same image. Without `training.average_samples` there are no panels.
 """
 
 import logging
@@ -12,20 +11,21 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from diffbfr.errors import one_line
 from diffbfr.stages import StageSpec
 from pipelines import storage
 
 AVERAGES, PANELS = "averages", "panels"
-_LOOK_EVERY_S = 5.0
-_ONE = threading.Lock()
-"""One panel at a time in a driver, whatever is trained side by side: it takes one core."""
+_POLL_INTERVAL_S = 5.0
+_DRAWING = threading.Lock()
+"""One panel at a time in a driver, also if stages are trained in parallel: drawing takes one core."""
 
 
 class TrainingPanels:
-    """Draws the panels of one training into `folder/panels`; a context manager around it.
+    """Draws the panels of one training into `folder/panels`; a context manager around the training.
 
-    `on_panel` hears of each, by its name (`000004000.png`: after so many samples). A panel that cannot be
-    drawn fails no training.
+    `on_panel` is called with the name and the PNG of each panel (`000004000.png`: after so many samples). A
+    panel that cannot be drawn is logged and does not fail the training.
     """
 
     def __init__(
@@ -38,18 +38,16 @@ class TrainingPanels:
         in_background: bool,
         on_panel: Callable[[str, bytes], None],
     ) -> None:
-        self._folder, self._dataset, self._stage, self._column, self._on_panel = (
-            folder,
-            dataset,
-            stage,
-            column,
-            on_panel,
-        )
+        self._folder = folder
+        self._dataset = dataset
+        self._stage = stage
+        self._column = column
+        self._on_panel = on_panel
         self._in_background = in_background
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="panels", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="training-panels", daemon=True)
         self.seconds = 0.0
-        """Of processor time, all together."""
+        """Processor time of all panels."""
 
     def __enter__(self) -> Self:
         if self._in_background:
@@ -66,23 +64,23 @@ class TrainingPanels:
             self._draw_new(last=True)
 
     def _run(self) -> None:
-        while not self._ending.wait(_LOOK_EVERY_S):
+        while not self._ending.wait(_POLL_INTERVAL_S):
             self._draw_new()
 
     def _draw_new(self, last: bool = False) -> None:
-        """Draw what is missing; with `last` also say what could not be drawn."""
+        """Draw the missing panels; with `last` a failure is logged, before that it is retried later."""
+        # an average is a folder named by its number of samples; its panel has the same name
         there = set(storage.list_dir(storage.join(self._folder, PANELS)))
         for samples in storage.list_dir(storage.join(self._folder, AVERAGES)):
             if f"{samples}.png" in there or (self._ending.is_set() and not last):
                 continue
             try:
                 self._draw(samples)
-            # an average that is not whole yet, or a disk that refuses: no reason to end a training
+            # the average may be incomplete yet, or the disk full: neither may end a training
             except Exception as error:
                 if last:
-                    reason = " ".join(str(error).split()) or type(error).__name__
                     logging.getLogger(__name__).warning(
-                        "no panel of %s after %s samples: %s", self._stage.name, samples, reason
+                        "no panel of %s after %s samples: %s", self._stage.name, samples, one_line(error)
                     )
 
     def _draw(self, samples: str) -> None:
@@ -92,7 +90,7 @@ class TrainingPanels:
         weights = storage.fetch_tree(
             storage.join(self._folder, AVERAGES, samples), storage.cache_folder("averages")
         )
-        with _ONE, single_thread():
+        with _DRAWING, single_thread():
             started = time.thread_time()
             data = draw_panel(PanelTask(self._dataset, weights, self._stage, self._column))
             self.seconds += time.thread_time() - started

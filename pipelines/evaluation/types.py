@@ -1,4 +1,4 @@
-"""What an evaluation is asked for and what it measured: tasks, reports, rows and panels."""
+"""Records of an evaluation: tasks and reports of the workers, rows of scores, panels of images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 Subject = Literal["lq", "irm1", "irm2", "tem"]
 SUBJECTS: Final[tuple[Subject, ...]] = get_args(Subject)
 TITLES: Final[Mapping[str, str]] = {"lq": "LQ", "irm1": "IRM-1", "irm2": "IRM-2", "tem": "TEM", "hq": "HQ"}
-"""How a subject is written in tables and over pictures; `hq` is the ground truth."""
+"""Title of a subject in tables and panels; `hq` is the ground truth."""
 
 
 @dataclass(frozen=True)
 class EvaluateTask:
-    """Some held-out faces of a dataset, restored by one cascade and measured.
+    """Some held-out faces of a dataset, to be restored by one cascade and measured.
 
-    `dataset` is its folder; `variant` says which pre-sampled degradation, `seeds` which draws of the sampler;
-    `panels` names those of the keys whose pictures come back with the report.
+    `dataset` is its folder, `variant` the number of the stored degradation, and `seeds` are the seeds of the
+    sampler. `panels` are those of the keys whose images are returned with the report.
     """
 
     index: int
@@ -39,9 +39,7 @@ class EvaluateTask:
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one picture: values in the order of the report's cards. `seed` is None for the input,
-    which nobody drew.
-    """
+    """Scores of one image, in the order of the report's metrics; `seed` is None for the input."""
 
     key: str
     subject: Subject
@@ -51,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Panel:
-    """The pictures of one face as PNG bytes, all of hq_px: the subjects (first draw) and the ground truth."""
+    """The images of one face as PNG bytes, all of hq_px: the subjects (first seed) and the ground truth."""
 
     key: str
     lq: bytes
@@ -60,17 +58,17 @@ class Panel:
     tem: bytes
     hq: bytes
 
-    def pictures(self) -> tuple[tuple[str, bytes], ...]:
-        """Name and PNG of every picture, in the order of the columns."""
+    def images(self) -> tuple[tuple[str, bytes], ...]:
+        """Name and PNG of every image, in the order of the columns."""
         return (("lq", self.lq), ("irm1", self.irm1), ("irm2", self.irm2), ("tem", self.tem), ("hq", self.hq))
 
 
 @dataclass(frozen=True)
 class EvaluateReport:
-    """What one task measured: a row a picture, and the panels that were asked for."""
+    """The measurements of one task: a row for each image, and the requested panels."""
 
     index: int
-    cards: tuple[MetricInfo, ...]
+    metrics: tuple[MetricInfo, ...]
     rows: tuple[Row, ...]
     panels: tuple[Panel, ...]
     seconds: float

@@ -1,15 +1,14 @@
-"""What each option of a training is worth on real faces: one small stage, trained with and without it, and
-scored in the whole cascade.
+"""Study: the effect of each training option on one small stage, scored in the whole cascade.
 
-    DIFFBFR_SQUEEZENET=weights.npz python -m pipelines.experiments.ablations ROOT OUT irm2 --samples 6000
-    [--faces 96] [--recipe tiny] [ARM ...]
+    DIFFBFR_SQUEEZENET=weights.npz python -m pipelines.experiments.ablations ROOT OUT irm2 --samples 6000 \\
+        [--faces 96] [--recipe tiny] [ARM ...]
 
-ROOT holds a dataset with its finished cascade (`diffbfr run`). Every arm trains the stage from nothing, from
-the same seed and on the same positions of that dataset, with the recipe's settings at so many samples and one
-option changed; the other two stages are the cascade's. The arms:
+ROOT holds a dataset with its finished cascade (`diffbfr run`). Every arm trains the stage from scratch, from
+the same seed and on the same positions of that dataset, with the recipe's settings at that number of samples
+and one option changed; the other two stages are the cascade's. The arms:
 
     base              the recipe: t restricted to where the sampler goes
-    seed              the same with another seed: what chance alone does
+    seed              the same with another seed, which shows the effect of chance
     t-all             t uniform over 1..T, as in the paper
     min-snr           Min-SNR weights, gamma 5
     patches           crops of half the side in half of the steps, equal samples
@@ -17,9 +16,9 @@ option changed; the other two stages are the cascade's. The arms:
     ema-LENGTH        base with averaged weights of another length (`diffbfr.ema.PowerEma`)
 
 Prints a table against base: means of the whole cascade's output over faces of the validation split, and
-paired differences (of the distance: the ratio of the means) with 95 % bootstrap intervals. They speak of
-other faces, not of other trainings: `seed` does. Each finished arm is kept under OUT and a stopped one goes
-on from its checkpoint: the same command continues.
+paired differences (of the distance: the ratio of the means) with 95 % bootstrap intervals. The intervals
+cover the choice of faces, not the randomness of training; `seed` shows that. Each finished arm is kept under
+OUT and a stopped one resumes from its checkpoint with the same command.
 """
 
 import argparse
@@ -63,7 +62,7 @@ ARMS: Final = (
 
 @dataclass(frozen=True)
 class Bench:
-    """What all arms share."""
+    """The settings that all arms share."""
 
     stage: StageSpec
     training: TrainingConfig
@@ -80,7 +79,7 @@ class Bench:
 
 
 def training_of(bench: Bench, arm: str) -> TrainingConfig:
-    """How an arm is trained; UsageError if there is none of that name."""
+    """The training configuration of an arm; UsageError if there is no arm of that name."""
     base = bench.training
     if arm == "patches-compute":
         return replace(
@@ -102,7 +101,7 @@ def training_of(bench: Bench, arm: str) -> TrainingConfig:
 
 
 def _scaled(num_samples: int) -> dict[str, Any]:
-    """The lengths of a training of so many samples, as the small recipes choose them."""
+    """The sample counts of a training, in the proportions of the small recipes."""
     return {
         "num_samples": num_samples,
         "warmup_samples": min(2_000, num_samples // 8),
@@ -113,7 +112,7 @@ def _scaled(num_samples: int) -> dict[str, Any]:
 
 
 def run_arm(bench: Bench, arm: str) -> dict[str, Any]:
-    """Train and score an arm, or read what it gave before."""
+    """Train and score an arm, or read its stored result."""
     folder = bench.out / arm
     kept = folder / "result.json"
     if kept.is_file():
@@ -137,7 +136,7 @@ def run_arm(bench: Bench, arm: str) -> dict[str, Any]:
         }
     report = evaluate_with(bench.cascade, bench.stage.name, folder, bench.data, bench.keys)
     rows = {row.key: row.values for row in report.rows if row.subject == "tem"}
-    metrics = [card.name for card in report.cards]
+    metrics = [metric.name for metric in report.metrics]
     share = training.area_share(bench.stage.px)
     metadata |= {
         "samples": training.num_samples,
@@ -146,31 +145,29 @@ def run_arm(bench: Bench, arm: str) -> dict[str, Any]:
         "scores": rows,
     }
     kept.write_text(json.dumps(metadata, indent=1) + "\n")
-    sys.stderr.write(
-        f"{arm}: {dict(zip(metrics, np.mean(list(rows.values()), axis=0).round(4).tolist(), strict=True))}\n"
-    )
+    means = np.mean(list(rows.values()), axis=0).round(4).tolist()
+    sys.stderr.write(f"{arm}: {dict(zip(metrics, means, strict=True))}\n")
     return metadata
 
 
 def format_table(results: dict[str, dict[str, Any]]) -> str:
-    """A row an arm, differences against base face by face."""
+    """The results as a text table: a row for each arm, with paired differences from base."""
     base = results[BASE]
     keys, metrics = sorted(base["scores"]), base["metrics"]
-    lines = [
-        f"{'arm (' + str(len(keys)) + ' faces)':<20}{'samples':>9}{'compute':>9}"
-        + "".join(f"{name:>42}" for name in metrics)
-    ]
+    head = f"{f'arm ({len(keys)} faces)':<20}{'samples':>9}{'compute':>9}"
+    lines = [head + "".join(f"{name:>42}" for name in metrics)]
     for arm, result in results.items():
         line = f"{arm:<20}{result['samples']:>9,}{result['compute'] / base['compute']:>9.2f}"
         for i, name in enumerate(metrics):
-            ours, theirs = ([row["scores"][key][i] for key in keys] for row in (result, base))
+            ours = [result["scores"][key][i] for key in keys]
+            theirs = [base["scores"][key][i] for key in keys]
             line += f"{_cell(name, ours, theirs):>42}"
         lines.append(line)
     return "\n".join(lines)
 
 
 def _cell(metric: str, ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Mean, and the paired difference with its interval; of a distance the ratio of the means, in percent."""
+    """A mean and the paired difference with its interval; for a distance the ratio of means in percent."""
     if metric == "squeezenet distance":
         percent = bootstrap_ratio(ours, theirs).percent
         return f"{np.mean(ours):.4f} ({percent.mean:+.1f} [{percent.low:+.1f}, {percent.high:+.1f}] %)"
@@ -183,7 +180,7 @@ def _cell(metric: str, ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def open_bench(root: str, out: Path, stage: StageName, samples: int, faces: int, recipe: str) -> Bench:
-    """Find dataset, column and cascade under a root; UsageError if one is missing."""
+    """Find the dataset, the column and the cascade of a root; UsageError if one is missing."""
     store = ArtifactStore(root)
     data, cascade, column = (store.latest(step) for step in ("shard", "cascade", "condition-irm1"))
     if data is None or cascade is None or column is None:
@@ -199,9 +196,7 @@ def open_bench(root: str, out: Path, stage: StageName, samples: int, faces: int,
 
 
 def main(bench: Bench, arms: Sequence[str]) -> str:
-    """Run the arms, base first, and write the table of those that are there to OUT and standard output
-    after each.
-    """
+    """Run the arms, base first; write the table to OUT after each arm and to standard output at the end."""
     bench.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
     text = ""

@@ -1,13 +1,11 @@
-"""One training on 1, 2 and 4 workers and through 2, 1, 2: its losses step by step, and a picture of how they
-differ.
+"""Study: the losses of one training on 1, 2 and 4 workers, and on 2, 1, 2 workers in turn, step by step.
 
-    python -m pipelines.experiments.elastic FOLDER TARGET
+    python -m pipelines.experiments.elastic build/elastic docs/figures/elastic
 
-e.g. build/elastic docs/figures/elastic; minutes on two cores.
-
-IRM-1's small network with Table 6's dropout, on procedural faces; every worker is a process of torchrun with
-one thread. All runs once with `training.reduce_leaves=4`, which fixes the order of every sum, and once
-without. FOLDER keeps the data and the trainings, TARGET gets the endings .svg and .json.
+It takes minutes on two cores. IRM-1's small network with Table 6's dropout is trained on procedural faces;
+every worker is a process of torchrun with one thread. All runs are done with `training.reduce_leaves=4`,
+which fixes the order of every sum, and without. The first folder keeps the data and the trainings; the second
+argument is extended by .svg and .json.
 """
 
 import json
@@ -16,6 +14,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from diffbfr.stages import IRM1, IRM1_TINY
 from diffbfr.training.config import TrainingConfig
@@ -26,7 +26,7 @@ STAGE = replace(IRM1_TINY, unet=replace(IRM1_TINY.unet, dropout=IRM1.unet.dropou
 CONFIG = TrainingConfig(
     num_samples=480, global_batch=8, learning_rate=1e-3, checkpoint_samples=80, max_gradient_norm=1.0
 )
-PARTS = {"parts of the batch added in one order": 4, "in any order": None}
+REDUCE_LEAVES = {"parts of the batch added in one order": 4, "in any order": None}
 LOSSES = "losses.jsonl"
 RUNS = {
     "1 worker": [(1, 60)],
@@ -34,15 +34,15 @@ RUNS = {
     "4 workers": [(4, 60)],
     "2, 1, 2 workers": [(2, 24), (1, 46), (2, 60)],
 }
-"""Workers, and the step before which they are taken away; the last checkpoint before it is gone on from."""
+"""Number of workers, and the step after which they are stopped; the next ones resume from a checkpoint."""
 
 
-class TakenAwayError(Exception):
-    """Ends a rank where its machine would be lost."""
+class StoppedError(Exception):
+    """Ends a rank as if its machine were lost."""
 
 
-def train_rank(folder: str, data: str, until: int, parts: int | None) -> None:
-    """One rank, started by torchrun: train until a step; rank 0 notes every loss."""
+def train_rank(folder: str, data: str, until: int, reduce_leaves: int | None) -> None:
+    """Train one rank, started by torchrun, until a step; rank 0 writes every loss."""
     import torch
     from torch import distributed as dist
 
@@ -59,24 +59,24 @@ def train_rank(folder: str, data: str, until: int, parts: int | None) -> None:
 
     def alive(done: int) -> None:
         if done == until < CONFIG.num_steps:
-            raise TakenAwayError
+            raise StoppedError
 
     try:
         train(
-            Run(STAGE, replace(CONFIG, reduce_leaves=parts), open_dataset(data), Path(folder)),
+            Run(STAGE, replace(CONFIG, reduce_leaves=reduce_leaves), open_dataset(data), Path(folder)),
             report,
             alive=alive,
             report_every_s=0,
         )
-    except TakenAwayError:
+    except StoppedError:
         pass
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def measure(folder: Path, data: str, parts: int | None) -> dict[str, list[float]]:
-    """Losses of each run, step by step; a step that was run again counts as it came out last."""
+def measure(folder: Path, data: str, reduce_leaves: int | None) -> dict[str, list[float]]:
+    """Losses of each run, step by step; the last value of a step that was repeated."""
     curves = {}
     for name, pieces in RUNS.items():
         place = folder / name.replace(", ", "-").replace(" ", "-")
@@ -91,7 +91,7 @@ def measure(folder: Path, data: str, parts: int | None) -> dict[str, list[float]
                 "pipelines.experiments.elastic",
             ]
             subprocess.run(
-                [sys.executable, *command, "--rank", str(place), data, str(until), str(parts or 0)],
+                [sys.executable, *command, "--rank", str(place), data, str(until), str(reduce_leaves or 0)],
                 check=True,
             )
         steps: dict[int, float] = dict(json.loads(line) for line in (place / LOSSES).read_text().splitlines())
@@ -100,15 +100,15 @@ def measure(folder: Path, data: str, parts: int | None) -> dict[str, list[float]
 
 
 def differences(curves: dict[str, list[float]]) -> list[float]:
-    """At each step the largest difference of a run from that of one worker, relative to it."""
-    one = curves["1 worker"]
-    return [max(abs(curve[step] / one[step] - 1) for curve in curves.values()) for step in range(len(one))]
+    """The largest relative difference of a run from the run on one worker, at each step."""
+    one = np.array(curves["1 worker"])
+    ratios = [np.array(curve) / one for curve in curves.values()]
+    largest: list[float] = np.abs(np.stack(ratios) - 1).max(axis=0).tolist()
+    return largest
 
 
 def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
-    """The losses of the runs in one order on top of each other; below, how far runs are from that of one
-    worker.
-    """
+    """Draw the losses of the runs with a fixed order of sums, and below the differences from one worker."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -132,7 +132,7 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
 
 
 def _shards(folder: Path) -> str:
-    """Procedural faces of the smoke recipe as shards; returns their folder."""
+    """Make shards of the smoke recipe's procedural faces and return their folder."""
     from pipelines.steps.shard import finish_dataset, plan_shards, shard
 
     data, place = replace(smoke().data, faces="synthetic:count=96,seed=7,px=128"), str(folder / "shards")
@@ -150,7 +150,9 @@ def main(words: list[str]) -> None:
         return
     folder, target = Path(words[0]), Path(words[1])
     data = _shards(folder)
-    found = {name: measure(folder / f"parts-{parts}", data, parts) for name, parts in PARTS.items()}
+    found = {
+        name: measure(folder / f"leaves-{leaves}", data, leaves) for name, leaves in REDUCE_LEAVES.items()
+    }
     largest = {name: max(differences(curves)) for name, curves in found.items()}
     draw(found, target.with_suffix(".svg"))
     target.with_suffix(".json").write_text(

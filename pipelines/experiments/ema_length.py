@@ -1,13 +1,12 @@
-"""Which length of the averaged weights restores best: chosen after training, on faces of the validation
-split.
+"""Study: which length of the averaged weights restores best, chosen after training on the validation split.
 
-    diffbfr run --recipe tiny --set irm2.training.ema_lengths=0.05,0.1 --set
-    irm2.training.average_samples=4000 --root build/tiny python -m pipelines.experiments.ema_length build/tiny
-    irm2 0.03 0.05 0.1 0.15 0.2
+    diffbfr run --recipe tiny --set irm2.training.ema_lengths=0.05,0.1 \\
+        --set irm2.training.average_samples=4000 --root build/tiny
+    python -m pipelines.experiments.ema_length build/tiny irm2 0.03 0.05 0.1 0.15 0.2
 
-Each length is put together from the power-function averages that the training kept
-(`diffbfr.training.post_hoc`) and takes the stage's place in the cascade. Prints a line a length: scores of
-the whole cascade, and how far the sum of snapshots is from the average that it stands for.
+The weights of each length are reconstructed from the power-function averages that the training kept
+(`diffbfr.training.post_hoc`) and replace the stage's in the cascade. Prints a line for each length: the
+scores of the whole cascade, and the error of the reconstructed averaging profile.
 """
 
 import sys
@@ -26,9 +25,7 @@ from pipelines.experiments.quality_curve import NUM_FACES, evaluate_with, means
 
 
 def measure(root: str, stage: StageName, lengths: Sequence[float]) -> dict[float, dict[str, float]]:
-    """Scores of the whole cascade by length; UsageError if the root holds no finished run or kept no
-    averages.
-    """
+    """Scores of the whole cascade by length; UsageError if the root has no finished run or no averages."""
     store = ArtifactStore(root)
     cascade, dataset, trained = (store.latest(step) for step in ("cascade", "shard", f"train-{stage}"))
     if cascade is None or dataset is None or trained is None:

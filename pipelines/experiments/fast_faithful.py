@@ -1,13 +1,12 @@
-"""How much quality the few-step solvers cost on trained weights, face by face against Algorithm 1, and which
-stage pays.
+"""Study: the quality that the few-step solvers lose against Algorithm 1, face by face and stage by stage.
 
     DIFFBFR_SQUEEZENET=weights.npz python -m pipelines.experiments.fast_faithful ROOT OUT [--faces 96]
     [--split test] [--cascade FOLDER] [ARM ...]
 
 An arm says how each stage is sampled, `IRM1/IRM2/TEM`: `faithful`, `fast` (the stage's own `StageSpec.fast`)
 or SOLVER:EVALUATIONS[:END], END being `end_half_log_snr`. Every arm restores the same held-out faces of the
-root's dataset with the same keys of noise. Outputs are kept under OUT by stage, so that arms with the same
-beginning share it, and the same command goes on where it was stopped.
+root's dataset with the same noise keys. Outputs are kept under OUT by stage, so that arms whose first stages
+agree share them, and the same command resumes where it was stopped.
 
 The table has a row for each output: of a whole arm, and of its first one or two stages. The differences are
 against Algorithm 1 up to the same stage, means of paired differences (of the distance: the ratio of the
@@ -47,9 +46,9 @@ from pipelines.steps.evaluate import squeezenet_weights
 
 FAITHFUL: Final = "faithful"
 ARMS: Final = ("fast/fast/fast", "fast/faithful/faithful", "faithful/fast/faithful", "faithful/faithful/fast")
-"""The whole cascade, then one stage at a time."""
+"""The few-step solvers in all stages, then in one stage at a time."""
 
-Walks = tuple[str, ...]
+Samplers = tuple[str, ...]
 """How the first one, two or three stages are sampled."""
 Scores = dict[str, list[float]]
 """Metric -> one value a face."""
@@ -57,9 +56,9 @@ Scores = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output against Algorithm 1's of the same stage: the means of both, and what the difference is."""
+    """The scores of one output, and its differences from Algorithm 1's output of the same stage."""
 
-    walks: Walks
+    samplers: Samplers
     psnr: float
     ssim: float
     d_psnr: Interval
@@ -69,14 +68,14 @@ class Comparison:
     """Mean distance over that of Algorithm 1; None without SqueezeNet's weights."""
 
 
-def walked(stage: Denoiser, walk: str) -> tuple[Denoiser, Mode]:
-    """The stage and the mode in which `sample` takes this walk; UsageError if it is none."""
-    if walk in get_args(Mode):
-        return stage, walk  # type: ignore[return-value]
-    solver, *numbers = walk.split(":")
+def with_sampler(stage: Denoiser, sampler: str) -> tuple[Denoiser, Mode]:
+    """The stage and the mode with which `sample` uses this sampler; UsageError if it is not a sampler."""
+    if sampler in get_args(Mode):
+        return stage, sampler  # type: ignore[return-value]
+    solver, *numbers = sampler.split(":")
     if solver not in get_args(Solver) or len(numbers) not in (1, 2) or not numbers[0].isdigit():
         raise UsageError(
-            f"found the walk {walk!r}; expected faithful, fast or SOLVER:EVALUATIONS[:END], such as "
+            f"found the sampler {sampler!r}; expected faithful, fast or SOLVER:EVALUATIONS[:END], such as "
             "sde_dpmpp_2m:20:4.0"
         )
     end = float(numbers[1]) if len(numbers) == 2 else stage.spec.fast.end_half_log_snr
@@ -85,62 +84,67 @@ def walked(stage: Denoiser, walk: str) -> tuple[Denoiser, Mode]:
     return other, "fast"
 
 
-def parse_arm(arm: str) -> Walks:
-    """The three walks of an arm."""
-    walks = tuple(arm.split("/"))
-    if len(walks) != len(STAGE_NAMES):
+def parse_arm(arm: str) -> Samplers:
+    """The three samplers of an arm."""
+    samplers = tuple(arm.split("/"))
+    if len(samplers) != len(STAGE_NAMES):
         raise UsageError(
-            f"found the arm {arm!r}; expected one walk a stage, IRM1/IRM2/TEM, such as fast/faithful/faithful"
+            f"found the arm {arm!r}; expected one sampler a stage, IRM1/IRM2/TEM, such as "
+            "fast/faithful/faithful"
         )
-    return walks
+    return samplers
 
 
 class Restorer:
-    """Runs walks over faces, and keeps every stage's output in `folder` as float32."""
+    """Restores faces with given samplers, and keeps every stage's output in `folder` as float32."""
 
     def __init__(self, cascade: Cascade, dataset: ShardedDataset, folder: Path) -> None:
-        self.cascade, self.dataset, self.folder = cascade, dataset, folder
+        self.cascade = cascade
+        self.dataset = dataset
+        self.folder = folder
 
-    def output(self, key: str, walks: Walks) -> Tensor:
-        """What the last of the walks leaves of a face, (1, 3, px, px) in [-1, 1]; made if it is not there."""
-        path = self.folder / key / f"{','.join(walks)}.npy"
+    def output(self, key: str, samplers: Samplers) -> Tensor:
+        """The output of the last of these stages, (1, 3, px, px) in [-1, 1], computed unless it is kept."""
+        path = self.folder / key / f"{','.join(samplers)}.npy"
         if path.is_file():
             return torch.from_numpy(np.load(path))
-        made = self._sample(key, walks)
+        made = self._sample(key, samplers)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partly = path.with_suffix(".part")
-        with partly.open("wb") as file:
+        partial_file = path.with_suffix(".part")
+        with partial_file.open("wb") as file:
             np.save(file, made.numpy())
-        partly.replace(path)
+        partial_file.replace(path)
         return made
 
-    def _sample(self, key: str, walks: Walks) -> Tensor:
-        stage, mode = walked(getattr(self.cascade, STAGE_NAMES[len(walks) - 1]), walks[-1])
-        name = [noise_key(hashlib.sha256(self.dataset.lq_bytes(key, 0)).hexdigest())]
-        go = partial(sample, stage, name, mode)
-        if len(walks) == 1:
-            return go(
+    def _sample(self, key: str, samplers: Samplers) -> Tensor:
+        stage, mode = with_sampler(getattr(self.cascade, STAGE_NAMES[len(samplers) - 1]), samplers[-1])
+        noise = [noise_key(hashlib.sha256(self.dataset.lq_bytes(key, 0)).hexdigest())]
+        run_stage = partial(sample, stage, noise, mode)
+        if len(samplers) == 1:
+            return run_stage(
                 start_image=None,
                 condition=to_tensor([lq_to_model(self.dataset.lq(key, 0), self.cascade.lq_px)]),
             )
-        before = self.output(key, walks[:-1])
-        if len(walks) == 3:
-            return go(start_image=before, condition=None)
+        before = self.output(key, samplers[:-1])
+        if len(samplers) == 3:
+            return run_stage(start_image=before, condition=None)
         enlarged = upsample(before, stage.spec.px, stage.spec.resize_kernel, clamp=stage.spec.resize_clamp)
-        return go(start_image=enlarged, condition=enlarged)
+        return run_stage(start_image=enlarged, condition=enlarged)
 
 
 def score(
-    restorer: Restorer, keys: Sequence[str], walks: Walks, distance: Callable[[Tensor, Tensor], Tensor] | None
+    restorer: Restorer,
+    keys: Sequence[str],
+    samplers: Samplers,
+    distance: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Scores:
-    """Every face's scores of one output, at full size."""
+    """The scores of one output for every face, at full size."""
     px, scores = restorer.cascade.hq_px, Scores()
     for key in keys:
-        made = to_pixels(restorer.output(key, walks))[0]
+        made = to_pixels(restorer.output(key, samplers))[0]
         truth = restorer.dataset.hq(key, 0)
-        for name, value in _measure(
-            resize(made, px, "bicubic") if len(made) != px else made, truth, distance
-        ).items():
+        full_size = resize(made, px, "bicubic") if len(made) != px else made
+        for name, value in _measure(full_size, truth, distance).items():
             scores.setdefault(name, []).append(value)
     return scores
 
@@ -148,17 +152,15 @@ def score(
 def _measure(
     made: Pixels, truth: Pixels, distance: Callable[[Tensor, Tensor], Tensor] | None
 ) -> dict[str, float]:
-    pair = [torch.from_numpy(np.ascontiguousarray(picture))[None] for picture in (made, truth)]
+    pair = [torch.from_numpy(np.ascontiguousarray(image))[None] for image in (made, truth)]
     values = {"psnr": float(psnr(*pair)), "ssim": float(ssim(*pair))}
-    return (
-        values
-        if distance is None
-        else values | {"distance": float(distance(to_tensor([made]), to_tensor([truth])))}
-    )
+    if distance is not None:
+        values["distance"] = float(distance(to_tensor([made]), to_tensor([truth])))
+    return values
 
 
-def compare(walks: Walks, scores: Scores, faithful: Scores) -> Comparison:
-    """Pair the faces of an output with Algorithm 1's."""
+def compare(samplers: Samplers, scores: Scores, faithful: Scores) -> Comparison:
+    """Compare an output with Algorithm 1's, face by face."""
 
     def mean(name: str) -> float:
         return float(np.mean(scores[name]))
@@ -166,27 +168,27 @@ def compare(walks: Walks, scores: Scores, faithful: Scores) -> Comparison:
     def difference(name: str) -> Interval:
         return bootstrap([a - b for a, b in zip(scores[name], faithful[name], strict=True)])
 
-    seen = "distance" in scores
-    ratio = bootstrap_ratio(scores["distance"], faithful["distance"]) if seen else None
+    measured = "distance" in scores
+    ratio = bootstrap_ratio(scores["distance"], faithful["distance"]) if measured else None
     return Comparison(
-        walks,
+        samplers,
         mean("psnr"),
         mean("ssim"),
         difference("psnr"),
         difference("ssim"),
-        mean("distance") if seen else None,
+        mean("distance") if measured else None,
         ratio,
     )
 
 
 def format_table(rows: Sequence[Comparison], faces: int) -> str:
-    """The comparisons as a text table, a row an output."""
+    """The comparisons as a text table, a row for each output."""
     lines = [
         f"{f'output ({faces} faces)':<52}{'PSNR':>8}{'dPSNR (dB)':>26}"
         f"{'SSIM':>8}{'dSSIM':>26}{'dist.':>8}{'distance':>26}"
     ]
     for row in rows:
-        name = f"{TITLES[STAGE_NAMES[len(row.walks) - 1]]} {'/'.join(row.walks)}"
+        name = f"{TITLES[STAGE_NAMES[len(row.samplers) - 1]]} {'/'.join(row.samplers)}"
         line = f"{name:<52}{row.psnr:>8.3f}{_interval(row.d_psnr, '+.3f'):>26}"
         line += f"{row.ssim:>8.4f}{_interval(row.d_ssim, '+.4f'):>26}"
         if row.distance is not None and row.ratio is not None:
@@ -199,16 +201,19 @@ def _interval(interval: Interval, form: str) -> str:
     return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
-def outputs_of(arms: Sequence[str]) -> list[Walks]:
-    """Every output on the way of the arms, first stages first, and Algorithm 1's to compare with."""
+def outputs_of(arms: Sequence[str]) -> list[Samplers]:
+    """Every output that the arms need, first stages first, with Algorithm 1's to compare with."""
     whole = [(FAITHFUL,) * 3, *(parse_arm(arm) for arm in arms)]
-    return list(dict.fromkeys(walks[:depth] for depth in (1, 2, 3) for walks in whole))
+    outputs: list[Samplers] = []
+    for depth in (1, 2, 3):
+        outputs += [samplers[:depth] for samplers in whole]
+    return list(dict.fromkeys(outputs))
 
 
 def run(
     root: str, out: Path, arms: Sequence[str], faces: int, split: str, cascade: str | None
 ) -> list[Comparison]:
-    """Restore, measure and compare; prints the table to standard output and writes it to `out`."""
+    """Restore, measure and compare; print the table to standard output and write it to `out`."""
     store = ArtifactStore(root)
     data, trained = store.latest("shard"), store.latest("cascade")
     if data is None or (cascade is None and trained is None):
@@ -222,13 +227,13 @@ def run(
     keys = dataset.keys(split)[:faces]  # type: ignore[arg-type]
     restorer = Restorer(model, dataset, out / model.digest[:12])
     for i, key in enumerate(keys):
-        for walks in outputs:
-            restorer.output(key, walks)
+        for samplers in outputs:
+            restorer.output(key, samplers)
         sys.stderr.write(f"{i + 1} of {len(keys)} faces\n")
     weights = squeezenet_weights(None)
     distance = SqueezeNetDistance(weights) if weights else None
-    scores = {walks: score(restorer, keys, walks, distance) for walks in outputs}
-    rows = [compare(walks, scores[walks], scores[(FAITHFUL,) * len(walks)]) for walks in outputs]
+    scores = {samplers: score(restorer, keys, samplers, distance) for samplers in outputs}
+    rows = [compare(samplers, scores[samplers], scores[(FAITHFUL,) * len(samplers)]) for samplers in outputs]
     text = format_table(rows, len(keys))
     sys.stdout.write(f"{text}\n")
     (out / "table.txt").write_text(f"{text}\n")

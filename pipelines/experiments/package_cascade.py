@@ -1,10 +1,9 @@
-"""Put a root's trained cascade into the package: half-precision weights, specifications, and the record of
-where they come from.
+"""Copy a root's trained cascade into the package: half-precision weights, specifications, their origin.
 
-    diffbfr run --recipe tiny --root build/tiny && python -m pipelines.experiments.package_cascade build/tiny
-    [NOTE]
+    diffbfr run --recipe tiny --root build/tiny
+    python -m pipelines.experiments.package_cascade build/tiny [NOTE]
 
-This is how `diffbfr/weights/tiny` was made; a note is kept in its record.
+`diffbfr/weights/tiny` was made in this way; a note is stored in its record.
 """
 
 import json
@@ -24,7 +23,7 @@ MAX_BYTES = 6_000_000
 
 
 def package(root: str, note: str = "") -> None:
-    """Copy the newest cascade of a root; UsageError if there is none or if it is too large to ship."""
+    """Copy the newest cascade of a root; UsageError if there is none or it is larger than `MAX_BYTES`."""
     store = ArtifactStore(root)
     record = store.latest("cascade")
     if record is None:
@@ -47,8 +46,8 @@ def package(root: str, note: str = "") -> None:
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     command = (
-        f"diffbfr run --recipe {record.metadata['recipe']} && python "
-        "pipelines/experiments/package_cascade.py ROOT"
+        f"diffbfr run --recipe {record.metadata['recipe']} && python -m "
+        "pipelines.experiments.package_cascade ROOT"
     )
     origin = {"samples": samples, "command": command, "commit": commit, "weights": "float16"}
     write_record(target, {**record.metadata, **origin} | ({"note": note} if note else {}))

@@ -1,12 +1,11 @@
-"""How good a cascade is over the training samples of one of its stages, on faces that none of them was
-trained on.
+"""Study: the quality of a cascade over the training samples of one of its stages, on held-out faces.
 
     diffbfr run --recipe tiny --set irm2.training.average_samples=4000 --root build/tiny
     python -m pipelines.experiments.quality_curve build/tiny irm2 docs/figures/quality_curve
 
-The averages that the training kept take the place of the finished stage, one after the other; the other two
-stay. Each of these cascades restores the same faces of the validation split (the test split is for the final
-figures alone). Writes TARGET.json and draws TARGET.svg.
+The averages that the training kept replace the finished stage in turn; the other two stages are unchanged.
+Each of these cascades restores the same faces of the validation split, since the test split is for the final
+figures only. Writes TARGET.json and TARGET.svg.
 """
 
 import json
@@ -30,7 +29,7 @@ NUM_FACES = 64
 
 
 def measure(root: str, stage: str) -> dict[str, Any]:
-    """Score the cascade with each kept average of a stage; UsageError if the root holds none."""
+    """Scores of the cascade with each kept average of a stage; UsageError if the root has none."""
     store = ArtifactStore(root)
     cascade, dataset, trained = (store.latest(step) for step in ("cascade", "shard", f"train-{stage}"))
     if cascade is None or dataset is None or trained is None:
@@ -55,15 +54,16 @@ def measure(root: str, stage: str) -> dict[str, Any]:
         "stage": stage,
         "faces": len(keys),
         "split": "val",
-        "metrics": {card.name: card.better for card in report.cards},
+        "metrics": {metric.name: metric.better for metric in report.metrics},
         "points": points,
     }
 
 
 def evaluate_with(whole: Path, stage: str, weights: Path, data: str, keys: tuple[str, ...]) -> EvaluateReport:
-    """Evaluate a cascade, in mode fast, with one stage's weights from another folder."""
+    """Evaluate a cascade in mode fast, with one stage's weights from another folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # a cascade folder with the averaged weights in place of the finished ones
         for other in STAGE_NAMES:
             shutil.copy(whole / f"{other}.json", folder)
             shutil.copy((weights if other == stage else whole) / f"{other}.safetensors", folder)
@@ -76,16 +76,16 @@ def means(report: EvaluateReport) -> dict[str, dict[str, float]]:
     """Mean over the faces, by subject and metric."""
     table: dict[str, dict[str, float]] = {}
     for subject in SUBJECTS:
-        rows = [row.values for row in report.rows if row.subject == subject]
+        columns = zip(*(row.values for row in report.rows if row.subject == subject), strict=True)
         table[subject] = {
-            card.name: round(sum(row[i] for row in rows) / len(rows), 4)
-            for i, card in enumerate(report.cards)
+            metric.name: round(sum(values) / len(values), 4)
+            for metric, values in zip(report.metrics, columns, strict=True)
         }
     return table
 
 
 def draw(curve: dict[str, Any], path: Path) -> None:
-    """One panel a metric: each output of Algorithm 1 over the samples; the input is a level line."""
+    """Draw one plot for each metric: the outputs of Algorithm 1 over the samples, the input as a line."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -24,7 +24,7 @@ from pipelines.sources import PhotoUnreadableError, open_source
 from pipelines.tracking.connection import Registry
 
 _SHOWN: Final = 12
-_COUNTED: Final = ("num_samples", "samples", "pictures", "faces")
+_COUNTED: Final = ("num_samples", "samples", "images", "faces")
 
 
 @dataclass(frozen=True)

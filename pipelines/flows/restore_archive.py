@@ -263,6 +263,7 @@ def _by_name(reports: Iterable[BatchReport]) -> Iterator[tuple[str, Outcome]]:
 
 
 def _rows(refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome]) -> tuple[LedgerRow, ...]:
+    # a ledger without an input would hide that the input was lost
     missing = [ref.name for ref in refs if ref.name not in outcomes]
     if missing or len(outcomes) != len(refs):
         raise IncompleteError(

@@ -1,6 +1,4 @@
-"""What a restored archive shows a person: counts, pictures before and after, and what was refused and why,
-in `report.html`.
-"""
+"""The report page of a restored archive: counts, images before and after, and the refused inputs."""
 
 import sys
 from collections.abc import Sequence
@@ -16,13 +14,15 @@ from pipelines.restoration.samples import other_outputs
 from pipelines.sources import PhotoRef, PhotoSource, open_source
 
 PAGE: Final = "report.html"
-_NUM_RESTORED, _NUM_TROUBLED = 8, 8
+_NUM_RESTORED: Final = 8
+_NUM_REFUSED: Final = 8
 
 
 def write_restore_page(report: RestoreReport) -> str:
-    """Write the page into the output folder and return its place; one that shows the same already stays."""
+    """Write the page into the output folder unless it is up to date; return its address."""
     place = storage.join(report.output, PAGE)
     if report.num_worked or not storage.exists(place):
+        settings = f"mode {report.options.mode}, seed {report.options.seed}"
         data = ReportData(
             recipe="restore",
             command=" ".join(["diffbfr", *sys.argv[1:]]),
@@ -32,34 +32,24 @@ def write_restore_page(report: RestoreReport) -> str:
             evaluation=None,
             restored=sample_photos(report),
             counts=tuple(asdict(report.counts).items()),
-            lineage=(
-                (
-                    LineageLink(
-                        "diffbfr-cascade",
-                        report.model_digest,
-                        f"mode {report.options.mode}, seed {report.options.seed}",
-                    ),
-                ),
-            ),
+            lineage=((LineageLink("diffbfr-cascade", report.model_digest, settings),),),
         )
         write_report(place, data)
     return place
 
 
 def sample_photos(report: RestoreReport) -> tuple[RestoredPhoto, ...]:
-    """Some restored photos with both pictures, spread evenly over the archive; then some that were refused
-    or failed, with the reason.
-    """
-    troubled = [row for row in report.rows if row.status in ("quarantined", "failed")]
+    """Some restored photos, spread evenly over the archive, then some that were refused or failed."""
+    refused = [row for row in report.rows if row.status in ("quarantined", "failed")]
     restored = _spread([row for row in report.rows if row.status == "restored"], _NUM_RESTORED)
     source = open_source(report.source, every_file=True)
     shown = {row.name for row in restored}
     refs = {ref.name: ref for ref in source.refs() if ref.name in shown}
     return (
-        *(_both_pictures(report, row, source, refs[row.name]) for row in restored),
+        *(_restored_photo(report, row, source, refs[row.name]) for row in restored),
         *(
             RestoredPhoto(row.name, row.status, None, None, row.message)
-            for row in _spread(troubled, _NUM_TROUBLED)
+            for row in _spread(refused, _NUM_REFUSED)
         ),
     )
 
@@ -68,12 +58,13 @@ def _spread(rows: Sequence[LedgerRow], num: int) -> list[LedgerRow]:
     return [rows[i * len(rows) // num] for i in range(num)] if len(rows) > num else list(rows)
 
 
-def _both_pictures(
+def _restored_photo(
     report: RestoreReport, row: LedgerRow, source: PhotoSource, ref: PhotoRef
 ) -> RestoredPhoto:
     from diffbfr.images import decode, encode_png, resize
 
     before = resize(decode(source.read(ref)).pixels, report.hq_px, "bicubic")
+    # the last of the other outputs is the spread
     after, *others = (
         storage.read_bytes(storage.join(report.output, output))
         for output in (row.output, *other_outputs(row.output, row.samples))

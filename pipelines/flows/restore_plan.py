@@ -68,6 +68,7 @@ def plan_restore(
     }
     outputs = output_names((ref.name for ref in refs), taken)
     digests = _digest_equal_sizes(source, refs, current, cluster)
+    # an input with the bytes of a finished one needs no restoration
     originals = {
         known.row.sha256: name
         for name, known in current.items()

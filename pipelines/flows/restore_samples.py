@@ -1,4 +1,4 @@
-"""The last step of a run: an archive of degraded held-out faces, restored with the new cascade."""
+"""The restore step of a run: an archive of degraded held-out faces, restored with the new cascade."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ MIRROR = "restored"
 
 @driver_only
 def _config(recipe: "Recipe") -> dict[str, Any]:
-    """What is restored and how; the number of photos a commit changes nothing."""
+    """What is restored and how, without `unit_size`, which changes no output."""
     from pipelines.execution.artifact_store import flatten
 
     held_out = {"split": recipe.evaluate.split, "variant": recipe.evaluate.variant}

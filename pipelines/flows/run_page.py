@@ -1,6 +1,4 @@
-"""What a finished run shows: gathers pictures, scores, curves, lineage and times from the artifacts into
-`report.html`.
-"""
+"""The report page of a finished run, `report.html`, from the images, scores and records of its artifacts."""
 
 import sys
 from datetime import UTC, datetime
@@ -18,12 +16,12 @@ _NUM_PHOTOS = 6
 
 
 def page_place(ctx: RunContext) -> str:
-    """Where the page of a root lies."""
+    """Address of the page of a root."""
     return storage.join(ctx.store.root, "report.html")
 
 
 def write_page(ctx: RunContext, steps: tuple[StepReport, ...], seconds: float) -> str:
-    """Write the page of a complete run and return its place."""
+    """Write the page of a complete run and return its address."""
     from pipelines.evaluation.scores import read_evaluation
 
     recipe = ctx.recipe
@@ -47,9 +45,7 @@ def write_page(ctx: RunContext, steps: tuple[StepReport, ...], seconds: float) -
 
 
 def _photos(ctx: RunContext) -> tuple[RestoredPhoto, ...]:
-    """Some photos of the sample archive, before and after; the input is enlarged smoothly to the output's
-    size.
-    """
+    """Some photos of the sample archive, before (bicubic to the output's size) and after."""
     from diffbfr.images import decode, encode_png, resize
     from pipelines.dataset.manifest import read_ledger
     from pipelines.sources import open_source
@@ -68,42 +64,32 @@ def _photos(ctx: RunContext) -> tuple[RestoredPhoto, ...]:
 
 
 def _losses(ctx: RunContext, name: str) -> tuple[tuple[int, float], ...]:
-    posts = read_metrics_log(storage.join(ctx.artifact_dir(f"train-{name}"), "metrics.json"))
-    return tuple((post.samples, post.values["loss"]) for post in posts)
+    records = read_metrics_log(storage.join(ctx.artifact_dir(f"train-{name}"), "metrics.json"))
+    return tuple((record.samples, record.values["loss"]) for record in records)
 
 
 def _lineage(ctx: RunContext) -> tuple[tuple[LineageLink, ...], ...]:
-    """The chain from photos to cascade, a row for what stands side by side."""
-    dataset, cascade = ctx.metadata("shard"), ctx.metadata("cascade")
+    """The tiers of the lineage from photos to cascade; links of one tier do not depend on each other."""
+    dataset = ctx.metadata("shard")
+    cascade = ctx.metadata("cascade")
 
     def stage(name: str) -> LineageLink:
-        return LineageLink(
-            f"diffbfr-{name}",
-            cascade["stages"][name]["digest"],
-            f"{ctx.metadata(f'train-{name}')['samples']:,} samples",
-        )
+        samples = ctx.metadata(f"train-{name}")["samples"]
+        return LineageLink(f"diffbfr-{name}", cascade["stages"][name]["digest"], f"{samples:,} samples")
 
-    rows: list[tuple[LineageLink, ...]] = []
+    column: list[tuple[LineageLink, ...]] = []
     if "condition-irm1" in ctx.steps:
-        pictures = ctx.metadata("condition-irm1")["pictures"]
-        rows = [(LineageLink("column", ctx.steps["condition-irm1"].id, f"{pictures:,} pictures by irm1"),)]
+        images = ctx.metadata("condition-irm1")["images"]
+        column = [(LineageLink("column", ctx.steps["condition-irm1"].id, f"{images:,} images by irm1"),)]
+    counts = f"{dataset['num_samples']:,} faces in {dataset['num_shards']} shards"
+    versions = ", ".join(map(str, ctx.metadata("register").values()))
     return (
         (LineageLink("photos", ctx.photos_digest(), ctx.recipe.data.faces),),
-        (
-            LineageLink(
-                "dataset",
-                dataset["content_id"],
-                f"{dataset['num_samples']:,} faces in {dataset['num_shards']} shards",
-            ),
-        ),
+        (LineageLink("dataset", dataset["content_id"], counts),),
         (stage("irm1"), stage("tem")),
-        *rows,
+        *column,
         (stage("irm2"),),
-        (
-            LineageLink(
-                "diffbfr-cascade", cascade["digest"], ", ".join(map(str, ctx.metadata("register").values()))
-            ),
-        ),
+        (LineageLink("diffbfr-cascade", cascade["digest"], versions),),
     )
 
 
@@ -113,6 +99,5 @@ def _notes(ctx: RunContext) -> tuple[str, ...]:
         return ("The three stages started from nothing.",)
     return (
         f"The three stages started from the weights of {recipe.init} ({ctx.initial_digest()[:12]}) and "
-        "trained on from there; "
-        "--set init=scratch starts from nothing.",
+        "trained on from there; --set init=scratch starts from nothing.",
     )

@@ -1,6 +1,4 @@
-"""Changes to a recipe by `path=value`, from the command line and from a file, through one strictly typed
-way.
-"""
+"""Overrides of a recipe by `path=value`, from the command line and from a file, validated by pydantic."""
 
 import dataclasses
 import difflib
@@ -9,31 +7,36 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from diffbfr.degradation import PRESETS, DegradationSpec
-from diffbfr.errors import UsageError
+from diffbfr.errors import UsageError, one_line
 from pipelines import storage
+from pipelines.execution.artifact_store import flatten
 from pipelines.recipes.presets import RECIPES
 from pipelines.recipes.recipe import Recipe
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 _FIXED = ("name",)
+_PRESET = "data.degradation.preset"
 _PIPELINE = "data.degradation.before"
 
 
 def load(name: str, config_file: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by its name, changed by a YAML, TOML or JSON file, then by `path=value` strings; the last word
-    counts.
+    """A recipe by its name, changed by a YAML, TOML or JSON file and then by `path=value` strings.
 
-    In a file, paths may be nested or dotted; on the command line a tuple is a comma list and `none` is None.
+    In a file, paths may be nested or dotted. On the command line a tuple is written as a comma list and None
+    as `none`. UsageError for an unknown name, path or file, and for an unfit value.
     """
     if name not in RECIPES:
         raise UsageError(
             f"no recipe {name!r}; {_nearest(name, list(RECIPES))}expected one of {', '.join(RECIPES)}"
         )
+    # settings from the command line override those of the file
     changes = dict(_read(config_file)) if config_file else {}
     for override in overrides:
         path, equals, value = override.partition("=")
@@ -46,41 +49,63 @@ def load(name: str, config_file: str | None = None, overrides: Sequence[str] = (
 
 
 def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with the values at dotted paths replaced, all at once, each checked against its field's
-    type.
+    """The recipe with the values at dotted paths replaced, validated as a whole against the fields' types.
+
+    All values change at once, so that settings which only fit together can be changed together. UsageError
+    names an unknown path or an unfit value. A preset of Eq. 13 also sets its ranges.
     """
-    known = dict(_paths(recipe))
-    tree: dict[str, Any] = {}
+    if not changes:
+        return recipe
+    known = [path for path in flatten(recipe) if path not in _FIXED]
+    values = dataclasses.asdict(recipe)
+    if _PRESET in changes:
+        values["data"]["degradation"] = dataclasses.asdict(_preset(changes[_PRESET]))
     for path, value in changes.items():
-        if path not in known:
-            inside = [other for other in known if other.startswith(f"{path}.")]
-            if inside:
-                raise UsageError(
-                    f"{path} is a group of settings; expected one in it, such as {inside[0]}; set that"
-                )
-            raise UsageError(
-                f"no setting {path!r}; {_nearest(path, list(known))}expected a path of the recipe, such as "
-                "data.variants"
-            )
+        _check_path(path, known)
         *groups, leaf = path.split(".")
-        node = tree
+        node = values
         for group in groups:
-            node = node.setdefault(group, {})
-        node[leaf] = _typed(path, known[path], value)
-    return _rebuild(recipe, tree)
+            node = node[group]
+        node[leaf] = _parse_value(path, value)
+    return _validate(values, changes)
 
 
-def _rebuild(value: T, tree: Mapping[str, Any]) -> T:
-    """Replace from the leaves up, so that every check sees all changes at once; a preset of Eq. 13 brings
-    its ranges with it.
-    """
-    if isinstance(value, DegradationSpec) and "preset" in tree:
-        value = cast(T, _preset(tree["preset"]))
-    made = {
-        name: _rebuild(getattr(value, name), new) if isinstance(new, dict) else new
-        for name, new in tree.items()
-    }
-    return dataclasses.replace(value, **made)  # type: ignore[type-var]
+def _validate(values: dict[str, Any], changes: Mapping[str, Any]) -> Recipe:
+    from pydantic import ValidationError
+
+    try:
+        return _recipe_adapter().validate_python((values,))[0]
+    except ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, UsageError):  # raised by a dataclass's own check
+            raise cause from error
+        # the location may go on inside a value: into a tuple, or into a branch of a union
+        location = ".".join(map(str, first["loc"][1:]))
+        path = next((path for path in changes if f"{location}.".startswith(f"{path}.")), location)
+        expected = _describe_type(_type_of(path))
+        raise UsageError(
+            f"{path}={changes.get(path)} does not fit: {first['msg']}; expected {expected}; correct it"
+        ) from error
+
+
+@cache
+def _recipe_adapter() -> "TypeAdapter[tuple[Recipe]]":
+    """The validator of a recipe; pydantic accepts a configuration for a tuple, but not for a dataclass."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(tuple[Recipe], config=ConfigDict(allow_inf_nan=False))
+
+
+def _check_path(path: str, known: Sequence[str]) -> None:
+    if path in known:
+        return
+    inside = [other for other in known if other.startswith(f"{path}.")]
+    if inside:
+        raise UsageError(f"{path} is a group of settings; expected one in it, such as {inside[0]}; set that")
+    raise UsageError(
+        f"no setting {path!r}; {_nearest(path, known)}expected a path of the recipe, such as data.variants"
+    )
 
 
 def _preset(name: str) -> DegradationSpec:
@@ -92,65 +117,47 @@ def _preset(name: str) -> DegradationSpec:
     return PRESETS[name]
 
 
-def _paths(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every settable path with its type."""
-    hints = typing.get_type_hints(type(value))
-    for field in dataclasses.fields(value):
-        path, child = f"{prefix}{field.name}", getattr(value, field.name)
-        if dataclasses.is_dataclass(child):
-            yield from _paths(child, f"{path}.")
-        elif path not in _FIXED:
-            yield path, hints[field.name]
+def _type_of(path: str) -> Any:
+    """The annotation of the field at a dotted path."""
+    hint: Any = Recipe
+    for name in path.split("."):
+        hint = typing.get_type_hints(hint)[name]
+    return hint
 
 
-def _typed(path: str, hint: Any, value: Any) -> Any:
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
+def _parse_value(path: str, value: Any) -> Any:
+    """A value for pydantic: text may write a tuple as a comma list, and None as `none`."""
     if path == _PIPELINE and value:
-        value = _pipeline(value)
-    if isinstance(value, str):
-        value = _from_text(hint, value)
-    try:
-        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
-    except ValidationError as error:
-        raise UsageError(
-            f"{path}={value} does not fit: {error.errors()[0]['msg']}; expected {_name(hint)}; correct it"
-        ) from error
-
-
-def _from_text(hint: Any, text: str) -> Any:
+        return _pipeline(value)
+    if not isinstance(value, str):
+        return value
+    hint = _type_of(path)
     options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    if type(None) in options and text.lower() in ("none", "null", ""):
+    if type(None) in options and value.lower() in ("none", "null", ""):
         return None
     if any(typing.get_origin(option) is tuple for option in options):
-        return [part.strip() for part in text.strip("()[] ").split(",") if part.strip()]
-    return text
+        return [part.strip() for part in value.strip("()[] ").split(",") if part.strip()]
+    return value
 
 
 def _pipeline(value: Any) -> str:
-    """The albumentations pipeline of `data.degradation.before`: a YAML or JSON file of it, or its
-    transforms written in the settings.
-    """
+    """The albumentations pipeline of `data.degradation.before`, from a YAML or JSON file or from settings."""
     from diffbfr.degradation.pre_augment import describe_pipeline
 
     return describe_pipeline(_parse(value) if isinstance(value, str) else value)
 
 
-def _name(hint: Any) -> str:
-    """A type as a person would write it."""
+def _describe_type(hint: Any) -> str:
+    """A type in the words of an error message."""
     if typing.get_origin(hint) is typing.Literal:
         return f"one of {', '.join(map(str, typing.get_args(hint)))}"
-    return (
-        "none"
-        if hint is type(None)
-        else hint.__name__
-        if isinstance(hint, type) and not typing.get_args(hint)
-        else str(hint)
-    )
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__name__
+    return str(hint)
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-    """`did you mean X? ` for the most similar name, also for the same last part in another group."""
+    """`did you mean X? ` with the most similar name, else one with the same last part; "" without any."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not close:
         leaf = word.rpartition(".")[2]
@@ -159,7 +166,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _read(config_file: str) -> Iterator[tuple[str, Any]]:
-    """Dotted path and value for every setting in a file."""
+    """Yield the dotted path and the value of every setting in a file."""
     values = _parse(config_file)
     if not isinstance(values, dict):
         raise UsageError(
@@ -170,7 +177,7 @@ def _read(config_file: str) -> Iterator[tuple[str, Any]]:
 
 
 def _parse(config_file: str) -> Any:
-    """What a YAML, TOML or JSON file holds."""
+    """The content of a YAML, TOML or JSON file."""
     try:
         data = storage.read_bytes(config_file)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -183,9 +190,8 @@ def _parse(config_file: str) -> Any:
     try:
         return _PARSERS[suffix](data.decode())
     except ValueError as error:
-        reason = " ".join(str(error).split())
         raise UsageError(
-            f"{config_file} cannot be parsed ({reason}); expected {suffix[1:].upper()}; correct it"
+            f"{config_file} cannot be parsed ({one_line(error)}); expected {suffix[1:].upper()}; correct it"
         ) from error
 
 

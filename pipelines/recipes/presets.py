@@ -19,9 +19,7 @@ from pipelines.recipes.recipe import (
 
 
 def smoke() -> Recipe:
-    """Minutes on two cores: 128 px procedural faces, starting from the cascade in the package and training
-    on for a few hundred steps.
-    """
+    """Minutes on two cores: 128 px procedural faces, a few hundred steps from the packaged cascade."""
     return Recipe(
         name="smoke",
         init=PACKAGED,
@@ -35,9 +33,7 @@ def smoke() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """An hour on two cores: the small cascade that the package carries, trained from nothing on procedural
-    faces.
-    """
+    """An hour on two cores: the packaged small cascade, trained from scratch on procedural faces."""
     return Recipe(
         name="tiny",
         init=SCRATCH,
@@ -56,11 +52,11 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """An hour and a half on two cores, minutes on a GPU: 256 px faces (give real ones with --faces), stages
-    of 1-2 million parameters.
+    """An hour and a half on two cores, minutes on a GPU: 256 px faces, stages of 1-2 million parameters.
 
-    TEM starts where 256 px hide as much of the image as N_2 = 100 does at 512 px. Half of the steps of IRM-2
-    and TEM see patches: at equal time they train better than on whole images alone (`diffbfr/README.md`).
+    Give real faces with --faces. TEM starts where the noise hides as much of a 256 px image as N_2 = 100 does
+    at 512 px. IRM-2 and TEM are trained on patches in half of their steps: at equal time they train better
+    than on whole images alone (`diffbfr/README.md`).
     """
     irm1 = replace(IRM1_TINY.unet, image_px=64, channel_multipliers=(1, 2, 3, 4), res_blocks=(1, 1, 1, 1))
     irm2 = replace(
@@ -83,9 +79,10 @@ def small() -> Recipe:
 def _training(
     num_samples: int, *, global_batch: int = 16, learning_rate: float = 1e-3, t_max: int | None = None
 ) -> TrainingConfig:
-    """How the small stages are trained: a short warm-up, and a rate that falls over the second half.
+    """Training of the small stages: a short warm-up, and a learning rate that decays over the second half.
 
-    t is restricted to where the sampler goes (1.2 times the start): a net this small has no samples to spare.
+    t is restricted to the range that the sampler uses (1.2 times the start), because a small network needs
+    all of its samples there.
     """
     return TrainingConfig(
         num_samples=num_samples,
@@ -101,12 +98,12 @@ def _training(
 
 
 def paper() -> Recipe:
-    """Table 6 to the letter at 512 px; give FFHQ's `images1024x1024` with --faces.
+    """Table 6 at 512 px; give FFHQ's `images1024x1024` with --faces.
 
-    The paper names neither the number of iterations nor the optimisers. Those of the two families that Table
-    6 shows are taken: Adam for the SR3 stages over SR3's million steps, whose last weights are used; AdamW
-    without decay and with an EMA of 0.999 for TEM, over half a million. `diffbfr/README.md` lists both among
-    the silences.
+    The paper states neither the number of iterations nor the optimisers. Those of the two families that Table
+    6 shows are used: Adam for the SR3 stages over SR3's million steps, without an average of the weights;
+    AdamW without decay and with an EMA of 0.999 for TEM, over half a million steps. `diffbfr/README.md` lists
+    both as unstated in the paper.
     """
     return Recipe(
         name="paper",

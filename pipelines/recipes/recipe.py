@@ -1,7 +1,7 @@
-"""The complete, typed configuration of a whole run (`presets`: those with a name; `overrides`: `path=value`).
+"""The complete, typed configuration of a run (`presets`: the named recipes; `overrides`: `path=value`).
 
-Everything that a run does is a field here, and every field has a type: a value from a file or from `--set` is
-checked against it.
+Everything that changes a run is a field here. A value from a file or from `--set` is validated against the
+type of its field.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ SCRATCH, PACKAGED = "scratch", "packaged"
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The faces and what they are made into. `faces` is what `sources.open_source` opens: a folder, a zip,
-    `photos/*.zip`.
+    """The photos and the dataset made from them.
 
-    `variants` draws of Eq. 13 a face are stored; `degradation` holds at the size that it names and is scaled
-    to `hq_px`. The fractions of faces held out are by content; `val` is for looking while developing, `test`
-    only for the final figures. `hq_codec` is how ground truths are stored, without loss. More than `max_bad`
-    photos that cannot be used end the run (None: any number, but not all).
+    `faces` is what `sources.open_source` opens: a folder, a zip, `photos/*.zip`. Each face is stored with
+    `variants` degradations by Eq. 13; the ranges of `degradation` are given at the size that it names and are
+    scaled to `hq_px`. The fractions of held-out faces are by content; `val` is used during development,
+    `test` for the final figures only. `hq_codec` is the lossless format of the ground truths. More than
+    `max_bad` unusable photos end the run (None: any number, but not all).
     """
 
     faces: str
@@ -47,7 +47,7 @@ class DataConfig:
 
     @property
     def shard_config(self) -> "ShardConfig":
-        """The part that decides what the dataset holds."""
+        """The fields that the content of the dataset depends on."""
         from pipelines.dataset.samples import ShardConfig
 
         return ShardConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(ShardConfig)})
@@ -55,7 +55,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage: what it is (a column of Table 6) and how it is trained."""
+    """One stage: its specification (a column of Table 6) and its training."""
 
     stage: StageSpec
     training: TrainingConfig
@@ -66,15 +66,16 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the cascade samples: `faithful` is Algorithm 1 step by step, `fast` the few-step solvers."""
+    """How the cascade is sampled: `faithful` is Algorithm 1 step by step, `fast` the few-step solvers."""
 
     mode: Mode = "fast"
 
 
 @dataclass(frozen=True)
 class ColumnConfig:
-    """The column of IRM-1's pictures that IRM-2 learns from: with more degenerate ones than this share of
-    all the run ends.
+    """The column of IRM-1's images that IRM-2 is trained on.
+
+    The run ends if more than `max_bad_share` of the images are degenerate.
     """
 
     max_bad_share: float = 0.01
@@ -82,17 +83,16 @@ class ColumnConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_share <= 1:
             raise UsageError(
-                f"column.max_bad_share is {self.max_bad_share}; expected a share of the pictures in [0, 1]"
+                f"column.max_bad_share is {self.max_bad_share}; expected a share of the images in [0, 1]"
             )
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is measured: the first `max_faces` held-out faces (None: all) of a split, one variant, once for
-    each sampling seed.
+    """The evaluation: the first `max_faces` held-out faces (None: all) of a split, one sample for each seed.
 
-    `squeezenet` and `identity` are the files of the weights for the perceptual distance and for the identity
-    cosine; a metric without its weights is left out.
+    `variant` is the number of the stored degradation. `squeezenet` and `identity` are the files of the
+    weights for the perceptual distance and for the identity cosine; a metric without weights is left out.
     """
 
     split: Literal["val", "test"] = "test"
@@ -107,9 +107,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class RestoreConfig:
-    """How archives are restored, and the sample archive at the end of a run: the degraded photos of
-    `num_photos` held-out faces.
-    """
+    """How archives are restored; the sample archive of a run holds `num_photos` degraded held-out faces."""
 
     num_photos: int = 12
     unit_size: int = 16
@@ -118,7 +116,7 @@ class RestoreConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where MLflow is; None is SQLite under the root."""
+    """The MLflow tracking server; `uri=None` is SQLite under the root."""
 
     uri: str | None = None
     experiment: str = "diffbfr"
@@ -126,8 +124,10 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. `init` is where the stages start: "scratch", "packaged" (the small cascade in the
-    package) or a cascade's folder.
+    """The configuration of a run.
+
+    `init` is the origin of the initial weights: "scratch", "packaged" (the small cascade in the package) or
+    the folder of a cascade.
     """
 
     name: str
@@ -144,7 +144,7 @@ class Recipe:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
-        for name, place, px in (
+        for name, setting, px in (
             ("irm1", "lq_px", self.data.lq_px),
             ("irm2", "hq_px", self.data.hq_px),
             ("tem", "hq_px", self.data.hq_px),
@@ -152,14 +152,15 @@ class Recipe:
             found = self.stage(name).stage  # type: ignore[arg-type]
             if found.name != name or found.px != px:
                 raise UsageError(
-                    f"{name} is set to stage {found.name} at {found.px} px, data.{place} is {px}; "
-                    f"expected the same size; set {name}.stage.unet.image_px or data.{place}"
+                    f"{name} is set to stage {found.name} at {found.px} px, data.{setting} is {px}; "
+                    f"expected the same size; set {name}.stage.unet.image_px or data.{setting}"
                 )
         if self.data.variants < 1:
             raise UsageError(
                 f"data.variants is {self.data.variants}; expected 1 or more low-quality faces of each photo; "
                 "set it so"
             )
+        # variants count from 0
         if self.evaluate.variant >= self.data.variants:
             raise UsageError(
                 f"evaluate.variant is {self.evaluate.variant}, data.variants {self.data.variants}; expected "
@@ -172,7 +173,7 @@ class Recipe:
 
 
 def sampling_settings(recipe: Recipe, name: StageName) -> dict[str, Any]:
-    """How a stage is sampled, by dotted path: `irm1.stage.start` and the like."""
+    """The fields of a stage that its sampling depends on, by dotted path (`irm1.stage.start`)."""
     from pipelines.execution.artifact_store import flatten
 
     spec = recipe.stage(name).stage

@@ -35,7 +35,7 @@ def evaluation_tags(evaluation: Evaluation, sha256: str = "") -> dict[str, str]:
     """Tags of a version: means and protocol of its newest evaluation; `sha256` is that of the score table."""
     protocol = evaluation.protocol.digest
     tags = {f"eval.{name}": repr(value) for name, value in means(evaluation).items()}
-    scores = {"metrics": {metric_slug(card): card.version for card in evaluation.cards}, "sha256": sha256}
+    scores = {"metrics": {metric_slug(metric): metric.version for metric in evaluation.metrics}, "sha256": sha256}
     return tags | {"eval.protocol": protocol, _scores_tag(protocol): json.dumps(scores, sort_keys=True)}
 
 
@@ -78,6 +78,6 @@ def _faces_path(version: ModelVersion, protocol: str) -> str:
 def _faces_csv(evaluation: Evaluation) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", *(metric_slug(card) for card in evaluation.cards)])
+    writer.writerow(["key", *(metric_slug(metric) for metric in evaluation.metrics)])
     writer.writerows([key, *map(repr, values)] for key, values in faces(evaluation, _SUBJECT).items())
     return text.getvalue().encode()

@@ -37,7 +37,7 @@ class HoldOut:
 
 def holdout_of(evaluation: Evaluation, dataset: str) -> HoldOut:
     """The hold-out on which an evaluation was made."""
-    metrics = {metric_slug(card): card.version for card in evaluation.cards}
+    metrics = {metric_slug(metric): metric.version for metric in evaluation.metrics}
     return HoldOut(dataset, evaluation.protocol, metrics)
 
 

@@ -1,7 +1,7 @@
-"""The page at the end of a run: pictures first, then numbers, curves, lineage and times, in one HTML file
-that needs nothing else.
+"""The HTML report of a run: images, scores, curves, lineage and step times in one self-contained file.
 
-`data` says what the page shows, `curves` draws, `page` fills the template. The one door to Jinja.
+`data` holds the content of the page, `curves` lays out the training curves, and `page` fills the template; it
+is the one module that imports Jinja.
 """
 
 from pipelines.report.data import LineageLink, ReportData, RestoredPhoto, StepLine, TrainingCurve

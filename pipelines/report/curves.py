@@ -1,10 +1,9 @@
-"""A training curve as a small drawing: lines and ticks in the units of the SVG, nothing that depends on a
-library or a browser.
-"""
+"""Layout of a training curve: polylines and ticks in SVG units, without a plotting library."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from pipelines.report.data import TrainingCurve
 
@@ -16,7 +15,7 @@ _LOG_FROM_RATIO = 6.0
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where, and what is written."""
+    """A tick on an axis: its position in SVG units and its label."""
 
     at: float
     label: str
@@ -24,9 +23,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A curve ready to draw: `raw` and `smooth` are SVG polylines, `last` where the smooth one ends and
-    its value.
-    """
+    """A curve in SVG units: `raw` and `smooth` are polylines; `last_*` is the end of the smooth one."""
 
     stage: str
     raw: str
@@ -40,8 +37,9 @@ class Drawing:
 
 
 def draw(curve: TrainingCurve) -> Drawing | None:
-    """Lay a curve out; the loss axis is logarithmic where the loss fell far. None for a curve with nothing
-    finite in it.
+    """Lay out a curve; None if it has no finite value.
+
+    The loss axis is logarithmic if the largest loss is more than six times the smallest.
     """
     points = [(float(x), y) for x, y in curve.points if math.isfinite(y)]
     if not points:
@@ -70,7 +68,7 @@ def draw(curve: TrainingCurve) -> Drawing | None:
 
 
 def short(value: float) -> str:
-    """Write a number for a reader in a hurry: 12.8k, 0.034, 3.2M."""
+    """A number with three significant digits: 12.8k, 0.034, 3.2M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
@@ -78,9 +76,7 @@ def short(value: float) -> str:
 
 
 def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Running mean with the weight of the past falling off over a twentieth of the run; unbiased at its
-    start.
-    """
+    """Exponential moving average over a twentieth of the run, without bias at its start."""
     keep = 1 - 1 / max(1.0, len(points) / 20)
     total = weight = 0.0
     smooth = []
@@ -95,6 +91,7 @@ def _polyline(
     place_x: Callable[[float], float],
     place_y: Callable[[float], float],
 ) -> str:
+    # a page shows some hundred pixels, so more points only make the file larger
     stride = max(1, len(points) // _MAX_POINTS)
     kept = [*points[:-1:stride], points[-1]]
     return " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in kept)
@@ -108,7 +105,8 @@ def _scale(
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers that cover a range in about `count` steps."""
+    """Round numbers inside a range, in about `count` steps."""
+    # the step is 1, 2 or 5 times a power of ten
     rough = (high - low) / count or 1.0
     size = 10 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
@@ -117,8 +115,9 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
+    """Those of 1, 2, 5, 10, 20, ... inside a range; the powers of ten alone if there are three of them."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+    every = [factor * 10.0**decade for decade, factor in product(decades, (1, 2, 5))]
     inside = [tick for tick in every if low <= tick <= high]
     tens = [tick for tick in inside if math.isclose(10 ** round(math.log10(tick)), tick)]
     return tens if len(tens) >= 3 else inside

@@ -1,4 +1,4 @@
-"""What the page of a run shows."""
+"""The content of a report page."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,10 +8,10 @@ from pipelines.evaluation.scores import Evaluation
 
 @dataclass(frozen=True)
 class RestoredPhoto:
-    """One input of the restored archive: its file and the restored picture, in any format a browser shows;
-    None where there is none.
+    """One input of a restored archive.
 
-    `spread` shows where several restorations differ.
+    `before` and `after` are image files that a browser can show, or None. `spread` is a heat map of the
+    differences between several restorations.
     """
 
     name: str
@@ -24,7 +24,7 @@ class RestoredPhoto:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """The loss of one stage over the samples it has seen: (samples, loss) with rising samples."""
+    """The loss of one stage over the training samples: (samples, loss) with increasing samples."""
 
     stage: str
     points: tuple[tuple[int, float], ...]
@@ -32,7 +32,7 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class LineageLink:
-    """One thing in the chain from photos to cascade: what it is, its digest or id, and a few words."""
+    """One node of the lineage from photos to cascade: its title, its digest or id, and a detail."""
 
     title: str
     digest: str
@@ -41,7 +41,7 @@ class LineageLink:
 
 @dataclass(frozen=True)
 class StepLine:
-    """One step of the run: whether it ran or was there already, why, and how many seconds its making took."""
+    """One step of the run: whether it ran or was a cache hit, why, and the seconds that it took to run."""
 
     name: str
     action: Literal["HIT", "RUN"]
@@ -51,11 +51,10 @@ class StepLine:
 
 @dataclass(frozen=True)
 class ReportData:
-    """The page of a run. `lineage` comes in tiers from the photos to the cascade; links of one tier stand
-    side by side.
+    """The content of a page.
 
-    `counts` says how many inputs of the archive ended with each status; `restored` are those that the page
-    shows.
+    `lineage` has tiers from the photos to the cascade; the links of one tier are shown side by side. `counts`
+    is the number of inputs of the archive by status, and `restored` are the inputs that the page shows.
     """
 
     recipe: str

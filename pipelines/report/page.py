@@ -1,4 +1,4 @@
-"""Fill the template: pictures become data URIs, numbers become text, and the rest is the browser's."""
+"""Render the page of a run: images as data URIs, numbers as text, in the template `report.html.j2`."""
 
 import base64
 import io
@@ -14,6 +14,7 @@ from diffbfr.metrics.intervals import Interval
 from pipelines import storage
 from pipelines.evaluation.scores import Evaluation, SubjectScores, protocol_lines
 from pipelines.evaluation.types import TITLES, Panel
+from pipelines.progress import duration
 from pipelines.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
 from pipelines.report.data import ReportData, RestoredPhoto, StepLine
 
@@ -46,9 +47,9 @@ def render(data: ReportData) -> str:
         data=data,
         tiles=_tiles(data),
         columns=[(TITLES[name], _EXPLANATIONS[name]) for name in TITLES],
-        rows=[_face(evaluation, panel) for panel in evaluation.panels] if evaluation else [],
+        rows=[_face_row(evaluation, panel) for panel in evaluation.panels] if evaluation else [],
         photos=[_photo(photo) for photo in data.restored],
-        heads=[_head(card) for card in evaluation.cards] if evaluation else [],
+        heads=[_head(metric) for metric in evaluation.metrics] if evaluation else [],
         lines=[_line(evaluation, line) for line in evaluation.table] if evaluation else [],
         protocol=protocol_lines(evaluation) if evaluation else [],
         drawings=[drawing for curve in data.curves if (drawing := draw(curve))],
@@ -65,23 +66,9 @@ def render(data: ReportData) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Write seconds as people say them."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 100:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 @dataclass(frozen=True)
 class _Tile:
-    """A figure large enough to read from across the room; `change` says how it compares with the input,
-    `good` whether for the better.
-    """
+    """A key figure at the top of the page; `change` is the difference from the input, `good` its sign."""
 
     value: str
     unit: str
@@ -91,17 +78,17 @@ class _Tile:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Image:
     source: str
     title: str
-    wide: bool
+    is_result: bool
 
 
 @dataclass(frozen=True)
-class _Face:
+class _FaceRow:
     key: str
     caption: str
-    pictures: tuple[_Picture, ...]
+    images: tuple[_Image, ...]
 
 
 @dataclass(frozen=True)
@@ -133,21 +120,21 @@ class _Line:
 class _Step:
     step: StepLine
     duration: str
-    share: float
+    percent_of_longest: float
 
 
 def _tiles(data: ReportData) -> list[_Tile]:
     tiles = []
     if data.evaluation is not None:
-        for card in data.evaluation.cards:
-            before, after = (data.evaluation.interval(subject, card.name) for subject in ("lq", "tem"))
+        for metric in data.evaluation.metrics:
+            before, after = (data.evaluation.interval(subject, metric.name) for subject in ("lq", "tem"))
             tiles.append(
                 _Tile(
-                    _number(after.mean, card),
-                    card.unit,
-                    f"{card.name}, TEM",
-                    f"{_change(before, after, card)} against LQ",
-                    _better(before, after, card),
+                    _number(after.mean, metric),
+                    metric.unit,
+                    f"{metric.name}, TEM",
+                    f"{_change(before, after, metric)} against LQ",
+                    _better(before, after, metric),
                 )
             )
     if data.counts:
@@ -161,40 +148,39 @@ def _tiles(data: ReportData) -> list[_Tile]:
     return tiles
 
 
-def _face(evaluation: Evaluation, panel: Panel) -> _Face:
-    pictures = tuple(_Picture(_uri(png), TITLES[name], name == "tem") for name, png in panel.pictures())
-    first = evaluation.cards[0]
+def _face_row(evaluation: Evaluation, panel: Panel) -> _FaceRow:
+    images = tuple(_Image(_uri(png), TITLES[name], name == "tem") for name, png in panel.images())
+    first = evaluation.metrics[0]
     scores = {
         row.subject: row.values[0]
         for row in evaluation.rows
         if row.key == panel.key and row.seed in (None, evaluation.protocol.seeds[0])
     }
     caption = f"{first.name} {_number(scores['lq'], first)} → {_number(scores['tem'], first)} {first.unit}"
-    return _Face(panel.key, caption, pictures)
+    return _FaceRow(panel.key, caption, images)
 
 
 def _photo(photo: RestoredPhoto) -> _Photo:
-    return _Photo(
-        photo, *("" if data is None else _uri(data) for data in (photo.before, photo.after, photo.spread))
-    )
+    sources = ("" if data is None else _uri(data) for data in (photo.before, photo.after, photo.spread))
+    return _Photo(photo, *sources)
 
 
-def _head(card: MetricInfo) -> str:
-    return f"{card.label} {'↑' if card.better == 'higher' else '↓'}"
+def _head(metric: MetricInfo) -> str:
+    return f"{metric.label} {'↑' if metric.better == 'higher' else '↓'}"
 
 
 def _line(evaluation: Evaluation, line: SubjectScores) -> _Line:
     cells = []
-    for m, (card, interval) in enumerate(zip(evaluation.cards, line.intervals, strict=True)):
+    for m, (metric, interval) in enumerate(zip(evaluation.metrics, line.intervals, strict=True)):
         column = [other.intervals[m].mean for other in evaluation.table]
-        before = evaluation.interval("lq", card.name)
+        before = evaluation.interval("lq", metric.name)
         cells.append(
             _Cell(
-                value=_number(interval.mean, card),
-                interval=f"{_number(interval.low, card)} – {_number(interval.high, card)}",
-                change="" if line.subject == "lq" else _change(before, interval, card),
-                good=_better(before, interval, card),
-                best=interval.mean == (max(column) if card.better == "higher" else min(column)),
+                value=_number(interval.mean, metric),
+                interval=f"{_number(interval.low, metric)} – {_number(interval.high, metric)}",
+                change="" if line.subject == "lq" else _change(before, interval, metric),
+                good=_better(before, interval, metric),
+                best=interval.mean == (max(column) if metric.better == "higher" else min(column)),
             )
         )
     return _Line(TITLES[line.subject], _EXPLANATIONS[line.subject], tuple(cells), line.subject == "tem")
@@ -205,25 +191,26 @@ def _step(step: StepLine, steps: tuple[StepLine, ...]) -> _Step:
     return _Step(step, duration(step.seconds), round(100 * step.seconds / longest, 1))
 
 
-def _number(value: float, card: MetricInfo) -> str:
+def _number(value: float, metric: MetricInfo) -> str:
     if math.isinf(value):
         return "∞"
-    return f"{value:.2f}" if card.unit == "dB" else f"{value:.3f}"
+    return f"{value:.2f}" if metric.unit == "dB" else f"{value:.3f}"
 
 
-def _change(before: Interval, after: Interval, card: MetricInfo) -> str:
+def _change(before: Interval, after: Interval, metric: MetricInfo) -> str:
     change = 0.0 if after.mean == before.mean else after.mean - before.mean  # both may be infinite
-    return f"{'+' if change >= 0 else '−'}{_number(abs(change), card)}"
+    return f"{'+' if change >= 0 else '−'}{_number(abs(change), metric)}"
 
 
-def _better(before: Interval, after: Interval, card: MetricInfo) -> bool:
-    return after.mean >= before.mean if card.better == "higher" else after.mean <= before.mean
+def _better(before: Interval, after: Interval, metric: MetricInfo) -> bool:
+    return after.mean >= before.mean if metric.better == "higher" else after.mean <= before.mean
 
 
 def _uri(data: bytes) -> str:
-    """The picture as a data URI: small files as they are, large ones reduced to what a screen shows."""
+    """An image file as a data URI, reduced to `_LARGEST_PX` if it is larger."""
     with Image.open(io.BytesIO(data)) as image:
         kind = Image.MIME.get(image.format or "", "")
+        # other formats (TIFF, BMP) are not shown by every browser, so they are converted too
         if max(image.size) > _LARGEST_PX or kind not in ("image/png", "image/jpeg", "image/webp"):
             shown = image.convert("RGB")
             shown.thumbnail((_LARGEST_PX, _LARGEST_PX), Image.Resampling.LANCZOS)

@@ -55,6 +55,7 @@ class Outcome:
 def commit_unit(output_uri: str, outcomes: Iterable[Outcome]) -> None:
     """Write a unit's record, named by a digest of its inputs; a retry with the same inputs overwrites it."""
     rows = [asdict(outcome) for outcome in outcomes]
+    # the name follows from the inputs, so that a retry writes to the same record
     inputs = json.dumps([[row["row"]["name"], row["fingerprint"]] for row in rows])
     unit = hashlib.sha256(inputs.encode()).hexdigest()[:20]
     storage.write_json(storage.join(output_uri, _COMMITS, f"{unit}.json"), rows)

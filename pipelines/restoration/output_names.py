@@ -22,6 +22,7 @@ def output_names(names: Iterable[str], taken: Mapping[str, str]) -> dict[str, st
     shared = Counter(_normalized(_with_png_suffix(name)) for name in listed)
     given = dict(taken)
     used = {_normalized(output) for output in given.values()}
+    # candidates from the shortest name to the longest; the first unused one is taken
     for name in listed:
         if name in given:
             continue

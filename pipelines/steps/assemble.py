@@ -1,4 +1,4 @@
-"""Assemble a cascade: the weights of each trained stage, beside the specification that it is sampled with."""
+"""Assemble a cascade: the weights of each trained stage, with the specification that it is sampled with."""
 
 import hashlib
 import json
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def assemble(folder: str, stages: Mapping[StageName, tuple[StageSpec, str]]) -> list[str]:
-    """Copy the weights out of the folder of each training, and name the files that this wrote;
-    `cascade.json` is the caller's, last.
+    """Write the weights and the specification of each stage to a folder; return the names of the files.
+
+    `stages` has the specification and the folder of the training for each stage. The caller writes
+    `cascade.json` last.
     """
     written = []
     for name, (spec, trained) in stages.items():
@@ -31,13 +33,13 @@ def assemble(folder: str, stages: Mapping[StageName, tuple[StageSpec, str]]) -> 
 
 
 def spec_text(spec: StageSpec) -> bytes:
-    """A stage's specification as the file that lies beside its weights."""
+    """The content of a stage's specification file."""
     return (json.dumps(to_dict(spec), indent=1) + "\n").encode()
 
 
 @driver_only
 def stage_digest(ctx: "RunContext", name: StageName) -> str:
-    """Digest of a trained stage as this recipe samples it: its weights beside the recipe's specification."""
+    """Digest of a trained stage as this recipe samples it: its weights and the recipe's specification."""
     from diffbfr.digests import digest_of_files
     from diffbfr.errors import UsageError
 
@@ -65,23 +67,24 @@ def _config(recipe: "Recipe") -> dict[str, Any]:
 
 @driver_only
 def _build(ctx: "RunContext", folder: str) -> "StepOutput":
-    """Put the three stages into one folder, with the record of where they come from, last."""
+    """Write the three stages into one folder, and the record of their origin last."""
     from diffbfr.cascade import RECORD, cascade_digest, write_record
     from pipelines.execution.dag import StepOutput
     from pipelines.steps.context import fetch_artifact
 
     trained = {name: ctx.steps[f"train-{name}"] for name in STAGE_NAMES}
-    outputs = assemble(
-        folder,
-        {name: (ctx.recipe.stage(name).stage, ctx.artifact_dir(step.name)) for name, step in trained.items()},
-    )
+    stages = {
+        name: (ctx.recipe.stage(name).stage, ctx.artifact_dir(step.name)) for name, step in trained.items()
+    }
+    outputs = assemble(folder, stages)
+    origins = {
+        name: {"artifact": step.id, "digest": stage_digest(ctx, name)} for name, step in trained.items()
+    }
     record = {
         "recipe": ctx.recipe.name,
         "content_id": ctx.metadata("shard")["content_id"],
         "dataset": ctx.steps["shard"].id,
-        "stages": {
-            name: {"artifact": step.id, "digest": stage_digest(ctx, name)} for name, step in trained.items()
-        },
+        "stages": origins,
         "init": ctx.initial_digest(),
     }
     if storage.is_remote(folder):

@@ -1,13 +1,12 @@
-"""Condition: run IRM-1 over every key and variant, and append what it makes as the column that IRM-2 trains
-on (Eq. 9).
+"""Condition: run IRM-1 over every key and variant; its outputs are the column that IRM-2 trains on (Eq. 9).
 
-One task is one shard of the column: the same keys in the same order as the dataset's own. The noise of a
-picture is keyed by its LQ file, exactly as `restore` keys it, so the column holds what the cascade would make
-of that file. On a CPU every actor samples on one thread: the bytes are the same for any number of actors,
-cores and kills.
+One task makes one shard of the column, with the keys of the dataset's shard in the same order. The noise of
+an image is keyed by its LQ file, as in `restore`, so the column holds what the cascade makes of that file. On
+a CPU every actor samples on one thread, so that the bytes do not depend on the number of actors and cores,
+nor on killed workers.
 
-A picture that is not finite, or one colour although its input is not, is quarantined: it keeps its place, and
-IRM-2 never sees it.
+An image that is not finite, or has one colour although its input has several, is quarantined: it keeps its
+place in the shard, and IRM-2 is not trained on it.
 """
 
 import hashlib
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from diffbfr.cost.threads import single_thread
@@ -39,10 +39,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConditionTask:
-    """One shard of a column: `keys` of `dataset` through the weights in the folder `model`, sampled as
-    `stage` says.
+    """One shard of a column: the `keys` of `dataset`, run through the stage with the weights in `model`.
 
-    `model_digest` is the identity of both.
+    `model_digest` identifies the weights and the specification `stage`.
     """
 
     index: int
@@ -58,22 +57,22 @@ class ConditionTask:
 
     @property
     def digest(self) -> str:
-        """Digest of all that the shard's bytes depend on."""
+        """Digest of everything that the shard's bytes depend on."""
         parts = [self.column, list(self.keys), self.variants, self.model_digest, self.mode]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
-    def num_pictures(self) -> int:
-        """How many pictures the shard holds."""
+    def num_images(self) -> int:
+        """Number of images in the shard."""
         return len(self.keys) * self.variants
 
 
 @dataclass(frozen=True)
 class ConditionReport:
-    """What became of one task; `skipped` if its valid commit was there already."""
+    """The result of one task; `skipped` if a valid commit existed."""
 
     index: int
-    pictures: int
+    images: int
     quarantined: int
     skipped: bool
     seconds: float
@@ -90,42 +89,40 @@ def plan_condition(template: ConditionTask) -> list[ConditionTask]:
 
 
 def condition(task: ConditionTask) -> ConditionReport:
-    """Make one shard of the column; the same task writes the same bytes."""
+    """Make one shard of the column; equal tasks write equal bytes."""
     return Conditioner(task)(task)
 
 
 class Conditioner:
-    """Serves the tasks of one column: networks and manifest are opened for the first one that has work."""
+    """Runs the tasks of one column; network and manifest are loaded for the first uncommitted task."""
 
     def __init__(self, first: ConditionTask) -> None:
         self._first = first
         self._opened: tuple[Denoiser, ShardedDataset] | None = None
 
     def __call__(self, task: ConditionTask) -> ConditionReport:
-        """Make one shard, unless its commit is there."""
+        """Make one shard unless it is committed."""
         started = time.monotonic()
         commit = columns.find_column_shard(task.dataset, task.column, task.index, task.digest)
         skipped = commit is not None
         if commit is None:
             with single_thread():
-                made = list(self._pictures(task))
+                made = list(self._images(task))
             bad = [row for _, _, _, row in made if row is not None]
             files = ((key, name, data) for key, name, data, _ in made)
             commit = columns.write_column_shard(
                 task.dataset, task.column, task.index, task.digest, files, bad
             )
         return ConditionReport(
-            task.index, task.num_pictures, len(commit.quarantined), skipped, time.monotonic() - started
+            task.index, task.num_images, len(commit.quarantined), skipped, time.monotonic() - started
         )
 
-    def _pictures(self, task: ConditionTask) -> Iterator[tuple[str, str, bytes, Quarantined | None]]:
-        """(key, name, PNG) in the dataset's order, and why it is quarantined if it is; batches run across
-        keys and variants.
-        """
+    def _images(self, task: ConditionTask) -> Iterator[tuple[str, str, bytes, Quarantined | None]]:
+        """Yield (key, name, PNG, quarantine row or None) in the dataset's order; batches mix keys."""
         from diffbfr.cascade import sample
 
         stage, dataset = self._open()
-        wanted = [(key, variant) for key in task.keys for variant in range(task.variants)]
+        wanted = list(product(task.keys, range(task.variants)))
         for start in range(0, len(wanted), task.batch):
             chunk = wanted[start : start + task.batch]
             files = [dataset.lq_bytes(key, variant) for key, variant in chunk]
@@ -136,22 +133,21 @@ class Conditioner:
                 stage, list(map(noise_key, digests)), task.mode, start_image=None, condition=x_0.to(device)
             )
             finite = made.isfinite().flatten(1).all(1)
-            pictures = to_pixels(made.where(finite[:, None, None, None], 0.0))
-            flat_inputs = (x_0 == x_0[:, :, :1, :1]).flatten(1).all(1)
-            for row, ((key, variant), pixels) in enumerate(zip(chunk, pictures, strict=True)):
+            images = to_pixels(made.where(finite[:, None, None, None], 0.0))
+            # a face of one colour may be restored to one colour; any other constant output is degenerate
+            constant_inputs = (x_0 == x_0[:, :, :1, :1]).flatten(1).all(1)
+            for row, ((key, variant), pixels) in enumerate(zip(chunk, images, strict=True)):
                 reason = ""
                 if not finite[row]:
                     reason = "not_finite"
-                elif not flat_inputs[row] and bool((pixels == pixels[:1, :1]).all()):
+                elif not constant_inputs[row] and bool((pixels == pixels[:1, :1]).all()):
                     reason = "constant"
                 name = f"{variant}.png"
-                bad = (
-                    Quarantined(
+                bad = None
+                if reason:
+                    bad = Quarantined(
                         f"{key}.{name}", len(files[row]), digests[row], "irm1", reason, "of its LQ file"
                     )
-                    if reason
-                    else None
-                )
                 yield key, name, encode_png(pixels), bad
 
     def _open(self) -> "tuple[Denoiser, ShardedDataset]":
@@ -169,27 +165,26 @@ class Conditioner:
 
 
 def make_conditioner(first: ConditionTask) -> Callable[[ConditionTask], ConditionReport]:
-    """Build the worker of an actor, which serves this task and all others of its column."""
+    """Build the worker of an actor; it runs this task and all others of the same column."""
     return Conditioner(first)
 
 
 def finish_condition(tasks: list[ConditionTask], max_bad_share: float, table: str) -> ColumnInfo:
-    """Check that every shard is committed and make the column visible to readers; what is quarantined is
-    listed in `table`.
+    """Check that every shard is committed, list the quarantined images in `table`, make the column visible.
 
-    QuarantineError if it is more than that share of all pictures: such an IRM-1 is not to be followed.
+    QuarantineError if they are more than `max_bad_share` of all images, because IRM-2 should not be trained
+    on such a column.
     """
     first = tasks[0]
     rows = columns.read_quarantined(first.dataset, first.column, len(tasks))
     if rows:
         storage.write_json(table, [asdict(row) for row in rows])
-    total = sum(task.num_pictures for task in tasks)
+    total = sum(task.num_images for task in tasks)
     if len(rows) > max_bad_share * total:
         raise QuarantineError(
-            f"{len(rows)} of {total} pictures by irm1 are degenerate (first: {rows[0].source}, "
-            f"{rows[0].reason}); expected at most "
-            f"column.max_bad_share={max_bad_share:g} of them; see {table}, and train irm1 longer or with a "
-            "lower learning rate"
+            f"{len(rows)} of {total} images by irm1 are degenerate (first: {rows[0].source}, "
+            f"{rows[0].reason}); expected at most column.max_bad_share={max_bad_share:g} of them; see "
+            f"{table}, and train irm1 longer or with a lower learning rate"
         )
     info = ColumnInfo(
         first.column, tuple(f"{variant}.png" for variant in range(first.variants)), first.model_digest
@@ -206,7 +201,7 @@ def _config(recipe: "Recipe") -> dict[str, Any]:
 
 @driver_only
 def _build(ctx: "RunContext", folder: str) -> "StepOutput":
-    """Append IRM-1's column to the dataset; an IRM-1 that came out otherwise gets a column of its own."""
+    """Append IRM-1's column to the dataset; each version of IRM-1 has a column of its own."""
     from pipelines.dataset import manifest
     from pipelines.execution.artifact_store import OutputRef
     from pipelines.execution.dag import StepOutput
@@ -214,6 +209,7 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     from pipelines.steps.context import committed_outputs
 
     recipe, dataset, digest = ctx.recipe, ctx.steps["shard"], stage_digest(ctx, "irm1")
+    # the name changes with the step and with the weights, since a column is never overwritten
     made_by = hashlib.sha256(f"{ctx.steps[CONDITION.name].id}\0{digest}".encode()).hexdigest()
     template = ConditionTask(
         index=0,
@@ -232,7 +228,7 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
         tasks,
         label="condition",
         unit="img",
-        weight=lambda task: task.num_pictures,
+        weight=lambda task: task.num_images,
         one_core=True,
     )
     info = finish_condition(tasks, recipe.column.max_bad_share, storage.join(folder, "quarantine.json"))
@@ -245,7 +241,7 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     metadata = {
         "column": info.column,
         "irm1": digest,
-        "pictures": sum(task.num_pictures for task in tasks),
+        "images": sum(task.num_images for task in tasks),
         "quarantined": len(info.quarantined),
     }
     content = hashlib.sha256(json.dumps([asdict(info), digests]).encode()).hexdigest()
@@ -254,7 +250,7 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
 
 @driver_only
 def _estimate(recipe: "Recipe") -> str:
-    return f"{recipe.data.variants} pictures a face"
+    return f"{recipe.data.variants} images a face"
 
 
 CONDITION = StepDef("condition-irm1", (__name__,), _config, _build, _estimate)

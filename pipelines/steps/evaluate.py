@@ -1,8 +1,8 @@
-"""Evaluate a cascade on held-out faces: every output of Algorithm 1 against the ground truth, image by image.
+"""Evaluate a cascade on held-out faces: every output of Algorithm 1 is compared with the ground truth.
 
 Subjects are the low-quality input (bilinear to hq_px, as everywhere), IRM-1 (bicubic to hq_px), IRM-2 and
-TEM. The noise of a face is keyed by its input file and the draw, so a score belongs to the very picture that
-`restore` makes of that file, in any batch, on any worker.
+TEM. The noise of a face is keyed by its input file and the seed, so a score belongs to the image that
+`restore` makes of that file, in any batch and on any worker.
 """
 
 import hashlib
@@ -41,71 +41,70 @@ IDENTITY_VARIABLE: Final = "DIFFBFR_IDENTITY"
 def plan_evaluation(
     template: EvaluateTask, num_panels: int = 4, keys_per_task: int = 32
 ) -> list[EvaluateTask]:
-    """Cut a task over all keys into tasks for the workers; the panels are pinned to keys spread evenly
-    over the hold-out.
-    """
+    """Split a task over all keys into tasks for the workers, with panels of keys spread over the hold-out."""
     if not template.keys:
         raise UsageError(
             f"no held-out faces in {template.dataset}; expected at least one; shard with test_fraction above "
             "0"
         )
     count = min(num_panels, len(template.keys))
+    # the choice depends on the keys alone, so that two evaluations show the same faces
     pinned = {template.keys[i * len(template.keys) // count] for i in range(count)}
-    chunks = [template.keys[i : i + keys_per_task] for i in range(0, len(template.keys), keys_per_task)]
-    return [
-        replace(template, index=index, keys=chunk, panels=tuple(key for key in chunk if key in pinned))
-        for index, chunk in enumerate(chunks)
-    ]
+    tasks = []
+    for index, chunk in enumerate(_chunks(template.keys, keys_per_task)):
+        panels = tuple(key for key in chunk if key in pinned)
+        tasks.append(replace(template, index=index, keys=chunk, panels=panels))
+    return tasks
 
 
 def evaluate(task: EvaluateTask) -> EvaluateReport:
-    """Restore and measure the faces of one task; the same task gives the same rows."""
+    """Restore and measure the faces of one task; equal tasks give equal rows."""
     return make_evaluator(task)(task)
 
 
 def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateReport]:
-    """Load networks and manifest once; return the function that serves this task and all others that
-    differ in keys only.
-    """
+    """Load networks and manifest once; return the function that runs this task and those with other keys."""
     from pipelines.dataset.manifest import open_dataset
 
     dataset = open_dataset(first.dataset)
     if (dataset.info.lq_px, dataset.info.hq_px) != (first.cascade.lq_px, first.cascade.hq_px):
         raise UsageError(
             f"the dataset holds {dataset.info.lq_px} -> {dataset.info.hq_px} px, the cascade in "
-            f"{first.cascade.folder} restores "
-            f"{first.cascade.lq_px} -> {first.cascade.hq_px} px; evaluate it on a dataset of its own sizes"
+            f"{first.cascade.folder} restores {first.cascade.lq_px} -> {first.cascade.hq_px} px; evaluate it "
+            "on a dataset of its own sizes"
         )
     meters = _meters(first.squeezenet, first.identity)
     model = first.cascade.load()
 
-    def serve(task: EvaluateTask) -> EvaluateReport:
+    def run(task: EvaluateTask) -> EvaluateReport:
         if replace(task, index=first.index, keys=first.keys, panels=first.panels) != first:
             raise UsageError(
                 f"task {task.index} is for {task.cascade.folder} and {task.dataset}, this worker holds "
-                f"{first.cascade.folder} and "
-                f"{first.dataset}; expected one cascade and one dataset a worker; make another worker"
+                f"{first.cascade.folder} and {first.dataset}; expected one cascade and one dataset a worker; "
+                "make another worker"
             )
         return _measure(task, dataset, model, meters)
 
-    return serve
+    return run
 
 
 def squeezenet_weights(configured: str | None) -> str | None:
-    """Where the user keeps SqueezeNet's weights: the configuration, else `DIFFBFR_SQUEEZENET`, else None
-    (the metric is left out).
+    """Path of SqueezeNet's weights: the configured one, else `DIFFBFR_SQUEEZENET`, else None.
+
+    Without weights the metric is left out.
     """
-    return _given(configured, SQUEEZENET_VARIABLE, "evaluate.squeezenet", "SqueezeNet 1.0")
+    return _weights_path(configured, SQUEEZENET_VARIABLE, "evaluate.squeezenet", "SqueezeNet 1.0")
 
 
 def identity_weights(configured: str | None) -> str | None:
-    """Where the user keeps MobileFaceNet's weights: the configuration, else `DIFFBFR_IDENTITY`, else None
-    (the metric is left out).
+    """Path of MobileFaceNet's weights: the configured one, else `DIFFBFR_IDENTITY`, else None.
+
+    Without weights the metric is left out.
     """
-    return _given(configured, IDENTITY_VARIABLE, "evaluate.identity", "MobileFaceNet")
+    return _weights_path(configured, IDENTITY_VARIABLE, "evaluate.identity", "MobileFaceNet")
 
 
-def _given(configured: str | None, variable: str, setting: str, what: str) -> str | None:
+def _weights_path(configured: str | None, variable: str, setting: str, what: str) -> str | None:
     path = configured or os.environ.get(variable)
     if not path:
         return None
@@ -116,9 +115,9 @@ def _given(configured: str | None, variable: str, setting: str, what: str) -> st
 
 @dataclass(frozen=True)
 class _Meter:
-    """A metric and how to take it: uint8 batches of equal shape in, one number a picture out."""
+    """A metric and its function: two uint8 batches b h w 3 in, one number for each image out."""
 
-    card: MetricInfo
+    info: MetricInfo
     measure: Callable[["Tensor", "Tensor"], "Tensor"]
 
 
@@ -142,9 +141,9 @@ def _meters(squeezenet: str | None, identity: str | None) -> tuple[_Meter, ...]:
     return tuple(meters)
 
 
-def _network_meter(card: MetricInfo, network: Callable[["Tensor", "Tensor"], "Tensor"]) -> _Meter:
-    """A metric of pictures in [-1, 1]."""
-    return _Meter(card, lambda a, b: network(to_tensor(a.numpy()), to_tensor(b.numpy())))
+def _network_meter(info: MetricInfo, network: Callable[["Tensor", "Tensor"], "Tensor"]) -> _Meter:
+    """A metric whose network takes images in [-1, 1]."""
+    return _Meter(info, lambda a, b: network(to_tensor(a.numpy()), to_tensor(b.numpy())))
 
 
 def _measure(
@@ -159,30 +158,29 @@ def _measure(
         rows += _score(keys, "lq", None, inputs, truth, meters)
         for seed in task.seeds:
             outputs = _restore(task, dataset, model, keys, seed)
-            for subject, pictures in outputs.items():
-                rows += _score(keys, subject, seed, pictures, truth, meters)
-            if seed == task.seeds[0]:
-                for i, key in enumerate(keys):
-                    if key in task.panels:
-                        made = {subject: encode_png(pictures[i]) for subject, pictures in outputs.items()}
-                        panels.append(
-                            Panel(key=key, lq=encode_png(inputs[i]), hq=encode_png(truth[i]), **made)
-                        )
-    cards = tuple(meter.card for meter in meters)
-    return EvaluateReport(task.index, cards, tuple(rows), tuple(panels), time.monotonic() - started)
+            for subject, images in outputs.items():
+                rows += _score(keys, subject, seed, images, truth, meters)
+            if seed != task.seeds[0]:
+                continue
+            for i, key in enumerate(keys):
+                if key in task.panels:
+                    made = {subject: encode_png(images[i]) for subject, images in outputs.items()}
+                    panels.append(Panel(key=key, lq=encode_png(inputs[i]), hq=encode_png(truth[i]), **made))
+    metrics = tuple(meter.info for meter in meters)
+    return EvaluateReport(task.index, metrics, tuple(rows), tuple(panels), time.monotonic() - started)
 
 
 def _restore(
     task: EvaluateTask, dataset: "ShardedDataset", model: "Cascade", keys: Sequence[str], seed: int
 ) -> dict[Subject, list[Pixels]]:
-    """Pictures of hq_px by subject, as Algorithm 1 leaves them."""
+    """The outputs of Algorithm 1 by subject, resized to hq_px."""
     x_0 = to_tensor([lq_to_model(dataset.lq(key, task.variant), model.lq_px) for key in keys])
     noise_keys = [
         noise_key(hashlib.sha256(dataset.lq_bytes(key, task.variant)).hexdigest(), seed=seed) for key in keys
     ]
     restoration = model.restore(x_0, noise_keys, task.mode)
     return {
-        "irm1": [resize(picture, model.hq_px, "bicubic") for picture in to_pixels(restoration.irm1)],
+        "irm1": [resize(image, model.hq_px, "bicubic") for image in to_pixels(restoration.irm1)],
         "irm2": list(to_pixels(restoration.irm2)),
         "tem": list(to_pixels(restoration.tem)),
     }
@@ -192,14 +190,14 @@ def _score(
     keys: Sequence[str],
     subject: Subject,
     seed: int | None,
-    pictures: Sequence[Pixels],
+    images: Sequence[Pixels],
     truth: Sequence[Pixels],
     meters: Sequence[_Meter],
 ) -> Iterator[Row]:
     import numpy as np
     import torch
 
-    estimate, reference = (torch.from_numpy(np.stack(list(side))) for side in (pictures, truth))
+    estimate, reference = (torch.from_numpy(np.stack(list(side))) for side in (images, truth))
     columns = [meter.measure(estimate, reference).tolist() for meter in meters]
     for key, values in zip(keys, zip(*columns, strict=True), strict=True):
         yield Row(key, subject, seed, values)
@@ -212,9 +210,9 @@ def _chunks(keys: tuple[str, ...], size: int) -> Iterator[tuple[str, ...]]:
 def evaluate_cascade(
     cluster: "Cluster", cascade: "ModelRef", dataset: str, config: "EvaluateConfig", mode: Mode
 ) -> "Evaluation":
-    """Restore the held-out faces of a dataset on the cluster, and score every output of Algorithm 1."""
+    """Restore the held-out faces of a dataset on the cluster and score every output of Algorithm 1."""
     from pipelines.dataset.manifest import open_dataset
-    from pipelines.evaluation.scores import summarise
+    from pipelines.evaluation.scores import aggregate
 
     opened = open_dataset(dataset)
     template = EvaluateTask(
@@ -237,12 +235,12 @@ def evaluate_cascade(
         unit="faces",
         weight=lambda task: len(task.keys),
     )
-    return summarise(tasks, reports, opened.info.content_id, config.split, opened.info.hq_px)
+    return aggregate(tasks, reports, opened.info.content_id, config.split, opened.info.hq_px)
 
 
 @driver_only
 def _config(recipe: "Recipe") -> dict[str, Any]:
-    """What is measured and by which weights; the size of a batch changes nothing."""
+    """What is measured and by which weights; the batch size is left out, because it changes no score."""
     from pipelines import storage
     from pipelines.execution.artifact_store import flatten
 
@@ -257,7 +255,7 @@ def _config(recipe: "Recipe") -> dict[str, Any]:
 
 @driver_only
 def _build(ctx: "RunContext", folder: str) -> "StepOutput":
-    """Evaluate the cascade of this run, or the given one; keep each face's scores, a table and panels."""
+    """Evaluate the cascade of this run, or the given one; write the scores, the table and the panels."""
     from pipelines import storage
     from pipelines.evaluation.scores import means, write_evaluation
     from pipelines.execution.dag import StepOutput
@@ -272,6 +270,7 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
         ctx.cluster, cascade, ctx.artifact_dir("shard"), recipe.evaluate, recipe.sampling.mode
     )
     files = write_evaluation(evaluation, folder)
+    # an infinite PSNR is no JSON number; it stays in the evaluation's own files
     finite = {name: value for name, value in means(evaluation).items() if abs(value) != float("inf")}
     metadata = {"faces": evaluation.protocol.num_images, **finite}
     content = storage.digest(storage.join(folder, "rows.csv"))

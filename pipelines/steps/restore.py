@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from diffbfr.errors import DiffBFRError, UsageError, one_line
@@ -144,7 +145,7 @@ class RestoreWorker:
 
     def _restore_all(self, faces: Sequence["_Face"], task: RestoreTask) -> list["Pixels | _Failure"]:
         """All samples of all faces, batch by batch: the samples of the first face, of the second, ..."""
-        wanted = [(face, number) for face in faces for number in range(task.samples)]
+        wanted = list(product(faces, range(task.samples)))
         results: list[Pixels | _Failure] = []
         for start in range(0, len(wanted), task.batch_faces):
             results += self._restore(wanted[start : start + task.batch_faces], task)
@@ -265,6 +266,7 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
     if original.status != "restored":
         return _without_output(replace(original, name=ref.name, duplicate_of=original.name, seconds=0.0), ref)
     started = time.perf_counter()
+    # the file is read again: it may have been changed since an earlier run restored it
     png = storage.read_bytes(storage.join(output_uri, original.output))
     if hashlib.sha256(png).hexdigest() != original.output_sha256:
         raise DiffBFRError(

@@ -1,9 +1,8 @@
-"""Photos to shards: one task makes one shard of every column, with Eq. 13 pre-sampled; the finish makes them
-a dataset.
+"""Photos to shards: one task makes one shard of every column, with the degradations of Eq. 13 applied.
 
-A shard is a pure function of its task: retried, doubled or run elsewhere it writes the same bytes. A photo
-that cannot be used is quarantined with a reason and counted; inputs = committed + quarantined is asserted for
-each shard and for the whole.
+A shard is a pure function of its task: retried, run twice or run elsewhere it writes the same bytes. A photo
+that cannot be used is quarantined with a reason; inputs = committed + quarantined is asserted for each shard
+and for the dataset. `finish_dataset` then writes the tables and `dataset.json`.
 """
 
 import hashlib
@@ -38,7 +37,7 @@ __all__ = ["SHARD", "ShardConfig", "ShardReport", "ShardTask", "finish_dataset",
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of one task; `skipped` if its valid commit was there already."""
+    """The result of one task; `skipped` if a valid commit existed."""
 
     index: int
     committed: int
@@ -48,8 +47,9 @@ class ShardReport:
 
 
 def shard(task: ShardTask) -> ShardReport:
-    """Make one shard: every photo read, decoded, resized and degraded; tars first, commit record last. A
-    valid record means no work.
+    """Make one shard unless it is committed: read, decode, resize and degrade every photo.
+
+    The tars are written first and the commit record last.
     """
     started = time.monotonic()
     done = commits.find(task.dataset_root, COMMITS, task.index, task.digest)
@@ -62,19 +62,19 @@ def shard(task: ShardTask) -> ShardReport:
         task.index, task.digest, tuple(samples), tuple(tar.info for tar in staged), tuple(refused)
     )
     _assert_all_counted(task, commit)
-    stands = commits.publish(task.dataset_root, COMMITS, commit, staged)
+    published = commits.publish(task.dataset_root, COMMITS, commit, staged)
     clean_up_retry(task)
     return ShardReport(
-        task.index, len(stands.samples), len(stands.quarantined), False, time.monotonic() - started
+        task.index, len(published.samples), len(published.quarantined), False, time.monotonic() - started
     )
 
 
 def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int | None = None) -> DatasetInfo:
-    """Gather the commits of all tasks into manifest, quarantine table and, last, `dataset.json`.
+    """Collect the commits of all tasks into the manifest, the quarantine table and, last, `dataset.json`.
 
     IncompleteError names a shard without a commit. More than `max_bad` refused photos (None: any number, but
-    not all) is a QuarantineError, raised when the quarantine table is there to look at and before the dataset
-    counts as finished.
+    not all) raise a QuarantineError, after the quarantine table is written and before the dataset is
+    finished.
     """
     root = storage.absolute(dataset_root)
     config = tasks[0].config
@@ -96,6 +96,7 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
             tables[record.tar.partition("/")[0]].append(record.members)
             archive.update(archive_line(record))
         content.update(visible_content(commit))
+    # the quarantine table is written first, so that it can be read if the check below fails
     digests = {manifest.QUARANTINE: quarantine.close()}
     _refuse_too_many(reasons, splits, max_bad, storage.join(root, manifest.QUARANTINE))
     if not splits["train"] and config.val_fraction + config.test_fraction < 1:
@@ -126,15 +127,16 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
 
 
 def _make(task: ShardTask) -> tuple[list[Sample], list[Quarantined], list[StagedFiles]]:
-    """Turn photo after photo into members of the shard's tars, which alone keep them: a worker holds its
-    shard once.
+    """Make the samples of a shard one by one and add them to its tars.
+
+    Only the tars keep the content, so that a worker holds its shard in memory once.
     """
-    taken_back = restore_unchanged(task)
+    unchanged = restore_unchanged(task)
     tars = [StagedTar(column.column, task.index) for column in task.config.columns]
     samples: list[Sample] = []
     refused: list[Quarantined] = []
     for key, ref in task.photos():
-        outcome = taken_back.pop(key, None) or _try_photo(task, key, ref)
+        outcome = unchanged.pop(key, None) or _try_photo(task, key, ref)
         if isinstance(outcome, Quarantined):
             refused.append(outcome)
             continue
@@ -146,8 +148,9 @@ def _make(task: ShardTask) -> tuple[list[Sample], list[Quarantined], list[Staged
 
 
 def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
-    """Turn one photo into one sample, or say why not. What other datasets hold of it is taken over; what
-    must be decoded is, apart.
+    """Make one sample from one photo, or the reason why it is quarantined.
+
+    Files in other datasets are reused. A photo that must be decoded is decoded in a child process.
     """
     try:
         data = task.source.read(ref)
@@ -205,7 +208,7 @@ def _refuse_too_many(reasons: Counter[str], splits: Counter[Split], max_bad: int
 
 @driver_only
 def _config(recipe: "Recipe") -> dict[str, Any]:
-    """Another version of a codec may give other pixels, or other files with the same pixels."""
+    """The configuration and the versions of the tools, since another codec may give other pixels or bytes."""
     from pipelines.execution.artifact_store import flatten
 
     config = recipe.data.shard_config
@@ -214,7 +217,7 @@ def _config(recipe: "Recipe") -> dict[str, Any]:
 
 @driver_only
 def _build(ctx: "RunContext", folder: str) -> "StepOutput":
-    """Make the dataset, a task a shard."""
+    """Make the dataset, one task for each shard."""
     from pipelines.dataset.reuse import sibling_datasets
     from pipelines.execution.dag import StepOutput
     from pipelines.sources import open_source
@@ -226,6 +229,7 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     ctx.cluster.map(shard, tasks, label="shard", unit="img", weight=lambda task: task.num_photos)
     info = finish_dataset(folder, tasks, data.max_bad)
     tables = (manifest.members_path(column.column) for column in config.columns)
+    # the outputs of the step are the shards' files and these tables
     index = (manifest.DATASET_RECORD, manifest.SAMPLES, manifest.QUARANTINE, *tables)
     outputs = committed_outputs(folder, COMMITS, len(tasks), index)
     return StepOutput(outputs, asdict(info), info.content_id)

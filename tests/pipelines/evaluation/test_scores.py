@@ -9,16 +9,16 @@ from diffbfr.images import decode, encode_png
 from diffbfr.metrics import psnr, ssim
 from pipelines.evaluation.scores import (
     Evaluation,
+    aggregate,
     format_table,
     means,
     read_evaluation,
-    summarise,
     write_evaluation,
 )
 from pipelines.evaluation.types import EvaluateReport, EvaluateTask, Panel, Row
 from pipelines.execution.model_ref import ModelRef
 
-CARDS = (psnr.INFO, ssim.INFO)
+METRICS = (psnr.INFO, ssim.INFO)
 
 
 def picture(seed: int) -> bytes:
@@ -36,7 +36,7 @@ def report(index: int, keys: tuple[str, ...], seeds: tuple[int, ...] = (0, 1)) -
                 Row(key, subject, seed, (20 + number + seed, 0.6)) for subject in ("irm1", "irm2", "tem")
             ]  # type: ignore[arg-type]
     panels = tuple(Panel(key, *(picture(i) for i in range(5))) for key in keys[:1])
-    return EvaluateReport(index, CARDS, tuple(rows), panels, seconds=1.0)
+    return EvaluateReport(index, METRICS, tuple(rows), panels, seconds=1.0)
 
 
 def task(index: int, keys: tuple[str, ...]) -> EvaluateTask:
@@ -48,7 +48,7 @@ def task(index: int, keys: tuple[str, ...]) -> EvaluateTask:
 @pytest.fixture
 def evaluation() -> Evaluation:
     tasks = [task(0, ("k0", "k1")), task(1, ("k2", "k3"))]
-    return summarise(
+    return aggregate(
         tasks, [report(1, ("k2", "k3")), report(0, ("k0", "k1"))], content_id="c" * 20, split="test", hq_px=32
     )
 
@@ -62,7 +62,7 @@ def test_draws_are_averaged_before_images(evaluation: Evaluation) -> None:
 
 def test_reports_in_any_order_give_one_evaluation(evaluation: Evaluation) -> None:
     tasks = [task(0, ("k0", "k1")), task(1, ("k2", "k3"))]
-    other = summarise(
+    other = aggregate(
         tasks, [report(0, ("k0", "k1")), report(1, ("k2", "k3"))], content_id="c" * 20, split="test", hq_px=32
     )
     assert other == evaluation
@@ -70,7 +70,7 @@ def test_reports_in_any_order_give_one_evaluation(evaluation: Evaluation) -> Non
 
 def test_a_missing_face_is_an_error_and_not_a_smaller_mean() -> None:
     with pytest.raises(IncompleteError, match="1 of 3 faces"):
-        summarise(
+        aggregate(
             [task(0, ("k0", "k1", "k2"))], [report(0, ("k0", "k1"))], content_id="c", split="test", hq_px=32
         )
 
@@ -95,8 +95,12 @@ def test_an_infinite_psnr_survives_the_round_trip(tmp_path: Path) -> None:
         Row("k0", subject, None if subject == "lq" else 0, (math.inf, 1.0))
         for subject in ("lq", "irm1", "irm2", "tem")
     )
-    perfect = summarise(
-        [task(0, ("k0",))], [EvaluateReport(0, CARDS, rows, (), 1.0)], content_id="c", split="test", hq_px=32
+    perfect = aggregate(
+        [task(0, ("k0",))],
+        [EvaluateReport(0, METRICS, rows, (), 1.0)],
+        content_id="c",
+        split="test",
+        hq_px=32,
     )
     write_evaluation(perfect, tmp_path)
     assert read_evaluation(tmp_path).interval("tem", "PSNR").mean == math.inf
@@ -107,13 +111,13 @@ def test_the_protocol_digest_moves_with_what_was_measured_and_not_with_the_resul
     evaluation: Evaluation,
 ) -> None:
     tasks = [task(0, ("k0", "k1"))]
-    fewer = summarise(tasks, [report(0, ("k0", "k1"))], content_id="c" * 20, split="test", hq_px=32)
-    elsewhere = summarise(tasks, [report(0, ("k0", "k1"))], content_id="d" * 20, split="test", hq_px=32)
+    fewer = aggregate(tasks, [report(0, ("k0", "k1"))], content_id="c" * 20, split="test", hq_px=32)
+    elsewhere = aggregate(tasks, [report(0, ("k0", "k1"))], content_id="d" * 20, split="test", hq_px=32)
     better_rows = tuple(
         Row(r.key, r.subject, r.seed, (r.values[0] + 1, r.values[1])) for r in report(0, ("k0", "k1")).rows
     )
-    better = summarise(
-        tasks, [EvaluateReport(0, CARDS, better_rows, (), 1.0)], content_id="c" * 20, split="test", hq_px=32
+    better = aggregate(
+        tasks, [EvaluateReport(0, METRICS, better_rows, (), 1.0)], content_id="c" * 20, split="test", hq_px=32
     )
     assert len({evaluation.protocol.digest, fewer.protocol.digest, elsewhere.protocol.digest}) == 3
     assert better.protocol.digest == fewer.protocol.digest

@@ -29,7 +29,7 @@ def test_a_panel_is_drawn_while_the_training_goes_on_and_one_that_fails_is_said(
         drawn.set()
 
     monkeypatch.setattr(stage_panel, "draw_panel", draw)
-    monkeypatch.setattr(along, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(along, "_POLL_INTERVAL_S", 0.01)
     averages = tmp_path / "averages"
     with TrainingPanels(str(tmp_path), "data", IRM1_TINY, "", in_background=True, on_panel=show):
         (averages / "000000004").mkdir(parents=True)

@@ -78,15 +78,15 @@ def test_an_arm_is_what_the_cascade_makes_in_that_mode(root: str, tmp_path: Path
 
 def test_the_comparison_is_paired_and_the_same_command_continues(root: str, tmp_path: Path) -> None:
     arms = ["fast/fast/fast", "faithful/ddim:2:1.0/faithful"]
-    rows = {row.walks: row for row in fast_faithful.run(root, tmp_path, arms, 2, "test", None)}
+    rows = {row.samplers: row for row in fast_faithful.run(root, tmp_path, arms, 2, "test", None)}
     assert list(rows) == fast_faithful.outputs_of(arms)
     assert all(
         row.d_psnr.mean == row.d_psnr.low == row.d_psnr.high == 0
-        for walks, row in rows.items()
-        if set(walks) == {"faithful"}
+        for samplers, row in rows.items()
+        if set(samplers) == {"faithful"}
     )
-    for walks, row in rows.items():
-        assert row.d_psnr.mean == pytest.approx(row.psnr - rows[FAITHFUL[: len(walks)]].psnr)
+    for samplers, row in rows.items():
+        assert row.d_psnr.mean == pytest.approx(row.psnr - rows[FAITHFUL[: len(samplers)]].psnr)
         assert (row.d_psnr.count, row.distance, row.ratio) == (2, None, None)
     dataset = open_dataset(_folder(root, "shard"))
     restorer = fast_faithful.Restorer(
@@ -109,26 +109,26 @@ def test_the_comparison_is_paired_and_the_same_command_continues(root: str, tmp_
     assert sum(path.stat().st_mtime_ns != before for path, before in outputs.items()) == 1
 
 
-def test_a_walk_names_solver_evaluations_and_end(root: str) -> None:
+def test_a_sampler_names_solver_evaluations_and_end(root: str) -> None:
     stage = Cascade.load(_folder(root, "cascade")).irm2
-    assert fast_faithful.walked(stage, "fast") == (stage, "fast")
-    other, mode = fast_faithful.walked(stage, "sde_dpmpp_2m:5:3.5")
+    assert fast_faithful.with_sampler(stage, "fast") == (stage, "fast")
+    other, mode = fast_faithful.with_sampler(stage, "sde_dpmpp_2m:5:3.5")
     assert (other.spec.fast, mode) == (SamplerSpec("sde_dpmpp_2m", 5, 3.5), "fast")
     assert stage.spec.fast.num_evaluations == 3
     assert (
-        fast_faithful.walked(stage, "ddim:4")[0].spec.fast.end_half_log_snr
+        fast_faithful.with_sampler(stage, "ddim:4")[0].spec.fast.end_half_log_snr
         == stage.spec.fast.end_half_log_snr
     )
 
 
-@pytest.mark.parametrize("walk", ["slow", "ddim", "euler:5", "ddim:x", "ddim:5:4:3"])
-def test_a_walk_that_is_none_is_refused(root: str, walk: str) -> None:
-    with pytest.raises(UsageError, match=r"found the walk .* expected faithful, fast or SOLVER"):
-        fast_faithful.walked(Cascade.load(_folder(root, "cascade")).irm2, walk)
+@pytest.mark.parametrize("sampler", ["slow", "ddim", "euler:5", "ddim:x", "ddim:5:4:3"])
+def test_a_sampler_that_is_none_is_refused(root: str, sampler: str) -> None:
+    with pytest.raises(UsageError, match=r"found the sampler .* expected faithful, fast or SOLVER"):
+        fast_faithful.with_sampler(Cascade.load(_folder(root, "cascade")).irm2, sampler)
 
 
-def test_an_arm_has_a_walk_a_stage() -> None:
-    with pytest.raises(UsageError, match="found the arm 'fast/fast'; expected one walk a stage"):
+def test_an_arm_has_a_sampler_a_stage() -> None:
+    with pytest.raises(UsageError, match="found the arm 'fast/fast'; expected one sampler a stage"):
         fast_faithful.parse_arm("fast/fast")
 
 

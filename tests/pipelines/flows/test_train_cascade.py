@@ -77,7 +77,7 @@ def test_an_irm2_of_the_resized_ground_truth_needs_no_column_and_waits_for_no_ir
     )
     report = train_cascade.run(recipe, str(tmp_path))
     assert actions(report) == dict.fromkeys([step for step in STEPS if step != "condition-irm1"], "RUN")
-    assert "pictures by irm1" not in Path(report.page).read_text()
+    assert "images by irm1" not in Path(report.page).read_text()
     registry = open_registry(str(tmp_path), None, recipe.tracking.experiment)
     assert "parent.irm1" not in models.get_version(registry, "diffbfr-irm2@1").tags
     alone = train_cascade.run(recipe, str(tmp_path), plan=True, until="train-irm2")

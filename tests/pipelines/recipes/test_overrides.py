@@ -8,7 +8,8 @@ import pytest
 
 from diffbfr.degradation import PRESETS
 from diffbfr.errors import UsageError
-from pipelines.recipes.overrides import _paths, change, load
+from pipelines.execution.artifact_store import flatten
+from pipelines.recipes.overrides import change, load
 from pipelines.recipes.presets import RECIPES
 from pipelines.recipes.recipe import Recipe
 
@@ -153,10 +154,20 @@ def test_every_setting_can_be_set_to_what_it_is() -> None:
             found = getattr(found, part)
         return found
 
-    paths = [path for path, _ in _paths(recipe)]
+    paths = [path for path in flatten(recipe) if path != "name"]
     assert len(paths) > 80
     assert change(recipe, {path: value(path) for path in paths}) == recipe
     assert isinstance(recipe, Recipe)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_change_leaves_the_type_of_every_other_value(name: str, preset: str) -> None:
+    """Digests are of JSON: 4 and 4.0 are equal, and would be two identities."""
+    recipe = RECIPES[name]()
+    degraded = replace(recipe, data=replace(recipe.data, degradation=PRESETS[preset]))
+    expected = flatten(replace(degraded, restore=replace(degraded.restore, seed=3)))
+    assert json.dumps(flatten(change(degraded, {"restore.seed": "3"}))) == json.dumps(expected)
 
 
 def test_a_preset_of_the_degradation_brings_its_ranges_and_what_else_is_set_comes_on_top() -> None:

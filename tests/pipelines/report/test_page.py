@@ -12,11 +12,12 @@ from PIL import Image
 
 from diffbfr.images import encode_png
 from diffbfr.metrics import psnr, squeezenet, ssim
-from pipelines.evaluation.scores import Evaluation, protocol_lines, summarise
+from pipelines.evaluation.scores import Evaluation, aggregate, protocol_lines
 from pipelines.evaluation.types import EvaluateReport, EvaluateTask, Panel, Row
 from pipelines.execution.model_ref import ModelRef
+from pipelines.progress import duration
 from pipelines.report import LineageLink, ReportData, RestoredPhoto, StepLine, TrainingCurve, write_report
-from pipelines.report.page import duration, render
+from pipelines.report.page import render
 
 SCORES = {
     "lq": (22.0, 0.60, 0.60),
@@ -41,7 +42,7 @@ def evaluation() -> Evaluation:
     panels = tuple(Panel(key, *(picture(i) for i in range(5))) for key in keys)
     task = EvaluateTask(0, "dataset", ModelRef("cascade", "d" * 64, 8, 32), keys)
     report = EvaluateReport(0, (psnr.INFO, ssim.INFO, squeezenet.INFO), tuple(rows), panels, 1.0)
-    return summarise([task], [report], "c" * 64, "test", 32)
+    return aggregate([task], [report], "c" * 64, "test", 32)
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_pictures_come_before_numbers_and_arrive_unchanged(data: ReportData) -> 
     )
     sources = [base64.b64decode(source.partition(",")[2]) for source in read(page).loads]
     assert data.evaluation is not None
-    assert sources[:5] == [png for _, png in data.evaluation.panels[0].pictures()]
+    assert sources[:5] == [png for _, png in data.evaluation.panels[0].images()]
     assert sources[10:] == [picture(6), picture(7)]
 
 
@@ -159,12 +160,12 @@ def test_steps_lineage_and_curves_are_told(data: ReportData) -> None:
         "train-irm1",
         "RUN",
         "HIT",
-        "60 s",
+        "1 min 00 s",
         "training.seed 0 -> 1",
         "222222222222",
         "diffbfr-irm1@1",
         "after 16 samples",
-        "75 s",
+        "1 min 15 s",
     )
     assert [words for words in told if words not in text] == []
 
@@ -213,14 +214,17 @@ def test_the_same_run_writes_the_same_bytes(data: ReportData, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
+        (0.04, "0 s"),
+        (9.94, "10 s"),
         (42.2, "42 s"),
-        (99.4, "99 s"),
+        (99.4, "1 min 39 s"),
         (312.4, "5 min 12 s"),
         (7325, "2 h 02 min"),
-        (3599.6, "60 min 00 s"),
+        (3599.6, "1 h 00 min"),
     ],
 )
-def test_durations_read_as_people_say_them(seconds: float, words: str) -> None:
+def test_durations_are_written_as_progress_lines_write_them(
+    seconds: float, words: str, data: ReportData
+) -> None:
     assert duration(seconds) == words
+    assert words in read(render(replace(data, seconds=seconds))).text

@@ -180,7 +180,7 @@ def test_a_degenerate_picture_is_quarantined_counted_and_bounded(
     assert [report.quarantined for report in (bad, *good)] == [1, 0, 0]
     assert worker(tasks[0]) == replace(bad, skipped=True, seconds=pytest.approx(0, abs=30))
     expected = (
-        rf"1 of 24 pictures by irm1 are degenerate \(first: {key}.1.png, {reason}\); expected at most "
+        rf"1 of 24 images by irm1 are degenerate \(first: {key}.1.png, {reason}\); expected at most "
         rf"column.max_bad_share=0.04"
     )
     with pytest.raises(QuarantineError, match=expected):

@@ -19,7 +19,7 @@ from diffbfr.images import decode, lq_to_model, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import open_dataset
-from pipelines.evaluation.scores import summarise
+from pipelines.evaluation.scores import aggregate
 from pipelines.execution.model_ref import ModelRef, pin_model
 from pipelines.sources import open_source
 from pipelines.steps.evaluate import (
@@ -74,7 +74,7 @@ def test_every_subject_of_every_face_and_draw_has_a_row(task: EvaluateTask) -> N
         (key, subject, seed) for key in task.keys for subject in ("irm1", "irm2", "tem") for seed in (0, 3)
     ]
     assert found == sorted(expected)
-    assert [card.name for card in report.cards] == ["PSNR", "SSIM"]
+    assert [metric.name for metric in report.metrics] == ["PSNR", "SSIM"]
 
 
 @pytest.mark.slow
@@ -110,8 +110,8 @@ def test_tasks_cut_small_measure_what_one_task_measures(task: EvaluateTask) -> N
     small = plan_evaluation(task, num_panels=3, keys_per_task=2)
     assert len(whole) == 1
     assert [len(t.keys) for t in small] == [2, 2, 1]
-    one = summarise(whole, [evaluate(t) for t in whole], "content", "test", HQ_PX)
-    other = summarise(small, [evaluate(t) for t in reversed(small)], "content", "test", HQ_PX)
+    one = aggregate(whole, [evaluate(t) for t in whole], "content", "test", HQ_PX)
+    other = aggregate(small, [evaluate(t) for t in reversed(small)], "content", "test", HQ_PX)
     assert one.protocol == other.protocol
     assert [panel.key for panel in one.panels] == [panel.key for panel in other.panels]
     assert one.interval("tem", "PSNR").mean == pytest.approx(other.interval("tem", "PSNR").mean, abs=0.01)
@@ -122,7 +122,7 @@ def test_panels_hold_the_pictures_that_were_measured(task: EvaluateTask) -> None
     assert [panel.key for panel in report.panels] == list(task.panels)
     for panel in report.panels:
         truth = decode(panel.hq).pixels
-        for subject, png in panel.pictures()[:-1]:
+        for subject, png in panel.images()[:-1]:
             row = next(
                 r
                 for r in report.rows
@@ -193,7 +193,7 @@ def test_the_identity_cosine_joins_the_table_where_weights_are_given(
     )
     monkeypatch.setenv("DIFFBFR_IDENTITY", str(tmp_path / "faces.npz"))
     report = evaluate(replace(task, keys=task.keys[:1], seeds=(0,), identity=identity_weights(None)))
-    assert [card.name for card in report.cards] == ["PSNR", "SSIM", "identity cosine"]
+    assert [metric.name for metric in report.metrics] == ["PSNR", "SSIM", "identity cosine"]
     assert all(-1 <= row.values[2] <= 1 for row in report.rows)
 
 
@@ -214,5 +214,5 @@ def test_the_squeezenet_distance_joins_the_table_where_weights_are_given(
         arrays[name] = (torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)) * 0.1).numpy()
     np.savez(tmp_path / "weights.npz", **arrays)
     report = evaluate(replace(task, keys=task.keys[:1], seeds=(0,), squeezenet=str(tmp_path / "weights.npz")))
-    assert [card.name for card in report.cards] == ["PSNR", "SSIM", "squeezenet distance"]
+    assert [metric.name for metric in report.metrics] == ["PSNR", "SSIM", "squeezenet distance"]
     assert all(0 < row.values[2] < 2 for row in report.rows)
