@@ -88,7 +88,7 @@ def train_stage(task: TrainTask, link: TrainingReporter) -> TrainReport:
         }
         link.report(Metrics(metrics.step, metrics.samples, values))
 
-    def alive(done: int) -> None:
+    def heartbeat(done: int) -> None:
         if done < task.config.num_steps:
             link.heartbeat(done)
         else:
@@ -100,7 +100,7 @@ def train_stage(task: TrainTask, link: TrainingReporter) -> TrainReport:
             task.config,
             dataset,
             folder,
-            place=task.folder,
+            uri=task.folder,
             column=task.column or None,
             initial=initial,
             initial_digest=task.initial_digest,
@@ -109,7 +109,7 @@ def train_stage(task: TrainTask, link: TrainingReporter) -> TrainReport:
             micro_batch=task.micro_batch,
             compiled=task.compiled,
         )
-        result = train(run, report, on_checkpoint=publish, alive=alive)
+        result = train(run, report, on_checkpoint=publish, heartbeat=heartbeat)
         publish(folder / f"{task.stage.name}.json")
         publish(folder / f"{task.stage.name}.safetensors")
     history = link.restart_stats()
