@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from diffbfr.degradation import float_recipe
 from diffbfr.degradation.noise import add_noise
 from diffbfr.degradation.pre_augment import run_pipeline
-from diffbfr.degradation.spec import DegradationParams, DegradationSpec
+from diffbfr.degradation.spec import DegradationSpec
 from diffbfr.errors import UsageError
+from diffbfr.variant import DegradationParams, luma, mirror
 
 
 def sample_seed(recipe_digest: str, source_sha256: str, variant: int) -> bytes:
@@ -46,12 +47,6 @@ def draw(spec: DegradationSpec, seed: bytes | int) -> DegradationParams:
     )
 
 
-def apply_target(hq: NDArray[np.uint8], params: DegradationParams) -> NDArray[np.uint8]:
-    """Apply the part of a draw that the ground truth shares: flip and gray. uint8 h w 3 in and out."""
-    target = _mirror(hq) if params.flip else hq
-    return np.repeat(_luma(target)[..., None], 3, axis=2) if params.gray else target
-
-
 def degrade(hq: NDArray[np.uint8], params: DegradationParams, spec: DegradationSpec) -> bytes:
     """Apply Eq. 13 to a face (uint8, `spec.hq_px` square, 3 channels) and return the JPEG that it becomes,
     about `hq_px / r` square.
@@ -68,7 +63,7 @@ def degrade(hq: NDArray[np.uint8], params: DegradationParams, spec: DegradationS
             "crop the face square and scale the degradation to it with spec.at(px)"
         )
     pixels = run_pipeline(spec.before, hq, params.noise_seed) if spec.before else hq
-    pixels = _mirror(pixels) if params.flip else pixels
+    pixels = mirror(pixels) if params.flip else pixels
     if spec.arithmetic == "float":
         pixels = float_recipe.luma(pixels) if params.gray else pixels
         px = working_px(params.r, spec)
@@ -76,7 +71,7 @@ def degrade(hq: NDArray[np.uint8], params: DegradationParams, spec: DegradationS
             pixels, params.sigma, spec.kernel_px, px, params.delta, params.noise_seed
         )
         return _jpeg(pixels, params.q)
-    pixels = _luma(pixels) if params.gray else pixels
+    pixels = luma(pixels) if params.gray else pixels
     pixels = _blur(pixels, params.sigma, spec.kernel_px)
     pixels = _resample(pixels, working_px(params.r, spec))
     pixels = add_noise(pixels, params.delta, params.noise_seed)
@@ -94,20 +89,6 @@ def _unit(word: int) -> float:
 
 def _uniform(word: int, ends: tuple[float, float]) -> float:
     return ends[0] + (ends[1] - ends[0]) * _unit(word)
-
-
-def _mirror(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    import cv2
-
-    return np.asarray(
-        cv2.flip(pixels, 1), dtype=np.uint8
-    )  # some hundred times as fast as copying a reversed view
-
-
-def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return BT.601 luma in 8-bit fixed point; white stays 255."""
-    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
-    return ((77 * red + 150 * green + 29 * blue + 128) >> 8).astype(np.uint8)
 
 
 def _blur(pixels: NDArray[np.uint8], sigma: float, kernel_px: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""What Eq. 13 may draw (`DegradationSpec`) and what one draw is (`DegradationParams`)."""
+"""The ranges from which the parameters of Eq. 13 are drawn, and the presets of the literature."""
 
 import hashlib
 import json
@@ -111,23 +111,6 @@ class DegradationSpec:
         }
         parts = [self.recipe, values, self.before] if self.before else [self.recipe, values]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class DegradationParams:
-    """One draw of Eq. 13: everything that `degrade` needs beside the face; `sigma` in pixels of the face it
-    was drawn for.
-
-    `noise_seed` has 63 bits, so that it fits a signed column of a table.
-    """
-
-    sigma: float
-    r: float
-    delta: float
-    q: int
-    gray: bool
-    flip: bool
-    noise_seed: int
 
 
 def _check_range(name: str, ends: object, lowest: float | int, highest: float | int) -> None:

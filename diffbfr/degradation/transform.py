@@ -17,8 +17,9 @@ os.environ.setdefault(
 import albumentations as A
 
 from diffbfr.degradation.recipe import degrade, draw
-from diffbfr.degradation.spec import PRESETS, DegradationParams, DegradationSpec
+from diffbfr.degradation.spec import PRESETS, DegradationSpec
 from diffbfr.images import Pixels, decode, resize
+from diffbfr.variant import DegradationParams
 
 
 class BlindFaceDegradation(A.ImageOnlyTransform):  # type: ignore[misc] # albumentations is untyped

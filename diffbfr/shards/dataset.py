@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffbfr.degradation import DegradationParams, apply_target
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, decode_trusted
 from diffbfr.shards.schema import LQ_COLUMN, ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
+from diffbfr.variant import DegradationParams, apply_target
 
 
 @dataclass(frozen=True, eq=False)

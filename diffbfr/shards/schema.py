@@ -8,8 +8,8 @@ identified by its key and a reader opens only the columns it needs.
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from diffbfr.degradation import DegradationParams
 from diffbfr.errors import DiffBFRError
+from diffbfr.variant import DegradationParams
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)

@@ -1,4 +1,4 @@
-"""A dataset, or some of its columns joined by key, as a webdataset pipeline.
+"""A dataset, or some of its columns joined by key, as a webdataset pipeline. Importing it imports torch.
 
 webdataset reads and groups the tars and splits them over nodes and workers. Which files a tar must hold, and
 the sha256 of each, comes from the dataset's index: webdataset itself reads a tar that was cut at the end of a

@@ -1,3 +1,3 @@
-"""Training: `config` says how, `batches` what a position holds, `objective` its loss, `engine` a step,
+"""Training: `config` says how, `batches` what a position holds, `objective` its loss, `train_step` a step,
 `loop` all, `writer` the files.
 """

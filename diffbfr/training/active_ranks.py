@@ -1,7 +1,8 @@
-"""Which of a group's ranks compute: a batch is shared evenly, so that any number of workers can take it on.
+"""Which ranks of a group compute: a batch is split evenly, so that any number of workers can take part.
 
-Workers come and go, and a global batch of 16 has no even shares for three. Then as many compute as there are
-even shares for, here two; the others follow them, ready for the day when a fourth comes.
+Workers come and go, and a global batch of 16 has no even shares for three of them. Then as many ranks compute
+as there are even shares for, here two. The other ranks stay in step with them, so that they can compute as
+soon as a fourth joins.
 """
 
 from dataclasses import dataclass
@@ -11,9 +12,7 @@ from torch import distributed as dist
 
 @dataclass(frozen=True)
 class ActiveRanks:
-    """This rank's place in its group: `num_active` of `world` ranks compute, each an equal share of the
-    batch.
-    """
+    """The role of this rank: `num_active` of `world` ranks compute, each an equal share of the batch."""
 
     rank: int
     world: int
@@ -21,29 +20,29 @@ class ActiveRanks:
 
     @property
     def is_active(self) -> bool:
-        """Whether what this rank computes counts."""
+        """Whether this rank's gradients count."""
         return self.rank < self.num_active
 
     @property
     def shard_index(self) -> int:
-        """Whose share this rank computes: its own, or, if it only follows, that of another."""
+        """Index of the share that this rank reads; an idle rank reads that of an active one."""
         return self.rank % self.num_active
 
     @property
     def weight(self) -> float:
-        """What a rank's loss counts in a mean over all ranks, so that it is the mean over the batch."""
+        """Weight of this rank's loss in a mean over all ranks, so that it is the mean over the batch."""
         return self.world / self.num_active if self.is_active else 0.0
 
 
 def active_ranks(global_batch: int, reduce_leaves: int | None = None) -> ActiveRanks:
-    """The active_ranks of the group that this process is in."""
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    """The active ranks of this process's group, and the role of this process among them."""
+    is_distributed = dist.is_initialized()
+    rank = dist.get_rank() if is_distributed else 0
+    world = dist.get_world_size() if is_distributed else 1
     return ActiveRanks(rank, world, num_active(world, global_batch, reduce_leaves))
 
 
 def num_active(world: int, global_batch: int, reduce_leaves: int | None = None) -> int:
-    """How many of `world` ranks compute: with `reduce_leaves` a power of two, for their sums are a binary
-    tree.
-    """
+    """Number of `world` ranks compute; a power of two with `reduce_leaves`, whose sums form a binary tree."""
     shares = global_batch if reduce_leaves is None else reduce_leaves
     return max(count for count in range(1, min(world, shares) + 1) if shares % count == 0)

@@ -1,6 +1,4 @@
-"""Writes what a training keeps while the training goes on: one piece at a time, in order, on a thread;
-failures come back.
-"""
+"""Writes checkpoints and averages on a thread while the training goes on, one at a time and in order."""
 
 import time
 from collections.abc import Callable
@@ -8,25 +6,27 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final, Self
 
-PATIENCE_S: Final = 600.0
-_SIGN_S: Final = 1.0
+STALL_TIMEOUT_S: Final = 600.0
+"""A write that takes longer sends no more heartbeats, so that a watchdog can end the rank."""
+_HEARTBEAT_S: Final = 1.0
 
 
 class AsyncCheckpointWriter:
-    """A thread for checkpoints and averages; a context manager, at whose end everything is written.
+    """A thread that writes checkpoints and averages; a context manager that ends when everything is written.
 
-    A piece must hold copies of its own: the training changes its tensors meanwhile. At most one piece is
-    under way: who is faster waits for it, and calls `while_waiting` every second, for `PATIENCE_S`: after
-    that whoever listens shall take it for hung. What a piece raises (a full disk, a refused upload, NaN) is
-    raised by the next call of `check` or `write`, or at the end.
+    At most one write is in progress. A second `write` blocks until it is done, calling `while_waiting` every
+    second for at most `STALL_TIMEOUT_S`. A write must hold copies, because training changes its tensors
+    meanwhile. An error of a write (a full disk, a refused upload, NaN) is raised by the next call of `check`
+    or `write`, or at the end of the context.
     """
 
     def __init__(
         self, on_checkpoint: Callable[[Path], None], while_waiting: Callable[[], None] = lambda: None
     ) -> None:
-        self._sealed, self._while_waiting = on_checkpoint, while_waiting
+        self._on_checkpoint = on_checkpoint
+        self._while_waiting = while_waiting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffbfr-writer")
-        self._under_way: Future[None] | None = None
+        self._in_progress: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -36,21 +36,22 @@ class AsyncCheckpointWriter:
             self._wait()
         self._thread.shutdown(wait=True)
 
-    def write(self, piece: Callable[[], Path]) -> None:
-        """Make a piece on the thread, and tell the path that it returns."""
+    def write(self, save: Callable[[], Path]) -> None:
+        """Run `save` on the thread, and pass the path that it returns to `on_checkpoint`."""
         self._wait()
-        self._under_way = self._thread.submit(lambda: self._sealed(piece()))
+        self._in_progress = self._thread.submit(lambda: self._on_checkpoint(save()))
 
     def check(self) -> None:
-        """Raise what the piece under way has raised already; costs nothing."""
-        if self._under_way is not None and self._under_way.done():
+        """Raise the error of a write that has failed; does not block."""
+        if self._in_progress is not None and self._in_progress.done():
             self._wait()
 
     def _wait(self) -> None:
-        if self._under_way is not None:
+        if self._in_progress is not None:
             started = time.monotonic()
-            while wait([self._under_way], _SIGN_S).not_done:
-                if time.monotonic() - started < PATIENCE_S:
+            while wait([self._in_progress], _HEARTBEAT_S).not_done:
+                if time.monotonic() - started < STALL_TIMEOUT_S:
                     self._while_waiting()
-            done, self._under_way = self._under_way, None
-            done.result()
+            finished = self._in_progress
+            self._in_progress = None
+            finished.result()

@@ -1,12 +1,11 @@
-"""Gradients of a global batch added in one order for any number of workers: elastic invariance to the last
-bit.
+"""Gradients summed in one order for any number of workers, so that elastic trainings agree to the last bit.
 
-Floating-point sums depend on their order, and with it on how a batch is spread: one worker adds what its
-kernels add, four add four sums, in the order in which the network delivers them. A training amplifies that,
-by Adam above all, which divides small gradients by their own size. Here the batch is always computed in the
-same reduce_leaves, and their gradients are the leaves of one binary tree: a worker adds the subtree that it
-holds, and workers add in pairs, first neighbours, then neighbours of neighbours. A sum of two numbers has no
-order.
+A floating-point sum depends on its order, and so on how a batch is spread: one worker adds what its kernels
+add, four workers add four sums in the order in which the network delivers them. Training amplifies the
+difference, above all with Adam, which divides small gradients by their own size. Here a batch is always
+computed in the same number of parts, whose gradients are the leaves of one binary tree: a worker reduces the
+subtree of its own parts, and workers then add in pairs, first neighbours, then neighbours of neighbours. A
+sum of two numbers is the same in either order.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,80 +20,81 @@ from diffbfr.training.batches import Batch
 
 
 class TreeAllReduce:
-    """Takes the place of DistributedDataParallel: `reduce_leaves` of each global batch, spread evenly over
-    the ranks that have a shard_index.
+    """All-reduces gradients over a binary tree, instead of DistributedDataParallel.
+
+    `num_leaves` is the number of parts of a global batch, spread evenly over the active ranks. Raises
+    UsageError if a part is larger than `micro_batch`, the number of images that may be held at once.
     """
 
     def __init__(
-        self, reduce_leaves: int, global_batch: int, micro_batch: int | None, active_ranks: ActiveRanks
+        self, num_leaves: int, global_batch: int, micro_batch: int | None, active_ranks: ActiveRanks
     ) -> None:
-        self._size = global_batch // reduce_leaves
-        self._scale = 1 / reduce_leaves
-        if micro_batch is not None and micro_batch < self._size:
+        self._leaf_size = global_batch // num_leaves
+        self._leaf_weight = 1 / num_leaves
+        if micro_batch is not None and micro_batch < self._leaf_size:
             raise UsageError(
-                f"cluster.micro_batch is {micro_batch} and a part of the batch {self._size} images; expected "
-                "no fewer; raise training.reduce_leaves"
+                f"cluster.micro_batch is {micro_batch} and a part of the batch {self._leaf_size} images; "
+                "expected no fewer; raise training.reduce_leaves"
             )
-        self._seats = active_ranks
-        self._pairs = _pairs(active_ranks) if active_ranks.num_active > 1 else []
+        self._active_ranks = active_ranks
+        self._pairs = _pair_groups(active_ranks) if active_ranks.num_active > 1 else []
 
     def backward(
         self, share: Batch, mean_loss: Callable[[Batch], Tensor], parameters: Sequence[nn.Parameter]
     ) -> Tensor:
-        """Leave the gradients of the global batch's mean loss in the parameters; returns that loss."""
-        if not self._seats.is_active:
-            total = [*(torch.empty_like(p) for p in parameters), torch.empty((), device=share.t.device)]
+        """Leave the gradients of the global batch's mean loss in the parameters; return that loss."""
+        if self._active_ranks.is_active:
+            total = self._reduce_leaves(share, mean_loss, parameters)
         else:
-            total = self._subtree(share, mean_loss, parameters)
-        self._add_over_ranks(total)
+            total = [*(torch.empty_like(p) for p in parameters), torch.empty((), device=share.t.device)]
+        self._reduce_ranks(total)
         for p, gradient in zip(parameters, total, strict=False):
             p.grad = gradient
         return total[-1]
 
-    def _subtree(
+    def _reduce_leaves(
         self, share: Batch, mean_loss: Callable[[Batch], Tensor], parameters: Sequence[nn.Parameter]
     ) -> list[Tensor]:
-        """The sum of the gradients, and of the loss, of this rank's reduce_leaves."""
-        tree: list[tuple[int, list[Tensor]]] = []
-        for first in range(0, len(share.t), self._size):
-            loss = mean_loss(share.cut(slice(first, first + self._size))) * self._scale
-            leaf = [*torch.autograd.grad(loss, parameters), loss.detach()]
-            leaves = 1
-            while tree and tree[-1][0] == leaves:
-                leaf = list(torch._foreach_add(tree.pop()[1], leaf))
-                leaves *= 2
-            tree.append((leaves, leaf))
-        ((_, total),) = tree
+        """Sum the gradients, and the loss, of this rank's leaves."""
+        # The stack holds finished subtrees of falling size; two of one size are added at once, as in a
+        # binary counter, so that at most log2(leaves) sets of gradients are held.
+        subtrees: list[tuple[int, list[Tensor]]] = []
+        for first in range(0, len(share.t), self._leaf_size):
+            loss = mean_loss(share.cut(slice(first, first + self._leaf_size))) * self._leaf_weight
+            subtree = [*torch.autograd.grad(loss, parameters), loss.detach()]
+            num_leaves = 1
+            while subtrees and subtrees[-1][0] == num_leaves:
+                subtree = list(torch._foreach_add(subtrees.pop()[1], subtree))
+                num_leaves *= 2
+            subtrees.append((num_leaves, subtree))
+        ((_, total),) = subtrees
         return total
 
-    def _add_over_ranks(self, tensors: Sequence[Tensor]) -> None:
-        """Add, in place, what every rank holds, in pairs of ranks and of their sums; ranks without a
-        shard_index are told the end.
-        """
-        if self._seats.world == 1:
+    def _reduce_ranks(self, tensors: Sequence[Tensor]) -> None:
+        """Sum over the active ranks, in place, pair by pair; the idle ranks receive the result."""
+        if self._active_ranks.world == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         for pair in self._pairs:
             dist.all_reduce(flat, group=pair)
-        if self._seats.num_active < self._seats.world:
+        if self._active_ranks.num_active < self._active_ranks.world:
             dist.broadcast(flat, 0)
-        for tensor, piece in zip(
-            tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True
-        ):
+        pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, piece in zip(tensors, pieces, strict=True):
             tensor.copy_(piece.view(tensor.shape))
 
 
-def _pairs(active_ranks: ActiveRanks) -> list[dist.ProcessGroup]:
-    """This rank's partner at each height of the tree, as a group of two; every rank makes every group, in
-    the same order.
-    """
-    mine = []
+def _pair_groups(active_ranks: ActiveRanks) -> list[dist.ProcessGroup]:
+    """The groups of this rank and its partner at each height of the tree, from the leaves up."""
+    own = []
     distance = 1
     while distance < active_ranks.num_active:
-        for one in range(active_ranks.num_active):
-            if not one & distance:
-                group = dist.new_group([one, one | distance])
-                if active_ranks.rank in (one, one | distance):
-                    mine.append(group)
+        # `new_group` is collective: every rank must create every group, in the same order.
+        for first in range(active_ranks.num_active):
+            if not first & distance:
+                pair = [first, first | distance]
+                group = dist.new_group(pair)
+                if active_ranks.rank in pair:
+                    own.append(group)
         distance *= 2
-    return mine
+    return own

@@ -1,11 +1,10 @@
-"""One training loop for the three stages (Eq. 8, 9, 11): the same code in one process, under torchrun and
-under Ray.
+"""One training loop for the three stages (Eq. 8, 9, 11), in one process, under torchrun and under Ray.
 
-A run is a row of global positions 0, 1, 2, ...; step s consumes positions [s B, (s + 1) B) of the global
-batch B, of which each rank takes a contiguous slice. Sample, variant, t and noise of a position are keyed by
-(seed, position), never by rank or time: any number of ranks sees the same numbers, and a resumed run
-continues as if nothing had happened. The process group, if there is one, is the caller's; here only
-`torch.distributed` is asked who we are.
+A run is a sequence of global positions 0, 1, 2, ...; step s consumes positions [s B, (s + 1) B), where B is
+the global batch, and each rank takes a contiguous slice of them. Sample, variant, t and noise of a position
+are keyed by (seed, position), never by rank or time: any number of ranks computes the same numbers, and a
+resumed run continues as if it had not been stopped. The process group, if there is one, belongs to the
+caller; this module only asks `torch.distributed` for rank and size.
 """
 
 import json
@@ -31,54 +30,49 @@ from diffbfr.stages import StageSpec
 from diffbfr.training.batches import PositionLoader
 from diffbfr.training.checkpoint_writer import AsyncCheckpointWriter
 from diffbfr.training.config import NON_IDENTITY_FIELDS, TrainingConfig
-from diffbfr.training.engine import TrainStep, copied
+from diffbfr.training.train_step import TrainStep, copied
 
 AVERAGES = "averages"
-"""Folder of the averaged weights that `TrainingConfig.average_samples` keeps, each named by its number of
-samples.
-"""
+"""Folder of the averages that `TrainingConfig.average_samples` keeps, each named by its number of samples."""
 SKIPPED = "skipped.json"
-"""The steps whose loss was not finite, with the keys of their faces; absent if there was none."""
+"""File with the steps whose loss was not finite and the keys of their faces; absent if there was none."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What rank 0 tells about a stretch of steps: mean loss, speed, and the shares of time spent waiting
-    for data and for the writer.
+    """What rank 0 reports of a window of steps.
+
+    `data_share` and `write_share` are the fractions of its time spent waiting for data and for the writer.
     """
 
     step: int
     samples: int
     loss: float
-    """A mean over the stretch and over all ranks; steps that were skipped do not count."""
+    """A mean over the window and over all ranks, without the steps that were skipped."""
     images_per_s: float
     data_share: float
     write_share: float
     learning_rate: float
     skipped: int
-    """Steps since the run began whose loss or gradient was not finite."""
+    """Steps since the start of the run whose loss or gradient was not finite."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished training leaves: the weights in `folder`, averaged or not
-    (`TrainingConfig.ema_half_life`), and how it ended.
-    """
+    """A finished training; its weights in `folder` are averaged if `TrainingConfig.ema_half_life` is set."""
 
     folder: Path
     steps: int
     samples: int
     loss: float
-    """Of the last stretch; of the last checkpoint if there was nothing left to train."""
+    """The loss of the last window, or of the last checkpoint if there was nothing left to train."""
     resumed_from: int
     seconds: float
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what, on which data, and where its checkpoints (`folder/checkpoints`) and weights
-    (`folder`) go.
-    """
+    """One training of a stage; checkpoints go to `folder/checkpoints`, the weights to `folder`."""
 
     stage: StageSpec
     config: TrainingConfig
@@ -87,42 +81,39 @@ class Run:
     column: str | None = None
     """The appended column that conditions IRM-2."""
     initial: Denoiser | None = None
-    """Weights to start from; None starts from nothing."""
+    """Weights to start from; None initialises them from the seed."""
     initial_digest: str = ""
     device: str = "cpu"
     readers: int = 2
-    """Threads of each rank that read ahead; with any number the result is the same."""
+    """Threads of each rank that prefetch samples; the result is the same with any number."""
     micro_batch: int | None = None
-    """Images of a rank that are on the device at once; None is its whole share."""
+    """Images of a rank that are on the device at once; None holds its whole share."""
     compiled: bool = False
-    """Whether torch.compile makes the network's code."""
+    """Whether the network is compiled with torch.compile."""
     recompute_px: int | None = None
-    """Blocks at least this wide are run again in the backward pass (`UNet.recompute_px`): less memory, the
-    same result.
-    """
-    place: str = ""
-    """What messages call the folder, where it is only this machine's copy of another."""
+    """Blocks at least this wide are run again in the backward pass to save memory (`UNet.recompute_px`)."""
+    uri: str = ""
+    """The name of the folder in messages, if `folder` is only this machine's copy of it."""
 
 
 def train(
     run: Run,
     report: Callable[[StepMetrics], None] = lambda metrics: None,
     on_checkpoint: Callable[[Path], None] = lambda path: None,
-    alive: Callable[[int], None] = lambda step: None,
+    heartbeat: Callable[[int], None] = lambda step: None,
     report_every_s: float = 2.0,
 ) -> TrainResult:
-    """Train a stage to `num_samples`, going on from the newest sealed checkpoint in the run's folder; every
-    rank calls this.
+    """Train a stage to `num_samples`, resuming from the newest complete checkpoint; every rank calls this.
 
-    `report` hears from rank 0 every few seconds and at the end, `alive` on every rank the number of steps
-    done, after each. `on_checkpoint` is told the path of each checkpoint and of each average that is kept, on
-    a thread that writes them while the training goes on. The last checkpoint is that of the end, and
-    `TrainStep.weights` are then written to `folder/STAGE.safetensors`. DivergedError if more than
-    `max_skipped` steps had a loss that is not finite.
+    `report` is called on rank 0 every `report_every_s` and at the end, `heartbeat` on every rank after each
+    step with the number of steps done. `on_checkpoint` is called with the path of each checkpoint and each
+    average that is kept, on the thread that writes them. The last checkpoint is written after the last step,
+    and then `TrainStep.weights` to `folder/STAGE.safetensors`. Raises DivergedError if more than
+    `max_skipped` steps had a loss or gradient that is not finite.
     """
     config = run.config
     started = time.monotonic()
-    engine = TrainStep(
+    train_step = TrainStep(
         run.stage,
         config,
         initial=run.initial,
@@ -131,17 +122,17 @@ def train(
         recompute_px=run.recompute_px,
         compiled=run.compiled,
     )
-    active_ranks = engine.active_ranks
+    active_ranks = train_step.active_ranks
     contract = _resume_contract(run)
     state = load_checkpoint(run.folder / "checkpoints", contract, _with_defaults)
     first = 0 if state is None else state.step
     skipped = [] if state is None else list(state.skipped)
-    losses: list[Tensor] = []  # since the checkpoint before
-    _check_same_step(first, run.place or str(run.folder), engine.device, active_ranks.world)
+    losses: list[Tensor] = []  # since the last checkpoint
+    _check_same_step(first, run.uri or str(run.folder), train_step.device, active_ranks.world)
     if state is not None:
-        engine.restore(state)
+        train_step.restore(state)
     loader = PositionLoader(run.dataset, run.stage, config, run.column)
-    stretch = _MetricsWindow(
+    window = _MetricsWindow(
         config,
         report,
         report_every_s,
@@ -153,69 +144,71 @@ def train(
         first * config.global_batch, active_ranks.shard_index, active_ranks.num_active, run.readers
     )
     done = first
-    with closing(batches), AsyncCheckpointWriter(on_checkpoint, while_waiting=lambda: alive(done)) as writer:
+    writer = AsyncCheckpointWriter(on_checkpoint, while_waiting=lambda: heartbeat(done))
+    with closing(batches), writer:
         for step in range(first, config.num_steps):
-            with stretch.waiting("data"):
+            with window.waiting("data"):
                 share = next(batches)
-            stepped = engine.step(share, step)
-            if not stepped.applied:
+            update = train_step.step(share, step)
+            if not update.applied:
                 skipped.append(step)
-                _tell_skipped(
+                _report_skipped(
                     run,
                     loader,
                     skipped,
-                    float(stepped.loss),
+                    float(update.loss),
                     on_checkpoint if active_ranks.rank == 0 else None,
                 )
             elif active_ranks.rank == 0:
-                losses.append(stepped.loss)
-            stretch.add(
-                step, stepped.loss if stepped.applied else None, engine.learning_rate(step), len(skipped)
+                losses.append(update.loss)
+            window.add(
+                step, update.loss if update.applied else None, train_step.learning_rate(step), len(skipped)
             )
             if active_ranks.rank == 0:
-                with stretch.waiting("writer"):
-                    _keep(run, engine, writer, step + 1, contract, skipped, losses)
+                with window.waiting("writer"):
+                    _write_due(run, train_step, writer, step + 1, contract, skipped, losses)
             done = step + 1
-            alive(done)
+            heartbeat(done)
 
     if active_ranks.rank == 0:
-        save_stage(run.folder, run.stage, engine.weights)
+        save_stage(run.folder, run.stage, train_step.weights)
     if active_ranks.world > 1:
         dist.barrier()
-    stretch.close()
+    window.close()
     steps = config.num_steps
     return TrainResult(
-        run.folder, steps, steps * config.global_batch, stretch.loss, first, time.monotonic() - started
+        run.folder, steps, steps * config.global_batch, window.loss, first, time.monotonic() - started
     )
 
 
-def _keep(
+def _write_due(
     run: Run,
-    engine: TrainStep,
+    train_step: TrainStep,
     writer: AsyncCheckpointWriter,
     done: int,
     contract: dict[str, Any],
     skipped: Sequence[int],
     losses: list[Tensor],
 ) -> None:
-    """After `done` steps, on rank 0: hand the writer the average and the checkpoint that are due; the
-    latter takes the losses.
-    """
+    """Queue the average and the checkpoint that are due after `done` steps; a checkpoint clears `losses`."""
     config = run.config
     writer.check()
     samples = done * config.global_batch
     if _crosses(config.average_samples, samples, config.global_batch):
         folder = run.folder / AVERAGES / f"{samples:09d}"
-        kept = {folder / power.name: copied(power.weights) for power in engine.powers} | {
-            folder: copied(engine.weights)
-        }
-        writer.write(
-            lambda: [save_stage(place, run.stage, weights).parent for place, weights in kept.items()][-1]
-        )
+        averages = {folder / power.name: copied(power.weights) for power in train_step.powers}
+        weights = copied(train_step.weights)
+
+        def save_averages() -> Path:
+            for target, average in averages.items():
+                save_stage(target, run.stage, average)
+            return save_stage(folder, run.stage, weights).parent
+
+        writer.write(save_averages)
     if done % max(1, config.checkpoint_samples // config.global_batch) == 0 or done == config.num_steps:
         loss = float(torch.stack(losses).mean()) if losses else None
         losses.clear()
-        state = engine.snapshot(done, contract, skipped, loss)
+        state = train_step.snapshot(done, contract, skipped, loss)
         writer.write(
             lambda: save_checkpoint(
                 run.folder / "checkpoints", state, config.keep_checkpoints, config.keep_best
@@ -228,15 +221,16 @@ def _crosses(every: int | None, samples: int, batch: int) -> bool:
     return every is not None and samples // every > (samples - batch) // every
 
 
-def _tell_skipped(
+def _report_skipped(
     run: Run,
     loader: PositionLoader,
     skipped: Sequence[int],
     loss: float,
     on_checkpoint: Callable[[Path], None] | None,
 ) -> None:
-    """Log a step that was skipped with the keys of its faces, on the rank that has `on_checkpoint`; end a
-    run that has had too many.
+    """Record a skipped step with the keys of its faces, if there is an `on_checkpoint`.
+
+    Raises DivergedError after more than `max_skipped` of them.
     """
     config = run.config
     if on_checkpoint is not None:
@@ -256,14 +250,13 @@ def _tell_skipped(
         raise DivergedError(
             f"{run.stage.name}: the loss or gradient was NaN or infinity in steps "
             f"{', '.join(map(str, skipped))}; expected at most "
-            f"training.max_skipped={config.max_skipped}; see {run.place or run.folder}/{SKIPPED} for the "
-            "faces, or lower "
-            "training.learning_rate"
+            f"training.max_skipped={config.max_skipped}; see {run.uri or run.folder}/{SKIPPED} for the "
+            "faces, or lower training.learning_rate"
         )
 
 
 class _MetricsWindow:
-    """Collects the steps between two reports; every rank knows its last loss, rank 0 tells it."""
+    """Collects the steps between two reports; every rank has the loss of the window, rank 0 reports it."""
 
     def __init__(
         self,
@@ -273,7 +266,11 @@ class _MetricsWindow:
         rank: int,
         loss: float,
     ) -> None:
-        self.config, self.report, self.every_s, self.rank, self.loss = config, report, every_s, rank, loss
+        self.config = config
+        self.report = report
+        self.every_s = every_s
+        self.rank = rank
+        self.loss = loss
         self._last: tuple[int, float, int] | None = None
         self._clear()
 
@@ -284,16 +281,16 @@ class _MetricsWindow:
         self._since = time.monotonic()
 
     @contextmanager
-    def waiting(self, account: Literal["data", "writer"]) -> Iterator[None]:
-        """Whatever happens inside is time that the networks wait."""
+    def waiting(self, cause: Literal["data", "writer"]) -> Iterator[None]:
+        """Count the time inside the context as waiting for `cause`."""
         started = time.monotonic()
         try:
             yield
         finally:
-            self._waited[account] += time.monotonic() - started
+            self._waited[cause] += time.monotonic() - started
 
     def add(self, step: int, loss: Tensor | None, rate: float, skipped: int) -> None:
-        """Take a step; its loss is None if it was skipped."""
+        """Add a step, whose loss is None if it was skipped; report if the window is long enough."""
         if loss is not None:
             self._losses.append(loss)
         self._steps += 1
@@ -311,7 +308,8 @@ class _MetricsWindow:
         elapsed = max(time.monotonic() - self._since, 1e-9)
         self.loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         speed = self._steps * self.config.global_batch / elapsed
-        data, writer = self._waited["data"] / elapsed, self._waited["writer"] / elapsed
+        data = self._waited["data"] / elapsed
+        writer = self._waited["writer"] / elapsed
         if self.rank == 0:
             samples = (step + 1) * self.config.global_batch
             self.report(StepMetrics(step + 1, samples, self.loss, speed, data, writer, rate, skipped))
@@ -319,9 +317,7 @@ class _MetricsWindow:
 
 
 def _check_same_step(first: int, place: str, device: torch.device, world: int) -> None:
-    """Refuse ranks that found different checkpoints: they would go on from different weights without a
-    word.
-    """
+    """Refuse ranks that found different checkpoints: they would resume from different weights in silence."""
     if world == 1:
         return
     firsts = [torch.zeros((), dtype=torch.long, device=device) for _ in range(world)]
@@ -334,7 +330,7 @@ def _check_same_step(first: int, place: str, device: torch.device, world: int) -
 
 
 def _resume_contract(run: Run) -> dict[str, Any]:
-    """What a checkpoint must agree on before anyone reads its tensors: all that its weights depend on."""
+    """All that the weights depend on: a checkpoint must have the same to be resumed from."""
     return {
         "stage": to_dict(run.stage),
         "training": _settings(run.config),
@@ -345,12 +341,13 @@ def _resume_contract(run: Run) -> dict[str, Any]:
 
 
 def _with_defaults(contract: Mapping[str, Any]) -> dict[str, Any]:
-    """A contract of any version: a setting that it does not know has its default, and
-    `NON_IDENTITY_FIELDS` is no part of it.
+    """The contract of a checkpoint of any version: settings that it lacks have their defaults.
+
+    `NON_IDENTITY_FIELDS` are left out.
     """
     training = dict(contract["training"])
     if training["optimizer"] == "adamw":
-        training.setdefault("weight_decay", 0.01)  # torch's own, as long as nobody told it
+        training.setdefault("weight_decay", 0.01)  # torch's default, which early versions trained with
     stage = from_dict(StageSpec, contract["stage"])
     return {**contract, "stage": to_dict(stage), "training": _settings(from_dict(TrainingConfig, training))}
 

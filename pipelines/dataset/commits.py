@@ -12,8 +12,9 @@ from typing import Any
 
 from diffbfr.degradation import DegradationParams
 from diffbfr.errors import UsageError
-from diffbfr.shards import BuiltTar, Member, Sample, TarBuilder
+from diffbfr.shards import Member, Sample
 from diffbfr.shards.schema import row_fields
+from diffbfr.shards.tar import BuiltTar, TarBuilder
 from pipelines import storage
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 

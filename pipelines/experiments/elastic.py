@@ -57,7 +57,7 @@ def train_rank(folder: str, data: str, until: int, reduce_leaves: int | None) ->
         with Path(folder, LOSSES).open("a") as file:
             file.write(json.dumps([metrics.step, metrics.loss]) + "\n")
 
-    def alive(done: int) -> None:
+    def heartbeat(done: int) -> None:
         if done == until < CONFIG.num_steps:
             raise StoppedError
 
@@ -65,7 +65,7 @@ def train_rank(folder: str, data: str, until: int, reduce_leaves: int | None) ->
         train(
             Run(STAGE, replace(CONFIG, reduce_leaves=reduce_leaves), open_dataset(data), Path(folder)),
             report,
-            alive=alive,
+            heartbeat=heartbeat,
             report_every_s=0,
         )
     except StoppedError:

@@ -90,7 +90,7 @@ def train_stage(task: TrainTask, reporter: TrainingReporter) -> TrainReport:
         }
         reporter.report(Metrics(metrics.step, metrics.samples, values))
 
-    def alive(done: int) -> None:
+    def heartbeat(done: int) -> None:
         if done < task.config.num_steps:
             reporter.heartbeat(done)
         else:
@@ -102,7 +102,7 @@ def train_stage(task: TrainTask, reporter: TrainingReporter) -> TrainReport:
             task.config,
             dataset,
             folder,
-            place=task.folder,
+            uri=task.folder,
             column=task.column or None,
             initial=initial,
             initial_digest=task.initial_digest,
@@ -111,7 +111,7 @@ def train_stage(task: TrainTask, reporter: TrainingReporter) -> TrainReport:
             micro_batch=task.micro_batch,
             compiled=task.compiled,
         )
-        result = train(run, report, on_checkpoint=publish, alive=alive)
+        result = train(run, report, on_checkpoint=publish, heartbeat=heartbeat)
         publish(folder / f"{task.stage.name}.json")
         publish(folder / f"{task.stage.name}.safetensors")
     stats = reporter.restart_stats()

@@ -28,7 +28,7 @@ from diffbfr.models.unet import UNet
 from diffbfr.stages import IRM1, IRM2, TEM, StageSpec, UNetSpec
 from diffbfr.training.batches import Batch
 from diffbfr.training.config import TrainingConfig
-from diffbfr.training.engine import TrainStep
+from diffbfr.training.train_step import TrainStep
 from tests.benchmarks.harness import Run, environment, measure, peak_bytes, ratio, utilisation
 from tests.benchmarks.twin import Twin, shrunk
 
@@ -83,14 +83,14 @@ def trainers(stage: StageSpec, given: argparse.Namespace) -> Iterator[tuple[str,
     )
     for dtype, threads in itertools.product(given.dtypes, given.threads):
         config = TrainingConfig(1000, given.batch, 1e-6, precision=dtype)
-        engine = TrainStep(
+        train_step = TrainStep(
             stage, config, device=given.device, recompute_px=given.recompute, compiled=given.compile
         )
-        _drawn(engine.denoiser.net)
+        _drawn(train_step.denoiser.net)
 
-        def run(engine: TrainStep = engine, threads: int = threads) -> None:
+        def run(train_step: TrainStep = train_step, threads: int = threads) -> None:
             torch.set_num_threads(threads)
-            engine.step(batch, 0)
+            train_step.step(batch, 0)
 
         yield f"trainer {dtype} {threads} threads", run
 

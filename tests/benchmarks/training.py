@@ -22,8 +22,8 @@ import torch
 
 from diffbfr.training.batches import PositionLoader
 from diffbfr.training.config import TrainingConfig
-from diffbfr.training.engine import TrainStep
 from diffbfr.training.loop import Run, StepMetrics, train
+from diffbfr.training.train_step import TrainStep
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.cluster.monitor import LocalReporter
 from pipelines.cluster.protocol import Metrics, TrainingReporter
@@ -73,7 +73,10 @@ class TimingReporter:
 
 
 def timed(work: Timed, reporter: TrainingReporter) -> TrainReport:
-    """Train, and write times a step and means of the metrics; both ways of starting ranks run this."""
+    """Train, and write seconds per step and per report, and means of the loop's metrics.
+
+    Both ways of starting ranks run this.
+    """
     torch.set_num_threads(1)
     timing = TimingReporter(reporter)
     report = train_stage(work.task, timing)
@@ -110,12 +113,12 @@ def beside_torchrun(folder: Path, data: str, config: TrainingConfig, rounds: int
                     _torchrun(work, place)
                 found[name].append(json.loads(Path(work.times).read_text()))
     for name, rows in found.items():
-        middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-        waits = f"waits for data {middle['data_share']:.2%}, for the writer {middle['write_share']:.2%}"
+        median = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        waits = f"waits for data {median['data_share']:.2%}, for the writer {median['write_share']:.2%}"
         print(
-            f"{name:10} {1e3 * middle['step_s']:7.1f} ms a step  {middle['images_per_s']:6.1f} img/s  {waits}"
-            f"  reporting {middle['reporting_ms']:.3f} ms a step  restarts {middle['restarts']:.0f}  goodput "
-            f"{middle['goodput']:.2f}"
+            f"{name:10} {1e3 * median['step_s']:7.1f} ms a step  {median['images_per_s']:6.1f} img/s  {waits}"
+            f"  reporting {median['reporting_ms']:.3f} ms a step  restarts {median['restarts']:.0f}  goodput "
+            f"{median['goodput']:.2f}"
         )
     steps = {name: [row["step_s"] for row in rows] for name, rows in found.items()}
     print(f"ray over torchrun: {ratio(steps['ray'], steps['torchrun'])} times a step")
@@ -204,16 +207,16 @@ def waits(folder: Path, steps: int) -> None:
             decay_samples=0,
             checkpoint_samples=_NEVER,
         )
-        told: list[StepMetrics] = []
+        reports: list[StepMetrics] = []
         column = COLUMN if name == "irm2" else None
         train(
             Run(stage.stage.trained, config, dataset, folder / name, column=column),
-            report=told.append,
+            report=reports.append,
             report_every_s=0,
         )
-        seconds = [batch / metrics.images_per_s for metrics in told[_WARM_UP:]]
+        seconds = [batch / metrics.images_per_s for metrics in reports[_WARM_UP:]]
         waited = sum(
-            metrics.data_share * second for metrics, second in zip(told[_WARM_UP:], seconds, strict=True)
+            metrics.data_share * second for metrics, second in zip(reports[_WARM_UP:], seconds, strict=True)
         )
         print(
             f"{name:5} waits for data {waited / sum(seconds):.2%} of a step of "
@@ -229,19 +232,19 @@ def parts(data: str, rounds: int) -> None:
     for name in ("irm1", "tem"):
         config = tiny().stage(name)
         batch = next(PositionLoader(open_dataset(data), config.stage, config.training, None).batches())
-        engines = {
+        train_steps = {
             count: TrainStep(config.stage, replace(config.training, reduce_leaves=count))
             for count in (None, 2, 4)
         }
-        spent: dict[int | None, list[float]] = {count: [] for count in engines}
+        spent: dict[int | None, list[float]] = {count: [] for count in train_steps}
         for number in range(rounds + 1):
-            for count in random.Random(number).sample(list(engines), 3):
+            for count in random.Random(number).sample(list(train_steps), 3):
                 started = time.process_time()
-                engines[count].step(batch, number)
+                train_steps[count].step(batch, number)
                 if number:
                     spent[count].append(time.process_time() - started)
-        told = "  ".join(f"reduce_leaves={count} {ratio(spent[count], spent[None])}" for count in (2, 4))
-        print(f"{name}, a step of {1e3 * statistics.median(spent[None]):.0f} ms: {told}")
+        ratios = "  ".join(f"reduce_leaves={count} {ratio(spent[count], spent[None])}" for count in (2, 4))
+        print(f"{name}, a step of {1e3 * statistics.median(spent[None]):.0f} ms: {ratios}")
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from diffbfr.errors import UsageError
-from diffbfr.shards import SampleLoader, ShardDamagedError, index_tars, open_tars, write_tar
+from diffbfr.shards import SampleLoader, ShardDamagedError
+from diffbfr.shards.external_tars import index_tars, open_tars
+from diffbfr.shards.tar import write_tar
 
 KEYS = [f"people/{number:04d}" for number in range(7)]
 

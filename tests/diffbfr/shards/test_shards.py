@@ -25,12 +25,10 @@ from diffbfr.shards import (
     Sample,
     ShardDamagedError,
     ShardedDataset,
-    build_tar,
-    check_tar,
     epoch_order,
     row_at,
-    write_tar,
 )
+from diffbfr.shards.tar import build_tar, check_tar, write_tar
 
 HQ_PX, LQ_PX = 16, 4
 ENTRIES = [

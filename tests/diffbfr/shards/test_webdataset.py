@@ -16,9 +16,9 @@ from diffbfr.shards import (
     ShardDamagedError,
     ShardedDataset,
     TarStore,
-    open_tars,
-    webdataset_pipeline,
 )
+from diffbfr.shards.external_tars import open_tars
+from diffbfr.shards.webdataset import webdataset_pipeline
 from pipelines.dataset.columns import finish_column, write_column_shard
 from pipelines.dataset.commits import Quarantined
 from pipelines.dataset.manifest import open_dataset

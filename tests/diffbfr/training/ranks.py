@@ -15,8 +15,8 @@ import torch
 from torch import distributed as dist
 
 from diffbfr.training.batches import Batch, PositionLoader
-from diffbfr.training.engine import TrainStep, UpdateResult
 from diffbfr.training.loop import Run, StepMetrics, train
+from diffbfr.training.train_step import TrainStep, UpdateResult
 
 Told = tuple[list[StepMetrics], str]
 """What a rank reported of one training, and how it was refused ("" if it was not)."""
@@ -80,11 +80,11 @@ def noting_steps(steps: Steps, nan_step: int | None = None) -> Iterator[None]:
         keys[sample.dropout_seed] = key
         return sample
 
-    def taking(engine: TrainStep, share: Batch, step: int) -> UpdateResult:
+    def taking(train_step: TrainStep, share: Batch, step: int) -> UpdateResult:
         steps.append((step, [keys[seed] for seed in share.dropout_seeds.tolist()]))
         if step == nan_step:
             share = replace(share, y_0=torch.full_like(share.y_0, torch.nan))
-        return take(engine, share, step)
+        return take(train_step, share, step)
 
     with patch.object(PositionLoader, "_at", noting), patch.object(TrainStep, "step", taking):
         yield
@@ -109,13 +109,13 @@ def _rank(
         reports: list[StepMetrics] = []
         taken = len(steps)
 
-        def alive(step: int, taken: int = taken, trouble: Trouble = trouble) -> None:
+        def heartbeat(step: int, taken: int = taken, trouble: Trouble = trouble) -> None:
             if len(steps) - taken == trouble.stop_after:
                 raise StoppedError
 
         try:
             with noting_steps(steps, trouble.nan_step if rank == trouble.nan_rank else None):
-                result = train(runs[rank], report=reports.append, alive=alive, report_every_s=0)
+                result = train(runs[rank], report=reports.append, heartbeat=heartbeat, report_every_s=0)
             assert reports == [] or reports[-1].loss == result.loss
             told.append((reports, ""))
         except StoppedError:

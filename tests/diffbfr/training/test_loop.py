@@ -25,9 +25,9 @@ from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec, UNetSpec
 from diffbfr.training import checkpoint_writer
 from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.config import TrainingConfig
-from diffbfr.training.engine import TrainStep, UpdateResult
 from diffbfr.training.loop import SKIPPED, Run, StepMetrics, TrainResult, train
 from diffbfr.training.objective import stage_loss
+from diffbfr.training.train_step import TrainStep, UpdateResult
 from tests.diffbfr.tiny import COLUMN, TINY_STAGES, wake
 
 CONFIG = TrainingConfig(
@@ -412,10 +412,10 @@ def _poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     """Make the images of some steps NaN."""
     undisturbed = TrainStep.step
 
-    def step(engine: TrainStep, share: Batch, number: int) -> UpdateResult:
+    def step(train_step: TrainStep, share: Batch, number: int) -> UpdateResult:
         if number in steps:
             share = replace(share, y_0=torch.full_like(share.y_0, torch.nan))
-        return undisturbed(engine, share, number)
+        return undisturbed(train_step, share, number)
 
     monkeypatch.setattr(TrainStep, "step", step)
 
@@ -461,7 +461,7 @@ def test_a_training_ends_with_one_line_after_too_many_of_them(
         with pytest.raises(DivergedError, match=line):
             train(run)
     with pytest.raises(DivergedError, match=r"see s3://bucket/run/skipped\.json for the faces"):
-        train(replace(run, place="s3://bucket/run"))
+        train(replace(run, uri="s3://bucket/run"))
 
 
 # Checkpoints are written on a thread
@@ -522,8 +522,8 @@ def test_whoever_waits_for_a_writer_gives_signs_for_a_while_and_then_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint that hangs on its way must not look like a training that goes on."""
-    monkeypatch.setattr(checkpoint_writer, "_SIGN_S", 0.01)
-    monkeypatch.setattr(checkpoint_writer, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(checkpoint_writer, "_HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(checkpoint_writer, "STALL_TIMEOUT_S", 0.1)
     signs: list[float] = []
     with checkpoint_writer.AsyncCheckpointWriter(
         lambda path: None, while_waiting=lambda: signs.append(time.monotonic())

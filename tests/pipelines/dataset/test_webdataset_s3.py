@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from diffbfr.shards import ShardDamagedError, webdataset_pipeline
+from diffbfr.shards import ShardDamagedError
+from diffbfr.shards.webdataset import webdataset_pipeline
 from pipelines import storage
 from pipelines.dataset.manifest import open_dataset
 from tests.pipelines.tiny_dataset import make_dataset

@@ -1,6 +1,6 @@
-"""A stage under training: network, optimiser and averages, one step over a share of a global batch at a time.
+"""One optimiser step of a stage over a rank's share of a global batch: network, optimiser and averages.
 
-The process group, if there is one, is the caller's; here only `torch.distributed` is asked how many we are.
+The process group, if there is one, belongs to the caller; this module only asks `torch.distributed` for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,26 +23,28 @@ from diffbfr.training.deterministic_reduce import TreeAllReduce
 from diffbfr.training.objective import stage_loss
 
 _LAYOUTS = {"cuda": torch.channels_last}
-"""Of weights and images where it is not torch's own: a CPU trains 5 to 7 % faster without
-(`tests.benchmarks.networks`), although it samples faster with it.
+"""Memory format of weights and images by device.
+
+A CPU trains 5 to 7 % faster in torch's default (`tests.benchmarks.networks`), although it samples faster in
+channels_last.
 """
 
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What came of a step: its loss, a mean over the global batch, and whether the weights moved."""
+    """The loss of a step, a mean over the global batch, and whether the weights were updated."""
 
     loss: Tensor
     applied: bool
-    """False where the loss or the gradient was NaN or infinite: then nothing was changed, on no rank."""
+    """False where the loss or the gradient was NaN or infinite: then no rank has changed anything."""
 
 
 class TrainStep:
-    """The same on every rank; a step ends with the same weights on all of them.
+    """The training state of a stage; every rank has one, and a step leaves the same weights on all of them.
 
-    `micro_batch` bounds how many images are held at once: the gradients of a larger share are added up.
-    Blocks of at least `recompute_px` are run again in the backward pass. `compiled` hands the network to
-    torch.compile. All of them only change the order of sums.
+    `micro_batch` bounds how many images are held at once: the gradients of a larger share are accumulated.
+    Blocks of at least `recompute_px` are run again in the backward pass. `compiled` passes the network to
+    torch.compile. These three change the order of sums and nothing else.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class TrainStep:
         recompute_px: int | None = None,
         compiled: bool = False,
     ) -> None:
-        self.config, self.device, self.micro_batch = config, torch.device(device), micro_batch
+        self.config = config
+        self.device = torch.device(device)
+        self.micro_batch = micro_batch
         if self.device.type == "cpu":
             tune_malloc()
         self._layout = _LAYOUTS.get(self.device.type, torch.contiguous_format)
@@ -66,8 +70,8 @@ class TrainStep:
             denoiser.net.load_state_dict(initial.net.state_dict())
         self.denoiser: Denoiser = denoiser.to(self.device, memory_format=self._layout).train()  # type: ignore[call-overload]
         self.denoiser.net.recompute_px = recompute_px
-        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        self.optimizer: torch.optim.Optimizer = kind(
+        optimizer = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        self.optimizer: torch.optim.Optimizer = optimizer(
             self.denoiser.net.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
@@ -80,23 +84,23 @@ class TrainStep:
             self.denoiser.net.compile()
         self.active_ranks = active_ranks(config.global_batch, config.reduce_leaves)
         self._net: nn.Module = self.denoiser
-        self._in_order: TreeAllReduce | None = None
+        self._tree: TreeAllReduce | None = None
         if config.reduce_leaves is not None:
-            self._in_order = TreeAllReduce(
+            self._tree = TreeAllReduce(
                 config.reduce_leaves, config.global_batch, micro_batch, self.active_ranks
             )
         elif self.active_ranks.world > 1:
             self._net = nn.parallel.DistributedDataParallel(self.denoiser, gradient_as_bucket_view=True)
-        self._is_arranged = self._in_order is not None or self.active_ranks.world < 3
+        self._is_warm = self._tree is not None or self.active_ranks.world < 3
 
     def step(self, share: Batch, step: int) -> UpdateResult:
-        """Take step number `step` on this rank's share of its batch."""
+        """Take optimiser step number `step` (from 0) on this rank's share of its global batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self.optimizer.zero_grad(set_to_none=True)
         share = _to(share, self.device, self._layout)
-        if self._in_order is not None:
-            loss = self._in_order.backward(share, self._loss, list(self.denoiser.net.parameters()))
+        if self._tree is not None:
+            loss = self._tree.backward(share, self._loss, list(self.denoiser.net.parameters()))
         else:
             self._warm_up_ddp(share)
             loss = self._backward(share)
@@ -111,7 +115,7 @@ class TrainStep:
         return UpdateResult(loss, applied=True)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, constant, and a linear fall to zero at the end."""
+        """The rate of a step: a linear warm-up, a constant, and a linear decay to zero at the end."""
         config = self.config
         samples = (step + 0.5) * config.global_batch
         up = min(1.0, samples / config.warmup_samples) if config.warmup_samples else 1.0
@@ -122,19 +126,17 @@ class TrainStep:
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """What a training leaves: the averaged weights, or those of now where no average is kept."""
+        """The weights that a training ends with: averaged, or the last ones where no average is kept."""
         return dict(self.denoiser.net.named_parameters()) if self.ema is None else self.ema.weights
 
     def snapshot(
         self, step: int, contract: dict[str, object], skipped: Sequence[int], loss: float | None = None
     ) -> TrainingState:
-        """Copy all that a run needs to go on after `step` steps, by name, to the CPU."""
+        """Copy the state from which a run can resume after `step` steps to the CPU."""
         net = self.denoiser.net
-        moments = {
-            f"{kind}/{name}": value
-            for name, p in net.named_parameters()
-            for kind, value in self.optimizer.state[p].items()
-        }
+        moments: dict[str, Tensor] = {}
+        for name, p in net.named_parameters():
+            moments |= {f"{kind}/{name}": value for kind, value in self.optimizer.state[p].items()}
         groups = {
             "model": net.state_dict(),
             "optimizer": moments,
@@ -144,7 +146,7 @@ class TrainStep:
         return TrainingState(step, step * self.config.global_batch, contract, copies, tuple(skipped), loss)
 
     def restore(self, state: TrainingState) -> None:
-        """Put a snapshot back."""
+        """Continue from a snapshot."""
         self.denoiser.net.load_state_dict(state.tensors["model"])
         for average in self._averages:
             for name, value in state.tensors[average.name].items():
@@ -157,28 +159,29 @@ class TrainStep:
                     self.optimizer.state[p][kind] = kept.copy_(moment)
 
     def _warm_up_ddp(self, share: Batch) -> None:
-        """Once, with three ranks or more: a backward pass that is thrown away.
+        """Run one backward pass and discard it, once, with three ranks or more.
 
-        DistributedDataParallel puts gradients into other buckets after its first pass than before, and from
-        three ranks on a ring adds in an order that an element's place decides. A training that goes on would
-        add its first step otherwise than one that was not stopped.
+        DistributedDataParallel assigns gradients to other buckets after its first pass, and with three ranks
+        or more the position of an element in its bucket decides the order in which a ring adds it. Without
+        this pass a resumed training would add its first step in another order than one that was not stopped.
         """
-        if not self._is_arranged:
+        if not self._is_warm:
             self._backward(share)
             self.optimizer.zero_grad(set_to_none=True)
-            self._is_arranged = True
+            self._is_warm = True
 
     def _backward(self, share: Batch) -> Tensor:
-        """Leave the gradients of the share's mean loss, which is returned; they become the global batch's
-        in the last part.
+        """Leave the gradients of the share's mean loss in the parameters; return that loss.
+
+        The gradients are reduced over the ranks in the backward pass of the last micro-batch.
         """
         count = len(share.t)
-        at_once = self.micro_batch or count
-        parts = [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+        size = self.micro_batch or count
+        parts = [slice(first, min(first + size, count)) for first in range(0, count, size)]
         total = torch.zeros((), device=self.device)
         for part in parts:
-            alone = self.active_ranks.world > 1 and part is not parts[-1]
-            with self._net.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            accumulates = self.active_ranks.world > 1 and part is not parts[-1]
+            with self._net.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
                 loss = self._loss(share.cut(part)) * (
                     self.active_ranks.weight * (part.stop - part.start) / count
                 )
@@ -187,12 +190,12 @@ class TrainStep:
         return total
 
     def _loss(self, share: Batch) -> Tensor:
-        """Mean loss of some images."""
+        """The mean loss of some images."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             return stage_loss(self.denoiser, self._net, share, self.config.min_snr_gamma, self.config.t_max)
 
     def _gradient_norm(self) -> Tensor:
-        """The norm of all gradients, which are clipped if that is wanted."""
+        """The norm of all gradients before clipping; clips them to `max_gradient_norm` if that is set."""
         parameters = list(self.denoiser.net.parameters())
         if self.config.max_gradient_norm is not None:
             return nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
@@ -200,7 +203,7 @@ class TrainStep:
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU that later steps leave alone."""
+    """Copies of tensors on the CPU, which later steps do not change."""
     return {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
 
 
