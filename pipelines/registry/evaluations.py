@@ -35,7 +35,10 @@ def evaluation_tags(evaluation: Evaluation, sha256: str = "") -> dict[str, str]:
     """Tags of a version: means and protocol of its newest evaluation; `sha256` is that of the score table."""
     protocol = evaluation.protocol.digest
     tags = {f"eval.{name}": repr(value) for name, value in means(evaluation).items()}
-    scores = {"metrics": {metric_slug(metric): metric.version for metric in evaluation.metrics}, "sha256": sha256}
+    scores = {
+        "metrics": {metric_slug(metric): metric.version for metric in evaluation.metrics},
+        "sha256": sha256,
+    }
     return tags | {"eval.protocol": protocol, _scores_tag(protocol): json.dumps(scores, sort_keys=True)}
 
 

@@ -166,8 +166,8 @@ def test_the_variance_after_a_solver_is_that_of_drawn_images(solver: Solver) -> 
     assert float((ratio - 1).abs().max()) < 5 * math.sqrt(2 / count)
 
 
-def test_the_table_in_the_readme_is_what_the_study_finds(rows: dict[str, Row]) -> None:
-    page = (Path(__file__).parents[2] / "diffbfr" / "README.md").read_text()
+def test_the_table_of_the_results_is_what_the_study_finds(rows: dict[str, Row]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
     lines = [
         line.strip("|").split(" | ")
         for line in page.splitlines()

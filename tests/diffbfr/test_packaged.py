@@ -46,7 +46,7 @@ def test_the_record_tells_data_samples_and_command() -> None:
 
 
 def test_degraded_faces_that_it_never_saw_come_out_better_in_every_metric() -> None:
-    """README's claim on fewer faces: seeds of the training data end below 1,004,400 and evaluation's
+    """The first table of docs/results.md on fewer faces: seeds of the training data end below 1,004,400 and evaluation's
     hold-out is among them.
     """
     cascade, spec = Cascade.load(packaged_cascade()), DegradationSpec().at(128)

@@ -47,16 +47,16 @@ def test_the_published_list_is_reproduced(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_list_that_the_repository_publishes_is_reproduced(tmp_path: Path) -> None:
-    """By the command that the README names, in one process."""
+    """By the command that docs/datasets.md names, in one process."""
     published = (ROOT / "docs" / "evaluation" / "procedural-512.txt").read_text()
     config = replace(paper().data.shard_config, val_fraction=0.0, test_fraction=1.0, variants=1)
     build("synthetic:count=50,seed=20,px=512", tmp_path / "data", config)
     assert compare_lists(published, list_checksums(open_dataset(tmp_path / "data"), "test", 1)) == []
-    readme = (ROOT / "README.md").read_text()
-    assert digest_list(published) in readme
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    assert digest_list(published) in page
     assert (
         "--recipe paper --faces synthetic:count=50,seed=20,px=512 --set data.val_fraction=0 --set "
-        "data.test_fraction=1" in readme
+        "data.test_fraction=1" in page
     )
 
 
