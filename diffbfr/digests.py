@@ -25,7 +25,9 @@ def model_files(folder: Path, stages: Sequence[str]) -> list[Path]:
 
     UsageError if one is missing.
     """
-    files = [folder / f"{stage}.{suffix}" for stage in stages for suffix in ("json", "safetensors")]
+    files: list[Path] = []
+    for stage in stages:
+        files += [folder / f"{stage}.json", folder / f"{stage}.safetensors"]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise UsageError(
