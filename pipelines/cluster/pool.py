@@ -204,11 +204,11 @@ def run_actors(
             position, actor = in_flight.pop(ended)
             try:
                 report = ray.get(ended)
-            except ray.exceptions.RayTaskError as error:  # raised by the task: the actor is still alive
+            # Raised by the task itself: its actor lives, and takes the next one.
+            except ray.exceptions.RayTaskError as error:
                 collector.fail(position, unwrap(error))
-            except (
-                ray.exceptions.RayError
-            ) as error:  # the actor was killed, ran out of memory, or is out of reach
+            # The actor was killed, ran out of memory, or is out of reach.
+            except ray.exceptions.RayError as error:
                 actors.replace(actor)
                 num_deaths[position] += 1
                 if num_deaths[position] > NUM_RETRIES:

@@ -27,21 +27,20 @@ def workspace(folder: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     if not storage.is_remote(folder):
         yield storage.local_path(folder), lambda path: None
         return
-    home = (
-        storage.cache_folder("trainings") / hashlib.sha256(storage.absolute(folder).encode()).hexdigest()[:20]
-    )
+    digest = hashlib.sha256(storage.absolute(folder).encode()).hexdigest()
+    home = storage.cache_folder("trainings") / digest[:20]
     uploads = int(os.environ.get("RANK", "0")) == 0
     with _free_folder(home) as local:
         for step in storage.list_dir(storage.join(folder, _CHECKPOINTS)):
             fetched = storage.fetch_tree(storage.join(folder, _CHECKPOINTS, step), local / "fetched")
             (local / _CHECKPOINTS).mkdir(exist_ok=True)
             fetched.rename(local / _CHECKPOINTS / step)
-        yield (
-            local,
-            lambda path: (
-                _upload(path, path.relative_to(local), folder, home / _FAILED_UPLOADS) if uploads else None
-            ),
-        )
+
+        def publish(path: Path) -> None:
+            if uploads:
+                _upload(path, path.relative_to(local), folder, home / _FAILED_UPLOADS)
+
+        yield local, publish
 
 
 @contextmanager
