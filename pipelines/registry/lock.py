@@ -12,6 +12,7 @@ suspended for longer detects the loss in `LockHandle.check`, which every change 
 """
 
 import fcntl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -57,8 +58,7 @@ class LockHandle:
     def check(self) -> None:
         """Renew the lease; DiffBFRError if another process gave this one up and deleted it."""
         self.tickets_ahead()
-        value = f"{self.number} {uuid4().hex}"
-        self.registry.client.set_registered_model_tag(self.name, f"{LEASE_TAG}{self.token}", value)
+        self._write_lease()
 
     def tickets_ahead(self) -> list[_Ticket]:
         """Contenders that come before this one, or may: some have not chosen a number yet."""
@@ -70,17 +70,25 @@ class LockHandle:
             )
         return [ticket for ticket in tickets if ticket[:2] < (self.number, self.token)]
 
+    def _write_lease(self) -> None:
+        value = f"{self.number} {uuid4().hex}"
+        self.registry.client.set_registered_model_tag(self.name, f"{LEASE_TAG}{self.token}", value)
+
 
 @contextmanager
 def model_lock(registry: Registry, name: str) -> Iterator[LockHandle]:
-    """Hold the lock of a registered model, which must exist. DiffBFRError if it is not free within 120 s."""
+    """Hold the lock of a registered model, which must exist.
+
+    DiffBFRError if a contender holds it for more than 120 s.
+    """
     with _host_lock(registry):
         token = uuid4().hex
         try:
             # The announcement must precede the reading: of two contenders, one sees the other.
             registry.client.set_registered_model_tag(name, f"{LOCK_TAG}{token}", "1")
-            highest = max(ticket.number for ticket in _read_tickets(registry, name))
+            highest = max((ticket.number for ticket in _read_tickets(registry, name)), default=0)
             lock = LockHandle(registry, name, token, highest + 1)
+            lock._write_lease()
             with _renewed(lock):
                 _wait_until_first(lock)
                 yield lock
@@ -117,7 +125,7 @@ def _host_lock(registry: Registry) -> Iterator[None]:
 
 @contextmanager
 def _renewed(lock: LockHandle) -> Iterator[None]:
-    """Write the lease, and renew it on a thread."""
+    """Renew the lease on a thread. It exists already: MLflow refuses two first writes at once."""
     ended = threading.Event()
 
     def renew() -> None:
@@ -126,7 +134,6 @@ def _renewed(lock: LockHandle) -> Iterator[None]:
             with suppress(Exception):
                 lock.check()
 
-    lock.check()
     thread = threading.Thread(target=renew, name=f"lease on {lock.name}", daemon=True)
     thread.start()
     try:
@@ -139,20 +146,22 @@ def _renewed(lock: LockHandle) -> Iterator[None]:
 def _wait_until_first(lock: LockHandle) -> None:
     """Return once no contender is ahead; delete those whose lease ran out, all of them at once."""
     seen_since: dict[_Ticket, float] = {}
-    deadline = time.monotonic() + _TIMEOUT_S
+    shortest, deadline = sys.maxsize, 0.0
     while ahead := lock.tickets_ahead():
         now = time.monotonic()
+        # A queue that moves is waited for, however long it is.
+        if len(ahead) < shortest:
+            shortest, deadline = len(ahead), now + _TIMEOUT_S
         seen_since = {ticket: seen_since.get(ticket, now) for ticket in ahead}
         stale = [ticket for ticket, since in seen_since.items() if now - since > _STALE_S]
         for ticket in stale:
             _delete_ticket(lock.registry, lock.name, ticket.token)
         if now > deadline and not stale:
             raise DiffBFRError(
-                f"{lock.name} was locked by other commands for {_TIMEOUT_S:.0f} s; expected it to become "
-                "free; run the same command again"
+                f"{lock.name} was locked by one command for {_TIMEOUT_S:.0f} s; expected it to become free; "
+                "run the same command again"
             )
         time.sleep(min(_MAX_POLL_S, _POLL_S * len(ahead)))
-    lock.check()
 
 
 def _read_tickets(registry: Registry, name: str) -> list[_Ticket]:

@@ -1,6 +1,4 @@
-"""Where the registry is, and a quiet client for it: SQLite beside the artifacts by default, any MLflow
-server by its URI.
-"""
+"""The connection to MLflow: a SQLite file beside the artifacts by default, or any server or database URI."""
 
 import fcntl
 import gc
@@ -29,7 +27,8 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # its 7 make one call to a dead server last four minutes
+    # With MLflow's default of 7, one call to a dead server takes four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "GIT_PYTHON_REFRESH": "quiet",
 }
@@ -37,8 +36,9 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Registry:
-    """An MLflow tracking and model registry: `artifacts` is where a new experiment keeps files, None
-    leaves it to the server.
+    """An MLflow tracking and model registry.
+
+    `artifacts` is the URI below which a new experiment keeps files; None leaves it to the server.
     """
 
     uri: str
@@ -47,11 +47,11 @@ class Registry:
 
     @cached_property
     def client(self) -> "MlflowClient":
-        """The connected client; on the first use ever it also makes the database and the experiment."""
-        _connect_check(self.uri)
+        """The connected client. The first use creates a database and an experiment that do not exist."""
+        _check_reachable(self.uri)
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        with _uncollected():
+        with _gc_paused():
             from mlflow import MlflowClient
 
             logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
@@ -60,13 +60,13 @@ class Registry:
                 _make_database(database)
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         if client.get_experiment_by_name(self.experiment) is None:
-            with _unless_there():
+            with _ignore_existing():
                 client.create_experiment(self.experiment, artifact_location=self.artifacts)
         return client
 
     @cached_property
     def experiment_id(self) -> str:
-        """MLflow's own name for the experiment; a deleted experiment is refused."""
+        """MLflow's id of the experiment; UsageError if the experiment was deleted."""
         experiment = self.client.get_experiment_by_name(self.experiment)
         if experiment is None or experiment.lifecycle_stage != "active":
             raise UsageError(
@@ -77,8 +77,10 @@ class Registry:
 
 
 def open_registry(root: str, uri: str | None = None, experiment: str = "diffbfr") -> Registry:
-    """Say which registry belongs to a root: `uri` if given, else `ROOT/mlflow.db` and `ROOT/mlartifacts`;
-    connects to nothing yet.
+    """The registry of a root: `uri` if given, else `ROOT/mlflow.db` and `ROOT/mlartifacts`.
+
+    Connects to nothing yet. UsageError if `uri` is neither a server nor a database, or `root` is remote and
+    there is none.
     """
     if uri is None:
         if storage.is_remote(root):
@@ -99,19 +101,19 @@ def open_registry(root: str, uri: str | None = None, experiment: str = "diffbfr"
 
 
 def database_file(registry: Registry) -> Path | None:
-    """The file of an embedded registry; None where a server is asked."""
+    """The file of a SQLite registry; None if the registry is a server or another database."""
     return Path(registry.uri.removeprefix(_SQLITE)) if registry.uri.startswith(_SQLITE) else None
 
 
 def ensure_model(registry: Registry, name: str) -> None:
-    """Make a registered model, unless it is there."""
-    with _unless_there():
+    """Create a registered model if it does not exist."""
+    with _ignore_existing():
         registry.client.create_registered_model(name)
 
 
 @contextmanager
-def _unless_there() -> Iterator[None]:
-    """Let another have made it first."""
+def _ignore_existing() -> Iterator[None]:
+    """Ignore an MlflowException that says that the object already exists."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -122,21 +124,19 @@ def _unless_there() -> Iterator[None]:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Import without looking for garbage: all that MLflow makes stays, and to go through it again and
-    again is a quarter of the time.
-    """
-    wanted = gc.isenabled()
+def _gc_paused() -> Iterator[None]:
+    """Pause the garbage collector: it takes a quarter of MLflow's import time and finds nothing to free."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if wanted:
+        if was_enabled:
             gc.enable()
 
 
-def _connect_check(uri: str) -> None:
-    """One quick look whether a server answers at all, whatever it answers."""
+def _check_reachable(uri: str) -> None:
+    """UsageError if nothing answers at an HTTP URI within 5 s; any HTTP status counts as an answer."""
     if not uri.startswith("http"):
         return
     try:
@@ -152,11 +152,9 @@ def _connect_check(uri: str) -> None:
 
 
 def _make_database(database: Path) -> None:
-    """Make the tables, once: processes that meet on a fresh SQLite file would each make them, and all but one
-    die.
+    """Create the tables in one process: MLflow fails if several create them in the same SQLite file.
 
-    They are made under another name, for MLflow cannot go on from half of them, which a kill in these seconds
-    would leave.
+    They are created under another name, because MLflow cannot continue from the half that a kill would leave.
     """
     from mlflow import MlflowClient
 

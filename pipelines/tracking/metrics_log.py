@@ -1,9 +1,8 @@
-"""A training's curve on disk: kept while it runs, so that a killed training keeps what it told; each step
-once.
+"""A durable log of a training's metrics: a killed training keeps what it reported, each step once.
 
-While it runs the posts lie in segments beside the journal. Only the newest segment is written again as it
-fills, so that a post costs the same after a week as in the first minute, also on S3, which cannot append. At
-the end all become one file.
+While the training runs, the records lie in segments in a folder beside the log. Only the newest segment is
+rewritten as it fills, so a record costs the same after a week as in the first minute, also on S3, which
+cannot append. At the end all segments become one file.
 """
 
 import logging
@@ -15,18 +14,19 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
 
+from diffbfr.errors import one_line
 from pipelines import storage
 from pipelines.cluster.protocol import Metrics
 
 _WRITE_EVERY_S: Final = 10.0
-_SEGMENT_POSTS: Final = 256
+_SEGMENT_RECORDS: Final = 256
 _LAST_TRIES: Final = 3
 _LAST_PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True)
 class MetricRecord:
-    """What a training told at a step, and when (ms since 1970)."""
+    """Metrics of a training at a step: samples seen, name -> value, and the time (ms since 1970)."""
 
     step: int
     samples: int
@@ -35,28 +35,30 @@ class MetricRecord:
 
 
 class MetricsLog:
-    """The posts of a training; a context manager with a thread that writes every few seconds what came.
+    """Context manager with a thread that writes new records to `path` every `every_s` seconds.
 
-    `on_metrics` hears of posts once they are on disk, on that thread: who tells them on can repeat them after
-    a crash. A disk that refuses (full, or S3 away) is tried again until the end, and then `on_metrics` hears
-    all the same: no training fails for its curve.
+    The thread calls `on_metrics` with records after they are on disk, so they can be sent again after a
+    crash. Disk errors (full, or S3 unreachable) are retried and never fail the training; at the end
+    `on_metrics` gets all records, also those that could not be written.
     """
 
     def __init__(
         self,
-        place: str,
-        on_metrics: Callable[[Sequence[MetricRecord]], None] = lambda posts: None,
+        path: str,
+        on_metrics: Callable[[Sequence[MetricRecord]], None] = lambda records: None,
         every_s: float = _WRITE_EVERY_S,
     ) -> None:
-        self._place, self._on_posts, self._every_s = place, on_metrics, every_s
-        self._posts = read_metrics_log(place)
-        self._told = self._sealed = len(self._posts)
-        """How many posts are on disk, and how many in segments that are full."""
-        taken = storage.list_dir(_segments(place))
-        self._number = 1 + int(taken[-1].removesuffix(".json")) if taken else 0
+        self._path = path
+        self._on_metrics = on_metrics
+        self._every_s = every_s
+        self._records = read_metrics_log(path)
+        self._num_written = len(self._records)
+        self._num_in_full_segments = len(self._records)
+        segments = storage.list_dir(_segments_dir(path))
+        self._segment = 1 + int(segments[-1].removesuffix(".json")) if segments else 0
         self._closing = threading.Event()
-        self._well = True
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._writable = True
+        self._thread = threading.Thread(target=self._run, name="metrics-log", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -68,74 +70,73 @@ class MetricsLog:
         self._closing.set()
         self._thread.join()
         for attempt in count(1):
-            if self._try(self._write) and (kind is not None or self._try(self._join)):
+            # After an exception the segments stay: the training is resumed.
+            if self._try(self._write) and (kind is not None or self._try(self._join_segments)):
                 return
             if attempt == _LAST_TRIES:
                 break
             time.sleep(_LAST_PAUSE_S)
-        if self._told < len(self._posts):
-            self._on_posts(self._posts[self._told :])
+        if self._num_written < len(self._records):
+            self._on_metrics(self._records[self._num_written :])
 
     def add(self, metrics: Metrics) -> None:
-        """Keep a post, without waiting for anything; a step that an earlier attempt told of already says
-        nothing new.
-        """
-        if not self._posts or metrics.step > self._posts[-1].step:
-            self._posts.append(
-                MetricRecord(metrics.step, metrics.samples, metrics.values, int(time.time() * 1000))
-            )
+        """Add a record and return at once. A step that an earlier attempt reported already is ignored."""
+        if not self._records or metrics.step > self._records[-1].step:
+            now_ms = int(time.time() * 1000)
+            self._records.append(MetricRecord(metrics.step, metrics.samples, metrics.values, now_ms))
 
     def _run(self) -> None:
         while not self._closing.wait(self._every_s):
             self._try(self._write)
 
     def _try(self, write: Callable[[], None]) -> bool:
-        """Whether the disk took it; why it did not is said once, until it does again."""
+        """Whether the write succeeded. The first error of a row is logged."""
         try:
             write()
-        except (
-            Exception
-        ) as error:  # every storage client has errors of its own, and each means that nothing was written
-            if self._well:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                logging.getLogger(__name__).warning(
-                    "%s cannot be written, it is tried again: %s", self._place, reason
-                )
-            self._well = False
+        except Exception as error:
+            # Storage clients raise errors of many kinds, and each means that nothing was written.
+            if self._writable:
+                logger = logging.getLogger(__name__)
+                logger.warning("%s cannot be written, it is tried again: %s", self._path, one_line(error))
+            self._writable = False
             return False
-        self._well = True
+        self._writable = True
         return True
 
     def _write(self) -> None:
-        """Write the segment under way, and begin the next when it is full."""
-        while self._told < len(self._posts):
-            segment = self._posts[self._sealed : self._sealed + _SEGMENT_POSTS]
-            _write_posts(storage.join(_segments(self._place), f"{self._number:06d}.json"), segment)
-            new, self._told = segment[self._told - self._sealed :], self._sealed + len(segment)
-            if len(segment) == _SEGMENT_POSTS:
-                self._sealed, self._number = self._told, self._number + 1
-            self._on_posts(new)
+        """Write new records to the current segment, and begin the next one when it is full."""
+        while self._num_written < len(self._records):
+            start = self._num_in_full_segments
+            segment = self._records[start : start + _SEGMENT_RECORDS]
+            _write_records(storage.join(_segments_dir(self._path), f"{self._segment:06d}.json"), segment)
+            new = segment[self._num_written - start :]
+            self._num_written = start + len(segment)
+            if len(segment) == _SEGMENT_RECORDS:
+                self._num_in_full_segments = self._num_written
+                self._segment += 1
+            self._on_metrics(new)
 
-    def _join(self) -> None:
-        """Make one file of all segments."""
-        _write_posts(self._place, self._posts)
-        storage.remove_tree(_segments(self._place))
+    def _join_segments(self) -> None:
+        _write_records(self._path, self._records)
+        storage.remove_tree(_segments_dir(self._path))
 
 
-def read_metrics_log(place: str) -> list[MetricRecord]:
-    """The posts that were written, by step; none if there is no journal."""
-    files = [place] if storage.exists(place) else []
-    files += [storage.join(_segments(place), name) for name in storage.list_dir(_segments(place))]
-    posts: list[MetricRecord] = []
+def read_metrics_log(path: str) -> list[MetricRecord]:
+    """The records that were written, by step; empty if there is no log."""
+    files = [path] if storage.exists(path) else []
+    files += [storage.join(_segments_dir(path), name) for name in storage.list_dir(_segments_dir(path))]
+    records: list[MetricRecord] = []
     for file in files:
         written: list[dict[str, Any]] = storage.read_json(file)
-        posts += [MetricRecord(**post) for post in written if not posts or post["step"] > posts[-1].step]
-    return posts
+        for values in written:
+            if not records or values["step"] > records[-1].step:
+                records.append(MetricRecord(**values))
+    return records
 
 
-def _segments(place: str) -> str:
-    return place.removesuffix(".json")
+def _segments_dir(path: str) -> str:
+    return path.removesuffix(".json")
 
 
-def _write_posts(place: str, posts: Sequence[MetricRecord]) -> None:
-    storage.write_json(place, [asdict(post) for post in posts])
+def _write_records(path: str, records: Sequence[MetricRecord]) -> None:
+    storage.write_json(path, [asdict(record) for record in records])

@@ -1,9 +1,9 @@
-"""The run's mirror in MLflow: one parent run, a child a step with its configuration, curves and pictures.
+"""Mirrors a pipeline run to MLflow: a parent run, and a child per step with configuration, curves, images.
 
-Nothing here is needed to go on: records and checkpoints are. All is told on a thread of its own, and a server
-that is away or refuses hears it later: while the run goes on, or from the next run, for which a record under
-the root is kept until everything is told (`drivers`). A run there ends FINISHED, or FAILED for whatever else
-ended it: an error, Ctrl-C, or a death, which the next run tells.
+Nothing here is needed to resume: artifact records and checkpoints are. Everything is sent from a background
+thread. What a server does not take, because it is unreachable or refuses, is sent later in this run, or by
+the next run, for which a record under the root is kept until everything is sent (`heartbeat`). An MLflow run
+ends FINISHED, or FAILED after an error, Ctrl-C or the death of the driver, which the next run reports.
 """
 
 import sys
@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Final, Self
 
+from diffbfr.errors import one_line
 from pipelines import storage
 from pipelines.evaluation.training_panels import PANELS
 from pipelines.execution.artifact_store import ArtifactStore, Identity, Record
@@ -32,7 +34,7 @@ _SYSTEM_S: Final = 10.0
 
 @dataclass(eq=False)
 class _Entry:
-    """One step's run: what is still to be told of it, and which points the server has."""
+    """A step's MLflow run, points to send, metric -> steps that the server has, and panels that it has."""
 
     identity: Identity
     folder: str
@@ -47,7 +49,7 @@ class _Entry:
 
 
 class MlflowMirror:
-    """Mirrors what each step does; waits for the server only when the run ends, and then for `close_s`."""
+    """Mirrors each step; waits for the server only at the end of the run, and then at most `close_s`."""
 
     def __init__(self, recipe: Recipe, store: ArtifactStore, close_s: float = _CLOSE_S) -> None:
         self._recipe = recipe
@@ -62,7 +64,7 @@ class MlflowMirror:
         """Mirror a run of these steps: opens the parent run at the start and ends it with the context."""
         self._plan_id = plan_id
         self._heartbeat = DriverHeartbeat(self._store.root, plan_id, {step.name: step.id for step in steps})
-        self._outbox = Outbox(runs.is_refused, _say_why, self._sample_system, _SYSTEM_S)
+        self._outbox = Outbox(runs.is_refused, _report_error, self._sample_system, _SYSTEM_S)
         status: Status = "FAILED"
         with ExitStack() as stack:
             stack.callback(self._forget_what_was_sent)  # runs last, when the heartbeat has stopped
@@ -99,28 +101,27 @@ class MlflowMirror:
         return record
 
     def log_metrics(self, step: str, records: Sequence[MetricRecord]) -> None:
-        """Send the metrics of a step's training, within seconds."""
+        """Send metrics of a step's training in the background."""
         entry = self._current.get(step)
         if entry is not None:
             entry.pending += _points(records)
-            self._outbox.enqueue(partial(self._tell_points, entry))
+            self._outbox.enqueue(partial(self._send_points, entry))
 
     def log_panel(self, step: str, name: str, data: bytes) -> None:
-        """Send a PNG of what the stage of a step makes."""
+        """Send a PNG of the present outputs of a step's stage in the background."""
         entry = self._current.get(step)
         if entry is not None:
-            self._outbox.enqueue(partial(self._tell_panel, entry, name, data))
+            self._outbox.enqueue(partial(self._send_panel, entry, name, data))
 
     def _begin(self) -> Run:
-        """Open the parent, and tell what earlier drivers left, of whatever plan: a step is finished where
-        its artifact is there.
-        """
+        """Open the parent run, and send what dead drivers left unsent: the steps whose artifact exists."""
         tracking = self._recipe.tracking
         registry = open_registry(self._store.root, tracking.uri, tracking.experiment)
         tags = {"diffbfr.recipe": self._recipe.name, "diffbfr.faces": self._recipe.data.faces, **self._tags}
         self._parent = parent = runs.begin_pipeline(registry, self._recipe.name, self._plan_id, tags)
         self._end_dead_runs(parent)
-        for name, artifact in {item for record in self._heartbeat.left for item in record.steps.items()}:
+        left = [record.steps.items() for record in self._heartbeat.left]
+        for name, artifact in {*chain.from_iterable(left)}:
             found = runs.find_step(registry, self._store.root, name, artifact)
             record = (
                 self._store.by_id(artifact) if found is None or runs.run_status(found) != "FINISHED" else None
@@ -132,7 +133,7 @@ class MlflowMirror:
         return parent
 
     def _end_dead_runs(self, parent: Run) -> None:
-        """Say FAILED of every run of this root whose driver is gone."""
+        """End every run of this root whose driver is dead, as FAILED."""
         for run, tags in runs.unfinished_runs(parent.registry, self._store.root):
             if run.run_id != parent.run_id and self._heartbeat.is_dead(tags.get(DRIVER, "")):
                 runs.end_run(run, "FAILED")
@@ -143,7 +144,7 @@ class MlflowMirror:
         runs.end_run(parent, status)
 
     def _run_of(self, entry: _Entry) -> Run:
-        """The step's run; what a server refused to open is asked for again."""
+        """The step's run, opened on the first call that succeeds."""
         if entry.run is None:
             entry.run = runs.begin_step(
                 self._parent or self._begin(), entry.step, entry.identity.id, self._tags
@@ -154,11 +155,12 @@ class MlflowMirror:
         self._run_of(entry).log_params(entry.identity.config)
         if entry.step.startswith("train-"):
             entry.pending += _points(read_metrics_log(storage.join(entry.folder, "metrics.json")))
-            self._tell_points(entry)
+            self._send_points(entry)
 
-    def _tell_points(self, entry: _Entry) -> None:
-        """Tell what is pending and not known to be there; MLflow keeps a point once that comes twice with
-        its time.
+    def _send_points(self, entry: _Entry) -> None:
+        """Send pending points that the server does not have.
+
+        MLflow stores a point only once if it is sent twice with the same time.
         """
         run, pending = self._run_of(entry), list(entry.pending)
         if not pending:
@@ -174,21 +176,22 @@ class MlflowMirror:
         del entry.pending[: len(pending)]
 
     def _close(self, entry: _Entry, status: Status, record: Record | None) -> None:
-        """Tell the rest of a step and how it ended; where the server refuses a part, FAILED until the next
-        run tells it again.
+        """Send the rest of a step, and its status.
+
+        If the server refuses a part, the status is FAILED and the next run sends the step again.
         """
         run = self._run_of(entry)
         try:
-            self._tell_points(entry)
+            self._send_points(entry)
             if record is not None:
-                self._tell_record(run, entry, record)
+                self._send_record(run, entry, record)
         except Exception as error:
             if runs.is_refused(error):
                 runs.end_run(run, "FAILED")
             raise
         runs.end_run(run, status)
 
-    def _tell_record(self, run: Run, entry: _Entry, record: Record) -> None:
+    def _send_record(self, run: Run, entry: _Entry, record: Record) -> None:
         run.log_tags(
             {
                 f"output.{name}": output.sha256
@@ -200,19 +203,19 @@ class MlflowMirror:
         if entry.step.startswith("train-"):
             for name in storage.list_dir(storage.join(entry.folder, PANELS)):
                 if name not in entry.shown:
-                    self._tell_panel(
+                    self._send_panel(
                         entry, name, storage.read_bytes(storage.join(entry.folder, PANELS, name))
                     )
         panels = storage.join(entry.folder, "panels.png")
         if entry.step == "evaluate" and storage.exists(panels):
             run.log_bytes("panels.png", storage.read_bytes(panels))
 
-    def _tell_panel(self, entry: _Entry, name: str, data: bytes) -> None:
+    def _send_panel(self, entry: _Entry, name: str, data: bytes) -> None:
         self._run_of(entry).log_bytes(f"{PANELS}/{name}", data)
         entry.shown.add(name)
 
     def _sample_system(self) -> None:
-        """On the teller's thread, every few seconds: what the driver's machine is doing."""
+        """Send the load of the driver's machine; called every few seconds on the outbox thread."""
         for entry in list(self._current.values()):
             if entry.run is None:
                 continue
@@ -220,21 +223,22 @@ class MlflowMirror:
             entry.pending += [
                 Point(f"system/{name}", now_ms // 1000, value, now_ms) for name, value in values.items()
             ]
-            self._tell_points(entry)
+            self._send_points(entry)
 
 
-def _points(posts: Sequence[MetricRecord]) -> list[Point]:
-    return [
-        Point(name, post.samples, value, post.time_ms)
-        for post in posts
-        for name, value in post.values.items()
-    ]
+def _points(records: Sequence[MetricRecord]) -> list[Point]:
+    points: list[Point] = []
+    for record in records:
+        points += [
+            Point(name, record.samples, value, record.time_ms) for name, value in record.values.items()
+        ]
+    return points
 
 
-def _say_why(error: Exception) -> None:
-    reason = " ".join(str(error).split()) or type(error).__name__
+def _report_error(error: Exception) -> None:
     what = "refuses what is sent" if runs.is_refused(error) else "is away"
-    sys.stderr.write(f"tracking {what}, the run goes on without it and tells it later: {reason[:300]}\n")
+    reason = one_line(error)[:300]
+    sys.stderr.write(f"tracking {what}, the run goes on without it and sends it later: {reason}\n")
 
 
 def _numbers(metadata: Mapping[str, object]) -> dict[str, float]:

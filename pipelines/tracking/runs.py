@@ -1,5 +1,4 @@
-"""Mirror a pipeline run in MLflow: one parent run, a child a step. Nothing here is needed to resume the
-pipeline itself.
+"""MLflow runs of a pipeline run: a parent, and a child per step. No pipeline needs them to resume.
 
 A run is found again by its identity (plan and root of a parent; step, artifact and root of a child), so a
 command that was killed and started again continues its runs and logs no point of a curve twice.
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from diffbfr.errors import DiffBFRError
+from diffbfr.errors import DiffBFRError, one_line
 from pipelines.tracking.connection import Registry
 
 if TYPE_CHECKING:
@@ -28,18 +27,15 @@ _STEP = "diffbfr.step"
 _PARENT = "mlflow.parentRunId"
 _ARTIFACT = "diffbfr.artifact"
 _ROOT = "diffbfr.root"
-_ONE_BEGINS = threading.Lock()
-"""A step and the diary beside it, on a thread of its own, may open the same run at once."""
-
+_OPENING = threading.Lock()
+"""A step, and the mirror on its own thread, may open the same run at once."""
 
 Status = Literal["RUNNING", "FINISHED", "FAILED"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a metric: a training's step is the number of samples seen; `time_ms` since 1970 is when
-    it was told first.
-    """
+    """A value of a metric; `step` is the number of samples seen, `time_ms` (since 1970) its first report."""
 
     name: str
     step: int
@@ -49,18 +45,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that takes parameters, metrics, pictures and files."""
+    """A handle of an MLflow run."""
 
     registry: Registry
     run_id: str
 
     @property
     def artifact_uri(self) -> str:
-        """Where the run's files lie."""
+        """URI below which the run's files are stored."""
         return str(self.registry.client.get_run(self.run_id).info.artifact_uri)
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Log the configuration, flat; values longer than MLflow takes are cut."""
+        """Log parameters; a value is cut at 6,000 characters, MLflow's limit."""
         from mlflow.entities import Param
 
         entities = [Param(name, str(value)[:_PARAM_CHARACTERS]) for name, value in params.items()]
@@ -68,14 +64,13 @@ class Run:
             self.registry.client.log_batch(self.run_id, params=entities[i : i + _PARAM_BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log final numbers, once: a number that is there already stays."""
+        """Log final values at step 0; a metric that has one already keeps it."""
         now = int(time.time() * 1000)
-        self.log_points(
-            [Point(name, 0, value, now) for name, value in metrics.items() if 0 not in self.steps_of(name)]
-        )
+        new = {name: value for name, value in metrics.items() if 0 not in self.steps_of(name)}
+        self.log_points([Point(name, 0, value, now) for name, value in new.items()])
 
     def log_points(self, points: Sequence[Point]) -> None:
-        """Log points in batches; one that comes again with the same time is kept once."""
+        """Log points in batches; MLflow stores a point once if it comes again with the same time."""
         from mlflow.entities import Metric
 
         entities = [Metric(point.name, point.value, point.time_ms, point.step) for point in points]
@@ -83,11 +78,10 @@ class Run:
             self.registry.client.log_batch(self.run_id, metrics=entities[i : i + _BATCH])
 
     def steps_of(self, name: str) -> set[int]:
-        """The steps at which a metric has a point."""
+        """Steps at which a metric has a value."""
         return {metric.step for metric in self.registry.client.get_metric_history(self.run_id, name)}
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
         from mlflow.entities import RunTag
 
         self.registry.client.log_batch(
@@ -95,7 +89,7 @@ class Run:
         )
 
     def log_bytes(self, name: str, data: bytes) -> None:
-        """Keep a picture, page or table as a file of the run; `name` may have folders."""
+        """Store bytes as a file of the run; `name` may contain folders."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
             path.write_bytes(data)
@@ -112,12 +106,11 @@ class Run:
                     f"{self.artifact_uri}/{name}", dst_path=folder, tracking_uri=self.registry.uri
                 )
                 return Path(place).read_bytes()
-            except (
-                Exception
-            ) as error:  # every artifact store has errors of its own, and each means the same to the user
-                reason = " ".join(str(error).split())
+            except Exception as error:
+                # Every artifact store raises errors of its own, and each means the same to the user.
                 raise DiffBFRError(
-                    f"run {self.run_id} has no file {name} ({reason}); expected one; run the step again"
+                    f"run {self.run_id} has no file {name} ({one_line(error)}); expected one; run the step "
+                    "again"
                 ) from error
 
 
@@ -128,7 +121,7 @@ def search_runs(
     at_most: int | None = None,
     everywhere: bool = False,
 ) -> list["MlflowRun"]:
-    """Every run that a filter finds, or the first few; in the registry's experiment, or in all."""
+    """Runs that match a filter, at most `at_most`; of the registry's experiment, or of all experiments."""
     found: list[MlflowRun] = []
     places = (
         [it.experiment_id for it in registry.client.search_experiments()]
@@ -147,59 +140,58 @@ def search_runs(
 
 
 def begin_pipeline(registry: Registry, name: str, plan_id: str, tags: Mapping[str, str] | None = None) -> Run:
-    """Open the parent run of a pipeline run: the unfinished one of the same plan and root, if a killed
-    command left one, else a new one.
+    """Open the parent run of a pipeline run.
+
+    An unfinished run of the same plan and root, which a killed command left, is continued.
     """
     wanted = f"tags.`{_PLAN}` = '{plan_id}' and attributes.status != 'FINISHED'{_of_root(tags or {})}"
     return _begin(registry, name, {**(tags or {}), _PLAN: plan_id}, wanted)
 
 
 def begin_step(parent: Run, step: str, artifact_id: str, tags: Mapping[str, str] | None = None) -> Run:
-    """Open the child run of a step: one for each artifact of a root, however often and under whichever
-    plan it is gone on with.
-    """
+    """Open the child run of a step. An artifact of a root has one run, under whichever plans it is built."""
     return _begin_step(parent.registry, step, artifact_id, {**(tags or {}), _PARENT: parent.run_id})
 
 
 def find_step(registry: Registry, root: str, step: str, artifact_id: str) -> Run | None:
-    """The run of a step, whatever became of it."""
+    """The run of a step, of any status; None if there is none."""
     found = search_runs(registry, _of_step({_ROOT: root}, step, artifact_id), at_most=1)
     return Run(registry, found[0].info.run_id) if found else None
 
 
 def unfinished_runs(registry: Registry, root: str) -> list[tuple[Run, Mapping[str, str]]]:
-    """Runs of a root that say they are still running, with their tags."""
+    """Runs of a root whose status is RUNNING, with their tags."""
     wanted = f"tags.`{_ROOT}` {_equals(root)} and attributes.status = 'RUNNING'"
     found = search_runs(registry, wanted)
     return [(Run(registry, run.info.run_id), run.data.tags) for run in found]
 
 
 def run_status(run: Run) -> str:
-    """What MLflow says of a run."""
+    """Status of a run, as MLflow names it."""
     return str(run.registry.client.get_run(run.run_id).info.status)
 
 
 def end_run(run: Run, status: Status) -> None:
-    """Say how a run ended."""
     run.registry.client.set_terminated(run.run_id, status)
 
 
 def is_refused(error: Exception) -> bool:
-    """Whether a server understood and said no, so that asking again helps nobody."""
+    """Whether a server refused a request for good, so that a retry would not help."""
     if isinstance(error, DiffBFRError | OSError):
         return False
     from mlflow.exceptions import MlflowException
 
-    passing = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
-    return isinstance(error, MlflowException) and error.error_code not in passing
+    transient = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+    return isinstance(error, MlflowException) and error.error_code not in transient
 
 
 @contextmanager
 def step_run(
     registry: Registry, step: str, artifact_id: str, tags: Mapping[str, str] | None = None
 ) -> Iterator[Run]:
-    """Enter the run of a step, the same that `begin_step` opens, and say how it ended; who begins it as a
-    child gives it its parent.
+    """Open the run of a step, the one that `begin_step` opens too, and set its status at the end.
+
+    It has no parent until `begin_step` is called for it.
     """
     run = _begin_step(registry, step, artifact_id, tags or {})
     try:
@@ -226,7 +218,7 @@ def _of_root(tags: Mapping[str, str]) -> str:
 
 def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) -> Run:
     client = registry.client
-    with _ONE_BEGINS:
+    with _OPENING:
         found = search_runs(registry, wanted, at_most=1)
         if not found:
             return Run(
@@ -240,8 +232,9 @@ def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) 
 
 
 def _equals(text: str) -> str:
-    """The end of a comparison in a filter. MLflow takes either quotation mark and knows no escape; of
-    texts with both one is any letter.
+    """A comparison with `text` in a filter.
+
+    MLflow's filters have no escape for quotation marks. In a text with both, `_` matches the single one.
     """
     if "'" not in text:
         return f"= '{text}'"

@@ -1,4 +1,4 @@
-"""From a cascade back to the photos, and every link that is not what was recorded."""
+"""The chain from a cascade back to the photos, and every link that differs from its record."""
 
 import os
 import shutil
@@ -108,8 +108,9 @@ DAMAGE: dict[str, tuple[Callable[[Place], None], str, str]] = {
 
 @pytest.fixture
 def moved(finished: Place, tmp_path: Path) -> Iterator[Place]:
-    """The finished run itself, to be damaged, and put back afterwards: records and registry name their
-    places. Its database stays.
+    """The finished run, which a test damages and the fixture restores, except its database.
+
+    It cannot be a copy: records and registry hold absolute paths.
     """
     folders = (finished.root / "artifacts", finished.root / "mlartifacts", finished.photos)
     for folder in folders:

@@ -1,6 +1,4 @@
-"""Cascades of two recipes and two data sets meet on the frozen hold-out: what is not measured there is
-measured, once.
-"""
+"""Cascades of two recipes and two datasets are compared on the frozen hold-out, each evaluated there once."""
 
 import shutil
 import sys
@@ -59,7 +57,7 @@ def make_dataset(folder: Path, name: str) -> None:
 
 
 def cascade(folder: Path, loudness: float) -> Path:
-    """A cascade whose TEM is as far from the picture as it is loud."""
+    """A cascade whose TEM differs from the image in proportion to `loudness`."""
     make_tiny_cascade(folder)
     weights = load_file(folder / "tem.safetensors")
     save_file(
@@ -94,7 +92,7 @@ def scores(folder: Path, dataset: str) -> Evaluation:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The digests of the cascades that a promotion measures, in order."""
+    """Digests of the cascades that a promotion evaluates, in order."""
     calls: list[str] = []
 
     def count(cluster: Cluster, it: ModelRef, *more: Any) -> Evaluation:

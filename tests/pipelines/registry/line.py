@@ -1,11 +1,11 @@
-"""A line to a server that can be cut and mended."""
+"""A TCP proxy to a local server that a test can interrupt and restore."""
 
 import socket
 import threading
 
 
 class Line:
-    """A line to a server that can be cut: while it is, connections are refused and open ones end."""
+    """A proxy to a local port: while it is cut, connections are refused and open ones end."""
 
     def __init__(self, port: int) -> None:
         self._port, self._open = port, list[socket.socket]()

@@ -1,4 +1,4 @@
-"""A real MLflow server in a process of its own, on loopback."""
+"""A real MLflow server on loopback, in its own process."""
 
 import os
 import signal
@@ -22,9 +22,7 @@ def mlflow_server(
     port: int = 0,
     database: str = "",
 ) -> Iterator[str]:
-    """Run a server with its files in `artifacts`, as a team would, and its tables in `database`, or in
-    SQLite; yields its URI.
-    """
+    """Run a server with its files in `artifacts` and its tables in `database` (default SQLite); yields its URI."""
     port = port or free_port()
     command = [
         sys.executable,
@@ -72,7 +70,7 @@ def mlflow_server(
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free TCP port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

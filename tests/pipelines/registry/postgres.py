@@ -18,8 +18,9 @@ _START_S = 60
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """Run a server with an empty database; yields its URI. Skips the test where PostgreSQL or its driver
-    is not installed.
+    """Run a server with an empty database; yields its URI.
+
+    Skips the test where PostgreSQL or its driver is not installed.
     """
     pytest.importorskip("psycopg2", reason="the extra `infra` is not installed")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # Debian's are not on the PATH
@@ -27,13 +28,13 @@ def postgres() -> Iterator[str]:
     if not initdb:
         pytest.skip("no PostgreSQL on this machine")
     folder, port = Path(tempfile.mkdtemp()), free_port()
-    who: dict[str, Any] = {}
+    as_user: dict[str, Any] = {}
     if folder.owner() == "root":  # whom PostgreSQL refuses
         shutil.chown(folder, "postgres")
-        who = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        as_user = {"user": "postgres", "group": "postgres", "extra_groups": []}
     programs_at = Path(initdb).resolve().parent
     options = ["-D", str(folder / "data"), "-U", "mlflow", "--auth=trust", "--no-sync"]
-    subprocess.run([initdb, *options], check=True, capture_output=True, cwd=folder, **who)
+    subprocess.run([initdb, *options], check=True, capture_output=True, cwd=folder, **as_user)
     words = [
         programs_at / "postgres",
         "-D",
@@ -47,7 +48,7 @@ def postgres() -> Iterator[str]:
         str(port),
     ]
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen(words, stdout=log, stderr=log, cwd=folder, **who)
+        server = subprocess.Popen(words, stdout=log, stderr=log, cwd=folder, **as_user)
     try:
         deadline = time.monotonic() + _START_S
         while subprocess.run(

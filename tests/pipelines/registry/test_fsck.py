@@ -57,9 +57,7 @@ def digest_mismatch(registry: Registry) -> None:
 
 
 def alias_to_a_deleted_version(registry: Registry) -> None:
-    """MLflow drops the aliases of a version that it deletes; a backup that was put back, or another tool,
-    does not.
-    """
+    """MLflow deletes the aliases of a version with it; a restored backup may have such an alias."""
     with closing(sqlite3.connect(registry.uri.removeprefix("sqlite:///"))) as database, database:
         database.execute("UPDATE registered_model_aliases SET version = 7 WHERE name = 'diffbfr-cascade'")
 

@@ -1,6 +1,4 @@
-"""Garbage is what nobody names; whatever happened before, a collection removes all of that and nothing
-else.
-"""
+"""A collection removes every version that nothing references and nothing else, after any history."""
 
 import random
 from pathlib import Path

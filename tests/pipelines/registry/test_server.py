@@ -1,6 +1,4 @@
-"""Everything that the registry does, with the embedded database and with servers, on PostgreSQL and S3
-too: only the URI changes.
-"""
+"""The whole registry with SQLite and with servers on PostgreSQL and S3: only the URI changes."""
 
 import base64
 import os
@@ -44,9 +42,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=["embedded", "server on PostgreSQL", "server on S3"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path, shared_root: Path) -> Iterator[str]:
-    """Where the registry is: tables in a file; a server with tables in PostgreSQL; a server that keeps its
-    files in a bucket.
-    """
+    """URI of a registry: SQLite; a server with tables in PostgreSQL; a server with files in a bucket."""
     with ExitStack() as running:
         if request.param == "embedded":
             _ = open_registry(str(shared_root)).client
@@ -62,7 +58,7 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path, shared_root: Path) -> It
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What a command prints; it must end well."""
+    """Output of a command, which must end with exit code 0."""
     monkeypatch.setattr(sys, "argv", ["diffbfr", "models", *words])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -143,9 +139,7 @@ def test_the_registry_does_the_same_wherever_it_is(
 
 @pytest.mark.parametrize("uri", ["server on S3"], indirect=True)
 def test_a_cascade_in_a_bucket_behind_a_server_keeps_its_promises(uri: str, tmp_path: Path) -> None:
-    """It loads without pickle and without S3 credentials, has its signature, and asks for nothing but this
-    package.
-    """
+    """It loads without pickle and S3 credentials, has its signature, and requires only this package."""
     folder, registry = make_tiny_cascade(tmp_path / "cascade"), open_registry(str(tmp_path), uri)
     with step_run(registry, "register", "a" * 20) as run:
         stages = {stage: register_stage(run, stage, folder, lineage()) for stage in ("irm1", "irm2", "tem")}  # type: ignore[arg-type]
@@ -172,9 +166,7 @@ print(model.predict([sys.stdin.read()])[0])
 
 
 def load_without_pickle(uri: str, picture: bytes, hidden: dict[str, str]) -> list[str]:
-    """Load the candidate in a process of its own; returns its requirements, its signature and what it
-    makes of a picture.
-    """
+    """Load the candidate in its own process; returns its requirements, its signature and a restoration."""
     environment = {
         **os.environ,
         **hidden,

@@ -121,7 +121,7 @@ def test_a_half_uploaded_version_is_never_visible_and_the_next_attempt_makes_one
     assert fsck(run.registry) == ()
 
 
-def test_many_who_register_the_same_content_at_once_make_one_version(
+def test_concurrent_registrations_of_the_same_content_make_one_version(
     run: Run, stage_folder: StageMaker
 ) -> None:
     folder = stage_folder("irm1", 1)

@@ -1,6 +1,4 @@
-"""Tracking hears everything once, also when it was away, also after the driver was killed; no run is left
-RUNNING.
-"""
+"""Tracking receives everything once, also after an outage or the death of the driver; no run stays RUNNING."""
 
 import os
 import shutil
@@ -63,16 +61,16 @@ def posts(
     folder = store.artifact_dir(step.identity)
     with MetricsLog(
         storage.join(folder, "metrics.json"), partial(mirror.log_metrics, step.name), every_s=0.05
-    ) as journal:
+    ) as log:
         for number in steps:
-            journal.add(Metrics(number, 8 * number, {"loss": 1 / number}))
+            log.add(Metrics(number, 8 * number, {"loss": 1 / number}))
         if not finish:
             raise ZeroDivisionError
     return store.commit(step.identity, {"metrics": "metrics.json"}, {"loss": 0.1}, 1.0)
 
 
-def told(registry: Registry, store: ArtifactStore, step: Step) -> list[int]:
-    """The steps of the loss that MLflow has, doubles too."""
+def loss_steps(registry: Registry, store: ArtifactStore, step: Step) -> list[int]:
+    """The steps at which MLflow has the loss, with duplicates."""
     run = find_step(registry, store.root, step.name, step.id)
     assert run is not None
     return [metric.step for metric in registry.client.get_metric_history(run.run_id, "loss") if metric.step]
@@ -86,7 +84,7 @@ def statuses(registry: Registry) -> dict[str, list[str]]:
     return found
 
 
-def test_a_step_that_fails_and_is_gone_on_with_is_one_run(store: ArtifactStore) -> None:
+def test_a_step_that_fails_and_is_resumed_is_one_run(store: ArtifactStore) -> None:
     step, registry = training(), open_registry(store.root)
 
     def attempt(numbers: range, finish: bool, plan: str) -> None:
@@ -100,11 +98,11 @@ def test_a_step_that_fails_and_is_gone_on_with_is_one_run(store: ArtifactStore) 
     assert statuses(registry) == {"pocket": ["FAILED"], "train-irm1": ["FAILED"]}
     attempt(range(2, 6), finish=True, plan="two")
     assert statuses(registry)["train-irm1"] == ["FINISHED"]
-    assert told(registry, store, step) == [8, 16, 24, 32, 40]
+    assert loss_steps(registry, store, step) == [8, 16, 24, 32, 40]
     assert not has_pending_tracking(store.root)
 
 
-def test_the_machine_is_told_beside_the_curves_however_often_these_are_told(
+def test_the_load_of_the_machine_is_sent_however_often_metrics_are(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.tracking.mirror._SYSTEM_S", 0.3)
@@ -123,9 +121,9 @@ def test_the_machine_is_told_beside_the_curves_however_often_these_are_told(
             folder, deadline = store.artifact_dir(step.identity), time.monotonic() + 30
             with MetricsLog(
                 storage.join(folder, "metrics.json"), partial(mirror.log_metrics, step.name), every_s=0.02
-            ) as journal:
+            ) as log:
                 for number in count(1):
-                    journal.add(Metrics(number, 8 * number, {"loss": 1 / number}))
+                    log.add(Metrics(number, 8 * number, {"loss": 1 / number}))
                     time.sleep(0.02)
                     if number % 50 == 0 and (machine() or time.monotonic() > deadline):
                         break
@@ -133,7 +131,7 @@ def test_the_machine_is_told_beside_the_curves_however_often_these_are_told(
             return store.commit(step.identity, {"metrics": "metrics.json"}, {"loss": 0.1}, 1.0)
 
         mirror.track_step(step, make, store.artifact_dir(step.identity))
-    assert told(registry, store, step)
+    assert loss_steps(registry, store, step)
 
 
 _KILLED = """
@@ -157,9 +155,7 @@ with MlflowMirror(pocket(), store).following([step], "plan") as mirror:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["training", "finished"])
-def test_after_kill_9_of_the_driver_the_next_start_mends_what_tracking_says(
-    store: ArtifactStore, when: str
-) -> None:
+def test_after_kill_9_of_the_driver_the_next_run_completes_tracking(store: ArtifactStore, when: str) -> None:
     step, registry = training(), open_registry(store.root)
     killed = subprocess.run(
         [sys.executable, "-c", _KILLED, store.root, when],
@@ -179,22 +175,22 @@ def test_after_kill_9_of_the_driver_the_next_start_mends_what_tracking_says(
     assert run_status(mirror._parent) == "FINISHED"
     if when == "finished":
         assert statuses(registry) == {"pocket": ["FINISHED"], "train-irm1": ["FINISHED"]}
-        assert told(registry, store, step) == [8, 16, 24]
+        assert loss_steps(registry, store, step) == [8, 16, 24]
     else:
         assert sorted(statuses(registry)["pocket"]) == ["FAILED", "FINISHED"]
         assert statuses(registry)["train-irm1"] == ["FAILED"]
     assert not has_pending_tracking(store.root)
 
 
-def test_runs_of_whatever_plan_whose_driver_is_gone_are_failed_and_what_they_left_is_told(
+def test_runs_of_dead_drivers_of_any_plan_are_failed_and_what_they_left_is_sent(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another machine's driver is gone when its mark has not been renewed for ten minutes; this machine's
-    when its process has ended.
+    """A driver of another machine is dead when its record is ten minutes old, one of this machine when its
+    process has ended.
     """
     registry, done, cut = open_registry(store.root), training(), training("train-tem")
-    here, now = heartbeat._here(), time.time()
-    pid, started = str(os.getpid()), heartbeat._started(str(os.getpid()))
+    here, now = heartbeat._namespace(), time.time()
+    pid, started = str(os.getpid()), heartbeat._start_time(str(os.getpid()))
     others = {
         "container restarted": (":".join(["host", "boot", "ns", "1", "7"]), now - 601),
         "another machine at work": (":".join(["other", "boot", "ns", "1", "7"]), now - 60),
@@ -220,7 +216,7 @@ def test_runs_of_whatever_plan_whose_driver_is_gone_are_failed_and_what_they_lef
         assert Path(store.root, "pending", f"{name}.json").exists() == lives
     with MlflowMirror(pocket(), store).following([], "at work"):
         pass
-    assert told(registry, store, done) == [8, 16, 24]
+    assert loss_steps(registry, store, done) == [8, 16, 24]
     assert "train-tem" not in statuses(registry)
 
 
@@ -239,7 +235,7 @@ class Gate:
 
 
 @pytest.mark.parametrize("opens", ["in this run", "in the next"])
-def test_what_is_refused_at_first_is_told_when_it_is_allowed(
+def test_what_is_refused_at_first_is_sent_when_it_is_allowed(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], opens: str
 ) -> None:
     step, registry, refused = training(), open_registry(store.root), threading.Event()
@@ -266,10 +262,10 @@ def test_what_is_refused_at_first_is_told_when_it_is_allowed(
             pass
         assert not has_pending_tracking(store.root)
         assert statuses(registry) == {"pocket": ["FINISHED"], "train-irm1": ["FINISHED"]}
-    assert told(registry, store, step) == [8, 16, 24]
+    assert loss_steps(registry, store, step) == [8, 16, 24]
 
 
-def test_ctrl_c_is_told_as_a_failure(store: ArtifactStore) -> None:
+def test_ctrl_c_is_recorded_as_a_failure(store: ArtifactStore) -> None:
     step = training()
 
     def interrupt() -> Record:
@@ -284,15 +280,15 @@ def test_ctrl_c_is_told_as_a_failure(store: ArtifactStore) -> None:
     assert statuses(open_registry(store.root)) == {"pocket": ["FAILED"], "train-irm1": ["FAILED"]}
 
 
-def test_a_mark_is_renewed_while_its_driver_lives(tmp_path: Path) -> None:
-    with DriverHeartbeat(str(tmp_path), "plan", {"shard": "abc"}, renew_s=0.01) as signs:
+def test_a_record_is_renewed_while_its_driver_runs(tmp_path: Path) -> None:
+    with DriverHeartbeat(str(tmp_path), "plan", {"shard": "abc"}, renew_s=0.01) as driver:
         (first,) = read_driver_records(str(tmp_path))
-        assert first.driver == signs.driver == heartbeat.process_identity()
+        assert first.driver == driver.driver == heartbeat.process_identity()
         while read_driver_records(str(tmp_path))[0].renewed == first.renewed:
             time.sleep(0.01)
         assert not heartbeat.is_dead(first)
     assert [mark.steps for mark in read_driver_records(str(tmp_path))] == [{"shard": "abc"}]
-    signs.remove()
+    driver.remove()
     assert read_driver_records(str(tmp_path)) == []
 
 
@@ -308,11 +304,11 @@ def through(line: Line) -> Recipe:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_away_hears_every_point_once(
+def test_a_server_that_was_away_gets_every_point_once(
     line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Away at the start, in the middle and at the end; then the next run, which has nothing to do, tells
-    the rest.
+    """Away at the start, in the middle and at the end; the next run, which has nothing to build, sends the
+    rest.
     """
     store, step, later = ArtifactStore(str(tmp_path / "root")), training(), training("train-tem")
     registry = open_registry(store.root, f"http://127.0.0.1:{line.port}")
@@ -323,19 +319,19 @@ def test_a_server_that_is_away_hears_every_point_once(
             folder = store.artifact_dir(step.identity)
             with MetricsLog(
                 storage.join(folder, "metrics.json"), partial(mirror.log_metrics, step.name), every_s=0.05
-            ) as journal:
+            ) as log:
                 for number in range(1, 41):
-                    journal.add(Metrics(number, 8 * number, {"loss": 1 / number}))
+                    log.add(Metrics(number, 8 * number, {"loss": 1 / number}))
                     for at, act in ((10, line.mend), (20, line.cut), (30, line.mend)):
                         if number == at:
                             act()
-                            hearing.wait(4)
+                            received.wait(4)
             return store.commit(step.identity, {"metrics": "metrics.json"}, {"loss": 0.1}, 1.0)
 
-        hearing = threading.Event()
+        received = threading.Event()
         mirror.track_step(step, make, store.artifact_dir(step.identity))
-        mirror._outbox.enqueue(hearing.set)
-        assert hearing.wait(120)
+        mirror._outbox.enqueue(received.set)
+        assert received.wait(120)
         line.cut()
         mirror.track_step(
             later, lambda: posts(later, store, mirror, range(1, 4)), store.artifact_dir(later.identity)
@@ -347,8 +343,8 @@ def test_a_server_that_is_away_hears_every_point_once(
     line.mend()
     with MlflowMirror(through(line), store).following([step, later], "plan"):
         pass
-    assert told(registry, store, step) == [8 * number for number in range(1, 41)]
-    assert told(registry, store, later) == [8, 16, 24]
+    assert loss_steps(registry, store, step) == [8 * number for number in range(1, 41)]
+    assert loss_steps(registry, store, later) == [8, 16, 24]
     assert statuses(registry) == {
         "pocket": ["FINISHED"],
         "train-irm1": ["FINISHED"],

@@ -1,4 +1,4 @@
-"""What is told arrives in order and once, whenever the server is there; nobody waits for it."""
+"""Calls are made in order and once, as soon as the server is reachable, and the caller does not wait."""
 
 import threading
 import time
@@ -6,92 +6,94 @@ import time
 from pipelines.tracking.outbox import Outbox
 
 
-def test_calls_arrive_in_order_and_nobody_waits() -> None:
-    heard: list[int] = []
+def test_calls_are_made_in_order_and_the_caller_does_not_wait() -> None:
+    made: list[int] = []
     gate = threading.Event()
-    teller = Outbox()
-    teller.enqueue(lambda: bool(gate.wait(30)) or None)
+    outbox = Outbox()
+    outbox.enqueue(lambda: bool(gate.wait(30)) or None)
     started = time.thread_time()
     for number in range(1000):
-        teller.enqueue(lambda number=number: heard.append(number))  # type: ignore[misc]
-    assert heard == []
+        outbox.enqueue(lambda number=number: made.append(number))  # type: ignore[misc]
+    assert made == []
     assert time.thread_time() - started < 0.5
     gate.set()
-    assert teller.close()
-    assert heard == list(range(1000))
+    assert outbox.close()
+    assert made == list(range(1000))
 
 
-def test_what_failed_is_told_again_and_said_once() -> None:
-    heard, said, faults = list[str](), list[str](), [ConnectionError("away")] * 3
+def test_a_failed_call_is_retried_and_reported_once() -> None:
+    made, reported, faults = list[str](), list[str](), [ConnectionError("away")] * 3
 
     def call() -> None:
         if faults:
             raise faults.pop()
-        heard.append("call")
+        made.append("call")
 
-    teller = Outbox(on_away=lambda error: said.append(str(error)), pause_s=0.01)
-    teller.enqueue(call)
-    teller.enqueue(lambda: heard.append("next"))
-    assert teller.close()
-    assert heard == ["call", "next"]
-    assert said == ["away"]
+    outbox = Outbox(on_away=lambda error: reported.append(str(error)), pause_s=0.01)
+    outbox.enqueue(call)
+    outbox.enqueue(lambda: made.append("next"))
+    assert outbox.close()
+    assert made == ["call", "next"]
+    assert reported == ["away"]
 
 
-def test_what_is_refused_is_left_out() -> None:
-    heard: list[str] = []
+def test_a_refused_call_is_dropped() -> None:
+    made: list[str] = []
 
     def refused() -> None:
         raise ValueError
 
-    teller = Outbox(is_refused=lambda error: isinstance(error, ValueError), pause_s=0.01)
-    teller.enqueue(refused)
-    teller.enqueue(lambda: heard.append("next"))
-    assert teller.close()
-    assert heard == ["next"]
+    outbox = Outbox(is_refused=lambda error: isinstance(error, ValueError), pause_s=0.01)
+    outbox.enqueue(refused)
+    outbox.enqueue(lambda: made.append("next"))
+    assert outbox.close()
+    assert made == ["next"]
 
 
-def test_a_server_that_stays_away_is_given_up_at_the_end() -> None:
+def test_close_gives_up_on_a_server_that_stays_away() -> None:
     def away() -> None:
         raise ConnectionError
 
-    teller = Outbox(pause_s=0.01)
-    teller.enqueue(away)
-    assert not teller.close(patience_s=0.1)
+    outbox = Outbox(pause_s=0.01)
+    outbox.enqueue(away)
+    assert not outbox.close(patience_s=0.1)
 
 
-def test_the_pulse_beats_while_there_is_nothing_to_tell() -> None:
-    beats = threading.Semaphore(0)
-    teller = Outbox(on_tick=beats.release, tick_s=0.01)
-    assert beats.acquire(timeout=30)
-    assert beats.acquire(timeout=30)
-    assert teller.close()
+def test_ticks_come_while_nothing_is_pending() -> None:
+    ticks = threading.Semaphore(0)
+    outbox = Outbox(on_tick=ticks.release, tick_s=0.01)
+    assert ticks.acquire(timeout=30)
+    assert ticks.acquire(timeout=30)
+    assert outbox.close()
 
 
-def test_the_pulse_beats_also_while_there_is_always_something_to_tell() -> None:
-    beats, ending = threading.Semaphore(0), threading.Event()
-    teller = Outbox(on_tick=beats.release, tick_s=0.01)
+def test_ticks_come_while_something_is_always_pending() -> None:
+    ticks, ending = threading.Semaphore(0), threading.Event()
+    outbox = Outbox(on_tick=ticks.release, tick_s=0.01)
 
     def call() -> None:
         if not ending.is_set():
-            teller.enqueue(call)
+            outbox.enqueue(call)
 
-    teller.enqueue(call)
-    beaten = [beats.acquire(timeout=10) for _ in range(2)]
+    outbox.enqueue(call)
+    ticked = [ticks.acquire(timeout=10) for _ in range(2)]
     ending.set()
-    assert beaten == [True, True]
-    assert teller.close()
+    assert ticked == [True, True]
+    assert outbox.close()
 
 
-def test_a_pulse_that_fails_is_said_once_not_repeated_and_keeps_nobody_waiting() -> None:
-    heard, said, beats = list[str](), list[str](), threading.Semaphore(0)
+def test_a_failing_tick_is_reported_once_not_retried_and_delays_no_call() -> None:
+    made, reported, ticks = list[str](), list[str](), threading.Semaphore(0)
 
-    def pulse() -> None:
-        beats.release()
+    def tick() -> None:
+        ticks.release()
         raise ConnectionError("away")
 
-    teller = Outbox(on_tick=pulse, on_away=lambda error: said.append(str(error)), tick_s=0.01, pause_s=1000)
-    assert all(beats.acquire(timeout=10) for _ in range(3))
-    assert said == ["away"]
-    teller.enqueue(lambda: heard.append("call"))
-    assert teller.close()
-    assert heard == ["call"]
+    outbox = Outbox(
+        on_tick=tick, on_away=lambda error: reported.append(str(error)), tick_s=0.01, pause_s=1000
+    )
+    assert all(ticks.acquire(timeout=10) for _ in range(3))
+    assert reported == ["away"]
+    outbox.enqueue(lambda: made.append("call"))
+    assert outbox.close()
+    assert made == ["call"]

@@ -51,7 +51,7 @@ def test_an_exception_marks_the_run_and_the_same_step_continues_it(
     assert [m.step for m in registry.client.get_metric_history(first.run_id, "loss")] == [8, 16]
 
 
-def test_a_finished_plan_run_again_is_a_run_of_its_own_and_a_failed_one_goes_on(registry: Registry) -> None:
+def test_a_finished_plan_run_again_is_a_new_run_and_a_failed_one_is_continued(registry: Registry) -> None:
     first = begin_pipeline(registry, "smoke", "plan")
     end_run(first, "FAILED")
     assert begin_pipeline(registry, "smoke", "plan") == first
@@ -62,7 +62,7 @@ def test_a_finished_plan_run_again_is_a_run_of_its_own_and_a_failed_one_goes_on(
 @pytest.mark.parametrize(
     ("first", "second"), [("/one", "/two"), ("/Ann's", "/Bob's photos"), ('/Ann\'s "best"', '/Bob\'s "best"')]
 )
-def test_two_roots_with_the_same_plan_are_two_parents_and_one_that_ends_says_nothing_of_the_other(
+def test_two_roots_with_the_same_plan_have_parents_with_a_status_each(
     registry: Registry, first: str, second: str
 ) -> None:
     one, two = (begin_pipeline(registry, "smoke", "plan", {"diffbfr.root": root}) for root in (first, second))
@@ -73,7 +73,7 @@ def test_two_roots_with_the_same_plan_are_two_parents_and_one_that_ends_says_not
     assert registry.client.get_run(two.run_id).data.tags["diffbfr.root"] == second
 
 
-def test_a_step_and_the_diary_beside_it_open_one_run(registry: Registry) -> None:
+def test_a_step_and_the_mirror_open_one_run(registry: Registry) -> None:
     parent, together, opened = begin_pipeline(registry, "smoke", "plan"), threading.Barrier(2), list[Run]()
 
     def open_with(begin: Callable[[], Run]) -> None:
@@ -102,7 +102,7 @@ def test_a_long_curve_goes_in_batches_and_arrives_whole(registry: Registry) -> N
     assert len(registry.client.get_metric_history(run.run_id, "loss")) == 2300
 
 
-def test_a_picture_is_a_file_of_the_run(registry: Registry) -> None:
+def test_an_image_is_a_file_of_the_run(registry: Registry) -> None:
     with step_run(registry, "train-irm1", "t" * 20) as run:
         run.log_bytes("panels/first.png", b"png")
         run.log_bytes("report.html", b"<html>")
