@@ -86,7 +86,9 @@ def find_index(uri: str) -> str:
 
 def index_at(uri: str) -> Index | None:
     """Open the index that `find_index` found; None for ""."""
-    return Index(uri, storage.version(uri), open=lambda: storage.open_read(uri, twice=True)) if uri else None
+    return (
+        Index(uri, storage.version(uri), open=lambda: storage.open_read(uri, verified=True)) if uri else None
+    )
 
 
 def attach_checksums(
