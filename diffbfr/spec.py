@@ -8,7 +8,8 @@ import hashlib
 import json
 import types
 import typing
-from typing import Any, TypeVar
+from collections.abc import Hashable
+from typing import Any, TypeVar, cast
 
 from diffbfr.errors import UsageError
 
@@ -35,7 +36,7 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
         raise UsageError(
             f"{where} is {type(values).__name__}; expected an object with the fields of {cls.__name__}"
         )
-    hints = _type_hints(cls)  # type: ignore[arg-type]
+    hints = _type_hints(cast(Hashable, cls))
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - fields.keys()):
         raise UsageError(f"{where} has the unknown field {unknown[0]!r}; expected {', '.join(fields)}")
@@ -57,7 +58,7 @@ def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
 
 
 @functools.cache
-def _type_hints(cls: type) -> dict[str, Any]:
+def _type_hints(cls: Hashable) -> dict[str, Any]:
     """Resolve the annotations of a class once: it takes longer than to rebuild an instance."""
     return typing.get_type_hints(cls)
 

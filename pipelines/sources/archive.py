@@ -62,7 +62,7 @@ class ZipSource(PhotoSource):
         yield from attach_checksums(chain(first, refs), index, PurePosixPath(self.uri).stem)
 
     def _refs(self, inside: list[Index]) -> Iterator[PhotoRef]:
-        with _readable(self.uri), storage.open_read(self.uri, _BLOCK_BYTES, twice=True) as file:
+        with _readable(self.uri), storage.open_read(self.uri, _BLOCK_BYTES, verified=True) as file:
             for entry in entries(file):
                 name, mark = entry.name, f"crc32:{entry.crc:08x}"
                 if name.rpartition("/")[2] == INDEX:
@@ -117,7 +117,7 @@ def looks_like_zip(uri: str) -> bool:
 
 def check_zip(uri: str) -> None:
     """Raise UsageError unless the archive's index can be found; its entries are read when it is listed."""
-    with _readable(uri), storage.open_read(uri, _BLOCK_BYTES, twice=True) as file:
+    with _readable(uri), storage.open_read(uri, _BLOCK_BYTES, verified=True) as file:
         next(entries(file), None)
 
 
@@ -133,7 +133,7 @@ def _readable(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open_member(uri: str, entry: ZipEntry) -> Iterator[IO[bytes]]:
-    with storage.open_read(uri, _BLOCK_BYTES, twice=True) as file, _unpacking(file, entry) as unpacked:
+    with storage.open_read(uri, _BLOCK_BYTES, verified=True) as file, _unpacking(file, entry) as unpacked:
         yield cast(IO[bytes], unpacked)
 
 
@@ -183,11 +183,11 @@ class _Archive:
             if not isinstance(file, storage.RemoteFile):
                 raise
             file.forget()
-            file.twice = True
+            file.verified = True
             try:
                 return _unpacking(self.contents, entry).read()
             finally:
-                file.twice = False
+                file.verified = False
 
 
 def _open(uri: str) -> _Archive:
@@ -197,5 +197,5 @@ def _open(uri: str) -> _Archive:
 
 @lru_cache(maxsize=64)
 def _opened(uri: str, version: str, process: int) -> _Archive:
-    index = storage.open_read(uri, _BLOCK_BYTES, twice=True)
+    index = storage.open_read(uri, _BLOCK_BYTES, verified=True)
     return _Archive(index, storage.open_read(uri, _BLOCK_BYTES), find_index(index)[2])

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from diffbfr.errors import UsageError
 from diffbfr.images import ImageRefused, decode
 from pipelines import storage
-from pipelines.sources.json_stream import json_values
+from pipelines.sources.ffhq_index import index_rows
 from pipelines.sources.listing_db import open_listing_db
 from pipelines.sources.sandbox import WorkerFailure, run_sandboxed
 from pipelines.sources.source import PhotoRef, PhotoUnreadableError, is_photo
@@ -86,7 +86,9 @@ def find_index(uri: str) -> str:
 
 def index_at(uri: str) -> Index | None:
     """Open the index that `find_index` found; None for ""."""
-    return Index(uri, storage.version(uri), open=lambda: storage.open_read(uri, twice=True)) if uri else None
+    return (
+        Index(uri, storage.version(uri), open=lambda: storage.open_read(uri, verified=True)) if uri else None
+    )
 
 
 def attach_checksums(
@@ -135,8 +137,8 @@ def read_published_checksums(index: Index) -> PublishedChecksums:
     promises = PublishedChecksums()
     try:
         with index.open() as file:
-            number = promises.add(row for entry in json_values(file) for row in _rows(entry))
-    except (ValueError, RecursionError) as error:
+            number = promises.add(index_rows(file))
+    except ValueError as error:
         raise _unusable(index.name, str(error)) from error
     if not number:
         raise _unusable(index.name, "it names no photo")
@@ -190,19 +192,3 @@ def _unusable(name: str, found: str) -> UsageError:
         f"{name} is no whole index of FFHQ ({found}); expected it as published; download it again, or remove "
         "it to go unchecked"
     )
-
-
-def _rows(value: Any) -> Iterator[tuple[str, str, str]]:
-    """Find the files in an entry: picture, thumbnail, and the photo that they were cut from."""
-    if not isinstance(value, dict):
-        return
-    if "file_path" not in value:
-        for inner in value.values():
-            yield from _rows(inner)
-        return
-    path, *digests = value["file_path"], value.get("file_md5", ""), value.get("pixel_md5", "")
-    if not isinstance(path, str) or not all(
-        isinstance(digest, str) and _MD5.fullmatch(digest) for digest in digests
-    ):
-        raise ValueError(f"{path!r} has the digests {digests}, which are no MD5s")
-    yield path, *digests

@@ -108,7 +108,7 @@ def check_tar(uri: str) -> None:
     """Raise UsageError unless the first header can be read; the others are when the tar is listed."""
     try:
         with (
-            storage.open_read(uri, _HEADER_BYTES, twice=True) as file,
+            storage.open_read(uri, _HEADER_BYTES, verified=True) as file,
             tarfile.open(fileobj=file, mode="r:") as tar,
         ):
             tar.next()
@@ -120,7 +120,7 @@ def check_tar(uri: str) -> None:
 
 @contextlib.contextmanager
 def _open_member(uri: str, member: tarfile.TarInfo) -> Iterator[IO[bytes]]:
-    with storage.open_read(uri, twice=True) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with storage.open_read(uri, verified=True) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         yield cast(IO[bytes], tar.extractfile(member))
 
 
@@ -128,7 +128,7 @@ def _members(uri: str) -> Iterator[tarfile.TarInfo]:
     """Yield the headers in order. A tar that was cut, even between two members, is refused: readers
     elsewhere take it for a shorter one.
     """
-    with storage.open_read(uri, _HEADER_BYTES, twice=True) as file:
+    with storage.open_read(uri, _HEADER_BYTES, verified=True) as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:

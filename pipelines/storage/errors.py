@@ -1,26 +1,22 @@
-"""How storage fails: what a retry may mend, what was replaced, what is corrupt_error."""
+"""Errors of storage: written data is corrupt, the transport failed, a file was replaced."""
 
 from diffbfr.errors import DiffBFRError, IncompleteError
 
 
 class StorageError(DiffBFRError):
-    """What was written could not be read back as written; nothing was published, or what was published was
-    removed.
-    """
+    """Written bytes read back different. Nothing was published, or what was published was removed."""
 
 
 class TransportError(IncompleteError):
-    """The network or the server is at fault, not what lies there: the same call may succeed later."""
+    """The network or the server failed, not the file: the same call may succeed later."""
 
 
 class ReplacedError(DiffBFRError):
-    """What lies there is not what was listed: written anew since, while it was read, or it never comes
-    with the digest that it had.
-    """
+    """A file is not the one that was listed: it was rewritten, or never comes with the listed digest."""
 
 
 def corrupt_error(place: object) -> StorageError:
-    """Say that a place does not hold what was written there."""
+    """Return the error for a file that reads back different from what was written."""
     return StorageError(
         f"{place} reads back different from what was written; expected the same bytes; run `diffbfr doctor` "
         "on this storage"

@@ -1,6 +1,4 @@
-"""Files on this machine's disks: written so that nothing half-written is ever visible, read so that a
-change meanwhile is noticed.
-"""
+"""Files on this machine's disks: writes are atomic, and a read notices a change of the file."""
 
 import os
 import stat
@@ -14,16 +12,17 @@ TEMPORARY = ".tmp"
 _PIECE_BYTES = 1 << 20
 
 
-def version_of(facts: os.stat_result) -> str:
-    """Size and time: what changes when the content does, without reading it."""
-    return f"{facts.st_size}-{facts.st_mtime_ns}"
+def version_of(status: os.stat_result) -> str:
+    """Return size and time of the last change, which change with the content of a file."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def read_version(path: Path, listed: str, start: int, length: int | None) -> bytes:
-    """Read a file, or a part, that has this version before and after; a time of change tells of a writer
-    who resets the other.
+    """Return a file, or a part; `ReplacedError` unless it has this version before and after the reading.
+
+    The time of the last change of the inode (ctime) is compared too, because a writer may reset the mtime.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
+    with open(path, "rb", opener=_open_nonblocking) as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise ReplacedError(f"{path} is no regular file; expected a photo")
@@ -43,9 +42,7 @@ def read_version(path: Path, listed: str, start: int, length: int | None) -> byt
 
 
 def write(path: Path, data: bytes, create_only: bool) -> bool:
-    """Write a file whole or not at all; False, and nothing touched, if `create_only` and somebody was
-    first.
-    """
+    """Write a file whole or not at all; False and no change if it exists and `create_only` is set."""
     view = memoryview(data)
     return _publish(
         path,
@@ -55,18 +52,19 @@ def write(path: Path, data: bytes, create_only: bool) -> bool:
 
 
 def copy(source: Path, path: Path) -> None:
-    """Copy a file to a place, whole or not at all; a piece at a time is held."""
+    """Copy a file to a place, whole or not at all; memory holds a piece at a time."""
     _publish(path, lambda: _pieces(source), create_only=False)
 
 
 def temporary(path: Path) -> Path:
-    """Unique name beside a target: same folder, so that the rename stays inside one file system."""
+    """Return a unique name in the folder of the target, so that a rename stays inside one file system."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
 
 
 def _publish(path: Path, pieces: Callable[[], Iterator[bytes | memoryview]], create_only: bool) -> bool:
-    """Temporary name, fsync, read back, then rename or link; the folder is synced so that the name
-    survives a power cut.
+    """Write to a temporary name, sync, read back, then rename or link.
+
+    The folder is synced too, so that the new name survives a power cut.
     """
     if create_only and path.exists():
         return False
@@ -107,6 +105,6 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a pipe too without waiting for its writer, so that it can be refused."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open without blocking, so that a pipe without a writer can be refused."""
     return os.open(path, flags | os.O_NONBLOCK)

@@ -1,26 +1,25 @@
-"""What this machine has and is doing: load of its cores, its memory and the use of it."""
+"""Memory of this machine or container, and the load of its cores and memory."""
 
 import os
 import time
 from pathlib import Path
 
 _MEMORY = Path("/proc/meminfo")
-_ALLOWED = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""What a container may use, if it is limited: cgroup 2 and 1."""
+_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Memory limits of a container, in cgroup versions 2 and 1."""
 
 
 def memory_bytes() -> int:
-    """Memory that this machine has, or that this container may use of it."""
+    """Return the memory of this machine, or the limit of this container if that is lower."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    allowed = [
-        int(text) for path in _ALLOWED if path.is_file() and (text := path.read_text().strip()).isdecimal()
-    ]
-    return min([total, *allowed])
+    texts = [path.read_text().strip() for path in _LIMIT_FILES if path.is_file()]
+    return min([total, *(int(text) for text in texts if text.isdecimal())])
 
 
 def read_system() -> tuple[int, dict[str, float]]:
-    """The time (ms since 1970) and percentages: running processes a core over the last minute, and memory
-    in use where Linux tells.
+    """Return the time (ms since 1970) and percentages: load per core over the last minute, memory in use.
+
+    Memory is left out where there is no `/proc/meminfo`.
     """
     values = {"cpu_load_percentage": 100 * os.getloadavg()[0] / (os.cpu_count() or 1)}
     if _MEMORY.exists():

@@ -1,29 +1,35 @@
-"""S3 as it is: a network that fails, a server that is busy, bytes that arrive altered, objects that are
-replaced while they are read.
+"""Reading from S3 despite failing networks, busy servers, altered bytes and objects that are replaced.
 
-An answer to GET carries the ETag of the very bytes that it brings, so a replaced object is noticed without
-If-Match, on any server. An ETag that is the MD5 of a whole object proves its bytes. What has no digest is
-read twice, both at once, and counts when two readings agree: ranges of a tar, objects that came in parts or
-are encrypted with a key of their own, pages of a listing. That costs twice the traffic and no time that a
-network with room to spare would notice; a photo that has a digest is read once.
+The answer to a GET carries the ETag of the bytes that it brings, so a replaced object is noticed without
+If-Match, on any server. Bytes are verified by the ETag, where it is the MD5 of the whole object, or by a
+checksum that the server sends with a whole object (CRC32, SHA-1 or SHA-256). What has neither is read until
+two readings agree: ranges of a tar, objects uploaded in parts or encrypted with a key of their own, pages of
+a listing. That doubles their traffic. `DIFFBFR_S3_READ_TWICE=0` turns it off where the connection verifies
+what it carries, as TLS does.
 """
 
 import asyncio
+import base64
 import functools
 import hashlib
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
-from diffbfr.errors import UsageError
+from diffbfr.errors import UsageError, one_line
 from pipelines.storage.errors import ReplacedError, TransportError
 
 SCHEME: Final = "s3://"
 READ_TIMEOUT_S = 15.0
-"""How long a server may say nothing."""
+"""How long a server may send nothing."""
+READ_TWICE_VARIABLE: Final = "DIFFBFR_S3_READ_TWICE"
 
 _TRIES: Final = 5
 _PAUSE_S: Final = 0.1  # before the second try; each further one waits twice as long
@@ -32,13 +38,31 @@ _FETCHES: Final = 2  # of what has one, until it fits
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _ALTERED_CODES: Final = ("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch")
 _BUSY_CODES: Final = ("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown")
-_NOT_PASSING: Final = 501  # the server cannot do it, today or tomorrow
+_NOT_IMPLEMENTED: Final = 501  # the one status of 500 and above that a retry cannot change
+_CHECKSUMS: Final[Mapping[str, Callable[[bytes], bytes]]] = MappingProxyType(
+    {
+        "ChecksumSHA256": lambda data: hashlib.sha256(data).digest(),
+        "ChecksumSHA1": lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
+        "ChecksumCRC32": lambda data: zlib.crc32(data).to_bytes(4, "big"),
+    }
+)
+"""What a server may send of a whole object, in base64, and the standard library computes."""
+
+
+class _AlteredError(ConnectionError):
+    """Bytes that do not have the checksum that came with them."""
+
+
+@dataclass(frozen=True)
+class _Body:
+    """The bytes of one answer, and whether a checksum of the server verified them."""
+
+    data: bytes
+    verified: bool
 
 
 class Client:
-    """The s3fs client of this process and thread, whose errors tell a passing fault from what the user
-    must mend.
-    """
+    """The s3fs client of this process and thread, with its errors translated by `translate_errors`."""
 
     def __init__(self, files: Any) -> None:
         self.files = files
@@ -48,52 +72,43 @@ class Client:
 
         @functools.wraps(method)
         def call(*arguments: Any, **options: Any) -> Any:
-            place = next(
-                (
-                    argument
-                    for argument in arguments
-                    if isinstance(argument, str) and argument.startswith(SCHEME)
-                ),
-                "S3",
-            )
-            return telling(place, lambda: method(*arguments, **options))
+            places = [text for text in arguments if isinstance(text, str) and text.startswith(SCHEME)]
+            return translate_errors(places[0] if places else "S3", lambda: method(*arguments, **options))
 
         return call
 
 
 class RemoteFile(io.RawIOBase):
-    """An object as a file with seek, fetched a block at a time and on from where the last block ended.
+    """An object as a file with seek, fetched a block at a time.
 
-    It is one version of the object: `ReplacedError` if another lies there. While `twice` is set, each block
-    is read until two agree.
+    It is one version of the object: `ReplacedError` if the object has changed. Blocks are fetched with
+    `read_verified` while `verified` is set, else with `read_once`.
     """
 
-    def __init__(self, client: Client, uri: str, block_bytes: int, twice: bool) -> None:
-        facts = client.info(uri)
-        self.uri, self.version, self.num_bytes, self.twice = (
-            uri,
-            str(facts["ETag"]).strip('"'),
-            int(facts["size"]),
-            twice,
-        )
-        self._client, self._block_bytes = client, block_bytes
-        self._position = self._start = 0
+    def __init__(self, client: Client, uri: str, block_bytes: int, verified: bool) -> None:
+        info = client.info(uri)
+        self.uri = uri
+        self.version = str(info["ETag"]).strip('"')
+        self.num_bytes = int(info["size"])
+        self.verified = verified
+        self._client = client
+        self._block_bytes = block_bytes
+        self._position = 0
         self._block = b""
+        self._block_start = 0
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
         return True
 
     def tell(self) -> int:
-        """Where the next byte comes from."""
+        """Return the position of the next byte."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go there; nothing is fetched."""
+        """Set the position; nothing is fetched."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.num_bytes}[whence]
         if base + offset < 0:
             raise OSError(f"{self.uri} has no byte {base + offset}")
@@ -101,7 +116,7 @@ class RemoteFile(io.RawIOBase):
         return self._position
 
     def readinto(self, target: Any) -> int:
-        """Fill the target, but for the end of the object."""
+        """Fill the target as far as the object goes; returns the number of bytes."""
         view = memoryview(target).cast("B")
         wanted = max(0, min(len(view), self.num_bytes - self._position))
         done = 0
@@ -113,28 +128,27 @@ class RemoteFile(io.RawIOBase):
         return done
 
     def forget(self) -> None:
-        """Drop what was fetched: it came altered."""
+        """Drop the fetched block, because it came altered."""
         self._block = b""
 
     def _piece(self, wanted: int) -> bytes:
-        """Return some of the bytes from here on: those at hand, or fetched ones."""
-        offset = self._position - self._start
+        """Return at least one and at most `wanted` bytes from the position on; fetch a block if needed."""
+        offset = self._position - self._block_start
         if not 0 <= offset < len(self._block):
             stop = min(self.num_bytes, self._position + max(wanted, self._block_bytes))
-            read = read_verified if self.twice else read_once
-            self._block, self._start, offset = (
-                read(self._client, self.uri, self.version, self._position, stop),
-                self._position,
-                0,
-            )
+            read = read_verified if self.verified else read_once
+            self._block = read(self._client, self.uri, self.version, self._position, stop)
+            self._block_start = self._position
+            offset = 0
         return self._block[offset : offset + wanted]
 
 
 def connect() -> Client:
-    """Return the client of this process and thread (fsspec keeps one each); listings are never cached,
-    they go stale between workers.
+    """Return the client of this process and thread; fsspec keeps one each.
+
+    Listings are not cached: they would go stale when another worker writes.
     """
-    import s3fs  # here, because it is half a second that a local run need not pay
+    import s3fs  # here, because a local run need not spend half a second on it
 
     checksums = {
         "request_checksum_calculation": "when_required",
@@ -150,15 +164,13 @@ def connect() -> Client:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Tell whether the network or the server is at fault, so that the same call may succeed later:
-    timeouts, resets, refusals, 5xx.
-    """
+    """True if the same call may succeed later: timeouts, resets, refused connections, 429, 5xx."""
     if isinstance(error, TransportError | ConnectionError | TimeoutError):
         return True
     answer = getattr(error, "response", None) or getattr(getattr(error, "__cause__", None), "response", None)
     if isinstance(answer, dict):
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        busy = status in (408, 429) or (status >= 500 and status != _NOT_PASSING)
+        busy = status in (408, 429) or (status >= 500 and status != _NOT_IMPLEMENTED)
         return busy or answer.get("Error", {}).get("Code") in (*_ALTERED_CODES, *_BUSY_CODES)
     if "s3fs" not in sys.modules:
         return False
@@ -167,14 +179,12 @@ def is_transient(error: BaseException | None) -> bool:
     return isinstance(error, S3_RETRYABLE_ERRORS)
 
 
-def telling(place: str, call: Callable[[], Any]) -> Any:
-    """Return what the call returns; a passing fault becomes a `TransportError`, missing rights a
-    `UsageError`.
-    """
+def translate_errors(place: str, call: Callable[[], Any]) -> Any:
+    """Return the result of a call; TransportError for a transient error, UsageError for missing rights."""
     try:
         return call()
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         if isinstance(error, TransportError | ReplacedError):
             raise
         if is_transient(error):
@@ -191,22 +201,23 @@ def telling(place: str, call: Callable[[], Any]) -> Any:
 
 
 def read_once(client: Client, uri: str, etag: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Return the bytes [start, stop) of the object that has this ETag, or all; `ReplacedError` if another
-    lies there.
-    """
-    return bytes(_run(client, uri, _get(client.files, uri, etag, start, stop)))
+    """Return the bytes [start, stop) of an object, or all; `ReplacedError` if it has another ETag."""
+    body: _Body = _run(client, uri, _get(client.files, uri, etag, start, stop))
+    return body.data
 
 
 def read_verified(client: Client, uri: str, etag: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Return the same for bytes without a digest: what two readings agree on."""
-    return bytes(_run(client, uri, _agreed(lambda: _get(client.files, uri, etag, start, stop), uri)))
+    """Return the same, verified by a checksum of the server or by a second reading that agrees."""
+    if not _reads_twice():
+        return read_once(client, uri, etag, start, stop)
+    return bytes(_run(client, uri, _get_verified(client.files, uri, etag, start, stop)))
 
 
 def read_whole(client: Client, uri: str, etag: str) -> bytes:
-    """Return a whole object, checked by the MD5 that its ETag is; if that is no MD5, by a second reading.
+    """Return a whole object, verified by its ETag if that is an MD5, else by `read_verified`.
 
-    An ETag is no MD5 if the object came in parts (then it has a hyphen), or is encrypted with a key of its
-    own, as its HEAD tells.
+    An ETag is no MD5 if the object was uploaded in parts (then it has a hyphen), or is encrypted with a key
+    of its own, as the answer to HEAD says.
     """
     if not _MD5.fullmatch(etag):
         return read_verified(client, uri, etag)
@@ -214,8 +225,8 @@ def read_whole(client: Client, uri: str, etag: str) -> bytes:
         data = read_once(client, uri, etag)
         if hashlib.md5(data, usedforsecurity=False).hexdigest() == etag:
             return data
-        facts = client.call_s3("head_object", **place_of(uri))
-        if "aws:kms" in str(facts.get("ServerSideEncryption")) or "SSECustomerAlgorithm" in facts:
+        head = client.call_s3("head_object", **place_of(uri))
+        if "aws:kms" in str(head.get("ServerSideEncryption")) or "SSECustomerAlgorithm" in head:
             return read_verified(client, uri, etag)
     raise ReplacedError(
         f"{uri} came {_FETCHES} times with other bytes than its ETag {etag} says; expected the listed "
@@ -226,8 +237,9 @@ def read_whole(client: Client, uri: str, etag: str) -> bytes:
 def list_keys(
     client: Client, bucket: str, prefix: str, delimiter: str = ""
 ) -> Iterator[tuple[str, int, str]]:
-    """Yield (key, bytes, ETag) of the objects below a prefix, in order, a page at a time; with a
-    delimiter, folders in place of theirs.
+    """Yield (key, bytes, ETag) of the objects below a prefix, in order, a page at a time.
+
+    With a delimiter, folders are yielded as (prefix, 0, "") in place of their objects.
     """
     page, token = _list_page(client, bucket, prefix, "", delimiter)
     yield from page
@@ -237,7 +249,7 @@ def list_keys(
 
 
 def place_of(uri: str) -> dict[str, str]:
-    """Name an object as S3 does."""
+    """Return bucket and key of an object as the parameters of S3's calls."""
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
     return {"Bucket": bucket, "Key": key}
 
@@ -245,36 +257,46 @@ def place_of(uri: str) -> dict[str, str]:
 def _list_page(
     client: Client, bucket: str, prefix: str, token: str, delimiter: str
 ) -> tuple[list[tuple[str, int, str]], str]:
-    """Return a page and the token of the next one ("" after the last); read until two readings agree."""
+    """Return a page, and the token of the next one or ""; it is read until two readings agree."""
     given = {"Delimiter": delimiter, "ContinuationToken": token}
     options = {"Bucket": bucket, "Prefix": prefix, **{name: value for name, value in given.items() if value}}
     seen: list[Any] = []
     for _ in range(_READINGS):
         page = client.call_s3("list_objects_v2", **options)
         found = [
-            (facts["Key"], int(facts["Size"]), str(facts["ETag"]).strip('"'))
-            for facts in page.get("Contents", ())
+            (row["Key"], int(row["Size"]), str(row["ETag"]).strip('"')) for row in page.get("Contents", ())
         ]
-        found += [(facts["Prefix"], 0, "") for facts in page.get("CommonPrefixes", ())]
-        if found in seen:
+        found += [(row["Prefix"], 0, "") for row in page.get("CommonPrefixes", ())]
+        if found in seen or not _reads_twice():
             return found, page["NextContinuationToken"] if page.get("IsTruncated") else ""
         seen.append(found)
     raise _disagreement(f"{SCHEME}{bucket}/{prefix}")
 
 
-async def _get(files: Any, uri: str, etag: str, start: int, stop: int | None) -> bytes:
-    """GET, tried again while the fault is a passing one."""
+def _reads_twice() -> bool:
+    """True unless the user turned the second reading off."""
+    return os.environ.get(READ_TWICE_VARIABLE, "1") != "0"
+
+
+async def _get(
+    files: Any, uri: str, etag: str, start: int, stop: int | None, with_checksum: bool = False
+) -> _Body:
+    """GET with retries while the error is transient; a checksum is asked for only `with_checksum`."""
     place = place_of(uri)
-    last = start if stop == start else (stop or 0) - 1  # of nothing one byte is fetched, for its ETag
+    last = start if stop == start else (stop or 0) - 1  # an empty range fetches one byte, for its ETag
     options = place if stop is None else {**place, "Range": f"bytes={start}-{last}"}
+    if with_checksum:
+        options = {**options, "ChecksumMode": "ENABLED"}
     for attempt in range(_TRIES):
         try:
             await files.set_session()
             answer = await (await files.get_s3(place["Bucket"])).get_object(**options)
             async with answer["Body"] as body:
                 data: bytes = await body.read()
+            verified = with_checksum and _check(answer, data)
         except Exception as error:
-            if attempt == _TRIES - 1 or not is_transient(error):
+            altered = type(error).__name__ == "FlexibleChecksumError"  # the same check, made by botocore
+            if attempt == _TRIES - 1 or not (altered or is_transient(error)):
                 raise
             await asyncio.sleep(_PAUSE_S * 2**attempt)
         else:
@@ -282,16 +304,42 @@ async def _get(files: Any, uri: str, etag: str, start: int, stop: int | None) ->
                 raise ReplacedError(
                     f"{uri} changed after it was listed; expected ETag {etag}; run the command again"
                 )
-            return b"" if stop == start else data
+            return _Body(b"" if stop == start else data, verified)
     raise AssertionError
 
 
-async def _agreed(get: Callable[[], Any], uri: str) -> bytes:
-    seen: list[bytes] = list(await asyncio.gather(get(), get()))
-    if seen[0] == seen[1]:
-        return seen[0]
+def _check(answer: dict[str, Any], data: bytes) -> bool:
+    """True if the answer has a checksum of its whole object and the data fit; `_AlteredError` if they do not.
+
+    A checksum with a hyphen is one of the checksums of the parts, which does not help.
+    """
+    for name, compute in _CHECKSUMS.items():
+        sent = answer.get(name)
+        if isinstance(sent, str) and "-" not in sent:
+            if base64.b64encode(compute(data)).decode() != sent:
+                raise _AlteredError(f"the bytes do not have the {name} that came with them")
+            return True
+    return False
+
+
+async def _get_verified(files: Any, uri: str, etag: str, start: int, stop: int | None) -> bytes:
+    """GET until a checksum or a second reading verifies the bytes.
+
+    The two readings of a range run at once; a whole object is read again only if it came without a checksum.
+    """
+    get: Callable[[], Awaitable[_Body]] = partial(_get, files, uri, etag, start, stop, stop is None)
+    if stop is None:
+        first = await get()
+        if first.verified:
+            return first.data
+        bodies = [first, await get()]
+    else:
+        bodies = list(await asyncio.gather(get(), get()))
+    if bodies[0].data == bodies[1].data:
+        return bodies[0].data
+    seen = [body.data for body in bodies]
     while len(seen) < _READINGS:
-        data: bytes = await get()
+        data = (await get()).data
         if data in seen:
             return data
         seen.append(data)
@@ -317,4 +365,4 @@ def _run(client: Client, uri: str, reading: Any) -> Any:
                 raise
             raise known from error
 
-    return telling(uri, lambda: sync(client.files.loop, translated))
+    return translate_errors(uri, lambda: sync(client.files.loop, translated))

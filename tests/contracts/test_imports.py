@@ -30,6 +30,7 @@ DOORS = {
     "boto3": None,
     "botocore": None,
     "fsspec": "pipelines/storage/",
+    "ijson": "pipelines/sources/",
     "jinja2": "pipelines/report/",
     "lpips": None,
     "mlflow": ("pipelines/registry/", "pipelines/tracking/"),

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from diffbfr.errors import UsageError
 from diffbfr.images import encode_png
 from diffbfr.synthetic import render_face
 from pipelines import storage
-from pipelines.sources import PhotoUnreadableError, json_stream, open_source, published
+from pipelines.sources import PhotoUnreadableError, open_source, published
+from pipelines.sources.ffhq_index import index_rows
 
 INDEX = "ffhq-dataset-v2.json"
 
@@ -198,10 +200,66 @@ def test_photos_that_only_the_folder_or_only_the_index_has_are_counted_and_told_
     ]
 
 
-def test_a_json_object_in_small_pieces_is_the_one_that_json_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = {"a": {"é{": [1, 2.5, {"b": "}\\"}]}, "": "x" * 50, "n": 12345, "m": None, "o": {}}
+class _InPieces(io.BytesIO):
+    """A file whose reads are short."""
+
+    def __init__(self, data: bytes, num_bytes: int) -> None:
+        super().__init__(data)
+        self._num_bytes = num_bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(size or 0, self._num_bytes))
+
+
+def test_an_index_in_small_pieces_has_the_rows_that_json_reads() -> None:
+    md5 = "0123456789abcdef" * 2
+    whole = {
+        "a": {
+            "é{": [1, 2.5, {"b": "}\\"}],
+            "image": {"file_path": "é/{.png", "file_md5": md5, "pixel_md5": ""},
+        },
+        "": {"file_path": "b.png", "face": [[1.5, 2]], "pixel_md5": md5},
+        "n": 12345,
+        "m": None,
+        "o": {},
+    }
     for indent in (None, 1):
         data = json.dumps(whole, indent=indent, ensure_ascii=False).encode()
-        for pieces in (1, 3, 64):
-            monkeypatch.setattr(json_stream, "_PIECE_CHARACTERS", pieces)
-            assert list(json_stream.json_values(io.BytesIO(data))) == list(whole.values())
+        for num_bytes in (1, 3, 64):
+            rows = list(index_rows(_InPieces(data, num_bytes)))
+            assert rows == [("é/{.png", md5, ""), ("b.png", "", md5)]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"[{}]", "no JSON object"),
+        (b'"text"', "no JSON object"),
+        (b'{"a": {"file_path": ["x"]}}', "no MD5s"),
+        (b'{"a": {"file_path": {"file_path": "x"}}}', "no MD5s"),
+        (b'{"a": {"file_path": "x", "file_md5": 7}}', "no MD5s"),
+        (b'{"a": ' + b"[" * 1000 + b"]" * 1000 + b"}", "more than 32 levels"),
+        (b'{"a": ' + b'{"a": ' * 1000, "more than 32 levels"),
+        (b'{"a": ' + b"9" * 200_000 + b"}", "more than 1000 digits"),
+        (b'{"a": "' + b"a" * (5 << 20) + b'"}', "bytes without a value"),
+        (b'{"a": 1}' + b" " * (5 << 20), "bytes without a value"),
+        (b'{"a": 1}\0', "trailing garbage"),
+        (b'{"a": "\xff"}', "invalid bytes in UTF8"),
+        (b'{"a": NaN}', "invalid char"),
+    ],
+)
+def test_an_index_that_is_damaged_or_a_trap_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(index_rows(io.BytesIO(data)))
+
+
+def test_reading_an_index_takes_the_same_memory_however_long_it_is() -> None:
+    entry = {"file_path": "a.png", "face_landmarks": [[number + 0.25, 1.5] for number in range(68)]}
+    peaks = []
+    for count in (200, 2000):
+        file = io.BytesIO(json.dumps({str(number): entry for number in range(count)}).encode())
+        tracemalloc.start()
+        assert sum(1 for _ in index_rows(file)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]

@@ -80,7 +80,7 @@ def test_work_may_take_half_of_what_a_small_machine_has(
     everything = machine.memory_bytes()
     for text, expected in (("2147483648\n", 2 << 30), ("max\n", None), (f"{1 << 62}\n", None)):
         (tmp_path / "memory.max").write_text(text)
-        monkeypatch.setattr(machine, "_ALLOWED", (tmp_path / "memory.max", tmp_path / "absent"))
+        monkeypatch.setattr(machine, "_LIMIT_FILES", (tmp_path / "memory.max", tmp_path / "absent"))
         assert machine.memory_bytes() == (expected or everything)
 
 

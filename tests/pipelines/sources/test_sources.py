@@ -20,6 +20,7 @@ from diffbfr.images import decode
 from diffbfr.synthetic import render_face
 from pipelines import storage
 from pipelines.sources import PhotoSource, PhotoUnreadableError, open_source
+from pipelines.storage import files, s3
 
 PHOTOS = {
     "b.png": b"one",
@@ -417,13 +418,15 @@ def test_a_folder_on_s3_is_listed_page_by_page_in_order(
     names = ["a-b/1.png", "a.png", "a/1.png", "a/b/1.png", "née.png", "été 人.png", "😀.png"]
     for name in names:
         storage.write_atomic(f"{s3_bucket}/pages/{name}", name.encode())
-    client = storage._s3()
+    client = s3.connect()
     pages: list[object] = []
 
     def two_at_a_time(method: str, **options: object) -> object:
         pages.append(client.call_s3(method, MaxKeys=2, **options))
         return pages[-1]
 
-    monkeypatch.setattr(storage, "_s3", lambda: type("Client", (), {"call_s3": staticmethod(two_at_a_time)}))
+    monkeypatch.setattr(
+        files, "connect", lambda: type("Client", (), {"call_s3": staticmethod(two_at_a_time)})
+    )
     assert [entry.path for entry in storage.walk(f"{s3_bucket}/pages")] == sorted(names)
     assert len(pages) == 2 * 4  # a listing has no digest: each page is read twice

@@ -2,14 +2,19 @@
 photo is quarantined.
 """
 
+import base64
+import hashlib
+import io
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import s3fs
+from fsspec.asyn import get_loop
 
 from diffbfr.errors import IncompleteError, UsageError
 from pipelines import storage
@@ -79,7 +84,7 @@ def _upload(folder: Path, uri: str, kind: str) -> str:
 
 
 def _put_in_parts(uri: str, data: bytes) -> None:
-    call, place = storage._s3().call_s3, s3.place_of(uri)
+    call, place = s3.connect().call_s3, s3.place_of(uri)
     upload = {**place, "UploadId": call("create_multipart_upload", **place)["UploadId"]}
     part = {"PartNumber": 1, "ETag": call("upload_part", **upload, PartNumber=1, Body=data)["ETag"]}
     call("complete_multipart_upload", **upload, MultipartUpload={"Parts": [part]})
@@ -267,6 +272,95 @@ def test_an_etag_that_is_no_md5_proves_nothing_so_the_object_is_read_twice(
             s3.read_whole(client, "s3://bucket/a.png", etag)
     else:
         assert s3.read_whole(client, "s3://bucket/a.png", etag) == {"once": b"x", "twice": b"agreed"}[how]
+
+
+class _Server:
+    """An S3 client whose objects came in parts; it counts its answers and alters the first `num_altered`."""
+
+    def __init__(self, data: bytes, checksum: dict[str, str], num_altered: int = 0) -> None:
+        self.loop = get_loop()
+        self.asked: list[dict[str, str]] = []
+        self._data = data
+        self._checksum = checksum
+        self._num_altered = num_altered
+
+    async def set_session(self) -> None:
+        pass
+
+    async def get_s3(self, bucket: str) -> "_Server":
+        return self
+
+    async def get_object(self, **options: str) -> dict[str, object]:
+        self.asked.append(options)
+        body = self._data[:-1] + b"!" if len(self.asked) <= self._num_altered else self._data
+        checksum = self._checksum if options.get("ChecksumMode") == "ENABLED" else {}
+        return {"ETag": PARTS_ETAG, "Body": _Stream(body), **checksum}
+
+
+class _Stream(io.BytesIO):
+    async def __aenter__(self) -> "_Stream":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def read(self) -> bytes:  # type: ignore[override]
+        return self.getvalue()
+
+
+PARTS_ETAG = f"{'0' * 32}-2"
+PHOTO = b"the bytes of a photo"
+SHA256 = base64.b64encode(hashlib.sha256(PHOTO).digest()).decode()
+CRC32 = base64.b64encode(zlib.crc32(PHOTO).to_bytes(4, "big")).decode()
+
+
+@pytest.mark.parametrize(
+    ("checksum", "num_altered", "num_answers"),
+    [
+        ({"ChecksumSHA256": SHA256}, 0, 1),
+        ({"ChecksumCRC32": CRC32}, 0, 1),
+        ({"ChecksumSHA256": SHA256}, 2, 3),
+        ({"ChecksumSHA256": f"{SHA256}-2"}, 0, 2),
+        ({"ChecksumCRC64NVME": "AAAAAAAAAAA="}, 0, 2),
+        ({}, 0, 2),
+        ({}, 1, 3),
+    ],
+)
+def test_a_whole_object_is_read_twice_only_where_the_server_sends_no_checksum(
+    checksum: dict[str, str], num_altered: int, num_answers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_PAUSE_S", 0.0)
+    server = _Server(PHOTO, checksum, num_altered)
+    assert s3.read_whole(s3.Client(server), "s3://bucket/a.png", PARTS_ETAG) == PHOTO
+    assert len(server.asked) == num_answers
+
+
+def test_bytes_that_never_have_their_checksum_are_the_networks_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_PAUSE_S", 0.0)
+    server = _Server(PHOTO, {"ChecksumSHA256": SHA256}, num_altered=99)
+    with pytest.raises(storage.TransportError, match="do not have the ChecksumSHA256"):
+        s3.read_whole(s3.Client(server), "s3://bucket/a.png", PARTS_ETAG)
+
+
+@pytest.mark.parametrize(("setting", "num_answers"), [(None, 2), ("1", 2), ("0", 1)])
+def test_the_second_reading_can_be_turned_off(
+    setting: str | None, num_answers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if setting is None:
+        monkeypatch.delenv(s3.READ_TWICE_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(s3.READ_TWICE_VARIABLE, setting)
+    pages: list[object] = []
+
+    def list_page(method: str, **options: object) -> dict[str, object]:
+        pages.append(method)
+        return {"Contents": [{"Key": "a.png", "Size": 1, "ETag": "x"}]}
+
+    server = _Server(PHOTO, {})
+    assert s3.read_verified(s3.Client(server), "s3://bucket/a.tar", PARTS_ETAG, 0, len(PHOTO)) == PHOTO
+    lister = s3.Client(type("Files", (), {"call_s3": staticmethod(list_page)}))
+    assert list(s3.list_keys(lister, "bucket", "")) == [("a.png", 1, "x")]
+    assert (len(server.asked), len(pages)) == (num_answers, num_answers)
 
 
 @pytest.mark.parametrize("name", ["photos.zip", "photos.tar"])

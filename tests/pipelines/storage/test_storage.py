@@ -9,7 +9,7 @@ import pytest
 
 from diffbfr.errors import UsageError
 from pipelines import storage
-from pipelines.storage import local
+from pipelines.storage import files, local
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -61,7 +61,7 @@ def test_create_only_has_one_winner_and_keeps_its_bytes(root: str) -> None:
 
 def test_the_server_itself_decides_create_only(s3_bucket: str) -> None:
     storage.write_atomic(f"{s3_bucket}/race", b"first")
-    assert not storage._write_s3(f"{s3_bucket}/race", b"second", create_only=True)
+    assert not files._write_s3(f"{s3_bucket}/race", b"second", create_only=True)
 
 
 def _try_to_win(target: str, name: str) -> bool:
@@ -104,7 +104,7 @@ def test_bytes_that_read_back_wrong_are_not_published(
 
 
 def test_an_object_that_reads_back_wrong_is_removed(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "read_bytes", lambda uri: b"framing")
+    monkeypatch.setattr(files, "read_bytes", lambda uri: b"framing")
     with pytest.raises(storage.StorageError, match="reads back different"):
         storage.write_atomic(f"{s3_bucket}/rot", b"good")
     assert not storage.exists(f"{s3_bucket}/rot")
@@ -137,7 +137,7 @@ def test_a_bit_that_flips_while_a_write_is_read_back_removes_nothing(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [b"goob", b"good"]
-    monkeypatch.setattr(storage, "read_bytes", lambda uri: answers.pop(0))
+    monkeypatch.setattr(files, "read_bytes", lambda uri: answers.pop(0))
     assert storage.write_atomic(f"{s3_bucket}/read-back", b"good")
     assert storage.exists(f"{s3_bucket}/read-back")
 

@@ -1,0 +1,353 @@
+"""The operations on files, each for a path on this machine or an `s3://bucket/key` URI."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+from diffbfr.errors import UsageError, one_line
+from pipelines.storage import local, s3
+from pipelines.storage.errors import StorageError, corrupt_error
+from pipelines.storage.s3 import RemoteFile, connect
+
+Uri = str | Path
+
+_READ_BYTES = 1 << 20
+_BLOCK_BYTES = 8 << 20
+_SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
+_PROBE_NAME = ".diffbfr-probe"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file under a folder: relative path, size, and a version that changes with the content.
+
+    The version is the ETag on S3 and the time of the last change on a disk.
+    """
+
+    path: str
+    num_bytes: int
+    version: str
+
+
+def is_remote(uri: Uri) -> bool:
+    """True if the place is on S3."""
+    return isinstance(uri, str) and uri.startswith(s3.SCHEME)
+
+
+def local_path(uri: Uri) -> Path:
+    """Turn a plain path or a `file://` URI into a `Path`; UsageError for any other scheme."""
+    if isinstance(uri, Path):
+        return uri
+    scheme = urlsplit(uri).scheme if "://" in uri else ""
+    if scheme == "file":
+        return Path(unquote(urlsplit(uri).path))
+    if scheme:
+        raise UsageError(
+            f"{uri} is not on this machine's disks; expected a path or s3://; copy it here first"
+        )
+    return Path(uri)
+
+
+def absolute(uri: Uri) -> str:
+    """Return the place in full, so that a worker with another current folder finds it too."""
+    return (
+        uri.rstrip("/")
+        if isinstance(uri, str) and is_remote(uri)
+        else str(local_path(uri).expanduser().absolute())
+    )
+
+
+def join(uri: Uri, *parts: str) -> str:
+    """Append path parts to a place."""
+    if is_remote(uri):
+        return "/".join([str(uri).rstrip("/"), *(part.strip("/") for part in parts)])
+    return str(local_path(uri).joinpath(*parts))
+
+
+def exists(uri: Uri) -> bool:
+    """True if a file or a folder is there."""
+    return bool(connect().exists(str(uri))) if is_remote(uri) else local_path(uri).exists()
+
+
+def is_dir(uri: Uri) -> bool:
+    """True if a folder is there; on S3, if any key starts with this prefix."""
+    return bool(connect().isdir(str(uri))) if is_remote(uri) else local_path(uri).is_dir()
+
+
+def size(uri: Uri) -> int:
+    """Return the size of a file in bytes; FileNotFoundError if there is none."""
+    return int(connect().size(str(uri))) if is_remote(uri) else local_path(uri).stat().st_size
+
+
+def version(uri: Uri) -> str:
+    """Return a text that changes with the content of a file: ETag, or size and time of the last change.
+
+    The file is not read. FileNotFoundError if there is none.
+    """
+    if is_remote(uri):
+        return str(connect().info(str(uri))["ETag"]).strip('"')
+    return local.version_of(local_path(uri).stat())
+
+
+def modified(uri: Uri) -> float:
+    """Return when a file was last written, in seconds since 1970; FileNotFoundError if there is none."""
+    return (
+        float(connect().modified(str(uri)).timestamp()) if is_remote(uri) else local_path(uri).stat().st_mtime
+    )
+
+
+def read_bytes(uri: Uri) -> bytes:
+    """Return the content of a file; FileNotFoundError if there is none."""
+    return cast(bytes, connect().cat_file(str(uri))) if is_remote(uri) else local_path(uri).read_bytes()
+
+
+def read_json(uri: Uri) -> Any:
+    """Return the parsed content of a JSON file."""
+    return json.loads(read_bytes(uri))
+
+
+def read_range(uri: Uri, start: int, length: int) -> bytes:
+    """Return `length` bytes of the current file from `start` on, fewer at its end.
+
+    FileNotFoundError if there is none.
+    """
+    with open_read(uri, length) as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def read_version(uri: Uri, listed: str, start: int = 0, length: int | None = None) -> bytes:
+    """Return a file, or `length` bytes from `start` on, of the version that was listed.
+
+    On S3 the bytes are verified by a checksum or by a second reading (`storage/s3.py`). `ReplacedError` if
+    the file has another version, or changes while it is read; FileNotFoundError if there is none.
+    """
+    if is_remote(uri):
+        if length is None:
+            return s3.read_whole(connect(), str(uri), listed)
+        return s3.read_verified(connect(), str(uri), listed, start, start + length)
+    return local.read_version(local_path(uri), listed, start, length)
+
+
+def open_read(uri: Uri, block_bytes: int = _BLOCK_BYTES, verified: bool = False) -> BinaryIO:
+    """Open a file for reading, with seek: for archives whose members are read one at a time.
+
+    S3 is read `block_bytes` at a time. `verified` is for content without a digest of its own: each block is
+    read until two readings agree, which doubles the traffic.
+    """
+    if is_remote(uri):
+        return cast(BinaryIO, RemoteFile(connect(), str(uri), block_bytes, verified))
+    return local_path(uri).open("rb")
+
+
+def digest(uri: Uri) -> str:
+    """Return the sha256 of a file in hex, read in pieces."""
+    summer = hashlib.sha256()
+    with open_read(uri) as file:
+        while piece := file.read(_READ_BYTES):
+            summer.update(piece)
+    return summer.hexdigest()
+
+
+def list_dir(uri: Uri) -> list[str]:
+    """Return the names of the files and folders in a folder, sorted; none if there is no folder.
+
+    Files that are still being written are left out.
+    """
+    if is_remote(uri):
+        prefix = str(uri).rstrip("/")
+        try:
+            keys = [key.rstrip("/") for key in connect().ls(prefix, detail=False)]
+        except FileNotFoundError:
+            return []
+        found = [key.rsplit("/", 1)[-1] for key in keys if key != prefix[len(s3.SCHEME) :]]
+    else:
+        path = local_path(uri)
+        found = [child.name for child in path.iterdir()] if path.is_dir() else []
+    return sorted(name for name in found if not _is_temporary(name))
+
+
+def walk(uri: Uri) -> Iterator[Entry]:
+    """Yield every file under a folder, sorted by relative path, which is written with `/`.
+
+    Files that are still being written are left out. S3 is listed a page at a time, in the order of UTF-8,
+    which is also the order of Python's strings.
+    """
+    if is_remote(uri):
+        bucket, _, key = str(uri).rstrip("/")[len(s3.SCHEME) :].partition("/")
+        prefix = f"{key}/" if key else ""
+        for name, num_bytes, etag in s3.list_keys(connect(), bucket, prefix):
+            if not name.endswith("/") and not _is_temporary(name):
+                yield Entry(name[len(prefix) :], num_bytes, etag)
+        return
+    root = local_path(uri)
+    for path in sorted(
+        (path for path in root.rglob("*") if path.is_file()),
+        key=lambda path: path.relative_to(root).as_posix(),
+    ):
+        if not _is_temporary(path.name):
+            stat = path.stat()
+            yield Entry(path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
+
+
+def write_atomic(uri: Uri, data: bytes, create_only: bool = False) -> bool:
+    """Write a file whole or not at all, and read it back; StorageError if it reads back different.
+
+    With `create_only`, False and no change if the file exists: of several writers exactly one gets True.
+    """
+    return (
+        _write_s3(str(uri), data, create_only)
+        if is_remote(uri)
+        else local.write(local_path(uri), data, create_only)
+    )
+
+
+def write_json(uri: Uri, value: Any, create_only: bool = False) -> bool:
+    """Write a value as JSON with sorted keys, as `write_atomic` does."""
+    return write_atomic(
+        uri, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), create_only
+    )
+
+
+def put_file(source: Path, uri: Uri) -> None:
+    """Copy a local file to a place, whole or not at all, and read it back; memory holds a piece at a time."""
+    if is_remote(uri):
+        connect().put_file(str(source), str(uri))
+        if not _reads_back(lambda: digest(uri) == digest(source)):
+            connect().rm_file(str(uri))
+            raise corrupt_error(uri)
+    elif local_path(uri).absolute() != source.absolute():
+        local.copy(source, local_path(uri))
+
+
+def put_tree(folder: Path, uri: Uri, last: str = "") -> None:
+    """Copy a local folder to a place with `put_file`, in sorted order, and the file named `last` at the end.
+
+    A reader that finds `last` therefore finds all files.
+    """
+    for entry in sorted(walk(folder), key=lambda entry: (entry.path == last, entry.path)):
+        put_file(folder / entry.path, join(uri, entry.path))
+
+
+@contextlib.contextmanager
+def local_copy(uri: Uri) -> Iterator[Path]:
+    """Yield the path of a file on this machine: its own, or that of a temporary copy from S3.
+
+    The copy is removed with the context. FileNotFoundError if there is no such file.
+    """
+    if not is_remote(uri):
+        if not local_path(uri).exists():
+            raise FileNotFoundError(str(uri))
+        yield local_path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="diffbfr-copy-") as folder:
+        connect().get_file(str(uri), str(Path(folder) / "file"))
+        yield Path(folder) / "file"
+
+
+def cache_folder(room: str) -> Path:
+    """Return the folder for copies from S3 on this machine: `DIFFBFR_CACHE`, else `~/.cache/diffbfr`."""
+    return Path(os.environ.get("DIFFBFR_CACHE", "~/.cache/diffbfr")).expanduser() / room
+
+
+def fetch_tree(uri: Uri, cache: Path) -> Path:
+    """Return the path of a folder on this machine: its own, or that of a copy from S3 under `cache`.
+
+    Only files whose version has changed since the last call are fetched. FileNotFoundError if there is none.
+    """
+    if not is_remote(uri):
+        return local_path(uri)
+    target = cache / hashlib.sha256(absolute(uri).encode()).hexdigest()[:20]
+    versions = cache / f"{target.name}.json"
+    known = read_json(versions) if versions.exists() else {}
+    now = {entry.path: entry for entry in walk(uri)}
+    if not now:
+        raise FileNotFoundError(str(uri))
+    for path, entry in now.items():
+        place = target / path
+        if known.get(path) == entry.version and place.exists() and place.stat().st_size == entry.num_bytes:
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = local.temporary(place)
+        try:
+            connect().get_file(join(uri, path), str(temporary))
+            if temporary.stat().st_size != entry.num_bytes:
+                raise StorageError(
+                    f"{join(uri, path)} came as {temporary.stat().st_size} bytes, expected "
+                    f"{entry.num_bytes}; rerun"
+                )
+            temporary.replace(place)
+        finally:
+            temporary.unlink(missing_ok=True)
+    write_json(versions, {path: entry.version for path, entry in now.items()})
+    return target
+
+
+def remove_tree(uri: Uri) -> None:
+    """Remove a file, or a folder and all below it, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        if is_remote(uri):
+            connect().rm(str(uri), recursive=True)
+        elif local_path(uri).is_dir():
+            shutil.rmtree(local_path(uri))
+        else:
+            local_path(uri).unlink()
+
+
+def check_folder(uri: Uri) -> None:
+    """Raise UsageError if the place is a file on this machine; a place that does not exist passes."""
+    if not is_remote(uri) and local_path(uri).is_file():
+        raise UsageError(f"{uri} is a file; expected a folder, or a place for one; name another with --root")
+
+
+def check_writable(uri: Uri) -> None:
+    """Write, read back and remove a small file; UsageError with the reason if that fails."""
+    probe = join(uri, f"{_PROBE_NAME}-{uuid.uuid4().hex}")
+    try:
+        write_atomic(probe, b"diffbfr")
+        remove_tree(probe)
+    # every storage client has errors of its own, and each means the same to the user
+    except Exception as error:
+        raise UsageError(
+            f"cannot write to {uri} ({one_line(error)}); expected a writable folder or bucket; name another "
+            "with --root"
+        ) from error
+
+
+def _is_temporary(name: str) -> bool:
+    return name.endswith(local.TEMPORARY) or _PROBE_NAME in name
+
+
+def _write_s3(uri: str, data: bytes, create_only: bool) -> bool:
+    """Write an object with one PUT that carries its MD5, then read it back."""
+    md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+    options: dict[str, Any] = {"ContentMD5": md5} if len(data) < _SINGLE_PUT_BYTES else {}
+    try:
+        connect().pipe_file(
+            uri, data, chunksize=_SINGLE_PUT_BYTES, mode="create" if create_only else "overwrite", **options
+        )
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if create_only and "PreconditionFailed" in str(error.__cause__ or error):
+            return False
+        raise
+    if not _reads_back(lambda: read_bytes(uri) == data):
+        connect().rm_file(uri)
+        raise corrupt_error(uri)
+    return True
+
+
+def _reads_back(compare: Callable[[], bool]) -> bool:
+    """Compare, and compare once more if that fails: the bytes may have been altered on their way back."""
+    return compare() or compare()
