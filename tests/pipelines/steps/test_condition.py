@@ -1,6 +1,4 @@
-"""A column is the same bytes however the work is cut, repeated, spread or killed; from a picture that is
-none nobody learns.
-"""
+"""A column has the same bytes for any batches, retries, workers and kills; degenerate images are excluded."""
 
 import hashlib
 import json
