@@ -42,8 +42,9 @@ class FakeCascade:
 
 @dataclass(frozen=True)
 class FakeModel:
-    """`broken` and `nan` name photos by sha256 at which it raises or returns NaN; `log` gets a line a
-    batch: its size, its keys.
+    """A fake model: it raises at the photos (sha256) in `broken`, returns NaN at those in `nan`.
+
+    A line for each batch is written to the file `log`: its size and its keys.
     """
 
     digest: str = "d1" * 32

@@ -1,6 +1,4 @@
-"""The list says which faces are the same, whatever the shards; and the same photos give the same list
-everywhere.
-"""
+"""The checksum list does not depend on shards, and the same photos give the same list on every machine."""
 
 from dataclasses import replace
 from pathlib import Path

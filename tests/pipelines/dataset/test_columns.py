@@ -1,6 +1,4 @@
-"""A column is appended whole or not at all, with the dataset's keys in order, and belongs to one model for
-ever.
-"""
+"""A column is appended completely or not at all, has the dataset's keys in order, and belongs to one model."""
 
 from pathlib import Path
 

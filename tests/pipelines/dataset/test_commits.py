@@ -15,9 +15,7 @@ COLUMNS = ("hq", "low", "lq")
 
 
 def _attempt(content: bytes, *more: str) -> tuple[Commit, list[StagedFiles]]:
-    """One try at the same shard. Another version of the code makes other bytes of the same size; `more`
-    samples come out well.
-    """
+    """One attempt at the same shard with the given content, and with `more` samples."""
     staged = []
     for column in COLUMNS:
         tar = StagedTar(column, 0)

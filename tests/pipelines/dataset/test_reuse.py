@@ -1,6 +1,4 @@
-"""What another dataset holds is taken over, only what must be made is made, and not one byte differs for
-it.
-"""
+"""Samples of other datasets are reused, only the rest is made, and no byte depends on it."""
 
 from collections.abc import Iterator
 from dataclasses import replace

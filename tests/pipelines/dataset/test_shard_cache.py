@@ -1,6 +1,4 @@
-"""A dataset on S3 reads like one on disk, through a folder that stays within its bound, and damage on the
-way is noticed.
-"""
+"""A dataset on S3 reads like one on disk; the cache stays within its limit, and damage is detected."""
 
 import hashlib
 import multiprocessing
@@ -143,9 +141,7 @@ def test_least_recently_used_goes_first(tmp_path: Path) -> None:
 def test_a_file_is_not_removed_by_a_neighbour_while_it_is_read(
     local: Path, remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cache with room for one shard, and two readers: the second waits for the first, and nothing is
-    taken for damaged.
-    """
+    """A cache with room for one shard has two readers: the second waits, and nothing counts as damaged."""
     biggest = max(path.stat().st_size for path in local.rglob("*.tar"))
     monkeypatch.setenv("DIFFBFR_CACHE_BYTES", str(biggest))
     monkeypatch.setattr(shard_cache, "_WAIT_FOR_SPACE_S", 0.1)

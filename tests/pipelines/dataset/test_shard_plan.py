@@ -1,6 +1,4 @@
-"""The listing is cut into shards by its sorted keys, from files, and a dataset that was begun otherwise is
-not gone on with.
-"""
+"""The listing is split into shards by its sorted keys; a dataset of another configuration is not resumed."""
 
 import subprocess
 import sys

@@ -254,9 +254,7 @@ def _flips(root: Path, count: int, seed: int) -> Iterator[tuple[Path, int]]:
 
 
 def _count_found(root: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Flip one bit at a time; count those that level 2 finds, and see that a reader never gets a changed
-    member.
-    """
+    """Flip `count` bits, one at a time; count those that level 2 finds. A reader gets no changed member."""
     dataset = open_dataset(root)
     spans = _spans(dataset)
     tasks = plan_verification(str(root), 2)

@@ -1,6 +1,4 @@
-"""The studies of infra/ on a run that fits into seconds: they restore what the cascade restores, continue,
-and compare face by face.
-"""
+"""The studies on a run of seconds: they restore what the cascade restores, resume, and compare by face."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,9 +26,7 @@ FAITHFUL = ("faithful",) * 3
 
 
 def _recipe() -> Recipe:
-    """The pocket run with twenty steps, with faces to validate on, and with averages of IRM-2 to choose
-    from.
-    """
+    """The pocket recipe with twenty steps, a validation split, and averages of IRM-2."""
     recipe = pocket()
     for name in STAGE_NAMES:
         config = recipe.stage(name)

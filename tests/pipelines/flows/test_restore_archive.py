@@ -1,6 +1,4 @@
-"""An archive goes in; a mirror, a ledger with one row an input and the right exit code come out, however
-often the run is cut short.
-"""
+"""`restore` gives a mirror, a ledger with one row for each input and the right exit code, also resumed."""
 
 import hashlib
 import io

@@ -1,6 +1,4 @@
-"""A column is the same bytes however the work is cut, repeated, spread or killed; from a picture that is
-none nobody learns.
-"""
+"""A column has the same bytes for any batches, retries, workers and kills; degenerate images are excluded."""
 
 import hashlib
 import json
@@ -21,6 +19,7 @@ from diffbfr.errors import QuarantineError
 from pipelines import storage
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.cluster.pool import Collector, run_actors
+from pipelines.dataset import columns
 from pipelines.dataset.manifest import open_dataset
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.dataset.verify import verify_records
@@ -85,31 +84,33 @@ def test_the_column_is_the_same_bytes_in_any_batches_and_order_and_after_a_stop(
         assert tars(tasks) == whole
 
 
-def mortal(first: ConditionTask, mark: str) -> Callable[[ConditionTask], ConditionReport]:
-    """A worker that dies after the second shard's pictures are made and before they are committed, once."""
+def dying_conditioner(first: ConditionTask, mark: str) -> Callable[[ConditionTask], ConditionReport]:
+    """A worker that dies once, after the second shard's images are made and before they are committed."""
     worker = make_conditioner(first)
 
-    def serve(task: ConditionTask) -> ConditionReport:
+    def die(*_: object) -> None:
+        Path(mark).touch()
+        os._exit(9)
+
+    def run(task: ConditionTask) -> ConditionReport:
         if task.index == 1 and not Path(mark).exists():
-            list(worker._pictures(task))  # type: ignore[attr-defined]
-            Path(mark).touch()
-            os._exit(9)
+            columns.write_column_shard = die  # type: ignore[assignment]
         return worker(task)
 
-    return serve
+    return run
 
 
-def social(first: ConditionTask, folder: str) -> Callable[[ConditionTask], ConditionReport]:
-    """A worker that waits at its first task until three are at work."""
+def waiting_conditioner(first: ConditionTask, folder: str) -> Callable[[ConditionTask], ConditionReport]:
+    """A worker that waits at its first task until three workers have one."""
     worker = make_conditioner(first)
 
-    def serve(task: ConditionTask) -> ConditionReport:
+    def run(task: ConditionTask) -> ConditionReport:
         Path(folder, f"{os.getpid()}.here").touch()
         while len(list(Path(folder).glob("*.here"))) < 3:
             time.sleep(0.05)
         return worker(task)
 
-    return serve
+    return run
 
 
 @pytest.mark.cluster
@@ -119,7 +120,11 @@ def test_one_two_and_three_actors_one_of_which_dies_make_the_same_bytes_as_one_p
 ) -> None:
     alone = Cluster(ClusterConfig(num_workers=1, cpus_per_worker=1))
     mark = str(tmp_path / "died")
-    ways = ((serial, make_conditioner), (alone, make_conditioner), (cluster, partial(mortal, mark=mark)))
+    ways = (
+        (serial, make_conditioner),
+        (alone, make_conditioner),
+        (cluster, partial(dying_conditioner, mark=mark)),
+    )
     made = []
     for where, factory in ways:
         anew(tasks)
@@ -132,7 +137,7 @@ def test_one_two_and_three_actors_one_of_which_dies_make_the_same_bytes_as_one_p
         "condition", tasks, lambda task: 1, Progress("condition", 3, "img"), None
     )
     run_actors(
-        partial(social, tasks[0], str(tmp_path)), collector, 3, 0, 0.0, threading.Event()
+        partial(waiting_conditioner, tasks[0], str(tmp_path)), collector, 3, 0, 0.0, threading.Event()
     )  # of no core: here may be two
     finish(tasks)
     assert len(list(tmp_path.glob("*.here"))) == 3
@@ -193,7 +198,7 @@ def test_a_degenerate_picture_is_quarantined_counted_and_bounded(
     assert verify_records(tasks[0].dataset) == []
 
 
-def test_a_column_record_that_names_other_pictures_than_its_shards_is_found(
+def test_a_column_record_that_names_other_images_than_its_shards_is_found(
     tasks: list[ConditionTask],
 ) -> None:
     for task in tasks:

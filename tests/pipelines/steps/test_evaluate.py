@@ -1,6 +1,4 @@
-"""Scores belong to the pictures that `restore` makes, and depend on neither batches nor workers nor the
-order of tasks.
-"""
+"""Scores are of the images that `restore` makes, and do not depend on batches, workers or task order."""
 
 import functools
 import hashlib

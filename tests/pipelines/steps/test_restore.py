@@ -1,6 +1,4 @@
-"""A unit of photos: batched across photos, repeatable to the byte, and one bad face never takes its
-neighbours along.
-"""
+"""A unit of photos is batched across photos and repeatable to the byte; a bad face fails alone."""
 
 import hashlib
 from dataclasses import replace

@@ -1,6 +1,4 @@
-"""Same photos, same dataset: whatever the order, the number of tasks, a crash between any two writes, or
-two drivers at once.
-"""
+"""The same photos give the same dataset for any order, task count, crash or number of drivers."""
 
 import io
 import json
@@ -255,9 +253,7 @@ def test_other_instruction_sets_give_the_same_dataset(
 
 
 def test_the_content_of_a_dataset_with_default_settings_is_frozen(tmp_path: Path) -> None:
-    """Published datasets are compared by this; if it changes, FORMAT or the recipe's name must change with
-    it.
-    """
+    """Published datasets are compared by this id; if it changes, FORMAT or the recipe's name must change."""
     (tmp_path / "photos").mkdir()
     for number in range(4):
         y, x = np.mgrid[0:64, 0:80].astype(np.int64)

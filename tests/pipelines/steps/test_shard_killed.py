@@ -1,6 +1,4 @@
-"""Workers that are killed with SIGKILL, however often, leave the dataset that they would have made in
-peace.
-"""
+"""Workers that are killed with SIGKILL at any time leave the dataset of an undisturbed run."""
 
 import multiprocessing
 import os
@@ -118,9 +116,7 @@ def test_20_kills_of_any_number_of_workers_in_any_order_leave_the_same_dataset(
 
 
 class Killer(threading.Thread):
-    """Asked by each task as it starts, lets it live or kills its worker a moment later, until it has
-    killed often enough.
-    """
+    """Answers each task as it starts, and kills some of the workers a moment later, up to a number of kills."""
 
     def __init__(self, folder: Path, dataset: Path, num_tasks: int) -> None:
         super().__init__(daemon=True)
