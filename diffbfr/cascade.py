@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Final, Self
 
@@ -28,8 +29,9 @@ RECORD: Final = "cascade.json"
 
 @dataclass(frozen=True)
 class Restoration:
-    """Every intermediate of Algorithm 1, in [-1, 1] but for what mode `faithful` leaves a little outside
-    (`StageSpec.reverse_clamp`).
+    """Every intermediate of Algorithm 1, in [-1, 1].
+
+    Mode `faithful` may leave values a little outside (`StageSpec.reverse_clamp`).
     """
 
     irm1: Float[Tensor, "b 3 low low"]
@@ -42,9 +44,7 @@ class Restoration:
 
 @dataclass(frozen=True)
 class Samples:
-    """Several restorations of each face, in [-1, 1]; where they differ the photo does not say what was
-    there.
-    """
+    """Several restorations of each face, in [-1, 1]; they differ where the photo leaves the face open."""
 
     draws: Float[Tensor, "b n 3 high high"]
     """y_0 of each draw."""
@@ -58,11 +58,11 @@ class Cascade:
 
     def __init__(self, irm1: Denoiser, irm2: Denoiser, tem: Denoiser, digest: str = "") -> None:
         check_triple(irm1.spec, irm2.spec, tem.spec)
-        self.irm1, self.irm2, self.tem = irm1, irm2, tem
+        self.irm1 = irm1
+        self.irm2 = irm2
+        self.tem = tem
         self.digest = digest
-        """Sha256 over the three weight files and specifications; empty for a cascade that was not loaded
-        from a folder.
-        """
+        """Sha256 over the weight files and specifications; "" for a cascade that was not loaded."""
 
     @classmethod
     def load(
@@ -77,34 +77,35 @@ class Cascade:
 
     @property
     def lq_px(self) -> int:
-        """Side length of the input x_0."""
+        """Side (px) of the input x_0."""
         return self.irm1.spec.px
 
     @property
     def hq_px(self) -> int:
-        """Side length of the result."""
+        """Side (px) of the result."""
         return self.tem.spec.px
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return next(self.irm1.parameters()).device
 
     @property
     def is_batch_invariant(self) -> bool:
-        """Whether the number of faces in a batch changes no bit of any of them: on the CPU, where the
-        networks see one at a time.
+        """Whether a face is restored to the same bits in a batch of any size.
+
+        That holds on the CPU, where the networks run on one image at a time.
         """
         return self.device.type == "cpu"
 
     def restore(
         self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast"
     ) -> Restoration:
-        """Restore a batch of aligned faces in [-1, 1]; one noise key a face.
+        """Restore a batch of aligned faces in [-1, 1], with one noise key per face.
 
         This is Algorithm 1, a draw from Eq. 7b (which approximates Eq. 7a, a cascade in the sense of Eq. 6).
-        A face with its key gives the same picture alone and in any batch: bitwise on the CPU, where the
-        networks see one image at a time, and to float32's rounding elsewhere.
+        A face with its key is restored to the same image alone and in any batch: bitwise on the CPU, where
+        the networks run on one image at a time, and to float32's rounding elsewhere.
         """
         low = self.identity(x_0, noise_keys, mode)
         second = self.irm2.spec
@@ -127,11 +128,10 @@ class Cascade:
     def restore_samples(
         self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[Sequence[str]], mode: Mode = "fast"
     ) -> Samples:
-        """Draw several restorations of each face: `noise_keys` has a row a face with a key a draw
-        (`diffbfr.keys.draw_keys`).
+        """Draw several restorations of each face: `noise_keys` has a row per face with a key per draw.
 
-        The draws share the networks and x_0, and one batch holds them all. They share no noise in any stage,
-        so that each is what `restore` makes of its key.
+        Keys come from `diffbfr.keys.draw_keys`. One batch holds all draws of all faces. They share no noise
+        in any stage, so each is what `restore` gives for its key.
         """
         if len(noise_keys) != len(x_0):
             raise UsageError(f"{len(noise_keys)} rows of noise keys for {len(x_0)} faces; expected one each")
@@ -143,8 +143,8 @@ class Cascade:
             )
         (draws,) = counts
         shared = x_0[:, None].expand(-1, draws, -1, -1, -1).flatten(0, 1)
-        made = self.restore(shared, [key for row in noise_keys for key in row], mode)
-        tem = made.tem.view(len(x_0), draws, *made.tem.shape[1:])
+        restored = self.restore(shared, list(chain.from_iterable(noise_keys)), mode)
+        tem = restored.tem.view(len(x_0), draws, *restored.tem.shape[1:])
         return Samples(tem, tem.mean(1), tem.std(1, correction=1))
 
 
@@ -158,12 +158,12 @@ def sample(
     condition: Float[Tensor, "b 3 h w"] | None,
     starts: Sequence[int] | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
-    """One stage of Algorithm 1 from its start: pure noise when there is no start image, else the image
-    diffused to step N.
+    """Run one stage of Algorithm 1 from its start: pure noise, or the start image diffused to step N.
 
-    `starts` gives each face its own N; None is the stage's for all.
+    `starts` gives each face its own N; None takes the stage's for all.
     """
-    spec, schedule = stage.spec, stage.schedule
+    spec = stage.spec
+    schedule = stage.schedule
     if spec.conditional != (condition is not None):
         raise UsageError(
             f"{spec.name} was given {'no' if spec.conditional else 'a'} condition; expected "
@@ -178,13 +178,14 @@ def sample(
     with_range = mode == "faithful" and spec.reverse_variance == "learned"
 
     def epsilon(y_t: Tensor, t: Tensor) -> Tensor:
-        moving = t > 0
-        asked = stage.estimate if with_range else stage.epsilon
-        if bool(moving.all()):
-            return asked(y_t, t, condition)
-        some = asked(y_t[moving], t[moving], None if condition is None else condition[moving])
-        estimate = y_t.new_zeros(len(y_t), *some.shape[1:])
-        estimate[moving] = some
+        # Faces that have reached t = 0 wait for the others, and are not evaluated.
+        active = t > 0
+        evaluate = stage.estimate if with_range else stage.epsilon
+        if bool(active.all()):
+            return evaluate(y_t, t, condition)
+        partial = evaluate(y_t[active], t[active], None if condition is None else condition[active])
+        estimate = y_t.new_zeros(len(y_t), *partial.shape[1:])
+        estimate[active] = partial
         return estimate
 
     if mode == "faithful":
@@ -202,9 +203,7 @@ def sample(
 
 
 def _check_batch(spec: StageSpec, image: Tensor | None, faces: int) -> None:
-    """Refuse an empty batch, images of another size than the stage's, and another number of them than of
-    noise keys.
-    """
+    """Refuse an empty batch, images of another size than the stage's, and a wrong number of them."""
     if not faces:
         raise UsageError(f"{spec.name} was given no face; expected at least one")
     if image is None:
@@ -218,7 +217,7 @@ def _check_batch(spec: StageSpec, image: Tensor | None, faces: int) -> None:
 
 
 def check_triple(irm1: StageSpec, irm2: StageSpec, tem: StageSpec) -> None:
-    """Refuse three stages that do not make a cascade, naming the field."""
+    """Refuse three stages that do not form a cascade; the error names the field."""
     for spec, name in zip((irm1, irm2, tem), STAGE_NAMES, strict=True):
         if spec.name != name:
             raise UsageError(
@@ -233,7 +232,7 @@ def check_triple(irm1: StageSpec, irm2: StageSpec, tem: StageSpec) -> None:
 
 
 def cascade_digest(folder: Path) -> str:
-    """Identity of a cascade folder: its three specifications and weight files."""
+    """Digest of a cascade folder: its three specifications and weight files."""
     if not (folder / RECORD).is_file():
         raise UsageError(
             f"{folder} holds no {RECORD}; expected a cascade folder, a model name like "
@@ -244,9 +243,7 @@ def cascade_digest(folder: Path) -> str:
 
 
 def write_record(folder: Path, record: dict[str, object]) -> None:
-    """Write `cascade.json`, the folder's record of where the three stages come from; last, when the stages
-    are there.
-    """
+    """Write `cascade.json`, the record of where the three stages come from, after the stages."""
     (folder / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 

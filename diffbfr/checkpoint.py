@@ -1,10 +1,10 @@
-"""Checkpoints and weights: safetensors and JSON, sealed by a manifest of digests that is written last.
+"""Checkpoints and weights: safetensors and JSON, with a manifest of digests that is written last.
 
-A training checkpoint is a folder `step-NNNNNNNN/` of tensors, `state.json` and `MANIFEST.json`. It is written
-under another name and renamed when whole; a folder without a manifest, or with a file that differs from it,
-does not exist for a reader, who then takes the one before. Its manifest names every tensor and counter of a
-training: two trainings whose last manifests are equal ended alike to the last bit. Weights of a finished
-stage are `STAGE.safetensors` with the stage's specification beside them.
+A training checkpoint is a folder `step-NNNNNNNN/` with tensors, `state.json` and `MANIFEST.json`. It is
+written under a temporary name and renamed when complete. A reader skips a folder without a manifest, or with
+a file that differs from it, and takes the previous one. The manifest covers every tensor and counter of a
+training: two trainings whose last manifests are equal ended with the same bits. Weights of a finished stage
+are `STAGE.safetensors` with the stage's specification in `STAGE.json`.
 """
 
 import hashlib
@@ -31,8 +31,9 @@ from diffbfr.stages import StageSpec
 
 MANIFEST: Final = "MANIFEST.json"
 FORMAT: Final = 1
-"""Of `state.json`. 0 named none, and its contract had all settings of a training, also those that no
-result depends on.
+"""Format of `state.json`.
+
+Format 0 had no number, and its contract held all settings of a training, also those that change no result.
 """
 _STATE: Final = "state.json"
 _SPEC: Final = "spec"
@@ -40,28 +41,27 @@ _SPEC: Final = "spec"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A moment of a training: tensors by group ("model", "ema", "optimizer"), and plain values."""
+    """The state of a training: tensors by group ("model", "ema", "optimizer"), and plain values."""
 
     step: int
     samples: int
     contract: Mapping[str, Any]
-    """The stage's specification and the training's settings; a checkpoint is refused by any other."""
+    """The stage's specification and the training's settings; a training with another contract is refused."""
     tensors: Mapping[str, Mapping[str, Tensor]]
     skipped: tuple[int, ...] = ()
-    """The steps so far that changed nothing, because their loss was not finite."""
+    """Steps that were skipped so far because their loss was not finite."""
     loss: float | None = None
-    """A mean over the steps since the checkpoint before; None if all of them were skipped."""
+    """A mean over the steps since the previous checkpoint; None if all of them were skipped."""
 
 
 def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bool = False) -> Path:
-    """Seal one checkpoint and drop all but the newest `keep`, and the one of least loss; saving the same step
-    again replaces nothing.
+    """Write a checkpoint; remove all but the newest `keep` and, with `keep_best`, the one of the lowest loss.
 
-    Checkpoints of later steps are left alone and do not count: a training that comes to this step could read
-    none of them.
+    A complete checkpoint of the same step is not replaced. Checkpoints of later steps are kept and do not
+    count: a training that has come to this step could read none of them.
     """
     target = folder / f"step-{state.step:08d}"
-    if target.exists() and _is_sealed(target):
+    if target.exists() and _is_complete(target):
         return target
     shutil.rmtree(target, ignore_errors=True)
     for group, tensors in state.tensors.items():
@@ -75,7 +75,7 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bo
     try:
         _write_checkpoint(draft, state)
         draft.rename(target)
-    except BaseException:  # a full disk: give back what the draft took
+    except BaseException:  # such as a full disk, of which the draft takes a part
         shutil.rmtree(draft, ignore_errors=True)
         raise
     _sync(folder)
@@ -84,21 +84,20 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bo
     for old in steps[:-keep]:
         if old != best:
             shutil.rmtree(old)
-    for left in folder.glob(".draft-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for abandoned in folder.glob(".draft-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     return target
 
 
 def _write_checkpoint(draft: Path, state: TrainingState) -> None:
-    """Fill a folder with a checkpoint, its manifest last, and have it on disk."""
+    """Write the files of a checkpoint, its manifest last, and flush them to disk."""
     for group, tensors in state.tensors.items():
         _write_tensors(
             draft / f"{group}.safetensors",
             {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
         )
-    values = {name: getattr(state, name) for name in ("step", "samples", "loss", "contract", "skipped")} | {
-        "format": FORMAT
-    }
+    values = {name: getattr(state, name) for name in ("step", "samples", "loss", "contract", "skipped")}
+    values["format"] = FORMAT
     (draft / _STATE).write_text(json.dumps(values, indent=1))
     digests = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
     (draft / MANIFEST).write_text(json.dumps(digests, indent=1))
@@ -107,7 +106,7 @@ def _write_checkpoint(draft: Path, state: TrainingState) -> None:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a file of tensors; safetensors has an error of its own for a disk that is full."""
+    """Write a file of tensors; IncompleteError if safetensors cannot, which mostly means a full disk."""
     try:
         save_file(dict(tensors), path, metadata)
     except SafetensorError as error:
@@ -122,15 +121,14 @@ def load_checkpoint(
     contract: Mapping[str, Any],
     completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda found: found,
 ) -> TrainingState | None:
-    """Read the newest checkpoint that is whole; None if there is none. UsageError if it was made under
-    another contract.
+    """Read the newest complete checkpoint; None if there is none, UsageError if it has another contract.
 
-    `completed` brings the contract of an older version to the fields of this one. It is compared before
-    tensors are read.
+    `completed` converts the contract of an older version to the fields of this one. Contracts are compared
+    before tensors are read.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         digests = _manifest(path)
-        if not _holds(path, digests, _STATE):
+        if not _matches(path, digests, _STATE):
             continue
         values = json.loads((path / _STATE).read_text())
         if (written := values.get("format", 0)) > FORMAT:
@@ -141,7 +139,7 @@ def load_checkpoint(
             raise UsageError(
                 f"{path} was made by another training ({difference}); expected this one's; use another --root"
             )
-        if not _holds(path, digests, *digests):
+        if not _matches(path, digests, *digests):
             continue
         tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
         skipped = tuple(values.get("skipped", ()))
@@ -154,13 +152,13 @@ def load_checkpoint(
 def save_stage(
     folder: Path, spec: StageSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
 ) -> Path:
-    """Write `NAME.safetensors`, which says what it was trained as, and the specification in `NAME.json` last;
-    returns the weights' path.
+    """Write the weights `NAME.safetensors` and then the specification `NAME.json`; return the weights' path.
 
-    NaN weights are not written.
+    The weights record what they were trained as. DivergedError if they hold NaN or infinity.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, beside = folder / f"{spec.name}.safetensors", folder / f"{spec.name}.json"
+    path = folder / f"{spec.name}.safetensors"
+    spec_path = folder / f"{spec.name}.json"
     tensors = {name: t.detach().to(dtype).contiguous() for name, t in weights.items()}
     if not_finite := _first_not_finite(tensors):
         raise DivergedError(
@@ -168,13 +166,13 @@ def save_stage(
         )
     with _replacing(path) as draft:
         _write_tensors(draft, tensors, {_SPEC: json.dumps(to_dict(spec.trained))})
-    with _replacing(beside) as draft:
+    with _replacing(spec_path) as draft:
         draft.write_text(json.dumps(to_dict(spec), indent=1) + "\n")
     return path
 
 
 def read_stage_spec(folder: Path, name: str) -> StageSpec:
-    """Read a stage's specification without touching its weights."""
+    """Read a stage's specification without its weights."""
     path = folder / f"{name}.json"
     if not path.is_file():
         raise UsageError(f"{folder} holds no {name}.json; expected a folder with a trained {name}; name one")
@@ -191,11 +189,11 @@ def read_stage_spec(folder: Path, name: str) -> StageSpec:
 
 
 def load_stage(folder: Path, name: str, expected: StageSpec | None = None) -> Denoiser:
-    """Load a stage for use: its network in float32, in evaluation mode.
+    """Load a stage for use: its network in float32, in evaluation mode, frozen.
 
     Another stage, schedule or shape than `expected` is refused before the weights are read, naming the field;
-    NaN weights are refused. It is sampled as `expected` says (`StageSpec.trained`), else as its own
-    specification does.
+    weights that are not finite are refused. The stage is sampled as `expected` says (`StageSpec.trained`),
+    else as its own specification says.
     """
     spec = read_stage_spec(folder, name)
     if expected is not None and (difference := first_difference(expected.trained, spec.trained)):
@@ -237,7 +235,7 @@ def load_stage(folder: Path, name: str, expected: StageSpec | None = None) -> De
 
 
 def file_sha256(path: Path) -> str:
-    """Digest of a file's bytes, as hex."""
+    """Sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -250,14 +248,14 @@ def _first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     )
 
 
-def _is_sealed(path: Path) -> bool:
-    """The manifest is there and every file is what it says."""
+def _is_complete(path: Path) -> bool:
+    """Whether the manifest is there and every file matches it."""
     digests = _manifest(path)
-    return _holds(path, digests, _STATE, *digests)
+    return _matches(path, digests, _STATE, *digests)
 
 
 def _manifest(path: Path) -> dict[str, str]:
-    """Digests of a checkpoint's files; none if they cannot be read."""
+    """Digests of a checkpoint's files; empty if they cannot be read."""
     try:
         digests: dict[str, str] = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -265,8 +263,8 @@ def _manifest(path: Path) -> dict[str, str]:
     return digests
 
 
-def _holds(path: Path, digests: Mapping[str, str], *names: str) -> bool:
-    """Whether these files of a checkpoint are what its manifest says."""
+def _matches(path: Path, digests: Mapping[str, str], *names: str) -> bool:
+    """Whether these files of a checkpoint match its manifest."""
     try:
         return all(file_sha256(path / name) == digests.get(name) for name in names)
     except OSError:
@@ -274,7 +272,7 @@ def _holds(path: Path, digests: Mapping[str, str], *names: str) -> bool:
 
 
 def _loss(path: Path) -> float:
-    """Of a checkpoint; infinite where it has none."""
+    """Loss of a checkpoint; infinite if it has none."""
     try:
         loss = json.loads((path / _STATE).read_text()).get("loss")
     except (OSError, ValueError):
@@ -284,7 +282,7 @@ def _loss(path: Path) -> float:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, whose file takes the place of `path` once it is whole and on disk."""
+    """A temporary name to write to, whose file replaces `path` once it is complete and on disk."""
     draft = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
         yield draft
@@ -296,7 +294,8 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _differs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    left, right = dict(_leaves(expected)), dict(_leaves(found))
+    left = dict(_leaves(expected))
+    right = dict(_leaves(found))
     for name in sorted(left.keys() | right.keys()):
         now, then = left.get(name, "absent"), right.get(name, "absent")
         if now != then:

@@ -1,9 +1,8 @@
-"""The diffusion process: forward draws (Eq. 2), the reverse step (Eq. 3-5) and the training losses (Eq. 8, 9,
-11).
+"""The diffusion process: forward draws (Eq. 2), the reverse step (Eq. 3-5) and the losses (Eq. 8, 9, 11).
 
-Every function takes one step per image, `t` of shape (b,), so that one batch can hold faces at different
-steps, and takes its noise from the caller. Images are float tensors (b, c, h, w) in [-1, 1]. A network's
-output holds the noise estimate in its first c channels and, for TEM (Table 6: 6 output channels), the learned
+Every function takes one step per image, `t` of shape (b,), so that a batch can hold faces at different steps,
+and takes its noise from the caller. Images are float tensors (b, c, h, w) in [-1, 1]. A network's output
+holds the noise estimate in its first c channels and, for TEM (Table 6: 6 output channels), the learned
 variance range in the next c.
 """
 
@@ -23,9 +22,7 @@ VLB_WEIGHT = 0.001
 
 
 def _at(table: Float64[Tensor, " rows"], t: Int[Tensor, " b"], like: Tensor) -> Tensor:
-    """Rows `t` of a table as (b, 1, 1, 1) in the dtype and on the device of `like`; a step outside 0..T is
-    refused.
-    """
+    """Rows `t` of a table as (b, 1, 1, 1), in the dtype and on the device of `like`."""
     rows = t.cpu()
     if bool(((rows < 0) | (rows >= len(table))).any()):
         raise UsageError(f"t={rows.tolist()}; expected steps in 0..{len(table) - 1}")
@@ -38,9 +35,7 @@ def q_sample(
     schedule: NoiseSchedule,
     noise: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, "b c h w"]:
-    """Draw y_t ~ q(y_t | y_0) = N(sqrt(gamma_t) y_0, (1 - gamma_t) I), Eq. 2, with the noise supplied by
-    the caller.
-    """
+    """Draw y_t ~ q(y_t | y_0) = N(sqrt(gamma_t) y_0, (1 - gamma_t) I), Eq. 2, from the given noise."""
     return _at(schedule.gamma.sqrt(), t, y_0) * y_0 + _at((1 - schedule.gamma).sqrt(), t, y_0) * noise
 
 
@@ -50,7 +45,7 @@ def predict_y_0(
     schedule: NoiseSchedule,
     epsilon: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, "b c h w"]:
-    """Solve Eq. 2 for y_0, given the noise that the network sees in y_t."""
+    """Solve Eq. 2 for y_0, given the estimated noise in y_t."""
     return (y_t - _at((1 - schedule.gamma).sqrt(), t, y_t) * epsilon) / _at(schedule.gamma.sqrt(), t, y_t)
 
 
@@ -76,7 +71,7 @@ class ReverseStep:
 
     mean: Float[Tensor, "b c h w"]
     sigma: Float[Tensor, "b #c #h #w"]
-    """One an image, or one a pixel where it is learned."""
+    """One per image, or one per pixel where it is learned."""
 
 
 def p_mean_variance(
@@ -115,10 +110,10 @@ def p_mean_variance(
 def learned_log_variance(
     variance_range: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], schedule: NoiseSchedule
 ) -> Float[Tensor, "b c h w"]:
-    """Read a network's range as log sigma_t^2 = v log beta_t + (1 - v) log posterior variance, v = (range +
-    1) / 2.
+    """Read a network's range as log sigma_t^2 = v log beta_t + (1 - v) log posterior variance.
 
-    Nichol & Dhariwal 2021, Eq. 15. At t = 1 the posterior has no variance; that of t = 2 stands for it.
+    v = (range + 1) / 2 (Nichol & Dhariwal 2021, Eq. 15). At t = 1 the posterior has no variance; that of t =
+    2 stands for it.
     """
     share = (variance_range + 1) / 2
     high = _at(torch.log(schedule.beta.clamp_min(torch.finfo(torch.float64).tiny)), t, variance_range)
@@ -151,7 +146,7 @@ def noise_of_velocity(
 def noise_loss(
     epsilon: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], kind: LossKind
 ) -> Float[Tensor, " b"]:
-    """How far the estimated noise is from the drawn one, a mean per image.
+    """Distance of the estimated noise from the drawn one, a mean per image.
 
     Eq. 8, 9 and 11 print the squared L2 norm, Table 6 says L1; the default of every stage is L1
     (`loss="l1"`).
@@ -168,13 +163,12 @@ def variational_loss(
     schedule: NoiseSchedule,
     epsilon: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, " b"]:
-    """The term of the evidence lower bound at t, in bits a dimension, which trains the learned range of TEM
-    (`learned_log_variance`).
+    """The term of the evidence lower bound at t, in bits per dimension: trains the learned range of TEM.
 
-    The mean is Eq. 4's, detached: only the variance learns from this term, and it learns how far the
-    unclamped mean is off, which is the one that Algorithm 1 walks by (guided diffusion trains so too, and
-    clamps in sampling alone). At t = 1 the term is the discretised likelihood of the 8-bit image (Ho et al.
-    2020, Eq. 13), else the divergence of two Gaussians.
+    The mean is Eq. 4's, detached: only the variance learns from this term (`learned_log_variance`). It learns
+    the error of the unclamped mean, which is the one that Algorithm 1 uses (guided diffusion trains in the
+    same way, and clamps in sampling alone). At t = 1 the term is the discretised likelihood of the 8-bit
+    image (Ho et al. 2020, Eq. 13), else the divergence of two Gaussians.
     """
     low = _at(_posterior_log_variance(schedule), t, y_t)
     log_variance = learned_log_variance(variance_range, t, schedule)
@@ -196,10 +190,10 @@ def _gaussian_divergence(
 
 
 def _discretised_log_likelihood(y_0: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """Log-probability of the 8-bit level of y_0 in [-1, 1] under a Gaussian, elementwise, in nats; the end
-    levels take the rest.
+    """Log-probability of the 8-bit level of y_0 in [-1, 1] under a Gaussian, elementwise, in nats.
 
-    Levels are mirrored to the lower tail: float32 keeps a small mass there, and loses it beside 1.
+    The end levels take the rest. Levels are mirrored to the lower tail: float32 keeps a small mass there, and
+    loses it beside 1.
     """
     scale = torch.exp(-log_sigma)
     offset = y_0 - mean
@@ -210,7 +204,8 @@ def _discretised_log_likelihood(y_0: Tensor, mean: Tensor, log_sigma: Tensor) ->
 
 
 def _mass_below(x: Tensor) -> Tensor:
-    """Distribution function of the standard normal; unlike `torch.special.ndtr` it is exact far below zero
-    in float32.
+    """Distribution function of the standard normal.
+
+    Unlike `torch.special.ndtr` it is exact far below zero in float32.
     """
     return 0.5 * torch.erfc(-x / math.sqrt(2))

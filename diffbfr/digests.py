@@ -13,7 +13,7 @@ def model_digest(folder: Path, stages: Sequence[str]) -> str:
 
 
 def digest_of_files(files: Iterable[tuple[str, str]]) -> str:
-    """Digest of files that are named with their sha256, in this order."""
+    """Digest of named files and their sha256, in this order."""
     total = hashlib.sha256()
     for name, sha256 in files:
         total.update(f"{name}\0{sha256}\n".encode())
@@ -21,7 +21,7 @@ def digest_of_files(files: Iterable[tuple[str, str]]) -> str:
 
 
 def model_files(folder: Path, stages: Sequence[str]) -> list[Path]:
-    """The files of a model: a specification and safetensors a stage, and nothing that could run code.
+    """The files of a model: one specification and one safetensors file per stage, and nothing executable.
 
     UsageError if one is missing.
     """

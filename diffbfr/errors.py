@@ -5,25 +5,23 @@ The command line prints them without a traceback and exits with their `exit_code
 
 
 class DiffBFRError(Exception):
-    """Base of every error that is somebody's to mend and not a bug; exit code 1."""
+    """Base of every error that the user or operator can resolve, so not a bug; exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(DiffBFRError, ValueError):
-    """The request cannot be served as written: wrong option, missing folder, unfit checkpoint; exit code
-    2.
-    """
+    """The request cannot be served: wrong option, missing folder, unfit checkpoint; exit code 2."""
 
     exit_code = 2
 
 
 class DivergedError(DiffBFRError, FloatingPointError):
-    """A training ran into NaN or infinity; the same run would again, so nobody retries it. Exit code 1."""
+    """A training met NaN or infinity; the same run would again, so it is not retried. Exit code 1."""
 
 
 class IncompleteError(DiffBFRError):
-    """The work ended with items neither done nor quarantined; rerun the same command; exit code 3."""
+    """Some items were neither done nor quarantined; rerun the same command; exit code 3."""
 
     exit_code = 3
 

@@ -1,10 +1,10 @@
 """Sampling: Algorithm 1's loop and the fast solvers, from a full or a truncated start.
 
-The faces of a batch may stand at different steps: each walks from its own start over its own grid, and waits
-at t = 0, the clean image, until the last has arrived. Each has its own noise, too: `noise(steps)` returns the
-draw of every face for the step at which it stands, keyed by the face (`keyed_noise`), so that a face restored
-alone equals the same face in any batch. State is float32. The solvers work on the paper's discrete schedule:
-a grid is a falling list of steps t.
+The faces of a batch may be at different steps: each follows its own grid from its own start, and waits at t =
+0, the clean image, until all others have reached it. Each has its own noise, too: `noise(steps)` returns a
+draw for every face at its step, keyed by the face (`keyed_noise`), so that a face restored alone equals the
+same face in any batch. State is float32. The solvers work on the paper's discrete schedule: a grid is a
+falling list of steps t.
 """
 
 import hashlib
@@ -26,13 +26,15 @@ from diffbfr.schedule import NoiseSchedule
 from diffbfr.stages import ReverseVariance, SamplerSpec
 
 Epsilon: TypeAlias = Callable[[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]], Float[Tensor, "b c h w"]]
-"""epsilon_theta(y_t, t), with the condition already bound; what it says of a face at t = 0 is not used.
+"""epsilon_theta(y_t, t), with the condition already bound; its value for a face at t = 0 is not used.
 
-Three channels of noise, and three of variance range after them where a learned variance is asked for.
+It returns three channels of noise, and three of variance range after them where a learned variance is asked
+for.
 """
 Noise: TypeAlias = Callable[[Int[Tensor, " b"]], Float[Tensor, "b 3 h w"]]
-"""Standard normal noise of every face at its step; step `start + 1` is the draw that diffuses the start
-(Eq. 2); at 0 none is used.
+"""Standard normal noise of every face at its step.
+
+Step `start + 1` is the draw that diffuses the start (Eq. 2); at step 0 none is used.
 """
 
 
@@ -44,11 +46,10 @@ def keyed_noise(
     *,
     threads: int | None = None,
 ) -> Noise:
-    """Noise that depends only on (key, stage, step): one generator per image and step, drawn on the CPU;
-    zeros at step 0.
+    """Noise that depends only on (key, stage, step): one CPU generator per image and step; 0 at step 0.
 
-    For a GPU the faces are drawn side by side, in `threads` (the machine's, if not said), and sent without
-    waiting: it is at work on the estimate that was asked for before. The numbers are the same.
+    For a GPU the faces are drawn in parallel by `threads` (the number of cores by default) and sent without
+    waiting, while the GPU computes the estimate that was requested before. The numbers are the same.
     """
     to_gpu = torch.device(device).type == "cuda"
     pool = ThreadPoolExecutor(threads or os.cpu_count()) if to_gpu or threads else None
@@ -76,8 +77,9 @@ def keyed_noise(
 def start_from(
     y_0: Float[Tensor, "b 3 h w"] | None, starts: Sequence[int], schedule: NoiseSchedule, noise: Noise
 ) -> Float[Tensor, "b 3 h w"]:
-    """y_N of Algorithm 1, one N a face: pure noise for a full start (y_0 is None), else y_0 diffused to
-    step N by Eq. 2 (truncated).
+    """y_N of Algorithm 1, with one N per face.
+
+    It is pure noise for a full start (y_0 is None), else y_0 diffused to step N by Eq. 2 (truncated).
     """
     _check_starts(starts, schedule)
     t = torch.tensor(starts)
@@ -96,12 +98,11 @@ def p_sample_loop(
     variance: ReverseVariance = "beta",
     clamp: bool = False,
 ) -> Float[Tensor, "b 3 h w"]:
-    """Algorithm 1 verbatim: for t = N..1, the step of Eq. 4 with sigma_t = sqrt(1 - alpha_t), no noise at t =
-    1, no clamp.
+    """Algorithm 1: for t = N..1 the step of Eq. 4 with sigma_t = sqrt(1 - alpha_t), no clamp.
 
-    `variance="posterior"` and `clamp` are what SR3's code does instead, `variance="learned"` what TEM's
-    second half of outputs is for (`p_mean_variance`). Of the three loops on the page the second lacks a
-    bracket; it is read like the others.
+    At t = 1 no noise is added. `variance="posterior"` and `clamp` are what SR3's code does instead;
+    `variance="learned"` uses the second half of TEM's outputs (`p_mean_variance`). In the paper the second of
+    the three loops lacks a bracket; it is read like the others.
     """
     _check_one_each(starts, y_start)
     _check_starts(starts, schedule)
@@ -109,12 +110,14 @@ def p_sample_loop(
     for passed in range(max(starts)):
         t = (torch.tensor(starts) - passed).clamp_min(0)
         output = epsilon(y_t, t)
-        noise_seen, beside = output[:, : y_t.shape[1]], output[:, y_t.shape[1] :]
-        variance_range = beside if variance == "learned" and beside.shape[1] else None
+        estimate = output[:, : y_t.shape[1]]
+        extra = output[:, y_t.shape[1] :]
+        variance_range = extra if variance == "learned" and extra.shape[1] else None
         step = p_mean_variance(
-            y_t, t, schedule, noise_seen, variance=variance, variance_range=variance_range, clamp=clamp
+            y_t, t, schedule, estimate, variance=variance, variance_range=variance_range, clamp=clamp
         )
-        after, noisy = step.mean, t > 1
+        after = step.mean
+        noisy = t > 1
         if bool(noisy.any()):
             after = _where(noisy, after + step.sigma * noise(torch.where(noisy, t, 0)), after)
         y_t = _where(t > 0, after, y_t)
@@ -122,11 +125,10 @@ def p_sample_loop(
 
 
 def step_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list[int]:
-    """Steps from `start` down, evenly spaced in log-SNR or in t (`SamplerSpec.grid`), the last at
-    `end_half_log_snr`; strictly falling.
+    """Steps from `start` down to `end_half_log_snr`, evenly spaced in log-SNR or in t; strictly falling.
 
-    Where steps lie wider apart than the spacing, neighbours are taken; as many evaluations as steps visit
-    every step.
+    The spacing is `SamplerSpec.grid`. Where two values round to one step the next lower step is taken; as
+    many evaluations as steps visit every step.
     """
     _check_starts([start], schedule)
     if not 1 <= spec.num_evaluations <= start:
@@ -159,15 +161,17 @@ def solve(
     *,
     clamp: bool = True,
 ) -> Float[Tensor, "b 3 h w"]:
-    """Walk each face's grid with one of the fast solvers; the last evaluation of a grid jumps to y_0.
+    """Follow each face's grid with one of the fast solvers; the last evaluation of a grid gives y_0.
 
     `ddim` (Song et al. 2021), `dpmpp_2m` and its stochastic form `sde_dpmpp_2m` (Lu et al. 2022, second
-    order, midpoint) and `ancestral`, the reverse process of the grid's steps alone, with the variance that
-    `spec` says. `clamp` keeps every prediction of y_0 in [-1, 1].
+    order, midpoint) and `ancestral`, the reverse process of the grid's steps alone, with the variance of
+    `spec`. `clamp` keeps every prediction of y_0 in [-1, 1].
     """
     _check_one_each(grids, y_start)
     path = _padded(grids, schedule)
-    y, earlier, gains = y_start, y_start, [math.inf] * len(grids)
+    y = y_start
+    earlier = y_start
+    gains = [math.inf] * len(grids)
     for t, after in pairwise(path):
         y_0 = predict_y_0(y, t, schedule, epsilon(y, t))
         if clamp:
@@ -180,7 +184,8 @@ def solve(
             y_0 - earlier
         )
         y = _where(after > 0, _advance(y, y_0, change, moves, spec, noise), y_0)
-        earlier, gains = y_0, [move.gain for move in moves]
+        earlier = y_0
+        gains = [move.gain for move in moves]
     return y_0
 
 
@@ -188,16 +193,16 @@ def solve(
 class _Move:
     """One face's move to a lower step, in float64.
 
-    Its numbers are made with `math`, face by face: torch rounds an exponential one way in the bulk of a
-    vector and another at its end.
+    Its numbers are computed with `math`, face by face: torch rounds an exponential one way inside a vector
+    and another way at its end.
     """
 
     t: int
     gamma_t: float
     gamma: float
-    """Of the step that the face goes to."""
+    """gamma of the step that the face moves to."""
     gain: float
-    """In half-log-SNR."""
+    """Increase of the half-log-SNR."""
 
     @property
     def sigma_t(self) -> float:
@@ -213,7 +218,7 @@ class _Move:
 
 
 _NO_MOVE: Final = _Move(t=0, gamma_t=0.0, gamma=0.5, gain=math.inf)
-"""Of a face that has arrived or jumps to y_0; what a solver makes of it is not used."""
+"""The move of a face that is at 0 or jumps to y_0; its result is not used."""
 
 
 def _move(t: int, after: int, schedule: NoiseSchedule) -> _Move:
@@ -226,8 +231,9 @@ def _move(t: int, after: int, schedule: NoiseSchedule) -> _Move:
 def _advance(
     y: Tensor, y_0: Tensor, change: Tensor, moves: Sequence[_Move], spec: SamplerSpec, noise: Noise
 ) -> Tensor:
-    """y after one move of each face; `change` is how far y_0 will go over the move if it goes on as over
-    the last (0 in a first one).
+    """y after one move of each face.
+
+    `change` extrapolates y_0 over the move from its change over the previous one (0 in the first).
     """
 
     def each(coefficient: Callable[[_Move], float]) -> Tensor:
@@ -255,7 +261,7 @@ def _advance(
 
 
 def _padded(grids: Sequence[Sequence[int]], schedule: NoiseSchedule) -> Int[Tensor, "n b"]:
-    """The faces' grids side by side; a face that has arrived stays at t = 0, and the last row is 0."""
+    """The faces' grids as columns; a face that has reached t = 0 stays there, and the last row is 0."""
     for grid in grids:
         if not grid:
             raise UsageError("the grid is empty; expected at least one step")
@@ -267,14 +273,14 @@ def _padded(grids: Sequence[Sequence[int]], schedule: NoiseSchedule) -> Int[Tens
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    """One value a face as (b, 1, 1, 1), in the dtype and on the device of `like`."""
+    """One value per face as (b, 1, 1, 1), in the dtype and on the device of `like`."""
     return (
         torch.tensor(values, dtype=torch.float64).to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
     )
 
 
 def _where(chosen: Bool[Tensor, " b"], this: Tensor, other: Tensor) -> Tensor:
-    """Choose a whole image for each face."""
+    """Choose a whole image per face."""
     return this if bool(chosen.all()) else torch.where(chosen.to(this.device).view(-1, 1, 1, 1), this, other)
 
 

@@ -33,7 +33,7 @@ class NoiseSchedule:
 
     @cached_property
     def gamma(self) -> Float64[Tensor, " rows"]:
-        """gamma_t = alpha_1 * ... * alpha_t (Eq. 2): the share of the image's power that is left at t."""
+        """gamma_t = alpha_1 * ... * alpha_t (Eq. 2): the fraction of the image's power that is left at t."""
         return torch.cumprod(self.alpha, 0)
 
     @cached_property
@@ -43,9 +43,7 @@ class NoiseSchedule:
 
     @cached_property
     def posterior_variance(self) -> Float64[Tensor, " rows"]:
-        """Variance of q(y_{t-1} | y_t, y_0): (1 - gamma_{t-1}) / (1 - gamma_t) * beta_t; 0 in rows 0 and
-        1.
-        """
+        """Variance of q(y_{t-1} | y_t, y_0): (1 - gamma_{t-1}) / (1 - gamma_t) beta_t; 0 in rows 0 and 1."""
         variance = torch.zeros_like(self.beta)
         variance[1:] = (1 - self.gamma[:-1]) / (1 - self.gamma[1:]) * self.beta[1:]
         return variance

@@ -1,6 +1,4 @@
-"""Frozen dataclasses to JSON and back, strictly: the form in which every specification is recorded beside
-its weights.
-"""
+"""Frozen dataclasses to JSON and back, strictly: the format of the specification beside a stage's weights."""
 
 import dataclasses
 import functools
@@ -40,19 +38,17 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - fields.keys()):
         raise UsageError(f"{where} has the unknown field {unknown[0]!r}; expected {', '.join(fields)}")
-    made = {}
+    arguments: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:
-            made[name] = _value(hints[name], values[name], f"{where}.{name}")
+            arguments[name] = _value(hints[name], values[name], f"{where}.{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UsageError(f"{where} has no field {name!r}; it was written by another version")
-    return cls(**made)
+    return cls(**arguments)
 
 
 def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
-    """The first field in which two specifications differ, as `path: found X, expected Y`; None when they
-    are equal.
-    """
+    """The first field in which two specifications differ: `path: found X, expected Y`; None if equal."""
     left, right = to_dict(expected), to_dict(found)
     return _difference(left, right, where)
 

@@ -1,12 +1,12 @@
-"""Table 6 as three constants, and the small stages that share their shape.
+"""Table 6 as three constants, and small stages of the same structure.
 
 A stage is a network, a noise schedule and the way it is sampled. Where the paper is silent or contradicts
-itself the choice is a field here; `diffbfr/README.md` lists each with its source. Nothing here needs torch,
-so a plan costs nothing.
+itself the choice is a field here; `diffbfr/README.md` lists each with its source. Nothing here imports torch,
+so a plan is cheap.
 
-TEM's "Attention resolutions [32, 16, 8]" are read as pixels, like IRM's: 378.3 GFLOP an evaluation and
+TEM's "Attention resolutions [32, 16, 8]" are read as pixels, like IRM's: 378.3 GFLOP per evaluation and
 159,788,454 parameters, those of the public network that Table 6 shows. Read as down-sampling rates (64, 32
-and 16 px) they would make it 473.7 GFLOP and 151,642,022.
+and 16 px) they would give 473.7 GFLOP and 151,642,022.
 """
 
 from dataclasses import dataclass, replace
@@ -23,18 +23,14 @@ Solver = Literal["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"]
 ReverseVariance = Literal["beta", "posterior", "learned"]
 ResizeKernel = Literal["bicubic", "bilinear"]
 FOLD_PX = 16
-"""Maps at least this wide are enlarged and convolved in one (`diffbfr.models.convolution.UpsampleConv`);
-for smaller ones that does not pay.
-"""
+"""Maps at least this wide are enlarged and convolved in one operation (`models.convolution.UpsampleConv`)."""
 SAMPLING = ("start", "fast", "reverse_variance", "reverse_clamp")
-"""Fields of a stage that only sampling asks: the same weights serve any of them."""
+"""Fields of a stage that only sampling uses: the same weights serve any values of them."""
 
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """A linear variance schedule: beta from `beta_1` to `beta_T` over `num_steps` steps (Table 6, "Beta
-    schedule").
-    """
+    """A linear variance schedule: beta from `beta_1` to `beta_T` over `num_steps` steps (Table 6)."""
 
     num_steps: int
     beta_1: float
@@ -51,8 +47,10 @@ class ScheduleSpec:
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """One network. Level i works at `image_px / patch_px / 2**i` pixels a side with `inner_channels *
-    channel_multipliers[i]` channels.
+    """One network.
+
+    Level i works at `image_px / patch_px / 2**i` pixels a side with `inner_channels * channel_multipliers[i]`
+    channels.
     """
 
     image_px: int
@@ -61,7 +59,7 @@ class UNetSpec:
     inner_channels: int
     channel_multipliers: tuple[int, ...]
     res_blocks: tuple[int, ...]
-    """Residual blocks of each level on the way down; the way up has one more (it consumes the skips)."""
+    """Residual blocks of each level of the encoder; the decoder has one more, which consumes the skips."""
     attention_px: tuple[int, ...]
     """Levels of these side lengths, in pixels of the feature map, have self-attention."""
     norm_groups: int = 32
@@ -72,8 +70,9 @@ class UNetSpec:
     head_channels: int | None = None
     """Channels of an attention head; None is one head (SR3)."""
     patch_px: int = 1
-    """Side of the pixel blocks that the stem folds into channels and the head unfolds; 1 in the paper, 2
-    makes small nets cheap.
+    """Side of the pixel blocks that the stem folds into channels and the head unfolds.
+
+    The paper has 1; 2 makes small networks cheap.
     """
 
     def __post_init__(self) -> None:
@@ -97,12 +96,12 @@ class UNetSpec:
                 )
 
     def level_px(self, level: int) -> int:
-        """Side length of a level's feature maps."""
+        """Side length (px) of a level's feature maps."""
         return self.image_px // self.patch_px >> level
 
     @property
     def coarsest_px(self) -> int:
-        """How many pixels of the image one of the coarsest feature map covers, a side."""
+        """Side (px of the image) of the area that one pixel of the coarsest feature map covers."""
         return self.patch_px << len(self.channel_multipliers) - 1
 
     @property
@@ -113,19 +112,17 @@ class UNetSpec:
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """How a stage walks from its start down to the image in mode `fast`."""
+    """How a stage is sampled in mode `fast`."""
 
     solver: Solver
     num_evaluations: int
-    """Evaluations of the network, the last of which jumps to y_0."""
+    """Evaluations of the network, the last of which gives y_0."""
     end_half_log_snr: float = 4.0
-    """Where the last evaluation stands: log(sqrt(gamma) / sqrt(1 - gamma)), about sigma = 0.02."""
+    """Position of the last evaluation: log(sqrt(gamma) / sqrt(1 - gamma)), about sigma = 0.02."""
     grid: Literal["log_snr", "t"] = "log_snr"
-    """In what the evaluations lie evenly between the start and there."""
+    """Quantity in which the evaluations are evenly spaced from the start to there."""
     ancestral_variance: Literal["beta", "posterior"] = "posterior"
-    """sigma^2 of a step of solver `ancestral`, in the process that has the grid's steps alone; Algorithm
-    1's is `beta`.
-    """
+    """sigma^2 of solver `ancestral`, in the process of the grid's steps alone; Algorithm 1 has `beta`."""
 
 
 @dataclass(frozen=True)
@@ -140,35 +137,33 @@ class StageSpec:
     fast: SamplerSpec
     loss: LossKind = "l1"
     predicts: Literal["noise", "velocity"] = "noise"
-    """What the network's output is: the noise (Eq. 8, 9, 11), or the velocity of the whitened image, from
-    which the noise follows.
+    """Output of the network: the noise (Eq. 8, 9, 11), or the velocity of the whitened image.
 
-    At high noise y_0 = (y_t - sigma epsilon) / sqrt(gamma) multiplies an error of the noise by up to 150; one
-    of the velocity (Salimans & Ho 2022) at most by 1. It is taken of (y_0 - mean) / `prior_std`, where the
-    mean is what is known before: the condition, or mid grey without one. That is the preconditioning of
-    Karras et al. (2022, Table 1) about the condition: an untrained network already gives the condition back,
-    and one too small to carry the noise need not. The small stages use it.
+    At high noise y_0 = (y_t - sigma epsilon) / sqrt(gamma) multiplies an error of the noise by up to 150, but
+    an error of the velocity (Salimans & Ho 2022) by at most 1. The velocity is that of (y_0 - mean) /
+    `prior_std`, where the mean is the condition, or mid grey without one. This is the preconditioning of
+    Karras et al. (2022, Table 1) about the condition: an untrained network already returns the condition, and
+    one too small to represent the noise need not. The small stages use it.
     """
     prior_std: float = 1.0
-    """How far y_0 lies from what is known before, a standard deviation in [-1, 1]; only the velocity asks."""
+    """Standard deviation of y_0 about that mean, in [-1, 1]; only the velocity uses it."""
     reverse_variance: ReverseVariance = "beta"
-    """sigma_t^2 of mode `faithful`: 1 - alpha_t (Algorithm 1), the variance of q(y_{t-1} | y_t, y_0)
-    (SR3's code), or what TEM learned.
+    """sigma_t^2 of mode `faithful`.
+
+    It is 1 - alpha_t (Algorithm 1), the variance of q(y_{t-1} | y_t, y_0) (SR3's code), or what TEM learned.
     """
     reverse_clamp: bool = False
-    """Whether mode `faithful` clamps each prediction of y_0 to [-1, 1] (SR3's code), and with the last one
-    the stage's result.
+    """Whether mode `faithful` clamps each prediction of y_0 to [-1, 1] (SR3's code), and so the result.
 
-    Algorithm 1 clamps neither, and then neither does the mode: what lies outside is cut where a picture's
-    levels are made of it.
+    Algorithm 1 clamps neither, and then neither does the mode: values outside are cut when they become 8-bit
+    pixels.
     """
     resize_kernel: ResizeKernel = "bicubic"
-    """The kernel of resize(x'_0) in Algorithm 1, which the paper does not name; only IRM-2 asks."""
+    """Kernel of resize(x'_0) in Algorithm 1, which the paper does not name; only IRM-2 uses it."""
     resize_clamp: bool = True
-    """Whether resize(x'_0) ends in [-1, 1], as it does in every library that resizes 8-bit pictures; only
-    IRM-2 asks.
+    """Whether resize(x'_0) is clamped to [-1, 1], as libraries for 8-bit images do; only IRM-2 uses it.
 
-    Algorithm 1 says nothing. A bicubic kernel overshoots at edges; IRM-2 hears the same in training and
+    Algorithm 1 is silent. A bicubic kernel overshoots at edges; IRM-2 gets the same input in training and
     sampling either way.
     """
 
@@ -204,19 +199,17 @@ class StageSpec:
 
     @property
     def px(self) -> int:
-        """Side length of the images that the stage makes."""
+        """Side length (px) of the images that the stage makes."""
         return self.unet.image_px
 
     @property
     def conditional(self) -> bool:
-        """The network sees an image beside y_t (Table 6): IRM-1 x_0, IRM-2 the enlarged x'_0, TEM none."""
+        """Whether the network takes an image beside y_t (Table 6): x_0 in IRM-1, x'_0 in IRM-2."""
         return self.name != "tem"
 
     @property
     def trained(self) -> "StageSpec":
-        """What a training depends on: this stage with one way of sampling (`SAMPLING`) for all, a step of
-        DDIM from the top.
-        """
+        """What a training depends on: this stage with its sampling fields (`SAMPLING`) at fixed values."""
         return replace(
             self,
             start=self.schedule.num_steps,
@@ -227,7 +220,7 @@ class StageSpec:
 
     @property
     def learns_range(self) -> bool:
-        """The network has a second half of outputs, the variance range (TEM)."""
+        """Whether the network has a second half of outputs, the variance range (TEM)."""
         return self.unet.out_channels == 6
 
 
@@ -344,11 +337,10 @@ TEM_TINY = replace(
     predicts="velocity",
     prior_std=0.5,
 )
-"""The small stages make 128 px, where the same noise hides more than at 512 px: IRM-2 and TEM start lower
-than in Table 6.
+"""The small stages make 128 px, where the same noise hides more than at 512 px, so they start lower.
 
 Averaged to one size, the noise of TEM's N_2 = 100 (sigma 0.34 of the signal) at 512 px is that of t = 23 at
-128 px; `start` rounds it up. IRM-2's 600 is the better of the two that the paper's Table 3 tries; so shallow
-a start wants the stochastic solver (`diffbfr/README.md`). A stem of 32 channels over 2 x 2 blocks can pass
-the 12 values of a block through a SiLU (two channels a value); one of 16 cannot.
+128 px; `start` rounds it up. IRM-2's 600 is the better of the two that the paper's Table 3 tries, and so low
+a start needs the stochastic solver (`diffbfr/README.md`). A stem of 32 channels over 2 x 2 blocks can pass
+the 12 values of a block through a SiLU (two channels per value); one of 16 cannot.
 """

@@ -1,8 +1,7 @@
-"""What a network costs before anyone runs it: floating-point operations and parameters, counted on the meta
-device.
+"""Floating-point operations and parameters of a network, counted on the meta device without running it.
 
-A multiplication and an addition count as two, convolutions and matrix products only, as
-`torch.utils.flop_counter` does.
+A multiplication and an addition count as two; only convolutions and matrix products are counted, as in
+`torch.utils.flop_counter`.
 """
 
 import sys
@@ -16,35 +15,34 @@ from diffbfr.models.unet import UNet
 from diffbfr.stages import UNetSpec
 
 _FORWARD_AND_BACKWARD = 3
-"""A backward pass is two products, for the input's and the weight's gradient, where the forward pass is
-one.
-"""
+"""A backward pass has two products, for input and weight gradient, per product of the forward pass."""
 
 
 def evaluation_flops(spec: UNetSpec, *, folded: bool = False) -> int:
-    """Floating-point operations of one evaluation of the network on one image.
+    """Floating-point operations of one evaluation of the network on one image, as in Table 6.
 
-    They are Table 6's; `folded` counts those that are run, fewer where enlarging and convolving are one
+    `folded` counts those that are run, which are fewer where enlarging and convolving are one
     (`UpsampleConv`).
     """
     return _counted(spec, folded)[0]
 
 
 def num_parameters(spec: UNetSpec) -> int:
-    """Count the numbers that training changes."""
+    """Number of trainable parameters."""
     return _counted(spec, folded=False)[1]
 
 
 def training_flops(spec: UNetSpec, num_samples: int) -> int:
-    """Floating-point operations of training on so many images, forward and backward; the optimiser's are
-    few and not counted.
+    """Floating-point operations of training on so many images, forward and backward.
+
+    The optimiser's are few and are not counted.
     """
     return _FORWARD_AND_BACKWARD * evaluation_flops(spec) * num_samples
 
 
 @lru_cache
 def _counted(spec: UNetSpec, folded: bool) -> tuple[int, int]:
-    """FLOPs of one image, and parameters; no memory is taken and nothing is computed."""
+    """FLOPs of one image, and parameters; nothing is allocated or computed."""
     with torch.device("meta"):
         net = UNet(spec)
         y = torch.empty(1, spec.in_channels, spec.image_px, spec.image_px)

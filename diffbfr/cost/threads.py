@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """Let torch compute on this thread alone: the number of threads decides the last bits of a sum."""
+    """Let torch compute on one thread: the number of threads decides the last bits of a sum."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,8 +1,8 @@
-"""Pictures: decode and refuse (`decode`), decode our own (`own`), encode, resize and convert to model tensors
-(`convert`).
+"""Images: decode untrusted files or our own, encode, resize, and convert to model tensors.
 
-Nothing else in the project does. Pixels are uint8 HWC RGB in [0, 255]; model tensors are float32 CHW in [-1,
-1].
+`decode` is for untrusted bytes, `trusted` for files whose digest was checked, `convert` for all else; no
+other module does this. Pixels are uint8 RGB [h, w, 3] in [0, 255]; model tensors are float32 [b, 3, h, w] in
+[-1, 1].
 """
 
 from diffbfr.images.convert import (

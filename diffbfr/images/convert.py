@@ -1,7 +1,6 @@
-"""What happens to pixels once decoded: encode, resize, digest, and the one conversion to and from model
-tensors.
+"""Decoded pixels: encode, resize, digest, and the one conversion to and from model tensors.
 
-Pixels are uint8 h w 3 in [0, 255]; tensors are float32 b 3 h w in [-1, 1].
+Pixels are uint8 [h, w, 3] in [0, 255]; tensors are float32 [b, 3, h, w] in [-1, 1].
 """
 
 import hashlib
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = NDArray[np.uint8]
 Kernel: TypeAlias = Literal["bilinear", "bicubic"]
 Codec: TypeAlias = Literal["webp", "png"]
-"""Of ground truths; the name is the file's ending too."""
+"""Codec of the ground truths; its name is also the suffix of the files."""
 
 CODECS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
     {
@@ -35,7 +34,7 @@ CODECS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType(
         "webp": MappingProxyType({"quality": 0, "method": 0}),
     }
 )
-"""How hard the encoders try. It changes bytes and never a pixel."""
+"""Effort of the encoders. It changes bytes, never a pixel."""
 
 
 def encode_png(pixels: Pixels, compress_level: int = CODECS["png"]["compress_level"]) -> bytes:
@@ -44,8 +43,9 @@ def encode_png(pixels: Pixels, compress_level: int = CODECS["png"]["compress_lev
 
 
 def encode_stored_png(pixels: Pixels) -> bytes:
-    """Encode as PNG without compression: a small picture that is read again and again decodes in half the
-    time, for 1.8 times the bytes.
+    """Encode as PNG without compression, for small images that are read often.
+
+    It decodes in half the time, for 1.8 times the bytes.
     """
     return encode_png(pixels, CODECS["stored_png"]["compress_level"])
 
@@ -53,14 +53,14 @@ def encode_stored_png(pixels: Pixels) -> bytes:
 def encode_webp(pixels: Pixels) -> bytes:
     """Encode losslessly as WebP; the same pixels give the same bytes.
 
-    At the least effort: 12 ms for a photo of 512 px and 220 kB, where four times as long would save 9 % of
+    At the lowest effort: 12 ms for a photo of 512 px and 220 kB, where four times as long would save 9 % of
     the bytes.
     """
     return _encode(pixels, format="WEBP", lossless=True, exact=True, **CODECS["webp"])
 
 
 def encode_truth(pixels: Pixels, codec: Codec) -> bytes:
-    """Encode a ground truth losslessly, at the least effort.
+    """Encode a ground truth losslessly, at the lowest effort.
 
     PNG is read by more programs; at 512 px WebP takes half of its time to write (5 to 7 ms for 11), up to a
     third less to read, and on real photos 0.8 of its bytes. QOI is not offered: Pillow decodes it in Python,
@@ -70,8 +70,9 @@ def encode_truth(pixels: Pixels, codec: Codec) -> bytes:
 
 
 def resize(pixels: Pixels, px: int, kernel: Kernel) -> Pixels:
-    """Resize a square picture to px x px with Pillow's antialiased fixed-point kernels; the same bytes on
-    every machine.
+    """Resize a square image to px x px with Pillow's antialiased fixed-point kernels.
+
+    The bytes are the same on every machine. `ImageRefused` if the image is not square.
     """
     if kernel not in get_args(Kernel):
         raise UsageError(
@@ -97,14 +98,15 @@ def center_square(pixels: Pixels) -> Pixels:
 
 
 def lq_to_model(lq_pixels: Pixels, px: int) -> Pixels:
-    """Bring a low-quality picture to the model's size px x px: the one way it becomes x_0, in training,
-    conditioning and restoration.
+    """Resize a low-quality image to the model's size px x px.
+
+    Training, conditioning and restoration all make x_0 in this way.
     """
     return resize(lq_pixels, px, "bilinear")
 
 
 def to_tensor(pixels: Pixels | Sequence[Pixels]) -> 'Float[Tensor, "b 3 h w"]':
-    """Turn one picture h w 3, a batch b h w 3 or a list of pictures of one size into a batch in [-1, 1]."""
+    """Convert one image [h, w, 3], a batch [b, h, w, 3] or a list of images of one size to [-1, 1]."""
     import torch
 
     batch = list(pixels[None] if isinstance(pixels, np.ndarray) and pixels.ndim == 3 else pixels)
@@ -115,17 +117,14 @@ def to_tensor(pixels: Pixels | Sequence[Pixels]) -> 'Float[Tensor, "b 3 h w"]':
             "resize them first"
         )
     planes = np.empty((len(batch), 3, *shapes[0][:2]), np.float32)
-    for plane, picture in zip(
-        planes, batch, strict=True
-    ):  # one pass from bytes to floats; what follows works in its place
+    # One pass from bytes to floats; the scaling below is done in place.
+    for plane, picture in zip(planes, batch, strict=True):
         plane[...] = picture.transpose(2, 0, 1)
     return torch.from_numpy(planes).div_(127.5).sub_(1.0)
 
 
 def to_pixels(tensor: 'Float[Tensor, "b 3 h w"]') -> UInt8[np.ndarray, "b h w 3"]:
-    """Turn a model's [-1, 1] into pixels, rounded to the nearest level and clamped; the inverse of
-    `to_tensor`.
-    """
+    """Convert a model's [-1, 1] to pixels, rounded and clamped; the inverse of `to_tensor`."""
     import torch
 
     if tensor.ndim != 4 or tensor.shape[1] != 3:
@@ -141,9 +140,7 @@ def to_pixels(tensor: 'Float[Tensor, "b 3 h w"]') -> UInt8[np.ndarray, "b h w 3"
 
 
 def pixel_digest(pixels: Pixels) -> str:
-    """Return the sha256 of the shape and the bytes: equal for equal pictures, whatever file they came
-    from.
-    """
+    """Sha256 of the shape and the bytes: equal for equal images, from whatever file."""
     digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}:".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()

@@ -1,11 +1,11 @@
 """Decode untrusted bytes to upright 8-bit RGB pixels, or refuse them with a reason.
 
 Pillow opens the file behind an allow-list of formats; the number of pixels is read from the header before
-anything is decoded. A file with several frames (GIF, WebP, APNG, TIFF, MPO) gives its first.
+anything is decoded. Of a file with several frames (GIF, WebP, APNG, TIFF, MPO) the first is taken.
 
-Values are taken as stored: an embedded colour profile is handed on (`Decoded.icc`) and never applied. A face
-and its low-quality twin share their colour space, whichever it is, and no library's colour arithmetic enters
-the bytes of a dataset.
+Values are taken as stored: an embedded colour profile is returned (`Decoded.icc`) and never applied. So a
+face and its low-quality version share their colour space, whichever it is, and the colour arithmetic of no
+library changes the bytes of a dataset.
 """
 
 import io
@@ -25,7 +25,7 @@ AlphaPolicy: TypeAlias = Literal["white", "black", "drop", "refuse"]
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A decoded file: upright RGB pixels (uint8 h w 3, maybe read-only) and what the file said about itself.
+    """A decoded file: upright RGB pixels (uint8 [h, w, 3], maybe read-only) and properties of the file.
 
     `was_gray`: all three channels are equal everywhere, however the file stored them. `icc`: the embedded
     profile where it describes RGB.
@@ -50,9 +50,8 @@ def decode(
     if file_format == "WEBP":
         _check_webp_header(data, max_pixels)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow warns about sizes below our own cap and about damaged tags that do not matter
+        # Pillow warns about sizes below our own limit and about damaged tags that do not matter.
+        warnings.simplefilter("ignore")
         image = _open(data, file_format)
         _check_size(image.size, max_pixels, min_px)
         _load(image, data, file_format)
@@ -107,9 +106,7 @@ def _format_by_signature(data: bytes) -> str:
 
 
 def _check_webp_header(data: bytes, max_pixels: int) -> None:
-    """Check what the WebP header claims before Pillow sees it: its decoder allocates the canvas on
-    opening.
-    """
+    """Check the size in a WebP header before Pillow opens it: its decoder allocates the canvas on opening."""
     if len(data) < 30 or len(data) < struct.unpack_from("<I", data, 4)[0] + 8:
         raise ImageRefused(
             "truncated", f"the file ends early: {len(data)} bytes, fewer than its header promises"
@@ -132,9 +129,8 @@ def _open(data: bytes, file_format: str) -> Image.Image:
         raise ImageRefused("too_many_pixels", f"the header claims too many pixels ({error})") from error
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # a parser of damaged bytes may raise anything, and one bad file must not end a shard
+    except Exception as error:
+        # A parser of damaged bytes may raise anything, and one bad file must not end a shard.
         if _ends_early(data, file_format):
             raise ImageRefused(
                 "truncated", f"the {file_format} file ends early, after {len(data)} bytes"
@@ -175,9 +171,7 @@ def _load(image: Image.Image, data: bytes, file_format: str) -> None:
 
 
 def _ends_early(data: bytes, file_format: str) -> bool:
-    """Tell a file that was cut from one that is damaged, once it has failed: is the mark that ends its
-    format missing?
-    """
+    """Whether the end mark is missing from a file that failed to decode: it was cut, not damaged."""
     if file_format == "TIFF" and len(data) >= 8:
         directory = struct.unpack_from("<I" if data[:2] == b"II" else ">I", data, 4)[0]
         return bool(directory >= len(data))
@@ -202,9 +196,8 @@ def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation that is left after loading (TIFF files are turned by Pillow itself)."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except (
-        Exception
-    ):  # a damaged EXIF block says nothing about the pixels, which are sound: keep them as stored
+    except Exception:
+        # A damaged EXIF block says nothing about the pixels: keep them as stored.
         orientation = 1
     return image.transpose(_UPRIGHT_BY[orientation]) if orientation in _UPRIGHT_BY else image
 
@@ -214,9 +207,8 @@ def _convert(image: Image.Image, file_format: str, alpha: AlphaPolicy) -> Pixels
         return _to_rgb(_upright(image), alpha)
     except (ImageRefused, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # as in _open: a palette or a transparent colour may be damaged where the pixels are not
+    except Exception as error:
+        # As in `_open`: a palette or a transparent colour may be damaged where the pixels are not.
         raise ImageRefused(
             "corrupt", f"the pixels of the {file_format} file cannot be brought to RGB ({error})"
         ) from error
@@ -228,9 +220,7 @@ def _to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         return _lay_over(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")), alpha)
     if image.mode in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"):
-        return np.asarray(
-            image if image.mode == "RGB" else image.convert("RGB")
-        )  # a conversion to itself would copy
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     raise ImageRefused(
         "unsupported_pixels",
         f"pixels of kind {image.mode!r} have no agreed white; save the picture with 8 or 16 bits",
@@ -253,9 +243,8 @@ def _deep_gray_to_rgb(image: Image.Image, alpha: AlphaPolicy) -> Pixels:
     )
     deep = np.asarray(image)
     converted = np.empty((*deep.shape, table.shape[1]), np.uint8)
-    for top in range(
-        0, deep.shape[0], _ROWS_AT_ONCE
-    ):  # an index of the whole picture would take eight times the room of its levels
+    # An index of the whole image would take eight times the memory of its levels.
+    for top in range(0, deep.shape[0], _ROWS_AT_ONCE):
         converted[top : top + _ROWS_AT_ONCE] = table[deep[top : top + _ROWS_AT_ONCE]]
     return converted if clear is None else _lay_over(converted, alpha)
 
@@ -270,9 +259,8 @@ def _lay_over(rgba: Pixels, alpha: AlphaPolicy) -> Pixels:
     if alpha == "refuse":
         raise ImageRefused("has_alpha", "the picture has transparent pixels; expected an opaque one")
     ground = 255 if alpha == "white" else 0
-    blended = np.multiply(
-        colour, opacity, dtype=np.uint16
-    )  # with what is added below at most 255 * 255 + 127
+    # 16 bits suffice: with the terms below the values are at most 255 * 255 + 127.
+    blended = np.multiply(colour, opacity, dtype=np.uint16)
     blended += (255 - opacity) * np.uint16(ground) + np.uint16(127)
     blended //= 255
     return blended.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The one error of pictures, with a stable reason code for quarantine tables and ledgers."""
+"""The error of an unusable image, with a stable reason code for quarantine tables and ledgers."""
 
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -18,11 +18,11 @@ Reason: TypeAlias = Literal[
 ]
 
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
-"""Every reason code there is; tables keep them, so none is ever renamed."""
+"""Every reason code; tables store them, so none is ever renamed."""
 
 
 class ImageRefused(DiffBFRError):  # noqa: N818 - a refusal is an outcome with its own row, not a fault of the program
-    """One picture cannot be used; `reason_code` says why in one stable word, the message in a sentence."""
+    """An image cannot be used; `reason_code` is a stable word, the message a sentence."""
 
     def __init__(self, reason_code: Reason, message: str) -> None:
         super().__init__(message)

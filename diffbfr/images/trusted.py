@@ -1,8 +1,8 @@
-"""Decode pictures that this project encoded and whose digest was checked: the pixels of `decode`, sooner.
+"""Decode images that this project encoded and whose digest was checked: the pixels of `decode`, faster.
 
 OpenCV takes 0.9 of Pillow's time for a lossless WebP of 512 px, 0.7 for a small PNG, 0.6 for a small JPEG. It
-opens no file that no commit vouches for, none of another format, and none whose header claims more than
-`MAX_PIXELS`.
+is used only for files whose digest a commit vouches for, in our own formats, and with at most `MAX_PIXELS` in
+the header.
 """
 
 import struct
@@ -58,7 +58,7 @@ def _claimed_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walk from marker to marker up to the frame's header, SOF0 to SOF15 without DHT, JPG and DAC."""
+    """Follow the markers up to the frame header, SOF0 to SOF15 without DHT, JPG and DAC."""
     at = 2
     while not (0xC0 <= data[at + 1] <= 0xCF) or data[at + 1] in (0xC4, 0xC8, 0xCC):
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -25,14 +25,12 @@ class Denoiser(nn.Module):
         self.net = UNet(spec.unet)
         self.schedule: NoiseSchedule = noise_schedule(spec.schedule)
         self.precision: Precision = "float32"
-        """Of the network's arithmetic when it is sampled; what the sampler holds is float32."""
+        """The precision of the network when it is sampled; the state of the samplers is float32."""
 
     def ready(
         self, device: torch.device | str, precision: Precision = "float32", *, compiled: bool = False
     ) -> Self:
-        """Move the network to a device and lay it out to be sampled there. bfloat16 and compiling are for
-        GPUs.
-        """
+        """Move the network to a device in the layout for sampling; bfloat16 and compiling are for GPUs."""
         self.precision = precision
         if torch.device(device).type == "cpu":
             tune_malloc()
@@ -47,18 +45,17 @@ class Denoiser(nn.Module):
         condition: Float[Tensor, "b 3 h w"] | None,
         dropout_seeds: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Run the network at a time: the noise level sqrt(gamma) for IRM, the step t for TEM
-        (`UNetSpec.time`).
+        """Run the network at a time: the noise level sqrt(gamma) for IRM, the step t for TEM.
 
-        The output has the dtype of y_t also under autocast: bfloat16 rounds levels above 0.998 to 1, and what
-        is made of it needs them.
+        Which of them is `UNetSpec.time`. The output has the dtype of y_t also under autocast: bfloat16 rounds
+        levels above 0.998 to 1, and the levels are needed for what is computed from it.
         """
         inputs = y_t if condition is None else torch.cat([condition, y_t], 1)
         output: Tensor = self.net(inputs, time, dropout_seeds)
         return output.to(y_t.dtype)
 
     def time_of(self, t: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """What the network hears at step t."""
+        """The network's time input at step t."""
         if self.spec.unet.time == "step":
             return t.to(torch.float32)
         return self.schedule.gamma.sqrt()[t.cpu()].to(torch.float32)
@@ -66,21 +63,22 @@ class Denoiser(nn.Module):
     def epsilon(
         self, y_t: Float[Tensor, "b 3 h w"], t: Int[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
     ) -> Float[Tensor, "b 3 h w"]:
-        """Estimate the noise in y_t (the variance range, where there is one, is left out)."""
+        """Estimate the noise in y_t, without the variance range that TEM learns."""
         return self.estimate(y_t, t, condition)[:, :3]
 
     def estimate(
         self, y_t: Float[Tensor, "b 3 h w"], t: Int[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
     ) -> Float[Tensor, "b c h w"]:
-        """Estimate the noise in y_t, and after it the variance range where the network learns one.
+        """Estimate the noise in y_t, followed by the variance range where the network learns one.
 
-        On the CPU the network sees one image at a time: its kernels order sums by the size of the batch, and
-        so one image alone equals the same image in any batch, bitwise (for one number of threads).
+        On the CPU the network runs on one image at a time: its kernels order sums by the size of the batch.
+        So one image alone equals the same image in any batch, bitwise for one number of threads.
         """
-        y, time = y_t.contiguous(memory_format=torch.channels_last), self.time_of(t).to(y_t.device)
+        y = y_t.contiguous(memory_format=torch.channels_last)
+        time = self.time_of(t).to(y_t.device)
         known = None if condition is None else condition.contiguous(memory_format=torch.channels_last)
-        at_once = 1 if y.device.type == "cpu" else len(y)
-        parts = [slice(i, i + at_once) for i in range(0, len(y), at_once)]
+        size = 1 if y.device.type == "cpu" else len(y)
+        parts = [slice(i, i + size) for i in range(0, len(y), size)]
         with torch.autocast(y.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             output = torch.cat(
                 [self(y[part], time[part], None if known is None else known[part]) for part in parts]
@@ -96,8 +94,9 @@ class Denoiser(nn.Module):
         level: Float[Tensor, "b 1 1 1"],
         condition: Float[Tensor, "b 3 h w"] | None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """What the network's first three channels should say at level = sqrt(gamma), in float64
-        (`StageSpec.predicts`).
+        """The training target of the network's first three channels at level = sqrt(gamma), in float64.
+
+        It is the noise or the velocity (`StageSpec.predicts`).
         """
         if self.spec.predicts == "noise":
             return noise
@@ -111,7 +110,7 @@ class Denoiser(nn.Module):
         level: Float[Tensor, "b 1 1 1"],
         condition: Float[Tensor, "b 3 h w"] | None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """Read the network's first three channels as noise, at level = sqrt(gamma), in float64."""
+        """The noise that the network's first three channels stand for, at level = sqrt(gamma), in float64."""
         if self.spec.predicts == "noise":
             return output
         mean = 0.0 if condition is None else condition
@@ -121,8 +120,9 @@ class Denoiser(nn.Module):
         )
 
     def own_level(self, level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b 1 1 1"]:
-        """sqrt(gamma) of the process in which the network speaks: the paper's for the noise, the whitened
-        one for the velocity.
+        """sqrt(gamma) of the process whose noise or velocity the network estimates.
+
+        That is the paper's process for the noise and the whitened one for the velocity.
         """
         return level if self.spec.predicts == "noise" else self._whitened(level)[0]
 
@@ -131,8 +131,8 @@ class Denoiser(nn.Module):
     ) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
         """Level of the whitened process, and the standard deviation of y_t about its mean.
 
-        y_t - level mean = level prior_std x + sigma epsilon, with x of variance one; divided by its deviation
-        it is a diffusion of x.
+        y_t - level mean = level prior_std x + sigma epsilon, with x of variance one; divided by its standard
+        deviation it is a diffusion of x.
         """
         signal = level * self.spec.prior_std
         spread = (signal.square() + 1 - level.square()).sqrt()
@@ -142,8 +142,9 @@ class Denoiser(nn.Module):
 def upsample(
     x: Float[Tensor, "b 3 h w"], px: int, kernel: ResizeKernel = "bicubic", *, clamp: bool = True
 ) -> Float[Tensor, "b 3 px px"]:
-    """resize(x'_0) of Algorithm 1, which names neither its kernel nor its range
-    (`StageSpec.resize_kernel`, `.resize_clamp`).
+    """resize(x'_0) of Algorithm 1, to px x px, in [-1, 1] if `clamp`.
+
+    The paper names neither kernel nor range (`StageSpec.resize_kernel`, `StageSpec.resize_clamp`).
     """
     enlarged = F.interpolate(x, size=(px, px), mode=kernel, align_corners=False)
     return enlarged.clamp(-1, 1) if clamp else enlarged

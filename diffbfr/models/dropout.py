@@ -1,33 +1,31 @@
-"""Dropout whose masks belong to images, not to processes: the same image drops the same values on any
-number of workers.
-"""
+"""Dropout whose masks are keyed by image: the same image drops the same values on any number of workers."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 _LANES = 4
-"""Values that one hash of 64 bits decides, with 16 bits each."""
+"""Values that one 64-bit hash decides, with 16 bits each."""
 
 
 class KeyedDropout(nn.Module):
-    """Zero each value with probability p and divide the others by 1 - p; `layer` tells the dropouts of one
-    network apart.
+    """Zero each value with probability p and divide the others by 1 - p.
 
-    Whether a value is dropped is a hash of (its image's seed, layer, place in the image), in whole numbers:
-    no generator is asked, and the answer is the same on every device. It depends neither on the rest of the
-    batch nor on earlier draws: a batch may be cut anywhere, and a forward pass that is computed again drops
-    the same values. p is rounded to a multiple of 2^-16.
+    Whether a value is dropped is an integer hash of the image's seed, `layer` and the position in the image,
+    so the result is the same on every device and depends neither on the rest of the batch nor on earlier
+    draws: a batch may be cut anywhere, and a forward pass that is run again drops the same values. `layer`
+    distinguishes the dropouts of one network. p is rounded to a multiple of 2^-16.
     """
 
     def __init__(self, p: float, layer: int = 0) -> None:
         super().__init__()
-        self.p, self.layer = p, layer
+        self.p = p
+        self.layer = layer
 
     def forward(
         self, h: Float[Tensor, "b c h w"], seeds: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c h w"]:
-        """Drop values while training; without seeds, of torch's own choice."""
+        """Drop values in training mode; without seeds, random ones are drawn."""
         if not self.training or self.p == 0:
             return h
         if seeds is None:
@@ -38,9 +36,8 @@ class KeyedDropout(nn.Module):
         )
         dropped = bits[:, : channels * height * width] < round(self.p * 2**16) - 2**15
         kept = torch.where(dropped, 0.0, 1 / (1 - self.p)).to(h.dtype)
-        return h * kept.view(b, height, width, channels).permute(
-            0, 3, 1, 2
-        )  # laid out as the kernels like their images: channels last
+        # The mask is laid out in channels_last, as the maps are.
+        return h * kept.view(b, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _hashes(seeds: Int[Tensor, " b"], layer: int, count: int) -> Int[Tensor, "b count"]:

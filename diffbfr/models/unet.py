@@ -30,9 +30,7 @@ class UNet(nn.Module):
         super().__init__()
         self.spec = spec
         self.recompute_px: int | None = None
-        """Blocks whose maps are at least this wide are run again in the backward pass instead of being
-        kept; None keeps all.
-        """
+        """Blocks with maps of at least this side are run again in the backward pass; None keeps all maps."""
         widths = [spec.inner_channels * m for m in spec.channel_multipliers]
         self.time_embedding = nn.Sequential(
             nn.Linear(spec.inner_channels, 4 * spec.inner_channels),
@@ -84,7 +82,7 @@ class UNet(nn.Module):
         time: Float[Tensor, " b"],
         dropout_seeds: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c_out h w"]:
-        """Run the network; the seeds, one an image, say what dropout drops while training."""
+        """Run the network; `dropout_seeds`, one per image, decide what dropout drops in training."""
         embedding = self.time_embedding(_sinusoidal(time, self.spec).to(y.dtype))
         h = self.stem(F.pixel_unshuffle(y, self.spec.patch_px))
         skips = [h]
@@ -112,10 +110,10 @@ def run_block(
     dropout_seeds: Tensor | None,
     recompute_px: int | None,
 ) -> Tensor:
-    """Run a block on its input and skip side by side; wide ones keep only these for the backward pass (Chen
-    et al. 2016).
+    """Run a block on its input and skip, concatenated; a wide one keeps only these (Chen et al. 2016).
 
-    The second run draws the same dropout and gives bitwise the same gradients.
+    Its maps are then computed again in the backward pass. The second run draws the same dropout and gives
+    bitwise the same gradients.
     """
 
     def forward(*parts: Tensor) -> Tensor:
@@ -127,7 +125,7 @@ def run_block(
 
 
 class Block(nn.Module):
-    """A residual block that hears the time, followed by self-attention where the level has it."""
+    """A residual block that receives the time, followed by self-attention where the level has it."""
 
     def __init__(self, channels_in: int, channels_out: int, spec: UNetSpec, attends: bool) -> None:
         super().__init__()
@@ -174,11 +172,10 @@ class Attention(nn.Module):
         self.out = _zeroed(Conv(channels, channels, 1))
 
     def forward(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Let every pixel look at every other."""
+        """Attend over all pixels of the level."""
         b, c, height, width = h.shape
-        normed = self.norm(h).contiguous(
-            memory_format=torch.channels_last
-        )  # each pixel's channels side by side, as attention reads them
+        # Attention reads the channels of a pixel side by side.
+        normed = self.norm(h).contiguous(memory_format=torch.channels_last)
         qkv = self.qkv(normed).reshape(b, 3, self.heads, c // self.heads, height * width).transpose(-1, -2)
         mixed = F.scaled_dot_product_attention(qkv[:, 0], qkv[:, 1], qkv[:, 2])
         return h + self.out(mixed.transpose(-1, -2).reshape(b, c, height, width))  # type: ignore[no-any-return]
@@ -202,8 +199,9 @@ def _sinusoidal(time: Float[Tensor, " b"], spec: UNetSpec) -> Float[Tensor, "b e
 
 
 def _silu(fresh: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else holds: in its place, unless the backward pass needs it; large maps
-    are dear to allocate.
+    """SiLU of a tensor that nothing else refers to: in place, unless the backward pass needs it.
+
+    Large maps are expensive to allocate.
     """
     return F.silu(fresh, inplace=not fresh.requires_grad)
 

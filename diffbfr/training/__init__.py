@@ -1,3 +1,5 @@
-"""Training: `config` says how, `batches` what a position holds, `objective` its loss, `train_step` a step,
-`loop` all, `writer` the files.
+"""Training of a stage.
+
+`config` holds the settings, `batches` the samples of a position, `objective` the loss, `train_step` one
+optimiser step, `loop` the whole run and `checkpoint_writer` the thread that writes.
 """

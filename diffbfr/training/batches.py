@@ -1,6 +1,4 @@
-"""What a global position of a run holds: sample, variant, t and noise, keyed by (seed, position) and by
-nothing else.
-"""
+"""Training samples: sample, variant, t and noise of a position, keyed by (seed, position) alone."""
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
@@ -29,12 +27,12 @@ class Batch:
     noise: Float[Tensor, "b 3 h w"]
     t: Int[Tensor, " b"]
     fraction: Float[Tensor, " b"]
-    """Where between t - 1 and t the noise level of an IRM lies, uniform in [0, 1)."""
+    """Position of an IRM's noise level between t - 1 and t, uniform in [0, 1)."""
     dropout_seeds: Int[Tensor, " b"]
-    """What dropout drops (`diffbfr.models.dropout`)."""
+    """Seeds of the dropout masks (`diffbfr.models.dropout`)."""
 
     def cut(self, part: slice) -> "Batch":
-        """Some of the images."""
+        """Select some of the images."""
         condition = None if self.condition is None else self.condition[part]
         return Batch(
             self.y_0[part],
@@ -47,14 +45,15 @@ class Batch:
 
 
 class PositionLoader:
-    """What the positions of a training hold, read by the `SampleLoader` in batches; the whole state is the
-    position.
-    """
+    """Makes the training batches of a run from its positions; the whole state is the position."""
 
     def __init__(
         self, dataset: ShardedDataset, stage: StageSpec, config: TrainingConfig, column: str | None
     ) -> None:
-        self.dataset, self.stage, self.config, self.column = dataset, stage, config, column
+        self.dataset = dataset
+        self.stage = stage
+        self.config = config
+        self.column = column
         self.t_max = min(config.t_max or stage.schedule.num_steps, stage.schedule.num_steps)
         check_training(stage, config)
         check_column(stage, config, column)
@@ -65,9 +64,7 @@ class PositionLoader:
             )
         self._variants = _variants_left(dataset, column)
         self.keys = [key for key in dataset.keys("train") if self._variants.get(key) != []]
-        """The faces that are trained on: a face all of whose pictures in the column are quarantined is
-        left out.
-        """
+        """Faces to train on, without those whose images in the column are all quarantined."""
         if not self.keys:
             raise UsageError(
                 f"every picture of column {column} is quarantined; expected some to learn from; train irm1 "
@@ -83,13 +80,14 @@ class PositionLoader:
     def batches(
         self, position: int = 0, rank: int = 0, ranks: int = 1, readers: int = 0
     ) -> Generator[Batch, None, None]:
-        """Yield a rank's shares of the global batches from a position on, without end, made ahead by
-        threads; close it after use.
+        """Yield a rank's share of each global batch from a position on, without end.
+
+        `readers` threads prefetch samples (0: none). Closing the generator ends them.
         """
         loader = SampleLoader(
             self.dataset,
             "train",
-            self._at,
+            self._sample_at,
             seed=self.config.seed,
             batch=self.config.global_batch,
             position=position,
@@ -104,7 +102,7 @@ class PositionLoader:
         ):
             yield from batches
 
-    def _at(self, key: str, position: int) -> "_Sample":
+    def _sample_at(self, key: str, position: int) -> "_Sample":
         generator = torch.Generator().manual_seed(position_seed(self.config.seed, self.stage.name, position))
         variants = self._variants.get(key) or range(self.dataset.info.variants)
         variant = variants[int(torch.randint(len(variants), (), generator=generator))]
@@ -118,15 +116,14 @@ class PositionLoader:
         return _Sample(target, condition, noise, t, fraction, (top, left), side, dropout_seed)
 
     def keys_at(self, position: int, count: int) -> list[str]:
-        """Keys of the faces at positions of the run."""
-        return [
-            self.keys[row_at(self.config.seed, at, len(self.keys))]
-            for at in range(position, position + count)
-        ]
+        """Keys of the faces at `count` positions from `position` on."""
+        positions = range(position, position + count)
+        return [self.keys[row_at(self.config.seed, p, len(self.keys))] for p in positions]
 
     def _side(self, position: int) -> int:
-        """Side of the images at a position: the stage's, or the patches' in the steps that see patches,
-        keyed by the step.
+        """Side (px) of the images at a position: the stage's, or `patch_px` in the steps that see patches.
+
+        Which steps these are is keyed by the step.
         """
         if self.config.patch_px is None:
             return self.stage.px
@@ -141,8 +138,9 @@ class PositionLoader:
         )
 
     def _pair(self, key: str, variant: int) -> tuple[Pixels, Pixels | None]:
-        """Target and condition of a variant: (x'_0, x_0) of Eq. 8, (y_0, x~'_0 or x'_0) of Eq. 9 or y_0
-        alone of Eq. 11.
+        """Target and condition of a variant.
+
+        They are (x'_0, x_0) of Eq. 8, (y_0, x~'_0 or x'_0) of Eq. 9, or y_0 alone of Eq. 11.
         """
         in_colour = self.config.gray_target == "colour"
         if self.stage.name == "irm1":
@@ -150,18 +148,19 @@ class PositionLoader:
                 self.dataset.lq(key, variant), self.stage.px
             )
         if self.stage.name == "irm2":
-            known = (
+            condition = (
                 self.dataset.hq_low(key, variant)
                 if self.column is None
                 else self.dataset.conditioning(self.column, key, variant)
             )
-            return self.dataset.hq(key, variant, in_colour), known
+            return self.dataset.hq(key, variant, in_colour), condition
         return self.dataset.hq(key, variant, in_colour), None
 
     def _join(self, share: Sequence[Loaded["_Sample"]]) -> Batch:
         samples = [loaded.value for loaded in share]
         conditions = [sample.condition for sample in samples if sample.condition is not None]
-        corners, side = [sample.corner for sample in samples], samples[0].side
+        corners = [sample.corner for sample in samples]
+        side = samples[0].side
         return Batch(
             y_0=_crop(to_tensor([sample.target for sample in samples]), corners, side),
             condition=_crop(self._condition(conditions), corners, side) if conditions else None,
@@ -179,29 +178,29 @@ class PositionLoader:
 
 
 def _one_ahead(batches: Iterator[Batch], readers: int) -> Generator[Batch, None, None]:
-    """The same, each made on a thread while the one before is trained on; where nobody reads ahead, in the
-    caller's.
+    """Yield the same batches, each made on a thread while the previous one is trained on.
+
+    Without readers they are made in the caller's thread.
     """
     if readers == 0:
         yield from batches
         return
     with ThreadPoolExecutor(1, thread_name_prefix="diffbfr-batches") as thread:
-        coming = thread.submit(next, batches)
+        pending = thread.submit(next, batches)
         while True:
-            batch, coming = coming.result(), thread.submit(next, batches)
+            batch = pending.result()
+            pending = thread.submit(next, batches)
             yield batch
 
 
 def check_column(stage: StageSpec, config: TrainingConfig, column: str | None) -> None:
-    """Refuse IRM-2 without the column that its condition is read from, and any training with one that it
-    would not read.
-    """
-    reads = stage.name == "irm2" and config.condition == "sampled"
-    if reads and not column:
+    """Refuse IRM-2 without the column of its condition, and a column that a training would not read."""
+    reads_column = stage.name == "irm2" and config.condition == "sampled"
+    if reads_column and not column:
         raise UsageError(
             "irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first"
         )
-    if stage.name == "irm2" and column and not reads:
+    if stage.name == "irm2" and column and not reads_column:
         raise UsageError(
             f"irm2 has condition=resized and was given the column {column}; expected none; set "
             "condition=sampled to use it"
@@ -209,15 +208,18 @@ def check_column(stage: StageSpec, config: TrainingConfig, column: str | None) -
 
 
 def _variants_left(dataset: ShardedDataset, column: str | None) -> dict[str, list[int]]:
-    """Of each face with quarantined pictures in the column: the variants that can be learnt from."""
+    """The variants that may be trained on, of each face with quarantined images in the column."""
     bad = set(dataset.column(column).quarantined) if column is not None else set()
-    return {key: [v for v in range(dataset.info.variants) if (key, f"{v}.png") not in bad] for key, _ in bad}
+    left: dict[str, list[int]] = {}
+    for key, _ in bad:
+        left[key] = [v for v in range(dataset.info.variants) if (key, f"{v}.png") not in bad]
+    return left
 
 
 def _crop(
     images: Float[Tensor, "b 3 h w"], corners: Sequence[tuple[int, int]], side: int
 ) -> Float[Tensor, "b 3 side side"]:
-    """The same square of an image's target, condition and noise, by its top and left."""
+    """Cut a square of `side` px out of each image, at its (top, left) corner."""
     if side == images.shape[-1]:
         return images
     return torch.stack(
@@ -227,9 +229,7 @@ def _crop(
 
 @dataclass(frozen=True)
 class _Sample:
-    """What a position holds, as a reader leaves it: the arithmetic of a whole batch is one call of
-    torch's, on a thread of its own.
-    """
+    """The sample of one position before any arithmetic, which is done for a whole batch at once."""
 
     target: Pixels
     condition: Pixels | None
@@ -237,11 +237,11 @@ class _Sample:
     t: int
     fraction: float
     corner: tuple[int, int]
-    """Top and left of the patch that is trained; its side is that of all positions of a step."""
+    """Top and left of the patch that is trained on; all positions of a step share its side."""
     side: int
     dropout_seed: int
 
 
 def position_seed(seed: int, stage: str, position: int) -> int:
-    """Seed of all that is drawn for one global position of a stage's run."""
+    """Seed of everything that is drawn for one global position of a stage's run."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stage}/{position}".encode()).digest()[:8], "little") >> 1

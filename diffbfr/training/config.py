@@ -1,4 +1,4 @@
-"""How a stage is trained: settings that change the result, without torch, so that a plan costs nothing."""
+"""Settings of a training that change its result. Importing them imports no torch, so a plan is cheap."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,91 +7,89 @@ from diffbfr.errors import UsageError
 from diffbfr.stages import StageSpec
 
 LONGEST_EMA = 12**-0.5
-"""The relative deviation of a power function of exponent 0, the plain mean of all weights so far."""
+"""Relative standard deviation of a power function of exponent 0, the plain mean of all weights so far."""
 NON_IDENTITY_FIELDS = ("max_skipped", "checkpoint_samples", "keep_checkpoints", "keep_best")
-"""The settings that say how a run is kept alive and not what comes of it: they may change between a
-training and its going on.
-"""
+"""Settings that do not change the result: they may differ between a run and its continuation."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a stage is trained; everything here but `NON_IDENTITY_FIELDS` changes the result."""
+    """How a stage is trained; every field but `NON_IDENTITY_FIELDS` changes the result."""
 
     num_samples: int
     global_batch: int
     learning_rate: float
     optimizer: Literal["adam", "adamw"] = "adam"
     weight_decay: float = 0.0
-    """Of either optimiser. The families that Table 6 shows decay nothing; torch's AdamW would take 0.01 if
-    it were not told.
+    """Weight decay of either optimiser.
+
+    The families of networks in Table 6 decay nothing; torch's AdamW would take 0.01 by default.
     """
     warmup_samples: int = 0
     decay_samples: int = 0
-    """Over the last so many samples the rate falls linearly to zero; 0 keeps it (the paper)."""
+    """The rate falls linearly to zero over the last so many samples; 0 keeps it constant (the paper)."""
     ema_half_life: float | None = 50_000.0
-    """In samples; 0.999 a step at batch 64, as the family of TEM keeps it, is 44,339. None keeps no average,
-    and the last weights are the stage's.
+    """Half-life of the averaged weights in samples; None keeps no average and ends with the last weights.
+
+    0.999 per step at batch 64, as in the family of TEM, is a half-life of 44,339 samples.
     """
     t_max: int | None = None
-    """Largest t that is trained; None is the paper's uniform 1..T, although sampling never visits t above
-    a stage's start.
+    """Largest t that is trained; None is the paper's uniform 1..T.
+
+    Sampling never visits a t above the stage's start.
     """
     condition: Literal["sampled", "resized"] = "sampled"
-    """What IRM-2 sees enlarged: what IRM-1 made of the photo (Eq. 9), or the ground truth x'_0 at its size
-    (Algorithm 1's resize(x'_0)).
+    """The condition of IRM-2, enlarged: a sample of IRM-1 (Eq. 9), or x'_0 of the ground truth (Algorithm 1).
 
-    The second needs no column, and meets IRM-1's faults in sampling only.
+    The second needs no column, but meets the errors of IRM-1 only when it samples.
     """
     gray_target: Literal["gray", "colour"] = "gray"
-    """What a gray photo is restored to: the gray face, so that a gray photo stays gray, or the face in
-    colour (GFPGAN).
-    """
+    """Target of a gray photo: the gray face, so that it stays gray, or the face in colour (GFPGAN)."""
     min_snr_gamma: float | None = None
-    """Weight a level's loss by min(SNR, gamma) in y_0 (Hang et al. 2023 take 5,
-    `diffbfr.training.objective`); None is the paper's 1.
+    """Weight the loss of a noise level by min(SNR, gamma) in y_0; None is the paper's weight of 1.
+
+    Hang et al. 2023 take 5 (`diffbfr.training.objective`).
     """
     patch_px: int | None = None
-    """Train IRM-2 or TEM on crops of this side (Wang et al. 2023, Patch Diffusion); None is the paper's whole
-    images.
+    """Train IRM-2 or TEM on crops of this side (Wang et al. 2023, Patch Diffusion); None is whole images.
 
-    The sampler sees whole images either way: the network is convolutional, and attention takes any size.
-    Coordinates as input channels, which they add, are left out: Table 6 fixes the input, and a stage with
-    more would not be one of it; what a coordinate says, the condition says to IRM-2 and the picture under
-    little noise to TEM.
+    Sampling sees whole images either way: the network is convolutional, and attention takes any size. The
+    coordinate channels that they add to the input are left out: Table 6 fixes the input channels, and what a
+    coordinate tells, IRM-2 learns from its condition and TEM from an image under little noise.
     """
     patch_full_share: float = 0.5
-    """With `patch_px`, the share of the steps that see whole images: attention and borders learn their own
-    scale there (their p = 0.5).
+    """Fraction of the steps that see whole images, with `patch_px` (their p = 0.5).
+
+    Attention and image borders learn their own scale in these steps.
     """
     max_gradient_norm: float | None = None
     max_skipped: int = 10
-    """A step whose loss or gradient is NaN or infinite changes nothing, and is logged; more of them than
-    this end the run.
-    """
+    """Steps whose loss or gradient is not finite are skipped and logged; more of them end the run."""
     reduce_leaves: int | None = None
-    """Compute the global batch in so many reduce_leaves, a power of two, and add their gradients in one order
-    (`diffbfr.training.deterministic_reduce`): every number of workers that divides it, with as many threads
-    each, then has bitwise the same weights. None leaves order to the workers, who agree to rounding, which a
-    long training amplifies.
+    """Number of parts, a power of two, in which a global batch is computed and summed in one order.
+
+    Any number of workers that divides it then ends with bitwise the same weights, for one number of threads
+    each (`diffbfr.training.deterministic_reduce`). With None the workers agree to rounding, which a long
+    training amplifies.
     """
     precision: Literal["float32", "bfloat16"] = "float32"
-    """In which the network computes; weights, moments and averages stay in float32 (torch.autocast)."""
+    """Precision of the network; weights, moments and averages stay in float32 (torch.autocast)."""
     checkpoint_samples: int = 20_000
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept."""
     keep_best: bool = False
-    """Keep that of the least training loss too, a mean over the steps since the checkpoint before: for a look
-    back, its `ema.safetensors` are weights like a stage's. What goes on always goes on from the newest.
+    """Also keep the checkpoint of the lowest training loss, a mean over the steps since the one before it.
+
+    It is for inspection: its `ema.safetensors` are weights like a stage's. Resuming always takes the newest
+    one.
     """
     average_samples: int | None = None
-    """Keep the weights, averaged if they are, every so many samples, for a curve over training; None keeps
-    the last alone.
-    """
+    """Keep the (averaged) weights every so many samples, for a curve over training; None keeps the last."""
     ema_lengths: tuple[float, ...] = ()
-    """Keep power-function averages of these two lengths beside each of those, relative deviations such as
-    0.05 and 0.10 of the samples so far, from which any other length follows after training (Karras et al.
-    2024, `diffbfr.ema`).
+    """Also keep power-function averages of these two lengths with each of those averages.
+
+    Lengths are relative standard deviations, such as 0.05 and 0.10 of the samples so far; an average of any
+    other length can be computed from them after training (Karras et al. 2024, `diffbfr.ema`).
     """
     seed: int = 0
 
@@ -140,7 +138,7 @@ class TrainingConfig:
         self._check_ema_lengths()
 
     def _check_ema_lengths(self) -> None:
-        """Two lengths make a basis; without snapshots along the way there is nothing to combine."""
+        """Two lengths are needed as a basis, and snapshots of them to combine."""
         if not self.ema_lengths:
             return
         if len(set(self.ema_lengths)) != 2 or not all(
@@ -157,20 +155,18 @@ class TrainingConfig:
             )
 
     def largest_px(self, image_px: int) -> int:
-        """Side of the largest images that a step sees, of images of that side."""
+        """Side (px) of the largest images that a step sees, for images of `image_px`."""
         return self.patch_px if self.patch_px is not None and not self.patch_full_share else image_px
 
     def area_share(self, image_px: int) -> float:
-        """How much of an image of that side a sample shows on the mean, and so what it costs: 1 without
-        patches.
-        """
+        """Mean fraction of an image that a sample shows, and so its relative cost; 1 without patches."""
         if self.patch_px is None:
             return 1.0
         return self.patch_full_share + (1 - self.patch_full_share) * (self.patch_px / image_px) ** 2
 
     @property
     def num_averages(self) -> int:
-        """How many copies of the weights are held beside them."""
+        """Number of averages that are kept beside the weights."""
         return (self.ema_half_life is not None) + len(self.ema_lengths)
 
     @property
@@ -180,10 +176,9 @@ class TrainingConfig:
 
 
 def check_training(stage: StageSpec, config: TrainingConfig) -> None:
-    """Refuse what a stage cannot be trained with: patches that it cannot take, and a choice of condition
-    where it has none.
+    """Refuse patches, or a choice of condition, that a stage cannot be trained with.
 
-    IRM-1 makes the whole face's identity out of a few pixels: no part of it can be restored alone.
+    IRM-1 restores the identity of a whole face from a few pixels: no part of it can be restored alone.
     """
     if config.condition != "sampled" and stage.name != "irm2":
         raise UsageError(

@@ -1,6 +1,4 @@
-"""The objective of the three stages: Eq. 8 (IRM-1), 9 (IRM-2) and 11 (TEM), and weights of it that the
-paper does not have.
-"""
+"""The objective of the three stages: Eq. 8 (IRM-1), 9 (IRM-2) and 11 (TEM), and optional loss weights."""
 
 import torch
 from jaxtyping import Float, Float64
@@ -19,22 +17,24 @@ def stage_loss(
     min_snr_gamma: float | None = None,
     t_max: int | None = None,
 ) -> Float[Tensor, ""]:
-    """The objective of Eq. 8, 9 or 11, a mean over the batch; `net` is the denoiser, maybe wrapped for
-    distributed training.
+    """The objective of Eq. 8, 9 or 11, a mean over the batch.
 
-    IRM draws its noise level uniformly between the neighbours sqrt(gamma_t) and sqrt(gamma_{t-1}) (SR3); a
-    network that hears steps takes t itself. TEM adds the variational term that trains its variance range, a
-    thousandth of the bound: the sum over the steps that are drawn, 1..`t_max` (None, or more than T: 1..T),
-    which one of them stands for. A network that predicts the velocity is measured in it. `min_snr_gamma`
-    weights the images by their levels (`min_snr_weight`); the variational term keeps its own weights.
+    `net` is the denoiser, possibly wrapped for distributed training. IRM draws its noise level uniformly
+    between the neighbours sqrt(gamma_t) and sqrt(gamma_{t-1}) (SR3); a network whose time is the step takes t
+    itself. TEM adds the variational term that trains its variance range, a thousandth of the bound: the sum
+    over the steps that are drawn, 1..`t_max` (None, or more than T: 1..T), of which the drawn step is one
+    sample. A network that predicts the velocity is compared in velocity. `min_snr_gamma` weights the images
+    by their levels (`min_snr_weight`); the variational term is not weighted.
     """
     schedule, spec = denoiser.schedule, denoiser.spec
-    levels, device = schedule.gamma.sqrt(), batch.y_0.device
+    levels = schedule.gamma.sqrt()
+    device = batch.y_0.device
     if spec.unet.time == "noise_level":
         drawn = torch.lerp(levels[batch.t], levels[batch.t - 1], batch.fraction.double())
         time = drawn.to(device, torch.float32)
     else:
-        drawn, time = levels[batch.t], batch.t.to(device, torch.float32)
+        drawn = levels[batch.t]
+        time = batch.t.to(device, torch.float32)
     level = drawn.to(device).view(-1, 1, 1, 1)
     y_t = level.float() * batch.y_0 + (1 - level.square()).sqrt().float() * batch.noise
     output = net(y_t, time, batch.condition, batch.dropout_seeds)
@@ -51,18 +51,18 @@ def stage_loss(
 
 
 def min_snr_weight(level: Float64[Tensor, " b"], gamma: float, spec: StageSpec) -> Float64[Tensor, " b"]:
-    """Weight that makes a loss of the network's output count min(SNR, gamma) in y_0 (Hang et al. 2023,
-    Min-SNR).
+    """Weight that makes a loss of the network's output count min(SNR, gamma) in y_0 (Hang et al. 2023).
 
-    `level` is sqrt(gamma_t) of the process in which the network speaks (`Denoiser.own_level`), and SNR =
-    level^2 / (1 - level^2). There the squared error of the noise is SNR times that of the image, and that of
-    the velocity SNR + 1 times: the image is level y - sigma v. The weights of the squared error are therefore
+    `level` is sqrt(gamma_t) of the process of the network's output (`Denoiser.own_level`), and SNR = level^2
+    / (1 - level^2). There the squared error of the noise is SNR times that of the image, and that of the
+    velocity SNR + 1 times: the image is level y - sigma v. The weights of the squared error are therefore
     min(SNR, gamma) / SNR for the noise and min(SNR, gamma) / (SNR + 1) for the velocity, their Eq. 7 to 9;
     written in the level neither is infinite at its ends. An absolute error is of the first degree in the
     error where the squared one is of the second: it takes the square root. For a velocity of the whitened
-    residual the process is the whitened one, whose signal has unit variance as the derivation asks.
+    residual the process is the whitened one, whose signal has unit variance as the derivation assumes.
     """
-    signal, noise = level.square(), 1 - level.square()
+    signal = level.square()
+    noise = 1 - level.square()
     weight = (
         torch.clamp_max(gamma * noise / signal, 1.0)
         if spec.predicts == "noise"

@@ -1,6 +1,4 @@
-"""The average of any length, out of the power-function averages that a training kept (Karras et al. 2024,
-section 3.2).
-"""
+"""Averages of any length from the power-function averages of a training (Karras et al. 2024, section 3.2)."""
 
 from pathlib import Path
 
@@ -14,10 +12,10 @@ from diffbfr.stages import StageName
 
 
 def reconstruct(averages: Path, name: StageName, length: float) -> tuple[dict[str, Tensor], Combination]:
-    """Weights of the average of `length` at the last snapshot, in float32, and how they were put together.
+    """Weights of the average of `length` at the last snapshot, in float32, and how they were combined.
 
-    `averages` is the folder that `TrainingConfig.average_samples` fills. Each snapshot is read, added and
-    forgotten in float64. UsageError if it holds fewer than two.
+    `averages` is the folder that `TrainingConfig.average_samples` fills. Snapshots are read one at a time and
+    summed in float64. UsageError if there are fewer than two.
     """
     found = {
         Snapshot(int(path.parent.parent.name), float(path.parent.name.removeprefix("power-"))): path
@@ -26,8 +24,7 @@ def reconstruct(averages: Path, name: StageName, length: float) -> tuple[dict[st
     if len(found) < 2:
         raise UsageError(
             f"found {len(found)} power-function averages of {name} in {averages}; expected at least two; "
-            "train with "
-            f"--set {name}.training.ema_lengths=0.05,0.1 and {name}.training.average_samples"
+            f"train with --set {name}.training.ema_lengths=0.05,0.1 and {name}.training.average_samples"
         )
     chosen = combination(list(found), length, max(snapshot.samples for snapshot in found))
     total: dict[str, Tensor] = {}

@@ -41,7 +41,7 @@ TABLE_6 = [
     "Inner channel",
     "Attention resolutions",
 ]
-CARDS = [
+METRICS = [
     value
     for module in (psnr, ssim, squeezenet, identity)
     for value in vars(module).values()
@@ -57,7 +57,7 @@ NAMES = {
     "PRESETS": PRESETS,
     "TrainingConfig": TrainingConfig,
     "VLB_WEIGHT": VLB_WEIGHT,
-    "CARDS": CARDS,
+    "METRICS": METRICS,
 }
 """What a default in the table of choices may speak of."""
 
@@ -191,7 +191,7 @@ def test_every_choice_has_an_option_its_default_and_a_test(row: list[str]) -> No
 
 
 def test_no_contradiction_is_left_out() -> None:
-    assert len(CARDS) == 4
+    assert len(METRICS) == 4
     assert [row[0] for row in CHOICES] == [
         "loss",
         "reverse variance",

@@ -36,8 +36,8 @@ def test_frozen_weights_give_the_maps_of_plain_ones(conv: Conv, px: int) -> None
     plain = copy.deepcopy(frozen).requires_grad_(True)
     for _ in range(2):
         assert torch.allclose(frozen(h), plain(h), atol=1e-5)
-    assert frozen._ordered
-    assert not plain._ordered
+    assert frozen._reordered
+    assert not plain._reordered
 
 
 @CONVS

@@ -73,7 +73,7 @@ def steps_of(meeting: Path, rank: int) -> Steps:
 def noting_steps(steps: Steps, nan_step: int | None = None) -> Iterator[None]:
     """Note the steps that this process takes, and make the images of one of them NaN."""
     keys: dict[int, str] = {}
-    read, take = PositionLoader._at, TrainStep.step
+    read, take = PositionLoader._sample_at, TrainStep.step
 
     def noting(loader: PositionLoader, key: str, position: int) -> object:
         sample = read(loader, key, position)
@@ -86,7 +86,7 @@ def noting_steps(steps: Steps, nan_step: int | None = None) -> Iterator[None]:
             share = replace(share, y_0=torch.full_like(share.y_0, torch.nan))
         return take(train_step, share, step)
 
-    with patch.object(PositionLoader, "_at", noting), patch.object(TrainStep, "step", taking):
+    with patch.object(PositionLoader, "_sample_at", noting), patch.object(TrainStep, "step", taking):
         yield
 
 

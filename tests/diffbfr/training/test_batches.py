@@ -76,7 +76,7 @@ def test_a_batch_is_made_while_the_one_before_is_trained_on(
         Semaphore(0),
         active_count(),
     )
-    join, read = loader._join, loader._at
+    join, read = loader._join, loader._sample_at
 
     def noted(share: Sequence[Loaded[Any]]) -> Batch:
         made.release()
