@@ -134,8 +134,13 @@ def test_the_rooms_of_the_architecture_are_those_of_the_import_contract() -> Non
     assert found == dict(enumerate(FLOORS))
 
 
-def strings(file: Path) -> Iterator[str]:
-    """The string constants of a module, and its messages with every inserted value as one NUL."""
+@functools.cache
+def strings() -> tuple[str, ...]:
+    """The string constants of all modules, and their messages with every inserted value as one NUL."""
+    return tuple(text for file in SOURCES for text in _strings(file))
+
+
+def _strings(file: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -145,7 +150,7 @@ def strings(file: Path) -> Iterator[str]:
 
 
 def test_every_environment_variable_is_documented() -> None:
-    found = {text for file in SOURCES for text in strings(file) if VARIABLE.fullmatch(text)}
+    found = {text for text in strings() if VARIABLE.fullmatch(text)}
     read = re.compile(r"environ(?:\.get\(|\[)\"(\w+)\"")
     found |= {name for file in SOURCES for name in read.findall(file.read_text())}
     assert {"DIFFBFR_CACHE", "RANK", "AWS_ENDPOINT_URL"} <= found
@@ -159,7 +164,7 @@ def test_every_message_of_the_troubleshooting_is_in_the_source() -> None:
     section = OPERATIONS.partition("## Troubleshooting")[2]
     quoted = re.findall(r"^\| `(.*?)` \|", section, re.MULTILINE)
     assert len(quoted) >= 20
-    messages = "\n".join(text for file in SOURCES for text in strings(file))
+    messages = "\n".join(strings())
     messages = re.sub(r"%[sd]", "\0", messages)
     missing = []
     for line in quoted:
