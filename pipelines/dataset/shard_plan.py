@@ -1,4 +1,4 @@
-"""Which photos go into which shard, and under which keys: the listing is spooled to a file, sorted there and
+"""Which photos go into which shard, and under which keys: the listing is written to a file, sorted there and
 cut into tasks.
 
 Nothing here grows with the number of photos but files: one beside the driver while it sorts, and one a shard
@@ -130,12 +130,12 @@ def split_listing(refs: Iterator[PhotoRef], shard_size: int) -> Iterator[list[tu
     the same after lower-casing and cleaning all get a hash of their whole name, so that a key never depends
     on the listing's order; where that hash does not yet tell them apart, a longer one does.
     """
-    with open_listing_db() as spool:
-        spool.execute("CREATE TABLE photo (stem TEXT, name TEXT, ref TEXT, key TEXT)")
+    with open_listing_db() as db:
+        db.execute("CREATE TABLE photo (stem TEXT, name TEXT, ref TEXT, key TEXT)")
         rows = ((_clean(_stem(ref.name)), ref.name, json.dumps(astuple(ref))) for ref in refs)
-        spool.executemany("INSERT INTO photo (stem, name, ref) VALUES (?, ?, ?)", rows)
-        _assign_keys(spool)
-        ordered = spool.execute("SELECT key, ref FROM photo ORDER BY key")
+        db.executemany("INSERT INTO photo (stem, name, ref) VALUES (?, ?, ?)", rows)
+        _assign_keys(db)
+        ordered = db.execute("SELECT key, ref FROM photo ORDER BY key")
         while chunk := ordered.fetchmany(shard_size):
             yield [(key, PhotoRef(*json.loads(ref))) for key, ref in chunk]
 
@@ -155,16 +155,16 @@ def _begin(root: str, config: ShardConfig) -> None:
         )
 
 
-def _assign_keys(spool: sqlite3.Connection) -> None:
+def _assign_keys(db: sqlite3.Connection) -> None:
     """Give each row its key; UsageError if a name was listed twice."""
-    spool.create_function("hashed", 3, _hashed_key, deterministic=True)
-    spool.execute("CREATE INDEX by_stem ON photo (stem)")
-    spool.execute("UPDATE photo SET key = stem")
+    db.create_function("hashed", 3, _hashed_key, deterministic=True)
+    db.execute("CREATE INDEX by_stem ON photo (stem)")
+    db.execute("UPDATE photo SET key = stem")
     twice = "stem = '' OR stem IN (SELECT stem FROM photo GROUP BY stem HAVING count(*) > 1)"
-    spool.execute("CREATE INDEX by_key ON photo (key)")
+    db.execute("CREATE INDEX by_key ON photo (key)")
     for digits in (8, 16, 32):
-        spool.execute(f"UPDATE photo SET key = hashed(stem, name, ?) WHERE {twice}", (digits,))
-        clash = spool.execute(
+        db.execute(f"UPDATE photo SET key = hashed(stem, name, ?) WHERE {twice}", (digits,))
+        clash = db.execute(
             "SELECT name, count(*) FROM photo GROUP BY key HAVING count(*) > 1 LIMIT 1"
         ).fetchone()
         if clash is None:
