@@ -18,6 +18,8 @@ StageName = Literal["irm1", "irm2", "tem"]
 Mode = Literal["fast", "faithful"]
 """How a cascade samples: Algorithm 1 step by step (`faithful`), or by few-step solvers."""
 STAGE_NAMES: tuple[StageName, ...] = ("irm1", "irm2", "tem")
+PACKAGED = "packaged"
+"""The name of the cascade that comes with the package, wherever a cascade is named."""
 LossKind = Literal["l1", "l2"]
 Solver = Literal["ancestral", "ddim", "dpmpp_2m", "sde_dpmpp_2m"]
 ReverseVariance = Literal["beta", "posterior", "learned"]

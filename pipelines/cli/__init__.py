@@ -1,14 +1,12 @@
-"""The command line: few flags, the same words everywhere. `app.py` puts the commands together; each is a thin
-file beside it.
+"""The command line: `app.py` assembles the commands, each of which is a thin module.
 
-Nothing heavy is imported before a command runs, so that `diffbfr --help` answers at once.
+No heavy package is imported before a command runs, so that `diffbfr --help` takes less than half a second.
 """
 
 import os
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: on shared cores, threads that spin at barriers cost most of the speed
+# before torch is imported: on shared cores, threads that spin at barriers cost most of the speed
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pipelines.cli.app import main
 

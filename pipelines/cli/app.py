@@ -1,11 +1,11 @@
-"""The commands put together, and how an error ends them."""
+"""The command line application, and how an error ends a command."""
 
 import os
 import sys
 
 import typer
 
-from diffbfr.errors import DiffBFRError, IncompleteError, UsageError
+from diffbfr.errors import DiffBFRError, IncompleteError, UsageError, one_line
 from pipelines.cli.arguments import PhotosCommand
 from pipelines.cli.data import data
 from pipelines.cli.doctor import doctor
@@ -15,7 +15,7 @@ from pipelines.cli.run import condition, evaluate, run, shard, train
 
 TRACEBACK_VARIABLE = "DIFFBFR_TRACEBACK"
 _INTERRUPTED = 130
-_NOT_TO_BE_HAD = (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
+_FILE_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
 
 app = typer.Typer(
     name="diffbfr",
@@ -40,31 +40,30 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and its exit code, with a traceback only on
-    `DIFFBFR_TRACEBACK=1`.
+    """Run the command line; an error that the user can mend is one line and an exit code.
 
-    What the system refuses is an error of the command where it is about what the user named, and may be given
-    the next time elsewhere (a full disk, a network). So may what MLflow refuses (its database is locked, its
-    server is too busy): nothing of it is ours to mend.
+    `DIFFBFR_TRACEBACK=1` shows the traceback too. Errors of the system about a file that the user named exit
+    with 2. Other errors of the system (a full disk, a network), and those of MLflow (a locked database, a
+    busy server), may pass: they exit with 3, and the same command can be run again.
     """
     try:
         app()
     except DiffBFRError as error:
         _end(error, str(error), error.exit_code)
-    except _NOT_TO_BE_HAD as error:
+    except _FILE_ERRORS as error:
         _end(
             error,
-            f"{_of_system(error)}; expected it to be there and open to you; name another, or mend it",
+            f"{_system_message(error)}; expected it to be there and open to you; name another, or mend it",
             UsageError.exit_code,
         )
     except OSError as error:
         _end(
             error,
-            f"{_of_system(error)}; expected it to be done; run the same command again",
+            f"{_system_message(error)}; expected it to be done; run the same command again",
             IncompleteError.exit_code,
         )
     except Exception as error:
-        if not _is_mlflows(error):
+        if not _is_mlflow_error(error):
             raise
         _end(
             error,
@@ -83,13 +82,13 @@ def _end(error: Exception, line: str, exit_code: int) -> None:
     sys.exit(exit_code)
 
 
-def _of_system(error: OSError) -> str:
-    """What the system said, and of what."""
-    said = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {said}" if error.filename is not None else said
+def _system_message(error: OSError) -> str:
+    """Return the message of the system, with the file that it is about."""
+    message = error.strerror or one_line(error)
+    return f"{error.filename}: {message}" if error.filename is not None else message
 
 
-def _is_mlflows(error: Exception) -> bool:
-    """Whether MLflow raised it: only if it was imported it can have."""
+def _is_mlflow_error(error: Exception) -> bool:
+    """True if `error` is an MlflowException. Does not import mlflow."""
     module = sys.modules.get("mlflow.exceptions")
     return module is not None and isinstance(error, module.MlflowException)

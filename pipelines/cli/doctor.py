@@ -1,4 +1,4 @@
-"""`diffbfr doctor`: is this machine fit?"""
+"""`diffbfr doctor`: check this machine."""
 
 from diffbfr.errors import DiffBFRError
 from pipelines.cli import options

@@ -1,8 +1,10 @@
-"""The flags that several commands share, each said once."""
+"""The options that several commands share."""
 
 from typing import Annotated
 
 import typer
+
+from diffbfr.stages import PACKAGED as PACKAGED
 
 Recipe = Annotated[
     str,
@@ -53,6 +55,5 @@ Tracking = Annotated[
     ),
 ]
 
-PACKAGED = "packaged"
 DEFAULT_RECIPE = "smoke"
 DEFAULT_ROOT = "runs"

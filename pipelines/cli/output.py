@@ -1,4 +1,4 @@
-"""What commands write to standard output: short tables for people, one JSON object for machines."""
+"""What commands write to standard output: short tables for people, one JSON object for programs."""
 
 import dataclasses
 import json
@@ -7,9 +7,11 @@ from typing import Any
 
 import typer
 
+from diffbfr.text import format_columns
+
 
 def say(text: str) -> None:
-    """Write a line, or several."""
+    """Write one line or several."""
     typer.echo(text)
 
 
@@ -19,19 +21,9 @@ def say_json(value: Any) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as they must be, two spaces apart; numbers stand right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(column[i]) for column in [list(head), *cells]) for i in range(len(head))]
-    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if far else cell.ljust(width)
-            for cell, width, far in zip(row, widths, right, strict=True)
-        )
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(head), *map(line, cells)])
+    """Return a table of aligned columns; those that hold only numbers are aligned to the right."""
+    right = [all(isinstance(cell, int | float) for cell in column) for column in zip(*rows, strict=True)]
+    return format_columns([head, *(tuple(map(str, row)) for row in rows)], right)
 
 
 def _plain(value: object) -> object:

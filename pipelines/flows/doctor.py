@@ -1,5 +1,6 @@
-"""Is this machine fit? Versions with known holes, and round trips to storage and tracking, from the driver
-and from a worker.
+"""Checks of a machine: versions of packages, and round trips to storage and tracking.
+
+Each check runs in the driver and on one worker.
 """
 
 import importlib.metadata
@@ -10,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffbfr.errors import DiffBFRError
+from diffbfr.errors import DiffBFRError, one_line
 from pipelines import storage
 from pipelines.cluster import Cluster
 
@@ -19,8 +20,9 @@ Version = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Requirement:
-    """Versions of a package that are known not to work: below `since`, or from `before` on;
-    `wanted=False`: it must not be installed.
+    """The supported versions of a package: `since` <= version < `before`, and why there is a limit.
+
+    With `wanted=False` the package must not be installed.
     """
 
     package: str
@@ -59,7 +61,7 @@ REQUIREMENTS = (
 
 @dataclass(frozen=True)
 class DoctorTask:
-    """What to look at. `tracking` is an MLflow URI, None for the database under the root."""
+    """What one process checks. `tracking` is an MLflow URI, None for the database under the root."""
 
     root: str
     tracking: str | None
@@ -68,7 +70,7 @@ class DoctorTask:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at."""
+    """The result of one check: the process, the subject, and what was found."""
 
     where: str
     what: str
@@ -77,20 +79,20 @@ class Check:
 
 
 def doctor(root: str, tracking: str | None, cluster: Cluster) -> tuple[Check, ...]:
-    """Every check, first here and then on one worker; a check that fails is a row, not an exception."""
+    """Run every check in this process and on one worker; a failed check is a row, not an exception."""
     root = storage.absolute(root)
     checks = examine(DoctorTask(root, tracking, "driver"))
     started = time.monotonic()
     try:
         checks += cluster.map(examine, [DoctorTask(root, tracking, "worker")], label="worker")[0]
-    except Exception as error:  # whatever keeps a worker from answering is the finding
-        return (*checks, Check("worker", "answers", False, _first_line(error)))
+    except Exception as error:  # any reason why a worker does not answer is a result
+        return (*checks, Check("worker", "answers", False, one_line(error)))
     return (*checks, Check("worker", "answers", True, f"after {time.monotonic() - started:.1f} s"))
 
 
 def examine(task: DoctorTask) -> tuple[Check, ...]:
-    """The checks of one process."""
-    versions = tuple(_version_check(task.where, hole) for hole in REQUIREMENTS)
+    """Run the checks of one process."""
+    versions = tuple(_version_check(task.where, requirement) for requirement in REQUIREMENTS)
     return (
         *versions,
         _attempt(task.where, "storage", lambda: _storage_round_trip(task.root)),
@@ -98,29 +100,22 @@ def examine(task: DoctorTask) -> tuple[Check, ...]:
     )
 
 
-def _version_check(where: str, hole: Requirement) -> Check:
+def _version_check(where: str, requirement: Requirement) -> Check:
+    package, wanted = requirement.package, requirement.wanted
     try:
-        text = (
-            platform.python_version()
-            if hole.package == "python"
-            else importlib.metadata.version(hole.package)
-        )
+        text = platform.python_version() if package == "python" else importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return Check(
-            where,
-            hole.package,
-            not hole.wanted,
-            "not installed" if not hole.wanted else "not installed; reinstall diffbfr",
-        )
+        detail = "not installed; reinstall diffbfr" if wanted else "not installed"
+        return Check(where, package, not wanted, detail)
     version = tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3])
-    if hole.wanted and hole.since <= version < hole.before:
-        return Check(where, hole.package, True, text)
-    wanted = f"expected >={_dotted(hole.since)},<{_dotted(hole.before)}: " if hole.wanted else ""
-    return Check(where, hole.package, False, f"{text}; {wanted}{hole.why}")
+    if wanted and requirement.since <= version < requirement.before:
+        return Check(where, package, True, text)
+    limits = f"expected >={_dotted(requirement.since)},<{_dotted(requirement.before)}: " if wanted else ""
+    return Check(where, package, False, f"{text}; {limits}{requirement.why}")
 
 
 def _storage_round_trip(root: str) -> str:
-    """Write, read back, lose a race, list, remove."""
+    """Write a file, read it back, list it, fail to create it again, and remove it."""
     folder = storage.join(root, f"doctor-{uuid.uuid4().hex[:8]}")
     place, data = storage.join(folder, "file"), bytes(range(256)) * 4096
     storage.check_writable(root)
@@ -141,32 +136,27 @@ def _storage_round_trip(root: str) -> str:
 
 
 def _tracking_round_trip(root: str, tracking: str | None) -> str:
-    """Leave a mark on the experiment and read it."""
+    """Set a tag on the experiment and read it."""
     from pipelines.tracking.connection import open_registry
 
     registry = open_registry(root, tracking)
-    mark = uuid.uuid4().hex
-    registry.client.set_experiment_tag(registry.experiment_id, "diffbfr.doctor", mark)
+    value = uuid.uuid4().hex
+    registry.client.set_experiment_tag(registry.experiment_id, "diffbfr.doctor", value)
     found = registry.client.get_experiment(registry.experiment_id).tags.get("diffbfr.doctor")
-    if found != mark:
+    if found != value:
         raise DiffBFRError(
-            f"{registry.uri} gives back {found!r}, written was {mark!r}; expected the same; use another "
+            f"{registry.uri} gives back {found!r}, written was {value!r}; expected the same; use another "
             "server"
         )
     return f"{registry.uri}: written, read back"
 
 
-def _attempt(where: str, what: str, look: Callable[[], str]) -> Check:
-    """Run one look; any exception is a finding."""
+def _attempt(where: str, what: str, check: Callable[[], str]) -> Check:
+    """Run one check; any exception is a failed check."""
     try:
-        return Check(where, what, True, look())
-    except Exception as error:  # a doctor names every illness and falls ill of none
-        return Check(where, what, False, _first_line(error))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+        return Check(where, what, True, check())
+    except Exception as error:
+        return Check(where, what, False, one_line(error))
 
 
 def _dotted(version: Version) -> str:

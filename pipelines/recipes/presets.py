@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from diffbfr.stages import IRM1, IRM1_TINY, IRM2, IRM2_TINY, TEM, TEM_TINY
+from diffbfr.stages import IRM1, IRM1_TINY, IRM2, IRM2_TINY, PACKAGED, TEM, TEM_TINY
 from diffbfr.training.config import TrainingConfig
 from pipelines.cluster import ClusterConfig
 from pipelines.recipes.recipe import (
-    PACKAGED,
     SCRATCH,
     DataConfig,
     EvaluateConfig,

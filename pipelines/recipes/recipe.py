@@ -18,8 +18,8 @@ from pipelines.cluster import ClusterConfig
 if TYPE_CHECKING:
     from pipelines.dataset.samples import ShardConfig
 
-SCRATCH, PACKAGED = "scratch", "packaged"
-"""Values of `Recipe.init`; anything else is the folder of a cascade."""
+SCRATCH = "scratch"
+"""With `PACKAGED` the values of `Recipe.init`; anything else is the folder of a cascade."""
 
 
 @dataclass(frozen=True)

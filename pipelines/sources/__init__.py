@@ -1,9 +1,8 @@
-"""Where photos come from: a folder, a zip or a tar, several of these (local or s3://), one file, or
-procedural faces.
+"""Sources of photos: folders, zips, tars, patterns of archives (local or on S3), files, procedural faces.
 
-Each lists cheaply, any worker reads: a source is a small frozen value, so a task carries it to a worker and
-reads there. Names are only names: nothing is ever extracted, and a member called `../x.png` is a photo with
-an odd name. Listings are sorted by name, and a photo that changes after it was listed is noticed.
+A source is a small frozen value: the driver lists it, and tasks carry it to workers, which read the photos.
+Archives are never extracted, so a member named `../x.png` is only a photo with an odd name. Listings are
+sorted by name, and a photo that changes after it was listed is noticed.
 """
 
 from pathlib import Path
@@ -35,12 +34,12 @@ __all__ = [
 
 
 def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
-    """Open a folder, zip or tar, several as `photos/*.zip` (local or `s3://`), one local file, or
-    `synthetic:count=640,seed=0,px=128`.
+    """Open a folder, zip, tar, pattern such as `photos/*.zip`, file, or `synthetic:count=640,seed=0,px=128`.
 
-    What is there under the very name that is given goes before a pattern. Hidden files, `__MACOSX` and what
-    has no image's suffix are left out, unless `every_file` wants a row for each input. FFHQ with its
-    `ffhq-dataset-v2.json` in it or beside it, be it a folder, a zip or a tar, is checked against that.
+    All but single files may be on S3. A name with wildcards that exists is no pattern. Hidden files,
+    `__MACOSX` and files without the suffix of an image are left out, unless `every_file` asks for a row for
+    each input. Photos are checked against `ffhq-dataset-v2.json` if it is in the source or beside it.
+    UsageError if there is nothing to open.
     """
     text = str(uri)
     if text.startswith(SYNTHETIC):

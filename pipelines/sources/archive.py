@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import PurePosixPath
 from typing import IO, Final, cast
 
-from diffbfr.errors import UsageError
+from diffbfr.errors import UsageError, one_line
 from pipelines import storage
 from pipelines.sources.listing_db import sort_refs
 from pipelines.sources.published import INDEX, Index, attach_checksums, check_published, index_at
@@ -26,25 +26,21 @@ from pipelines.sources.source import (
 )
 from pipelines.sources.zip_index import ZipEntry, entries, entry_at, find_index
 
-_BLOCK_BYTES: Final = 1 << 18  # what is fetched from S3 beyond a member's header: most of what follows it
+_BLOCK_BYTES: Final = 1 << 18  # fetched from S3 with a member's header: usually the whole member
 _DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
-"""RuntimeError: encrypted; NotImplementedError: an exotic compression; ValueError: nonsense in the local
-header.
-"""
-_HEADER: Final = struct.Struct(
-    "<4s22x2H"
-)  # magic, what the index says too, bytes of the name, bytes of the extra field
+"""RuntimeError: encrypted; NotImplementedError: unknown compression; ValueError: an invalid local header."""
+# magic, fields that the index repeats, bytes of the name, bytes of the extra field
+_HEADER: Final = struct.Struct("<4s22x2H")
 _ENCRYPTED: Final = 1
 _MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # a member follows; an empty archive
 
 
 @dataclass(frozen=True)
 class ZipSource(PhotoSource):
-    """The members of a zip, local or on S3; `PhotoRef.uri` ends in the place of the member's entry in the
-    zip's index.
+    """The members of a zip, local or on S3; `PhotoRef.uri` ends in the offset of the entry in its index.
 
-    So equal or odd names stay apart, and a worker reads one entry and not the index. `index` is FFHQ's beside
-    the zip; one inside goes before it.
+    The offset keeps members of equal name apart, and lets a worker read one entry instead of the index.
+    `index` is the place of FFHQ's index beside the zip, or ""; one inside the zip takes precedence.
     """
 
     uri: str
@@ -52,9 +48,7 @@ class ZipSource(PhotoSource):
     index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
-        """Yield the members that may be photos, sorted by name; a name used twice gets `#2` at its second
-        use.
-        """
+        """Yield the members that may be photos, sorted by name; a repeated name gets `#2` the second time."""
         inside: list[Index] = []
         refs = sort_refs(self._refs(inside))
         first = list(islice(refs, 1))  # the whole index of the zip is read by then
@@ -64,27 +58,27 @@ class ZipSource(PhotoSource):
     def _refs(self, inside: list[Index]) -> Iterator[PhotoRef]:
         with _readable(self.uri), storage.open_read(self.uri, _BLOCK_BYTES, verified=True) as file:
             for entry in entries(file):
-                name, mark = entry.name, f"crc32:{entry.crc:08x}"
+                name, fingerprint = entry.name, f"crc32:{entry.crc:08x}"
                 if name.rpartition("/")[2] == INDEX:
                     inside.append(
                         Index(
                             f"{self.uri}#{name}",
-                            mark,
+                            fingerprint,
                             name.removesuffix(INDEX),
                             open=partial(_open_member, self.uri, entry),
                         )
                     )
                 if not name.endswith("/") and (self.every_file or is_photo(name)):
-                    yield PhotoRef(f"{self.uri}#{entry.place}", name, entry.num_bytes, mark)
+                    yield PhotoRef(f"{self.uri}#{entry.place}", name, entry.num_bytes, fingerprint)
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Read one member; its CRC is checked, by the reader against the zip and here against the listing.
+        """Read one member; its CRC must be that of the zip's index and of the listing.
 
-        One that comes from S3 with another CRC is read again, twice: only what the server itself holds is the
-        photo's fault.
+        A member that comes from S3 with another CRC is fetched again with `read_verified`, so that an error
+        of the network does not quarantine the photo.
         """
         check_size(ref)
-        gone = (
+        changed = (
             f"{ref.name} changed in {self.uri} after it was listed; expected the listed content; run the "
             "command again"
         )
@@ -92,10 +86,10 @@ class ZipSource(PhotoSource):
             archive = _open(self.uri)
             entry = archive.entry(int(ref.uri.rpartition("#")[2]))
             if entry is None or f"crc32:{entry.crc:08x}" != ref.fingerprint:
-                raise PhotoUnreadableError(gone)
+                raise PhotoUnreadableError(changed)
             data = checked(ref, archive.content(entry))
         except (storage.ReplacedError, FileNotFoundError) as error:
-            raise PhotoUnreadableError(gone) from error
+            raise PhotoUnreadableError(changed) from error
         except OSError as error:
             if storage.is_remote(self.uri):
                 raise
@@ -104,19 +98,19 @@ class ZipSource(PhotoSource):
             ) from error
         except _DAMAGE as error:
             raise PhotoUnreadableError(
-                f"{ref.name} in {self.uri} cannot be read ({' '.join(str(error).split())})"
+                f"{ref.name} in {self.uri} cannot be read ({one_line(error)})"
             ) from error
         return check_published(ref, data)
 
 
 def looks_like_zip(uri: str) -> bool:
-    """Tell by suffix or by first bytes; a photo with a zip glued to its end is a photo."""
+    """True if the suffix or the first bytes are those of a zip; a photo with a zip appended is a photo."""
     with storage.open_read(uri) as file:
         return file.read(4) in _MAGIC or uri.lower().endswith(".zip")
 
 
 def check_zip(uri: str) -> None:
-    """Raise UsageError unless the archive's index can be found; its entries are read when it is listed."""
+    """Raise UsageError unless the index of the zip can be found; `listing` reads its entries."""
     with _readable(uri), storage.open_read(uri, _BLOCK_BYTES, verified=True) as file:
         next(entries(file), None)
 
@@ -138,7 +132,7 @@ def _open_member(uri: str, entry: ZipEntry) -> Iterator[IO[bytes]]:
 
 
 def _unpacking(file: IO[bytes], entry: ZipEntry) -> zipfile.ZipExtFile:
-    """Read a member from its header on; the reader unpacks it and checks its CRC."""
+    """Return a stream of the content of a member, which decompresses it and checks its CRC."""
     if entry.flags & _ENCRYPTED:
         raise RuntimeError("it is encrypted")
     file.seek(entry.header)
@@ -147,22 +141,19 @@ def _unpacking(file: IO[bytes], entry: ZipEntry) -> zipfile.ZipExtFile:
         raise zipfile.BadZipFile(f"no header at byte {entry.header}")
     _, name_bytes, extra_bytes = _HEADER.unpack(head)
     file.seek(entry.header + _HEADER.size + name_bytes + extra_bytes)
-    facts = zipfile.ZipInfo(entry.name)
-    facts.compress_type, facts.compress_size, facts.file_size, facts.CRC = (
-        entry.method,
-        entry.packed_bytes,
-        entry.num_bytes,
-        entry.crc,
-    )
-    return zipfile.ZipExtFile(file, "r", facts)
+    info = zipfile.ZipInfo(entry.name)
+    info.compress_type = entry.method
+    info.compress_size = entry.packed_bytes
+    info.file_size = entry.num_bytes
+    info.CRC = entry.crc
+    return zipfile.ZipExtFile(file, "r", info)
 
 
 @dataclass(frozen=True)
 class _Archive:
-    """An open zip, read in two places at once: a block of its index, which members follow each other in, and
-    one of its contents.
+    """An open zip with two file positions, so that index and contents keep a fetched block each.
 
-    From S3 the index is read twice, for it carries no digest; the members do, and are read once.
+    On S3 the index has no digest and is read with `read_verified`; members have a CRC and are read once.
     """
 
     index: IO[bytes]
@@ -191,7 +182,7 @@ class _Archive:
 
 
 def _open(uri: str) -> _Archive:
-    """Open an archive once a process: a forked child does not share the parent's file position."""
+    """Open an archive once per process: a forked child must not share the file position of its parent."""
     return _opened(uri, storage.version(uri), os.getpid())
 
 

@@ -9,17 +9,23 @@ from typing import Final
 from pipelines import storage
 from pipelines.sources.listing_db import sort_refs
 from pipelines.sources.published import attach_checksums, check_published, index_at
-from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, check_size, is_photo
+from pipelines.sources.source import (
+    PhotoRef,
+    PhotoSource,
+    PhotoUnreadableError,
+    check_size,
+    is_photo,
+    printable_name,
+)
 
 _NO_CONTENT: Final = "unreadable"
 
 
 @dataclass(frozen=True)
 class FolderSource(PhotoSource):
-    """A local folder and all below it; linked folders are entered once.
+    """A local folder and all below it; folders behind symbolic links are entered once.
 
-    `index` is the publisher's list of FFHQ ("" if there is none): each photo that it names must be the
-    published one.
+    `index` is the path of FFHQ's index, or "": each photo in it must have its published checksum.
     """
 
     uri: str
@@ -35,7 +41,7 @@ class FolderSource(PhotoSource):
         )
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Read a file that has not changed since it was listed and is the published one."""
+        """Read a file; PhotoUnreadableError if it changed after it was listed or is not the published one."""
         return check_published(ref, _read(ref))
 
 
@@ -47,19 +53,19 @@ class FileSource(PhotoSource):
     every_file: bool = False
 
     def listing(self) -> Iterator[PhotoRef]:
-        """Yield the file, if it may be a photo; its user named it, so it may be hidden."""
+        """Yield the file if it may be a photo. It may be hidden, because the user named it."""
         path = Path(self.uri)
         if self.every_file or is_photo(path.name.lstrip(".")):
-            yield _file_ref(path, _utf8(path.name))
+            yield _file_ref(path, printable_name(path.name))
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Read the file if it has not changed since it was listed."""
+        """Read the file; PhotoUnreadableError if it changed after it was listed."""
         return _read(ref)
 
 
 @dataclass(frozen=True)
 class RemoteFolderSource(PhotoSource):
-    """A folder on S3 and all below it, with FFHQ's `index` if there is one."""
+    """A folder on S3 and all below it. `index` is the place of FFHQ's index, or ""."""
 
     uri: str
     every_file: bool = False
@@ -75,29 +81,28 @@ class RemoteFolderSource(PhotoSource):
         yield from attach_checksums(refs, index_at(self.index), self.uri.rpartition("/")[2])
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Fetch one object, proved by its ETag or by a second reading.
+        """Fetch one object, verified as `storage.read_version` does.
 
-        A network that fails is not the photo's fault: that error is the task's, and the task is tried again
+        An error of the network is raised as it is: it does not quarantine the photo, and the task is retried
         (`cluster/pool.py`).
         """
         return check_published(ref, _read(ref))
 
 
 def _files(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield the name and place of all below a folder that is no folder, a broken link too: it is an input
-    that cannot be read.
+    """Yield (name, entry) of everything below a folder except folders, in no order.
 
-    Files come in no order. Folders are entered in the order of their names, so that of two ways to one folder
-    it is always the same.
+    A broken link is yielded too, as an input that cannot be read. Folders are entered in the order of their
+    names, so that of two paths to one folder always the same is taken.
     """
-    facts = Path(folder).stat()
-    if (facts.st_dev, facts.st_ino) in entered:
+    status = Path(folder).stat()
+    if (status.st_dev, status.st_ino) in entered:
         return
-    entered.add((facts.st_dev, facts.st_ino))
+    entered.add((status.st_dev, status.st_ino))
     folders = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            name = f"{prefix}{_utf8(entry.name)}"
+            name = f"{prefix}{printable_name(entry.name)}"
             if entry.is_dir():
                 folders.append((f"{name}/", entry.path))
             else:
@@ -108,10 +113,10 @@ def _files(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[
 
 def _file_ref(path: Path | os.DirEntry[str], name: str) -> PhotoRef:
     try:
-        facts = path.stat()
+        status = path.stat()
     except OSError:
         return PhotoRef(os.fspath(path), name, 0, _NO_CONTENT)
-    return PhotoRef(os.fspath(path), name, facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}")
+    return PhotoRef(os.fspath(path), name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def _read(ref: PhotoRef) -> bytes:
@@ -119,9 +124,8 @@ def _read(ref: PhotoRef) -> bytes:
     try:
         return storage.read_version(ref.uri, ref.fingerprint)
     except storage.ReplacedError as error:
-        raise PhotoUnreadableError(
-            f"{ref.name}{str(error).removeprefix(ref.uri)}"
-        ) from error  # which folder it was in changes no record
+        # without the folder, so that the record is the same wherever the photos lie
+        raise PhotoUnreadableError(f"{ref.name}{str(error).removeprefix(ref.uri)}") from error
     except FileNotFoundError as error:
         raise PhotoUnreadableError(
             f"{ref.name} cannot be read: it is gone; expected it as listed; run the command again"
@@ -130,10 +134,3 @@ def _read(ref: PhotoRef) -> bytes:
         if storage.is_remote(ref.uri):
             raise
         raise PhotoUnreadableError(f"{ref.name} cannot be read ({error.strerror})") from error
-
-
-def _utf8(name: str) -> str:
-    """Make a file name fit for tables: bytes that are no UTF-8 are written as escapes; everything else
-    stays as it is.
-    """
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

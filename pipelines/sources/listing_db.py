@@ -1,6 +1,4 @@
-"""Listings on disk: what is spooled to a file beside the driver comes back sorted, and its memory does not
-grow with the photos.
-"""
+"""A temporary SQLite database that sorts listings, so that memory does not grow with the photos."""
 
 import contextlib
 import json
@@ -20,36 +18,31 @@ _CACHE_KB: Final = 8192
 
 @contextlib.contextmanager
 def open_listing_db() -> Iterator[sqlite3.Connection]:
-    """Open an empty database in a temporary file that ends with the context."""
-    with tempfile.TemporaryDirectory(prefix="diffbfr-listing-") as folder, closing(_connect(folder)) as spool:
-        spool.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
-        for speed in (
-            "journal_mode = OFF",
-            "synchronous = OFF",
-            "temp_store = FILE",
-        ):  # the spool is nobody's but ours
-            spool.execute(f"PRAGMA {speed}")
-        yield spool
+    """Open an empty database in a temporary file, which is removed with the context."""
+    with tempfile.TemporaryDirectory(prefix="diffbfr-listing-") as folder, closing(_connect(folder)) as db:
+        db.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+        # no other process opens the file, and nobody needs it after a crash
+        for setting in ("journal_mode = OFF", "synchronous = OFF", "temp_store = FILE"):
+            db.execute(f"PRAGMA {setting}")
+        yield db
 
 
 def _connect(folder: str) -> sqlite3.Connection:
-    return sqlite3.connect(
-        Path(folder) / "spool", check_same_thread=False
-    )  # any thread may be the one that lets go of it
+    """Connect without the check of threads: the garbage collector may close a generator in any thread."""
+    return sqlite3.connect(Path(folder) / "listing.db", check_same_thread=False)
 
 
 def sort_refs(refs: Iterable[PhotoRef], in_order: bool = True) -> Iterator[PhotoRef]:
-    """Yield the photos sorted by name, after the last has come; a name used twice gets `#2` at its second
-    use.
+    """Yield the photos sorted by name, after all were read; a repeated name gets `#2` at its second use.
 
-    Unless they are `in_order`, as members of an archive are, nothing says which use is the second:
-    UsageError.
+    If the photos are not `in_order`, as members of an archive are, a repeated name is a UsageError, because
+    nothing determines which use is the second.
     """
-    with open_listing_db() as spool:
-        spool.execute("CREATE TABLE photo (name TEXT PRIMARY KEY, ref TEXT) WITHOUT ROWID")
+    with open_listing_db() as db:
+        db.execute("CREATE TABLE photo (name TEXT PRIMARY KEY, ref TEXT) WITHOUT ROWID")
         for ref in refs:
             shown, use = ref, 1
-            while not spool.execute(
+            while not db.execute(
                 "INSERT OR IGNORE INTO photo VALUES (?, ?)", (shown.name, json.dumps(astuple(shown)))
             ).rowcount:
                 if not in_order:
@@ -59,5 +52,5 @@ def sort_refs(refs: Iterable[PhotoRef], in_order: bool = True) -> Iterator[Photo
                     )
                 use += 1
                 shown = replace(ref, name=f"{ref.name}#{use}")
-        for (row,) in spool.execute("SELECT ref FROM photo ORDER BY name"):
+        for (row,) in db.execute("SELECT ref FROM photo ORDER BY name"):
             yield PhotoRef(*json.loads(row))

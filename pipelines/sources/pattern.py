@@ -1,11 +1,8 @@
-"""Photos in the archives that a pattern such as `photos/train_*.zip` names: each of them like a folder that
-is called as its stem.
+"""Photos in the archives that match a pattern such as `photos/train_*.zip`, each a folder named by its stem.
 
-Only the pattern travels to a worker, however many archives there are: where a photo lies says which of them
-holds it.
+A worker receives only the pattern, however many archives there are: the URI of a photo names its archive.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -19,21 +16,20 @@ from diffbfr.errors import UsageError
 from pipelines import storage
 from pipelines.sources.archive import ZipSource, check_zip
 from pipelines.sources.published import attach_checksums, find_index, index_at
-from pipelines.sources.source import PhotoRef, PhotoSource
+from pipelines.sources.source import PhotoRef, PhotoSource, printable_name
 from pipelines.sources.tar import TarSource, check_tar
 
-_MARKS: Final = "*?["
+_WILDCARDS: Final = "*?["
 _KINDS: Final = MappingProxyType({".zip": (ZipSource, check_zip), ".tar": (TarSource, check_tar)})
 _SUFFIX_CHARACTERS: Final = 4
 
 
 @dataclass(frozen=True)
 class PatternSource(PhotoSource):
-    """Zips and plain tars, local or on S3, by a pattern in the last part of `uri`; a photo is called
-    `train_a/0001.png`.
+    """Zips and plain tars, local or on S3, that match the pattern in the last part of `uri`.
 
-    They are listed one after another, so no more is held than for one. `index` is FFHQ's in their folder or
-    beside it; one inside an archive counts for that archive.
+    A photo is named like `train_a/0001.png`. Archives are listed one after another, in the memory of one.
+    `index` is FFHQ's index in their folder or beside it; one inside an archive applies to that archive.
     """
 
     uri: str
@@ -41,24 +37,20 @@ class PatternSource(PhotoSource):
     index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
-        """Yield the archives' photos, sorted by name: that of the archive, without its suffix, comes
-        before a photo's own.
-        """
+        """Yield the photos of all archives, sorted by name, which begins with the stem of the archive."""
         folder, pattern = _split(self.uri)
-        refs = (
-            replace(ref, name=f"{stem}/{ref.name}")
-            for stem, uri in _archives(folder, pattern)
-            for ref in self._listing(uri)
-        )
+        refs = self._refs(folder, pattern)
         yield from attach_checksums(refs, index_at(self.index), folder.rpartition("/")[2], in_archives=True)
 
-    def _listing(self, uri: str) -> Iterator[PhotoRef]:
-        _, check = _KINDS[_suffix(uri)]
-        check(uri)
-        return self._archive(uri).listing()
+    def _refs(self, folder: str, pattern: str) -> Iterator[PhotoRef]:
+        for stem, uri in _archives(folder, pattern):
+            _, check = _KINDS[_suffix(uri)]
+            check(uri)
+            for ref in self._archive(uri).listing():
+                yield replace(ref, name=f"{stem}/{ref.name}")
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Read a photo as its archive's source does."""
+        """Read a photo with the source of its archive."""
         return self._archive(ref.uri.rpartition("#")[0]).read(ref)
 
     def _archive(self, uri: str) -> PhotoSource:
@@ -67,13 +59,14 @@ class PatternSource(PhotoSource):
 
 
 def is_pattern(uri: str) -> bool:
-    """Tell whether the last part of a place is a pattern, unless something is called so."""
-    return any(mark in _split(uri)[1] for mark in _MARKS)
+    """True if the last part of a place has a wildcard."""
+    return any(wildcard in _split(uri)[1] for wildcard in _WILDCARDS)
 
 
 def open_pattern(uri: str, every_file: bool) -> PatternSource:
-    """Open the archives in a folder that a pattern names; UsageError if it names none, or anything else.
-    None is read yet.
+    """Open the archives that match a pattern; UsageError if none does, or something that is no archive.
+
+    No archive is read yet.
     """
     folder, pattern = _split(uri)
     if not storage.is_dir(folder):
@@ -86,12 +79,9 @@ def open_pattern(uri: str, every_file: bool) -> PatternSource:
 
 
 def _archives(folder: str, pattern: str) -> list[tuple[str, str]]:
-    """Return (stem, place) of each archive, in the order of the names of their photos, which begin with
-    `stem/`.
-    """
-    names = storage.find_names(
-        folder, partial(_fits, pattern), "".join(takewhile(lambda mark: mark not in _MARKS, pattern))
-    )
+    """Return (stem, URI) of each archive, sorted by `stem/`, with which the names of its photos begin."""
+    prefix = "".join(takewhile(lambda character: character not in _WILDCARDS, pattern))
+    names = storage.find_names(folder, partial(_matches, pattern), prefix)
     if not names:
         raise UsageError(f"{storage.join(folder, pattern)} names nothing; {_nearest(folder, pattern)}")
     other = next((name for name in names if _suffix(name) not in _KINDS), None)
@@ -101,7 +91,7 @@ def _archives(folder: str, pattern: str) -> list[tuple[str, str]]:
             "archives only; "
             f"write *.zip or *.tar, or name a folder for the photos in it"
         )
-    ordered = sorted((f"{_utf8(name[:-_SUFFIX_CHARACTERS])}/", name) for name in names)
+    ordered = sorted((f"{printable_name(name[:-_SUFFIX_CHARACTERS])}/", name) for name in names)
     for (stem, name), (next_stem, next_name) in pairwise(ordered):
         if stem == next_stem:
             raise UsageError(
@@ -112,7 +102,7 @@ def _archives(folder: str, pattern: str) -> list[tuple[str, str]]:
 
 
 def _nearest(folder: str, pattern: str) -> str:
-    """Say what there is instead of the nothing that a pattern names."""
+    """Return the archive whose name is nearest to a pattern without a match, as part of an error message."""
     archives = storage.find_names(folder, lambda name: _suffix(name) in _KINDS)
     if not archives:
         return f"{folder} holds no .zip or .tar; expected archives of photos; check the path"
@@ -123,8 +113,8 @@ def _nearest(folder: str, pattern: str) -> str:
     )
 
 
-def _fits(pattern: str, name: str) -> bool:
-    """Match as a shell does: hidden files only if the pattern begins with a dot."""
+def _matches(pattern: str, name: str) -> bool:
+    """True if a name matches as in a shell: hidden files only if the pattern begins with a dot."""
     return fnmatchcase(name.removesuffix("/"), pattern) and (
         pattern.startswith(".") or not name.startswith(".")
     )
@@ -137,7 +127,3 @@ def _split(uri: str) -> tuple[str, str]:
 
 def _suffix(name: str) -> str:
     return name[-_SUFFIX_CHARACTERS:].lower()
-
-
-def _utf8(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

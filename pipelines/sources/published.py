@@ -1,12 +1,10 @@
-"""What FFHQ's publisher says of each file: `ffhq-dataset-v2.json` with the MD5 of every file and of its
-pixels.
+"""Published checksums of FFHQ: `ffhq-dataset-v2.json` has the MD5 of every file and of its pixels.
 
-The index is a quarter of a gigabyte: it is parsed an entry at a time, to its last brace, and kept on disk.
+The index has a quarter of a gigabyte, so it is parsed as a stream and kept in a database on disk.
 """
 
 import hashlib
 import logging
-import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -24,12 +22,11 @@ from pipelines.sources.sandbox import WorkerFailure, run_sandboxed
 from pipelines.sources.source import PhotoRef, PhotoUnreadableError, is_photo
 
 INDEX: Final = "ffhq-dataset-v2.json"
-_MD5: Final = re.compile(r"[0-9a-f]{32}|")
 
 
 @dataclass(frozen=True)
 class Index:
-    """Where an index lies: `folder` is what photos beside it have before the names that it gives them."""
+    """An index of FFHQ. `folder` is the prefix that photos beside it have before their names in the index."""
 
     name: str
     version: str
@@ -38,43 +35,40 @@ class Index:
 
 
 class PublishedChecksums:
-    """What an index says, on disk: (file_md5, pixel_md5) by path, such as
-    `images1024x1024/00000/00000.png`.
-    """
+    """The checksums of an index: (file_md5, pixel_md5) by a path like `images1024x1024/00000/00000.png`."""
 
     def __init__(self) -> None:
         self._closing = ExitStack()
-        self._spool: sqlite3.Connection = self._closing.enter_context(open_listing_db())
-        self._spool.execute(
-            "CREATE TABLE promise (path TEXT PRIMARY KEY, file_md5 TEXT, pixel_md5 TEXT) WITHOUT ROWID"
+        self._listing_db: sqlite3.Connection = self._closing.enter_context(open_listing_db())
+        self._listing_db.execute(
+            "CREATE TABLE published_checksum (path TEXT PRIMARY KEY, file_md5 TEXT, pixel_md5 TEXT) "
+            "WITHOUT ROWID"
         )
 
     def add(self, rows: Iterable[tuple[str, str, str]]) -> int:
-        """Add rows of (path, file_md5, pixel_md5); returns how many there are."""
-        self._spool.executemany("INSERT OR REPLACE INTO promise VALUES (?, ?, ?)", rows)
-        return int(self._spool.execute("SELECT count(*) FROM promise").fetchone()[0])
+        """Add rows of (path, file_md5, pixel_md5); returns the number of all rows."""
+        self._listing_db.executemany("INSERT OR REPLACE INTO published_checksum VALUES (?, ?, ?)", rows)
+        return int(self._listing_db.execute("SELECT count(*) FROM published_checksum").fetchone()[0])
 
     def find(self, path: str) -> tuple[str, str] | None:
-        """What is promised of a file."""
-        found: tuple[str, str] | None = self._spool.execute(
-            "SELECT file_md5, pixel_md5 FROM promise WHERE path = ?", (path,)
+        """Return (file_md5, pixel_md5) of a file; None if the index does not name it."""
+        found: tuple[str, str] | None = self._listing_db.execute(
+            "SELECT file_md5, pixel_md5 FROM published_checksum WHERE path = ?", (path,)
         ).fetchone()
         return found
 
     def count(self, layout: str) -> int:
-        """How many files the index names in a top folder."""
+        """Return how many files the index names in a top folder."""
         after = f"{layout}{chr(ord('/') + 1)}"
         return int(
-            self._spool.execute(
-                "SELECT count(*) FROM promise WHERE path > ? AND path < ?", (f"{layout}/", after)
+            self._listing_db.execute(
+                "SELECT count(*) FROM published_checksum WHERE path > ? AND path < ?", (f"{layout}/", after)
             ).fetchone()[0]
         )
 
 
 def find_index(uri: str) -> str:
-    """Return where the index lies that FFHQ's download leaves in a folder or beside it; "" if there is
-    none.
-    """
+    """Return the place of FFHQ's index in a folder or beside it, where its download puts it; "" if none."""
     parent = uri.rstrip("/").rpartition("/")[0]
     places = [
         storage.join(place, INDEX)
@@ -94,17 +88,16 @@ def index_at(uri: str) -> Index | None:
 def attach_checksums(
     refs: Iterable[PhotoRef], index: Index | None, place: str, in_archives: bool = False
 ) -> Iterator[PhotoRef]:
-    """Yield the photos with what the index promises of each, and tell at the end of those that only one of
-    the two has.
+    """Yield the photos with their published checksums; a warning counts those that only one side has.
 
-    A photo is looked up by its name, then as one of the folder or archive `place`, of which only a part is
-    here. Photos `in_archives` have their archive before their name: they are looked up without it, then as in
-    a folder called so, then as in a folder in `place`.
+    A photo is looked up by its name, then by its name in the folder or archive `place`. The name of a photo
+    `in_archives` begins with its archive: it is looked up without the archive, then with it, then with both
+    `place` and archive.
     """
     if index is None:
         yield from refs
         return
-    promises, found, unnamed = read_published_checksums(index), Counter[str](), 0
+    checksums, found, num_unnamed = read_published_checksums(index), Counter[str](), 0
     for ref in refs:
         archive, slash, name = ref.name.partition("/") if in_archives else ("", "", ref.name)
         inside = f"{archive}{slash}{name.removeprefix('./')}"
@@ -113,43 +106,37 @@ def attach_checksums(
             *([inside] if in_archives else []),
             f"{place}/{inside}",
         )
-        known = next(
-            ((name, promise) for name in names if (promise := promises.find(name)) is not None), None
-        )
+        known = next(((name, md5s) for name in names if (md5s := checksums.find(name)) is not None), None)
         if known is None:
-            unnamed += is_photo(ref.name)
+            num_unnamed += is_photo(ref.name)
             yield ref
             continue
         name, (file_md5, pixel_md5) = known
         found[name.partition("/")[0]] += 1
         yield replace(ref, file_md5=file_md5, pixel_md5=pixel_md5)
-    _tell(
-        index.name,
-        sum(promises.count(layout) - number for layout, number in found.items()),
-        found.total(),
-        unnamed,
-    )
+    num_absent = sum(checksums.count(layout) - number for layout, number in found.items())
+    _warn_once(index.name, num_absent, found.total(), num_unnamed)
 
 
 @lru_cache(maxsize=2)
 def read_published_checksums(index: Index) -> PublishedChecksums:
     """Read a whole index; UsageError if it is damaged or names no photo."""
-    promises = PublishedChecksums()
+    checksums = PublishedChecksums()
     try:
         with index.open() as file:
-            number = promises.add(index_rows(file))
+            number = checksums.add(index_rows(file))
     except ValueError as error:
         raise _unusable(index.name, str(error)) from error
     if not number:
         raise _unusable(index.name, "it names no photo")
-    return promises
+    return checksums
 
 
 def check_published(ref: PhotoRef, data: bytes) -> bytes:
-    """Return the data if it is the published file, or another lossless file of the published pixels, or if
-    nothing is promised.
+    """Return the data if it is the published file, or if its pixels are; else PhotoUnreadableError.
 
-    Where only the pixels are promised, each photo is decoded once more, apart.
+    A photo without published checksums passes. Where only the checksum of the pixels is published, each photo
+    is decoded once more, in the sandbox.
     """
     if (
         not (ref.file_md5 or ref.pixel_md5)
@@ -175,15 +162,13 @@ def _pixel_md5(data: bytes) -> str:
 
 
 @lru_cache(maxsize=16)
-def _tell(index: str, absent: int, present: int, unnamed: int) -> None:
-    """Say once how photos and index differ; neither is an error: a part of FFHQ is a source, and so are
-    photos beside it.
-    """
-    if absent or unnamed:
+def _warn_once(index: str, num_absent: int, num_present: int, num_unnamed: int) -> None:
+    """Log once how photos and index differ, which is no error: a source may hold a part of FFHQ, or more."""
+    if num_absent or num_unnamed:
         logging.getLogger(__name__).warning(
             "%s: %d of the photos that it names are here, %d are not; %d that are here are not in it and go "
             "unchecked",
-            *(index, present, absent, unnamed),
+            *(index, num_present, num_absent, num_unnamed),
         )
 
 

@@ -1,6 +1,7 @@
-"""What every source of photos is: a listing of `PhotoRef`s and a way to read each of them."""
+"""The interface of a source of photos: a listing of `PhotoRef`s and a method to read each of them."""
 
 import hashlib
+import os
 import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,23 +16,23 @@ _PHOTOGRAPHIC: Final = (
     ".png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .gif .ppm .pgm .heic .heif .avif .jp2 .jxl"
 )
 IMAGE_SUFFIXES: Final = frozenset(_PHOTOGRAPHIC.split())
-"""What a listing shows as a photo. Some are formats that the decoder refuses: they show up in quarantine,
-and not nowhere.
+"""Suffixes of the files that a listing shows as photos.
+
+Some are formats that the decoder refuses, so that such files are quarantined and not silently left out.
 """
 
 
 class PhotoUnreadableError(DiffBFRError):
-    """The bytes of one photo cannot be had: damaged archive member, vanished or changed file."""
+    """The bytes of one photo cannot be read: a damaged archive member, a removed or changed file."""
 
 
 @dataclass(frozen=True)
 class PhotoRef:
-    """One photo in a listing: `name` is relative to the source and keeps its unicode; `uri` is where
-    `PhotoSource.read` finds it.
+    """One photo in a listing: its name relative to the source, and the place from which it is read.
 
-    `bytes` is its size as listed (0 for a procedural face); `fingerprint` changes when the content does,
-    without reading it. `file_md5` and `pixel_md5` are what a publisher's index promises of the file and of
-    its RGB pixels ("" without one).
+    `name` keeps its Unicode form. `bytes` is the listed size (0 for a procedural face). `fingerprint` changes
+    with the content and is known without reading it. `file_md5` and `pixel_md5` are the published checksums
+    of the file and of its RGB pixels, "" if there are none.
     """
 
     uri: str
@@ -43,7 +44,7 @@ class PhotoRef:
 
 
 class PhotoSource(ABC):
-    """A listing of photos and the way to read them; picklable. `uri` opens it again."""
+    """A listing of photos and a method to read them; can be pickled. `uri` opens the source again."""
 
     uri: str
 
@@ -53,9 +54,7 @@ class PhotoSource(ABC):
 
     @abstractmethod
     def read(self, ref: PhotoRef) -> bytes:
-        """Return the bytes of a listed photo; `PhotoUnreadableError` if they cannot be had or are not
-        those that were listed.
-        """
+        """Return the bytes of a photo; `PhotoUnreadableError` if that fails or they are not as listed."""
 
     def refs(self) -> Iterator[PhotoRef]:
         """Yield the photos, sorted by name; UsageError at the end if there were none."""
@@ -70,24 +69,27 @@ class PhotoSource(ABC):
             )
 
     def digest(self) -> str:
-        """Return the sha256 of the listing: names, sizes, fingerprints and what is promised of each."""
+        """Return the sha256 of the listing: names, sizes, fingerprints and published checksums."""
         summer = hashlib.sha256()
         for ref in self.refs():
-            promised = f"\0{ref.file_md5}\0{ref.pixel_md5}" if ref.file_md5 or ref.pixel_md5 else ""
+            published = f"\0{ref.file_md5}\0{ref.pixel_md5}" if ref.file_md5 or ref.pixel_md5 else ""
             summer.update(
-                f"{len(ref.name)}\0{ref.name}\0{ref.bytes}\0{ref.fingerprint}{promised}\n".encode(
+                f"{len(ref.name)}\0{ref.name}\0{ref.bytes}\0{ref.fingerprint}{published}\n".encode(
                     "utf-8", "surrogatepass"
                 )
             )
         return summer.hexdigest()
 
 
-def is_photo(name: str) -> bool:
-    """Tell whether a listing shows this name when photos are wanted; only names count, content is judged when
-    it is decoded.
+def printable_name(name: str) -> str:
+    """Return a file name as valid Unicode: bytes that are not UTF-8 are written as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
-    Here and wherever there is a name for each photo, no `PurePath` is made: it interns its parts, and Python
-    keeps room for all of them.
+
+def is_photo(name: str) -> bool:
+    """True if a listing of photos shows this name: it is not hidden and has the suffix of an image.
+
+    Code that runs once per photo uses no `PurePath`, which interns its parts for the life of the process.
     """
     parts = name.replace("\\", "/").split("/")
     hidden = any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
@@ -95,7 +97,7 @@ def is_photo(name: str) -> bool:
 
 
 def check_size(ref: PhotoRef) -> None:
-    """Refuse to read what is too large for a photo."""
+    """Raise PhotoUnreadableError if a file is too large for a photo."""
     if ref.bytes > MAX_PHOTO_BYTES:
         raise PhotoUnreadableError(
             f"{ref.name} has {ref.bytes} bytes; at most {MAX_PHOTO_BYTES} are read as a photo"
@@ -103,7 +105,7 @@ def check_size(ref: PhotoRef) -> None:
 
 
 def checked(ref: PhotoRef, data: bytes) -> bytes:
-    """Return the data if it is as long as listed."""
+    """Return the data; PhotoUnreadableError unless it has the listed length."""
     if len(data) != ref.bytes:
         raise PhotoUnreadableError(
             f"{ref.name} gave {len(data)} bytes, {ref.bytes} were listed; run the command again"

@@ -15,14 +15,14 @@ _DEFAULTS: Final = MappingProxyType({"count": 640, "seed": 0, "px": 128})
 _LIMITS: Final = MappingProxyType(
     {"count": (1, _FACES_PER_SEED), "seed": (0, 1_000_000_000), "px": (16, 512)}
 )
-# for ever: a photo's bytes decide its split and its draws, and the cascade in the package keeps its hold-out
+# never to be changed: the bytes of a photo determine its split, and the packaged cascade has a test split
 _COMPRESS_LEVEL: Final = 6
 _EXAMPLE: Final = SYNTHETIC + ",".join(f"{name}={value}" for name, value in _DEFAULTS.items())
 
 
 @dataclass(frozen=True)
 class SyntheticSource(PhotoSource):
-    """Face i of seed s is `synthetic.render_face(1_000_000 s + i, px)` as PNG, painted where it is read."""
+    """Face i of seed s is `synthetic.render_face(1_000_000 s + i, px)` as PNG, rendered where it is read."""
 
     uri: str
     count: int
@@ -38,7 +38,7 @@ class SyntheticSource(PhotoSource):
             )
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Paint one face."""
+        """Render one face."""
         from diffbfr.images import encode_png
         from diffbfr.synthetic import render_face
 
@@ -46,7 +46,7 @@ class SyntheticSource(PhotoSource):
 
 
 def parse_synthetic(text: str) -> SyntheticSource:
-    """Read the options, in any order and each optional; UsageError names the nearest known one."""
+    """Parse the options, each optional and in any order; UsageError names the nearest known option."""
     values = dict(_DEFAULTS)
     for option in filter(None, text.removeprefix(SYNTHETIC).split(",")):
         name, _, value = (part.strip() for part in option.partition("="))

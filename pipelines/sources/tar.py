@@ -1,6 +1,4 @@
-"""Photos that are members of a tar, webdataset's too: the headers are read once, then each member by its
-place.
-"""
+"""Photos that are members of a tar: the headers are read once, then each member by its offset."""
 
 import contextlib
 import tarfile
@@ -24,16 +22,16 @@ from pipelines.sources.source import (
     is_photo,
 )
 
-_HEADER_BYTES: Final = 1 << 16  # what one look at a header fetches from S3
+_HEADER_BYTES: Final = 1 << 16  # fetched from S3 to read one header
 _LINK: Final = "link"
 _SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
 class TarSource(PhotoSource):
-    """The members of a plain tar, local or on S3; `PhotoRef.uri` ends in the place of the member's content.
+    """The members of a plain tar, local or on S3; `PhotoRef.uri` ends in the offset of the content.
 
-    `index` is FFHQ's beside the tar; one inside goes before it.
+    `index` is the place of FFHQ's index beside the tar, or ""; one inside the tar takes precedence.
     """
 
     uri: str
@@ -41,11 +39,10 @@ class TarSource(PhotoSource):
     index: str = ""
 
     def listing(self) -> Iterator[PhotoRef]:
-        """Yield the members that may be photos, sorted by name; a name used twice gets `#2` at its second
-        use.
+        """Yield the members that may be photos, sorted by name; a repeated name gets `#2` at its second use.
 
-        A link is listed and cannot be read. A tar is fingerprinted as a whole: change one photo, and all
-        count as changed.
+        A link is listed and cannot be read. The fingerprint is that of the whole tar: if one photo changes,
+        all count as changed.
         """
         version = storage.version(self.uri)
         inside: list[Index] = []
@@ -78,8 +75,8 @@ class TarSource(PhotoSource):
     def read(self, ref: PhotoRef) -> bytes:
         """Read one member of a tar that has not changed since it was listed.
 
-        A tar has no digest of its members' content: from S3 each is read twice (`storage/s3.py`), which costs
-        twice the traffic of a zip.
+        A tar has no digest of its members, so each is read twice from S3 (`storage/s3.py`), which doubles
+        the traffic.
         """
         check_size(ref)
         version, _, place = ref.fingerprint.rpartition("@")
@@ -99,13 +96,13 @@ class TarSource(PhotoSource):
 
 
 def looks_like_tar(path: Path) -> bool:
-    """Tell by suffix or by the magic in the first header."""
+    """True if the suffix or the first header is that of a tar."""
     with path.open("rb") as file:
         return file.read(262)[257:] == b"ustar" or path.name.lower().endswith(_SUFFIXES)
 
 
 def check_tar(uri: str) -> None:
-    """Raise UsageError unless the first header can be read; the others are when the tar is listed."""
+    """Raise UsageError unless the first header can be read; `listing` reads the others."""
     try:
         with (
             storage.open_read(uri, _HEADER_BYTES, verified=True) as file,
@@ -125,15 +122,14 @@ def _open_member(uri: str, member: tarfile.TarInfo) -> Iterator[IO[bytes]]:
 
 
 def _members(uri: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers in order. A tar that was cut, even between two members, is refused: readers
-    elsewhere take it for a shorter one.
-    """
+    """Yield the headers in order; UsageError at the end if the tar was cut, even between two members."""
     with storage.open_read(uri, _HEADER_BYTES, verified=True) as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
                     yield member
-                    tar.members = []  # type: ignore[attr-defined] # as its documentation advises, or it would keep every header
+                    # as its documentation advises: otherwise `tar` would keep every header
+                    tar.members = []  # type: ignore[attr-defined]
                 file.seek(tar.offset)
                 end = file.read(tarfile.BLOCKSIZE)
         except tarfile.TarError as error:

@@ -1,6 +1,4 @@
-"""The index at the end of a zip, an entry at a time, each of which leads to its member: `zipfile` would
-hold all of it in every worker.
-"""
+"""The index at the end of a zip, read an entry at a time; `zipfile` would hold all of it in every worker."""
 
 import struct
 from collections.abc import Iterator
@@ -8,27 +6,24 @@ from dataclasses import dataclass
 from typing import IO, Final
 from zipfile import BadZipFile
 
-_END: Final = struct.Struct(
-    "<4s4H2LH"
-)  # magic, disk, its disk, entries here, entries, bytes of the index, its place, bytes of the comment
-_END_64: Final = struct.Struct(
-    "<4sQ2H2L4Q"
-)  # magic, bytes, versions, disks, entries here, entries, bytes of the index, its place
+# magic, disk, its disk, entries here, entries, bytes of the index, its offset, bytes of the comment
+_END: Final = struct.Struct("<4s4H2LH")
+# magic, bytes, versions, disks, entries here, entries, bytes of the index, its offset
+_END_64: Final = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64: Final = struct.Struct("<4sLQL")
 _ENTRY: Final = struct.Struct("<4s6H3L5H2L")
 _END_MAGIC, _END_64_MAGIC, _LOCATOR_64_MAGIC, _ENTRY_MAGIC = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
 _MAX_COMMENT: Final = (1 << 16) - 1
 _UTF8_FLAG: Final = 0x800
-_IN_EXTRA: Final = (1 << 32) - 1  # a size or a place of 4 GiB or more stands in the extra field
+_IN_EXTRA: Final = (1 << 32) - 1  # a size or an offset of 4 GiB or more is in the extra field
 _EXTRA_64: Final = 1
 
 
 @dataclass(frozen=True)
 class ZipEntry:
-    """One member: where its entry stands in the file and where its header does, its name, and how it is
-    packed (`flags`, `method`).
+    """One member: the offsets of its entry (`place`) and header, its name, and how it is compressed.
 
-    `num_bytes` and `crc` (CRC-32) are of the content, `packed_bytes` is what it takes in the zip.
+    `num_bytes` and `crc` (CRC-32) are those of the content, `packed_bytes` is its size in the zip.
     """
 
     place: int
@@ -53,16 +48,15 @@ def entries(file: IO[bytes]) -> Iterator[ZipEntry]:
 
 
 def entry_at(file: IO[bytes], place: int, shift: int) -> ZipEntry:
-    """Read the entry that stands at a place; BadZipFile if there is none. `shift` is that of `find_index`."""
+    """Read the entry at an offset; BadZipFile if there is none. `shift` is that of `find_index`."""
     file.seek(place)
     return _next(file, place, shift)[0]
 
 
 def find_index(file: IO[bytes]) -> tuple[int, int, int]:
-    """Return place and size of the index, and by how much the zip was shifted: by what somebody glued before
-    it.
+    """Return offset and size of the index, and the number of bytes that were put before the zip.
 
-    The index ends where the end records begin, wherever it says that it is.
+    The index ends where the end records begin, whatever offset they state.
     """
     end = file.seek(0, 2)
     start = max(0, end - _END.size - _MAX_COMMENT)
@@ -71,22 +65,22 @@ def find_index(file: IO[bytes]) -> tuple[int, int, int]:
     at = tail.rfind(_END_MAGIC)
     if at < 0 or len(tail) - at < _END.size:
         raise BadZipFile("File is not a zip file")
-    *_, num_bytes, told, _ = _END.unpack_from(tail, at)
+    *_, num_bytes, stated, _ = _END.unpack_from(tail, at)
     index_end = start + at
     locator = index_end - _LOCATOR_64.size
     if locator >= _END_64.size:
         file.seek(locator - _END_64.size)
         before = file.read(_END_64.size + _LOCATOR_64.size)
         if before[-_LOCATOR_64.size :].startswith(_LOCATOR_64_MAGIC) and before.startswith(_END_64_MAGIC):
-            *_, num_bytes, told = _END_64.unpack_from(before)
+            *_, num_bytes, stated = _END_64.unpack_from(before)
             index_end = locator - _END_64.size
     if num_bytes > index_end:
         raise BadZipFile("its index is larger than the file")
-    return index_end - num_bytes, num_bytes, index_end - num_bytes - told
+    return index_end - num_bytes, num_bytes, index_end - num_bytes - stated
 
 
 def _next(file: IO[bytes], place: int, shift: int) -> tuple[ZipEntry, int]:
-    """Read the entry where the file stands, which is `place`; returns how long it is too."""
+    """Read the entry at the position of the file, which is `place`; returns it and its length in bytes."""
     head = file.read(_ENTRY.size)
     if len(head) < _ENTRY.size or head[:4] != _ENTRY_MAGIC:
         raise BadZipFile(f"its index is damaged at byte {place}")
@@ -120,9 +114,7 @@ def _next(file: IO[bytes], place: int, shift: int) -> tuple[ZipEntry, int]:
 
 
 def _large(extra: bytes, *values: int) -> list[int]:
-    """Return the values with those that stand in the extra field, where they follow each other in this
-    order.
-    """
+    """Return the values with those from the extra field filled in, which holds them in this order."""
     at = 0
     while at + 4 <= len(extra):
         kind, num_bytes = struct.unpack_from("<HH", extra, at)
@@ -138,9 +130,7 @@ def _large(extra: bytes, *values: int) -> list[int]:
 
 
 def _name(raw: bytes, flags: int) -> str:
-    """Decode a member's name: UTF-8 where flagged or where it happens to be valid (macOS sets no flag),
-    else cp437 as the format says.
-    """
+    """Decode a member's name: as UTF-8 if flagged or valid (macOS sets no flag), else as cp437."""
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -5,14 +5,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffbfr.stages import STAGE_NAMES
+from diffbfr.stages import PACKAGED, STAGE_NAMES
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset import commits
 from pipelines.execution.artifact_store import ArtifactStore, Identity, OutputRef, Record
 from pipelines.execution.dag import Step
 from pipelines.execution.fingerprint import code_fingerprint
-from pipelines.recipes.recipe import PACKAGED, SCRATCH, Recipe
+from pipelines.recipes.recipe import SCRATCH, Recipe
 from pipelines.steps.definition import StepDef
 from pipelines.tracking.metrics_log import MetricRecord
 

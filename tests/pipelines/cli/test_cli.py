@@ -227,7 +227,7 @@ def test_an_interruption_says_how_to_go_on(
         ),
         (
             ["train", "--faces", "a.zip", "b.zip", "c.zip", "irm1"],
-            "if the shell has written out a pattern of archives, quote it: ",
+            "if the shell has expanded a pattern of archives, quote it: ",
         ),
         (
             ["restore", "a.zip", "b.zip", "c.zip", "out", "--aligned"],

@@ -1,4 +1,4 @@
-"""The doctor tells known holes from fit versions, and a storage that lies from one that keeps its word."""
+"""The doctor finds unsupported versions, and a storage that does not do what it reports."""
 
 import importlib.metadata
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipelines.flows.doctor import REQUIREMENTS, DoctorTask, Requirement, _versi
     ("version", "ok"),
     [("4.9.0", True), ("4.14.0.94", True), ("4.8.1", False), ("5.0.0.93", False), ("4.10.0+local5", True)],
 )
-def test_versions_in_a_hole_are_found(version: str, ok: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_versions_are_found(version: str, ok: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     check = _version_check(
         "driver", Requirement("opencv-python-headless", (4, 9), (5,), "no CascadeClassifier")
@@ -26,7 +26,7 @@ def test_versions_in_a_hole_are_found(version: str, ok: bool, monkeypatch: pytes
 
 
 def test_an_unwanted_package_and_a_missing_one_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    unwanted = next(hole for hole in REQUIREMENTS if hole.package == "torchvision")
+    unwanted = next(it for it in REQUIREMENTS if it.package == "torchvision")
     assert _version_check("driver", unwanted).ok
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.28.0")
     assert "uninstall" in _version_check("driver", unwanted).detail
