@@ -1,9 +1,9 @@
-"""Eq. 13 in 32-bit floats, as the field's training codes compute it: for parity with them, and not portable.
+"""Eq. 13 in 32-bit floats, as other training codes of this field compute it: for parity, and not portable.
 
 Blur, resize and noise round differently from one instruction set, OpenCV build or NumPy version to the next,
-so the same parameters may give other JPEG bytes on another machine. `recipe` is the one to publish datasets
-with. Source of the conventions: the degradation that GFPGAN (Wang et al., CVPR 2021) describes in its section
-3.1 and the codes of GPEN, CodeFormer and DifFace share.
+so the same parameters may give other JPEG bytes on another machine. Use `recipe` for datasets that are
+published. Source of the conventions: the degradation that GFPGAN (Wang et al., CVPR 2021) describes in its
+section 3.1 and the codes of GPEN, CodeFormer and DifFace share.
 """
 
 import numpy as np

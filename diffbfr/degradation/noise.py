@@ -1,9 +1,8 @@
-"""Gaussian noise in integers: raw Philox words look up normal quantiles in a table, so that every machine
-adds the same noise.
+"""Gaussian noise in integers, the same on every machine: raw Philox words index a table of normal quantiles.
 
-NumPy promises the raw stream of a bit generator, not the stream of `Generator.normal`; and float noise rounds
-differently from one instruction set to the next. Sixteen bits choose one of 65,536 quantiles (|z| <= 4.17),
-kept with 12 fractional bits.
+NumPy guarantees the raw stream of a bit generator, not the stream of `Generator.normal`, and float noise
+rounds differently from one instruction set to the next. Sixteen bits choose one of 65,536 quantiles (|z| <=
+4.17), which have 12 fractional bits.
 """
 
 from functools import cache
@@ -20,9 +19,7 @@ _SIZE: Final = 1 << 16
 
 @cache
 def normal_table() -> NDArray[np.int32]:
-    """Return round(2^12 z) of the 65,536 equally likely normal quantiles, in rising order and exactly
-    antisymmetric.
-    """
+    """Return round(2^12 z) of the 65,536 equally likely normal quantiles, rising and antisymmetric."""
     quantile = NormalDist().inv_cdf
     upper = [round(quantile((index + 0.5) / _SIZE) * (1 << TABLE_BITS)) for index in range(_SIZE // 2, _SIZE)]
     table = np.array([-value for value in reversed(upper)] + upper, dtype=np.int32)
@@ -31,8 +28,9 @@ def normal_table() -> NDArray[np.int32]:
 
 
 def add_noise(pixels: NDArray[np.uint8], delta: float, seed: int) -> NDArray[np.uint8]:
-    """Add N(0, delta^2) to every value of uint8 `pixels` (delta in levels of 255, kept to 1/256), rounded
-    and clipped.
+    """Add N(0, delta^2) to every value of uint8 `pixels`, rounded and clipped.
+
+    `delta` is in levels of 255 and kept to 1/256.
     """
     fixed_delta = round(delta * (1 << _DELTA_BITS))
     if fixed_delta == 0:

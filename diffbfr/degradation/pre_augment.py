@@ -1,15 +1,14 @@
-"""A user's own degradations before Eq. 13: any albumentations pipeline that leaves every pixel in its place,
-seeded by content.
+"""A user's degradations before Eq. 13: any albumentations pipeline that keeps every pixel in its place.
 
 A pipeline is plain values: a list such as `[{"MotionBlur": {"blur_limit": 9, "p": 0.3}}]`, where `OneOf` and
 other compositions take their parts under `transforms`, or what `albumentations.save` writes. Its text form is
-canonical JSON, which a spec carries and a digest covers.
+canonical JSON, which a spec carries and a digest covers. It is seeded by content.
 
-Seeded by content does not mean portable: albumentations computes in floats and promises no bytes. With IPP,
-AVX and NumPy's SIMD switched off, ten draws of albumentations 2.0.8 at 512 px came out otherwise for
-AdvancedBlur, Defocus, GaussianBlur, MotionBlur, ZoomBlur, Emboss, RingingOvershoot, Sharpen, UnsharpMask,
-ColorJitter, HEStain, HueSaturationValue, PlasmaBrightnessContrast, PlasmaShadow, RandomGravel, RandomSnow and
-Spatter, and the same for whatever else may run here. So a spec with a pipeline never counts as portable.
+Seeded by content does not mean portable: albumentations computes in floats and guarantees no bytes. With IPP,
+AVX and NumPy's SIMD switched off, ten draws of albumentations 2.0.8 at 512 px differed for AdvancedBlur,
+Defocus, GaussianBlur, MotionBlur, ZoomBlur, Emboss, RingingOvershoot, Sharpen, UnsharpMask, ColorJitter,
+HEStain, HueSaturationValue, PlasmaBrightnessContrast, PlasmaShadow, RandomGravel, RandomSnow and Spatter, and
+agreed for all others that may run here. So a spec with a pipeline never counts as portable.
 """
 
 import json
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffbfr.errors import UsageError
+from diffbfr.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     import albumentations as A
@@ -32,15 +31,11 @@ _CLASS: Final = "__class_fullname__"
 _EXAMPLE: Final = "[{MotionBlur: {blur_limit: 9, p: 0.3}}]"
 _PROBABILITY: Final = 0.5  # albumentations' own default
 _IN_PLACE: Final = ("BaseDropout", "Morphological", "NoOp", "PixelDropout")
-"""Transforms that albumentations also applies to masks and boxes, though they leave every pixel in its
-place.
-"""
+"""Transforms that albumentations also applies to masks and boxes, though they move no pixel."""
 
 
 def describe_pipeline(values: Any) -> str:
-    """Return the text form of a pipeline given as plain values; UsageError if it is none, or if it would
-    move pixels.
-    """
+    """Return the text form of a pipeline in plain values; UsageError if it is invalid or moves pixels."""
     if isinstance(values, Mapping) and isinstance(values.get("transform"), Mapping):
         tree = dict(values["transform"])
     elif isinstance(values, list):
@@ -56,8 +51,9 @@ def describe_pipeline(values: Any) -> str:
 
 
 def run_pipeline(text: str, pixels: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """Run a pipeline on a face (uint8 h w 3 in and out, the same size); the same seed gives the same face
-    with the same versions.
+    """Run a pipeline on a face, uint8 [h, w, 3] in and out, of the same size.
+
+    The same seed gives the same face with the same versions of the libraries.
     """
     pipeline = _load(text)
     pipeline.set_random_state(np.random.Generator(np.random.Philox(key=seed)), random.Random(seed))
@@ -89,9 +85,8 @@ def _long(value: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _load(text: str) -> "A.BaseCompose":
-    os.environ.setdefault(
-        "NO_ALBUMENTATIONS_UPDATE", "1"
-    )  # it would otherwise ask PyPI for a newer version while being imported
+    # Without this, importing albumentations asks PyPI for a newer version.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
     from albumentations.core.serialization import SERIALIZABLE_REGISTRY
 
@@ -116,12 +111,10 @@ def _load(text: str) -> "A.BaseCompose":
             )
     try:
         pipeline = A.from_dict({"transform": tree})
-    except (
-        Exception
-    ) as error:  # pydantic's and albumentations' own errors, and whatever a transform raises on odd arguments
-        reason = " ".join(str(error).split())
+    except Exception as error:
+        # Errors of pydantic and albumentations, and whatever a transform raises for its arguments.
         raise UsageError(
-            f"albumentations refuses the pipeline before Eq. 13 ({reason}); correct its arguments"
+            f"albumentations refuses the pipeline before Eq. 13 ({one_line(error)}); correct its arguments"
         ) from error
     for part in _parts(pipeline):
         if part.targets_as_params:

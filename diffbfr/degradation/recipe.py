@@ -1,10 +1,9 @@
-"""Draw Eq. 13's parameters and apply them, in integer arithmetic: the same face, spec and seed give the same
-JPEG bytes on every machine.
+"""Draw the parameters of Eq. 13 and apply them, in integers: the same JPEG bytes on every machine.
 
-Order: what runs before, flip, gray, blur, down-sample, noise, JPEG. The JPEG's bytes are the low-quality
-face, at its own low resolution; bringing it back to the model's size is `images.lq_to_model`. OpenCV's u8
-`GaussianBlur` and `INTER_LINEAR_EXACT` are fixed point; floats, INTER_AREA and the plain INTER_LINEAR are not
-portable.
+The bytes are a function of face, spec and seed. Order: pipeline before Eq. 13, flip, gray, blur, down-sample,
+noise, JPEG. The JPEG's bytes are the low-quality face, at its own low resolution; `images.lq_to_model`
+resizes it to a model's size. OpenCV's u8 `GaussianBlur` and `INTER_LINEAR_EXACT` are fixed point; floats,
+INTER_AREA and the plain INTER_LINEAR are not portable.
 """
 
 import hashlib
@@ -21,9 +20,7 @@ from diffbfr.variant import DegradationParams, luma, mirror
 
 
 def sample_seed(recipe_digest: str, source_sha256: str, variant: int) -> bytes:
-    """Return the seed of one degraded sample: a function of the recipe, the photo's content and the
-    variant, of nothing else.
-    """
+    """Return the seed of one degraded sample: a function of recipe, photo content and variant alone."""
     return hashlib.sha256(f"diffbfr sample\0{recipe_digest}\0{source_sha256}\0{variant}".encode()).digest()
 
 
@@ -48,11 +45,10 @@ def draw(spec: DegradationSpec, seed: bytes | int) -> DegradationParams:
 
 
 def degrade(hq: NDArray[np.uint8], params: DegradationParams, spec: DegradationSpec) -> bytes:
-    """Apply Eq. 13 to a face (uint8, `spec.hq_px` square, 3 channels) and return the JPEG that it becomes,
-    about `hq_px / r` square.
+    """Apply Eq. 13 to a face (uint8, `spec.hq_px` square, 3 channels) and return its JPEG.
 
-    A gray face is degraded as one channel, noise and JPEG included, so that the low-quality face is as gray
-    as its ground truth.
+    The JPEG is about `hq_px / r` square. A gray face is degraded as one channel, noise and JPEG included, so
+    that the low-quality face is as gray as its ground truth.
     """
     if hq.dtype != np.uint8 or hq.ndim != 3 or hq.shape[2] != 3:
         raise ValueError(f"pixels are {hq.dtype} {hq.shape}; expected uint8 h w 3")

@@ -15,21 +15,19 @@ Arithmetic: TypeAlias = Literal["integer", "float"]
 RECIPES: Final[Mapping[Arithmetic, str]] = MappingProxyType(
     {"integer": "eq13-integer-1", "float": "eq13-float-1"}
 )
-"""Names of the arithmetic in `recipe` and `float_recipe`; one changes whenever the same parameters would
-give other bytes.
-"""
+"""Names of the arithmetic in `recipe` and `float_recipe`; a change of bytes changes the name."""
 
 
 @dataclass(frozen=True)
 class DegradationSpec:
-    """Ranges of Eq. 13, both ends included: blur `sigma` (px), down-sampling `r`, noise `delta` (of 255),
-    JPEG quality `q` (integer).
+    """Ranges of Eq. 13, both ends included.
 
+    They are blur `sigma` (px), down-sampling `r`, noise `delta` (of 255) and JPEG quality `q` (integer).
     Lengths in pixels (`sigma`, `kernel_px`, `max_working_px`) hold for faces of `hq_px`; `at` scales them.
     With r < 1 the face is enlarged, to `max_working_px` at most. `gray_probability` is the paper's unnumbered
     "gray color probability"; `preset` is a label. `arithmetic` "float" is for parity with other codes and
     gives other bytes on other machines; `before` is an albumentations pipeline that runs first, as
-    `before.describe_pipeline` writes it ("" for none).
+    `pre_augment.describe_pipeline` writes it ("" for none).
     """
 
     sigma: tuple[float, float] = (0.1, 10.0)
@@ -54,7 +52,8 @@ class DegradationSpec:
             raise UsageError(
                 f"degradation q is {self.q}; expected whole numbers: libjpeg takes no other quality"
             )
-        for name in ("sigma", "r", "delta"):  # (0, 20), [0, 20] and (0.0, 20.0) are one spec with one digest
+        # (0, 20), [0, 20] and (0.0, 20.0) are one spec with one digest.
+        for name in ("sigma", "r", "delta"):
             object.__setattr__(self, name, tuple(float(end) for end in getattr(self, name)))
         object.__setattr__(self, "q", tuple(int(end) for end in self.q))
         for name in ("gray_probability", "flip_probability"):
@@ -75,9 +74,7 @@ class DegradationSpec:
             )
 
     def at(self, hq_px: int) -> "DegradationSpec":
-        """Return the same degradation for faces of `hq_px`: lengths in pixels scale, r, delta and q do
-        not.
-        """
+        """The same degradation for faces of `hq_px`: lengths in pixels scale; r, delta and q do not."""
         if hq_px < 1:
             raise UsageError(f"a face of {hq_px} px was asked for; expected at least 1 px")
         if hq_px == self.hq_px:
@@ -98,14 +95,12 @@ class DegradationSpec:
 
     @property
     def portable(self) -> bool:
-        """Tell whether every machine makes the same bytes; floats and albumentations do not promise it."""
+        """Whether every machine makes the same bytes; floats and albumentations do not guarantee it."""
         return self.arithmetic == "integer" and not self.before
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of everything that changes bytes: the ranges, the arithmetic's name and what
-        runs before, not the label.
-        """
+        """Sha256 of all that changes bytes: ranges, name of the arithmetic, `before`; not the label."""
         values = {
             field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_RANGES
         }

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # it would otherwise ask PyPI for a newer version while being imported
+# Without this, importing albumentations asks PyPI for a newer version.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 

@@ -1,4 +1,4 @@
-"""How good a restoration is: one file a metric, each with a card that says how it is measured.
+"""Metrics of restored images: one module per metric, each with a `MetricInfo` that says how it is measured.
 
-Importing the package costs nothing; take the metrics from their modules.
+Importing the package imports none of them.
 """

@@ -1,9 +1,9 @@
 """The identity cosine: whether a face network takes the restored face for the same person.
 
-MobileFaceNet (Chen et al., arXiv:1804.07573) turns a crop of 112 x 96 px into a direction; the metric is the
-cosine between the restoration's and the ground truth's. The weights belong to the user: an .npz file with the
-names of this module. Pictures are aligned to the FFHQ frame, so one similarity takes every face to the crop
-of Liu et al. (SphereFace, arXiv:1704.08063), and no landmark of a blurred face is ever guessed.
+MobileFaceNet (Chen et al., arXiv:1804.07573) maps a crop of 112 x 96 px to a unit vector; the metric is the
+cosine between those of the restoration and the ground truth. The weights are the user's: an .npz file with
+the names of this module. Faces are aligned to the FFHQ frame, so one similarity maps every face to the crop
+of Liu et al. (SphereFace, arXiv:1704.08063), and no landmark of a blurred face is estimated.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from diffbfr.errors import UsageError
 from diffbfr.metrics.info import MetricInfo
 
 CROP: Final = (112, 96)
-"""Height and width of what the network sees."""
+"""Height and width of the network's input."""
 FFHQ_POINTS: Final = (
     (192.98, 239.95),
     (318.90, 240.19),
@@ -101,7 +101,7 @@ class Bottleneck(nn.Module):
 
 
 class MobileFaceNet(nn.Module):
-    """The embedding network; 128 numbers a crop."""
+    """The embedding network; 128 numbers per crop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class IdentityCosine:
     def __call__(
         self, estimate: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
-        """Cosine in [-1, 1] of every picture of a batch; RGB in [-1, 1], aligned to the FFHQ frame."""
+        """Cosine in [-1, 1] of every image of a batch; RGB in [-1, 1], aligned to the FFHQ frame."""
         if estimate.shape != reference.shape:
             raise UsageError(
                 f"identity cosine got {tuple(estimate.shape)} against {tuple(reference.shape)}; both must "
@@ -145,7 +145,7 @@ class IdentityCosine:
 
     @torch.inference_mode()
     def embed(self, face: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 256"]:
-        """Unit directions of RGB pictures in [-1, 1], aligned to the FFHQ frame."""
+        """Unit vectors of RGB images in [-1, 1], aligned to the FFHQ frame."""
         crop = ffhq_crop(face.float().to(self._device))
         return normalize(torch.cat([self._network(crop), self._network(crop.flip(3))], dim=1)).cpu()
 
@@ -201,10 +201,10 @@ def load_mobilefacenet(weights: Path) -> MobileFaceNet:
 def _similarity(
     points: Float[np.ndarray, "n 2"], targets: Float[np.ndarray, "n 2"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turn with scale, and shift, that bring the points nearest to the targets in the sum of squares
-    (Umeyama 1991).
-    """
-    x, y = points - points.mean(0), targets - targets.mean(0)
-    a, b = (x * y).sum() / (x**2).sum(), (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum() / (x**2).sum()
+    """Rotation with scale, and shift, that map the points closest to the targets (Umeyama 1991)."""
+    x = points - points.mean(0)
+    y = targets - targets.mean(0)
+    a = (x * y).sum() / (x**2).sum()
+    b = (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum() / (x**2).sum()
     turn = np.array([[a, -b], [b, a]])
     return turn, targets.mean(0) - turn @ points.mean(0)

@@ -1,4 +1,4 @@
-"""The protocol card of a metric: what a number in a table means."""
+"""The description of a metric: what a number in a table means."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 class MetricInfo:
     """Name, version and protocol of a metric; printed under every table that shows it.
 
-    `version` rises with every change that moves the numbers: values of different versions are never compared.
+    `version` rises with every change of the numbers: values of different versions are never compared.
     """
 
     name: str

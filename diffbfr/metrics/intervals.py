@@ -25,10 +25,10 @@ class Interval:
 
 
 def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean over images with its 95 % interval (percentile bootstrap, Efron 1979); same values, same interval.
+    """Mean over images with its 95 % interval (percentile bootstrap, Efron 1979); deterministic.
 
-    One value an image: average the draws of one image first, or the interval is too narrow. An infinite value
-    (the PSNR of equal pictures) makes the mean infinite.
+    There is one value per image: average the draws of one image first, or the interval is too narrow. An
+    infinite value (the PSNR of equal images) makes the mean infinite.
     """
     data = np.asarray(values, dtype=np.float64)
     means = data[_picks(len(data), resamples, seed)].mean(axis=1)
@@ -38,10 +38,9 @@ def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> 
 def bootstrap_ratio(
     values: Sequence[float], others: Sequence[float], resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Ratio of two means over the same images, with its 95 % interval: each resample takes both values of an
-    image.
+    """Ratio of two means over the same images, with its 95 % interval.
 
-    `mean` is the ratio of the means, the values' over the others'.
+    `mean` is the mean of `values` over that of `others`. Each resample takes both values of an image.
     """
     if len(values) != len(others):
         raise UsageError(
@@ -56,7 +55,7 @@ def bootstrap_ratio(
 
 
 def _picks(count: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Images of each resample."""
+    """Indices of the images of each resample."""
     if not count:
         raise UsageError("no values to average; expected one an image; evaluate at least one image")
     return np.random.default_rng(seed).integers(0, count, size=(resamples, count))

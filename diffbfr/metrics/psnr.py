@@ -18,8 +18,9 @@ INFO = MetricInfo(
 
 
 def psnr(estimate: Num[Tensor, "b h w 3"], reference: Num[Tensor, "b h w 3"]) -> Float64[Tensor, " b"]:
-    """PSNR in dB of every picture of a batch; pixels in [0, 255], uint8 or float; infinite for equal
-    pictures.
+    """PSNR in dB of every image of a batch; infinite for equal images.
+
+    Pixels are in [0, 255], uint8 or float.
     """
     if estimate.shape != reference.shape:
         raise UsageError(

@@ -1,9 +1,9 @@
-"""The squeezenet distance: how far apart two pictures look to an ImageNet classifier.
+"""The squeezenet distance: how different two images are to an ImageNet classifier.
 
 Channel-normalised features of SqueezeNet 1.0 (Iandola et al., arXiv:1602.07360) are compared as in Zhang et
-al. (CVPR 2018), but without learnt weights: the numbers order restorations of one data set and are comparable
-with nobody else's. The weights belong to the user: an .npz file of the Caffe model (BGR input, mean 104 / 117
-/ 123).
+al. (CVPR 2018), but without learnt weights: the numbers rank restorations of one data set and cannot be
+compared with published ones. The weights are the user's: an .npz file of the Caffe model (BGR input, mean 104
+/ 117 / 123).
 """
 
 from pathlib import Path

@@ -25,9 +25,9 @@ INFO = MetricInfo(
 
 
 def ssim(estimate: Num[Tensor, "b h w 3"], reference: Num[Tensor, "b h w 3"]) -> Float64[Tensor, " b"]:
-    """SSIM in [-1, 1] of every picture of a batch; pixels in [0, 255], uint8 or float.
+    """SSIM in [-1, 1] of every image of a batch; pixels in [0, 255], uint8 or float.
 
-    The same numbers as scikit-image's `structural_similarity` with `gaussian_weights=True, sigma=1.5,
+    The numbers are those of scikit-image's `structural_similarity` with `gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False, data_range=255, channel_axis=-1`.
     """
     if estimate.shape != reference.shape:
@@ -64,8 +64,9 @@ def _windowed_mean(planes: Float64[Tensor, "planes h w"]) -> Float64[Tensor, "pl
 def _slide(
     planes: Float64[Tensor, "planes h w"], axis: int, weights: list[float]
 ) -> Float64[Tensor, "planes _h _w"]:
-    """Weighted sum of neighbours along an axis, by shifted slices: 3 times faster than a float64
-    convolution on a CPU.
+    """Weighted sum of neighbours along an axis, by shifted slices.
+
+    That is 3 times faster than a float64 convolution on a CPU.
     """
     length = planes.shape[axis] - len(weights) + 1
     total = torch.zeros_like(planes.narrow(axis, 0, length))

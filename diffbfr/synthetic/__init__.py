@@ -1,6 +1,6 @@
 """Procedural faces: the embedded default data, aligned to the FFHQ frame and deterministic by seed.
 
-`draw_attributes` says what a face looks like, `render_face` paints it. Start reading in `attributes.py`;
+`draw_attributes` draws what a face looks like, `render_face` paints it. Start reading in `attributes.py`;
 `canvas.py` is the raster, `layout.py` places the parts, and `scene.py`, `head.py`, `features.py`, `marks.py`
 and `hair.py` paint them from back to front.
 """
@@ -15,7 +15,7 @@ from diffbfr.synthetic.attributes import (
     ATTRIBUTE_RATES,
     FFHQ_LANDMARKS,
     FaceAttributes,
-    detail_words,
+    detail_stream,
     draw_attributes,
 )
 from diffbfr.synthetic.canvas import Canvas
@@ -43,15 +43,16 @@ _GRID_PX = 128  # smaller pictures are averaged down from at least this grid, so
 
 @dataclass(frozen=True)
 class SyntheticFace:
-    """A painted face: uint8 px x px x 3 RGB in [0, 255], and what was painted."""
+    """A painted face: uint8 RGB [px, px, 3] in [0, 255], and its attributes."""
 
     pixels: NDArray[np.uint8]
     attributes: FaceAttributes
 
 
 def render_face(seed: int, px: int = 512) -> SyntheticFace:
-    """Paint face `seed` on a square of `px` pixels (16 to 512); the same seed at another size is the same
-    face.
+    """Paint face `seed` on a square of `px` pixels (16 to 512).
+
+    The same seed at another size is the same face.
     """
     if isinstance(px, bool) or not isinstance(px, int | np.integer) or not MIN_PX <= px <= MAX_PX:
         raise UsageError(
@@ -59,23 +60,23 @@ def render_face(seed: int, px: int = 512) -> SyntheticFace:
             "range"
         )
     face = draw_attributes(seed)
-    layout, words = lay_out(face), detail_words(face.seed)
+    layout, stream = lay_out(face), detail_stream(face.seed)
     shrink = -(-_GRID_PX // int(px))
     canvas = Canvas(face, int(px) * shrink)
-    paint_backdrop(canvas, face, layout, words)
+    paint_backdrop(canvas, face, layout, stream)
     paint_hair_behind(canvas, face, layout)
     paint_neck(canvas, layout)
-    paint_clothes(canvas, face, layout, words)
+    paint_clothes(canvas, face, layout, stream)
     paint_ears(canvas, face, layout)
     paint_head(canvas, face, layout)
     paint_soft_shadows(canvas, layout)
-    paint_freckles(canvas, face, layout, words)
-    paint_moles(canvas, face, layout, words)
+    paint_freckles(canvas, face, layout, stream)
+    paint_moles(canvas, face, layout, stream)
     paint_lines(canvas, face, layout)
     paint_beard(canvas, face, layout)
     paint_nose(canvas, face, layout)
     paint_mouth(canvas, face, layout)
     paint_eyes(canvas, face, layout)
     paint_hair(canvas, face, layout)
-    paint_glasses(canvas, face, layout, words)
+    paint_glasses(canvas, face, layout, stream)
     return SyntheticFace(canvas.pixels(shrink, face.gray), face)

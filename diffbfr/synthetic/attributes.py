@@ -1,8 +1,8 @@
-"""What a procedural face looks like, drawn from its seed before anything is painted.
+"""Attributes of a procedural face, drawn from its seed before anything is painted.
 
 Every number comes from raw Philox words and plain float arithmetic, so a seed gives the same attributes on
-every machine and with every numpy. Lengths are in pixels of the 512 px FFHQ frame; unitless traits lie in [0,
-1] or about [-1, 1] as their comment says.
+every machine and with every NumPy. Lengths are in pixels of the 512 px FFHQ frame; unitless traits lie in [0,
+1] or about [-1, 1], as their comments say.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,7 @@ FFHQ_LANDMARKS: tuple[Point, ...] = (
     (201.26, 371.41),
     (313.09, 371.15),
 )
-"""Left eye, right eye, nose tip, left and right mouth corner (left and right as seen in the picture), 512
-px frame.
-"""
+"""Left eye, right eye, nose tip, left and right mouth corner as seen in the image; 512 px frame."""
 
 ATTRIBUTE_RATES: Mapping[str, float] = MappingProxyType(
     {
@@ -38,7 +36,7 @@ ATTRIBUTE_RATES: Mapping[str, float] = MappingProxyType(
         "earrings": 0.10,
     }
 )
-"""The probability of each long-tail attribute, independent of the others unless `draw_attributes` says so."""
+"""Probability of each long-tail attribute, independent of the others unless `draw_attributes` says so."""
 
 HAIR_STYLES = ("bald", "buzz", "short", "side_part", "curly", "bob", "long", "wavy", "bun")
 HAIR_COLOURS = ("black", "dark_brown", "brown", "auburn", "red", "dark_blond", "blond", "silver", "dyed")
@@ -52,7 +50,7 @@ _DETAIL_STREAM = 2
 
 @dataclass(frozen=True)
 class FaceAttributes:
-    """One face in words and numbers; `dataclasses.asdict` gives simple types only."""
+    """One face as names and numbers; `dataclasses.asdict` gives simple types only."""
 
     seed: int
     # long tail, rates in ATTRIBUTE_RATES
@@ -147,36 +145,34 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
-def detail_words(seed: int) -> RandomStream:
-    """The stream for small things that no attribute names: where moles sit, how strands lie, where blobs
-    float.
-    """
+def detail_stream(seed: int) -> RandomStream:
+    """The random stream for details that no attribute names, such as where moles and hair strands lie."""
     return RandomStream(seed, _DETAIL_STREAM)
 
 
 def draw_attributes(seed: int) -> FaceAttributes:
     """Draw the attributes of face `seed`; cheap, nothing is rendered."""
-    words = RandomStream(check_seed(seed), _ATTRIBUTE_STREAM)
+    stream = RandomStream(check_seed(seed), _ATTRIBUTE_STREAM)
     rate = ATTRIBUTE_RATES
-    moles = 1 + int(words.unit() * words.unit() * 5.0) if words.chance(rate["moles"]) else 0
+    moles = 1 + int(stream.unit() * stream.unit() * 5.0) if stream.chance(rate["moles"]) else 0
     flags = {
-        name: words.chance(rate[name])
+        name: stream.chance(rate[name])
         for name in ("freckles", "glasses", "fringe", "gray", "teeth", "earrings")
     }
     beard = (
-        words.choice(("stubble", "moustache", "full"), (0.4, 0.2, 0.4))
-        if words.chance(rate["beard"])
+        stream.choice(("stubble", "moustache", "full"), (0.4, 0.2, 0.4))
+        if stream.chance(rate["beard"])
         else "none"
     )
-    age = words.unit()
-    skin_tone = words.unit()
+    age = stream.unit()
+    skin_tone = stream.unit()
     skin_tone = skin_tone * (0.6 + 0.4 * skin_tone)
-    smile = words.span(0.45, 1.0) if flags["teeth"] else words.span(0.0, 0.75)
-    yaw, roll = words.bell(), words.bell() * 0.02
-    scale = 1.0 + 0.03 * words.bell()
-    shift = (5.0 * words.bell(), 5.0 * words.bell())
-    light = (words.span(-0.72, 0.72), words.span(-0.62, -0.12))
-    makeup = 0.0 if beard != "none" else max(0.0, words.span(-0.7, 1.0))
+    smile = stream.span(0.45, 1.0) if flags["teeth"] else stream.span(0.0, 0.75)
+    yaw, roll = stream.bell(), stream.bell() * 0.02
+    scale = 1.0 + 0.03 * stream.bell()
+    shift = (5.0 * stream.bell(), 5.0 * stream.bell())
+    light = (stream.span(-0.72, 0.72), stream.span(-0.62, -0.12))
+    makeup = 0.0 if beard != "none" else max(0.0, stream.span(-0.7, 1.0))
     return FaceAttributes(
         seed=int(seed),
         moles=moles,
@@ -188,43 +184,44 @@ def draw_attributes(seed: int) -> FaceAttributes:
         beard=beard,
         earrings=flags["earrings"],
         skin_tone=skin_tone,
-        undertone=words.bell(),
-        hair_style=_hair_style(words, flags["fringe"], beard != "none"),
-        hair_colour=_hair_colour(words, skin_tone, age),
-        eye_colour=words.choice(
+        undertone=stream.bell(),
+        hair_style=_hair_style(stream, flags["fringe"], beard != "none"),
+        hair_colour=_hair_colour(stream, skin_tone, age),
+        eye_colour=stream.choice(
             EYE_COLOURS,
             (0.3, 0.3, 0.1, 0.1, 0.15, 0.1) if skin_tone < 0.55 else (0.7, 0.25, 0.05, 0.0, 0.0, 0.0),
         ),
         makeup=makeup,
         age=age,
-        face_width=words.bell(),
-        jaw=words.bell(),
-        eye_size=words.bell(),
-        eye_tilt=words.bell(),
-        brow_weight=words.bell(),
-        brow_arch=words.bell(),
-        nose_width=words.bell() + 0.5 * (skin_tone - 0.5),
-        lip_fullness=words.bell() + 0.6 * (skin_tone - 0.5) + 0.2 * makeup,
+        face_width=stream.bell(),
+        jaw=stream.bell(),
+        eye_size=stream.bell(),
+        eye_tilt=stream.bell(),
+        brow_weight=stream.bell(),
+        brow_arch=stream.bell(),
+        nose_width=stream.bell() + 0.5 * (skin_tone - 0.5),
+        lip_fullness=stream.bell() + 0.6 * (skin_tone - 0.5) + 0.2 * makeup,
         smile=smile,
-        gaze=words.bell(),
-        part=words.bell(),
+        gaze=stream.bell(),
+        part=stream.bell(),
         yaw=yaw,
         roll=roll,
         scale=scale,
         shift=shift,
         light=light,
-        contrast=words.unit(),
-        warmth=words.bell(),
-        backdrop=words.choice(BACKDROPS, (0.15, 0.35, 0.35, 0.15)),
-        garment=words.choice(GARMENTS, (0.35, 0.25, 0.2, 0.2)),
-        landmarks=_landmarks(words, yaw, roll, scale, shift),
-        accent=words.unit(),
+        contrast=stream.unit(),
+        warmth=stream.bell(),
+        backdrop=stream.choice(BACKDROPS, (0.15, 0.35, 0.35, 0.15)),
+        garment=stream.choice(GARMENTS, (0.35, 0.25, 0.2, 0.2)),
+        landmarks=_landmarks(stream, yaw, roll, scale, shift),
+        accent=stream.unit(),
     )
 
 
 def to_frame(point: Point, roll: float, scale: float, shift: Point) -> Point:
-    """Carry a point of the upright face to the 512 px picture; `roll` is the tangent of half the angle, so
-    no sine is needed.
+    """Map a point of the upright face to the 512 px image.
+
+    `roll` is the tangent of half the angle, so no sine is needed.
     """
     cosine, sine = (1.0 - roll * roll) / (1.0 + roll * roll), 2.0 * roll / (1.0 + roll * roll)
     x, y = point[0] - 256.0, point[1] - 306.0
@@ -241,11 +238,16 @@ def from_frame(point: Point, roll: float, scale: float, shift: Point) -> Point:
     return (256.0 + cosine * x + sine * y, 306.0 - sine * x + cosine * y)
 
 
-def _landmarks(words: RandomStream, yaw: float, roll: float, scale: float, shift: Point) -> tuple[Point, ...]:
-    """The five points: the mean FFHQ ones, some individual proportion, the nose carried by the turn of the
-    head, then the pose.
-    """
-    eyes, nose, wide, high = 3.0 * words.bell(), 5.0 * words.bell(), 6.0 * words.bell(), 4.0 * words.bell()
+def _landmarks(
+    stream: RandomStream, yaw: float, roll: float, scale: float, shift: Point
+) -> tuple[Point, ...]:
+    """The five landmarks: the mean FFHQ ones with individual proportions, turn of the head, and pose."""
+    eyes, nose, wide, high = (
+        3.0 * stream.bell(),
+        5.0 * stream.bell(),
+        6.0 * stream.bell(),
+        4.0 * stream.bell(),
+    )
     left_eye, right_eye, tip, left_mouth, right_mouth = FFHQ_LANDMARKS
     upright = (
         (left_eye[0] - eyes, left_eye[1]),
@@ -257,20 +259,20 @@ def _landmarks(words: RandomStream, yaw: float, roll: float, scale: float, shift
     return tuple(to_frame(point, roll, scale, shift) for point in upright)
 
 
-def _hair_style(words: RandomStream, fringe: bool, bearded: bool) -> str:
-    """A style that can carry the fringe, when there is one; beards go with short hair more often."""
+def _hair_style(stream: RandomStream, fringe: bool, bearded: bool) -> str:
+    """A style that fits the fringe, if there is one; beards go with short hair more often."""
     if fringe:
-        return words.choice(
+        return stream.choice(
             ("short", "curly", "bob", "long", "wavy", "bun"), (0.2, 0.1, 0.25, 0.2, 0.15, 0.1)
         )
     if bearded:
-        return words.choice(HAIR_STYLES, (0.15, 0.2, 0.25, 0.2, 0.1, 0.0, 0.05, 0.05, 0.0))
-    return words.choice(HAIR_STYLES, (0.04, 0.08, 0.17, 0.17, 0.12, 0.12, 0.13, 0.12, 0.05))
+        return stream.choice(HAIR_STYLES, (0.15, 0.2, 0.25, 0.2, 0.1, 0.0, 0.05, 0.05, 0.0))
+    return stream.choice(HAIR_STYLES, (0.04, 0.08, 0.17, 0.17, 0.12, 0.12, 0.13, 0.12, 0.05))
 
 
-def _hair_colour(words: RandomStream, skin_tone: float, age: float) -> str:
+def _hair_colour(stream: RandomStream, skin_tone: float, age: float) -> str:
     """A natural colour for the skin tone, silver with age, sometimes dyed."""
     silver = 0.9 * max(0.0, age - 0.72) / 0.28
     light = (0.12, 0.2, 0.2, 0.1, 0.06, 0.14, 0.14, silver, 0.03)
     dark = (0.65, 0.25, 0.06, 0.01, 0.0, 0.0, 0.01, silver, 0.02)
-    return words.choice(HAIR_COLOURS, light if skin_tone < 0.55 else dark)
+    return stream.choice(HAIR_COLOURS, light if skin_tone < 0.55 else dark)

@@ -1,9 +1,9 @@
 """A resolution-independent raster: distance fields on a pixel grid, composited with analytic anti-aliasing.
 
-Coordinates are those of the upright face in the 512 px FFHQ frame, whatever the size of the picture. Colours
-are linear light (gamma 2: a square root closes it). Only + - * /, square root, floor, minimum and maximum
-touch the pixels, elementwise in float32: IEEE 754 fixes their results, so the same picture comes out of every
-processor. No sine, power or exponential, whose last bit differs between libraries.
+Coordinates are those of the upright face in the 512 px FFHQ frame, whatever the size of the image. Colours
+are linear light (gamma 2, which a square root undoes). Pixels are computed with + - * /, square root, floor,
+minimum and maximum alone, elementwise in float32: IEEE 754 fixes their results, so every processor makes the
+same image. Sine, power and exponential are avoided, because their last bit differs between libraries.
 """
 
 from dataclasses import dataclass
@@ -62,9 +62,7 @@ def wave(turns: Plane) -> Plane:
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of the canvas: views of its pixels and their face coordinates, so that small features
-    cost little.
-    """
+    """A rectangle of the canvas: views of its pixels and face coordinates, so small features are cheap."""
 
     x: Plane
     y: Plane
@@ -72,11 +70,11 @@ class Window:
     pixel: float  # one picture pixel in face units
 
     def cover(self, distance: Plane) -> Plane:
-        """How much of each pixel lies inside (distance < 0), by the box of one pixel."""
+        """The fraction of each pixel that lies inside (distance < 0), by the box of one pixel."""
         return clip01(0.5 - distance * (1.0 / self.pixel))
 
     def stroke(self, distance: Plane, half_width: Plane | float) -> Plane:
-        """How much of each pixel a line covers; keeps its ink when the line is thinner than a pixel."""
+        """The fraction of each pixel that a line covers; a line thinner than a pixel keeps its total."""
         away = np.abs(distance)
         return self.cover(away - half_width) - self.cover(away + half_width)
 
@@ -92,12 +90,12 @@ class Window:
         return bump(u * u + v * v)
 
     def paint(self, coverage: Plane, colour: Colour | Plane) -> None:
-        """Lay a colour (or a 3 h w picture) over what is there."""
+        """Composite a colour (or an image [3, h, w]) over the pixels."""
         for channel in range(3):
             self.image[channel] += coverage * (colour[channel] - self.image[channel])
 
     def dim(self, coverage: Plane, colour: Colour) -> None:
-        """Multiply what is there by `colour` where coverage is 1."""
+        """Multiply the pixels by `colour` where coverage is 1."""
         for channel in range(3):
             self.image[channel] *= 1.0 - coverage * (1.0 - colour[channel])
 
@@ -108,7 +106,7 @@ class Window:
 
 
 class Canvas:
-    """A square picture of `size` pixels in the pose of one face."""
+    """A square image of `size` pixels in the pose of one face."""
 
     def __init__(self, face: FaceAttributes, size: int) -> None:
         self._pose = (face.roll, face.scale, face.shift)
@@ -123,13 +121,13 @@ class Canvas:
         self.full = Window(x, y, np.zeros((3, size, size), np.float32), self._unit / face.scale)
 
     def window(self, left: float, top: float, right: float, bottom: float) -> Window:
-        """The part of the picture that holds this rectangle of face coordinates, with a pixel to spare."""
+        """The part of the image that holds this rectangle of face coordinates, with a margin of a pixel."""
         rows, columns = self.slices(left, top, right, bottom)
         full = self.full
         return Window(full.x[rows, columns], full.y[rows, columns], full.image[:, rows, columns], full.pixel)
 
     def slices(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice]:
-        """Rows and columns of the picture that hold this rectangle of face coordinates."""
+        """Rows and columns of the image that hold this rectangle of face coordinates."""
         corners = [
             to_frame(corner, *self._pose)
             for corner in ((left, top), (right, top), (left, bottom), (right, bottom))
@@ -142,7 +140,7 @@ class Canvas:
         return slice(min(max(first, 0), self._size), min(max(last, 0), self._size))
 
     def pixels(self, shrink: int, gray: bool) -> NDArray[np.uint8]:
-        """Close the gamma, average `shrink` x `shrink` blocks in linear light, round: uint8 h w 3."""
+        """Average `shrink` x `shrink` blocks in linear light, apply the gamma and round: uint8 [h, w, 3]."""
         image = self.full.image
         if shrink > 1:
             total = np.zeros_like(image[:, ::shrink, ::shrink])

@@ -19,8 +19,9 @@ def paint_eyes(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
 def _lids(
     window: Window, face: FaceAttributes, eye: tuple[float, float, float, float]
 ) -> tuple[Plane, Plane, Plane, Plane]:
-    """Eye coordinates u (-1 inner corner .. 1 outer corner), v (in half widths) and the heights of the
-    upper and lower lid there.
+    """Eye coordinates and the heights of both lids.
+
+    The coordinates are u (-1 inner corner .. 1 outer corner) and v, in half widths.
     """
     x, y, half, sign = eye
     u = (window.x - x) * (sign / half)

@@ -1,6 +1,4 @@
-"""Hair: one silhouette behind the neck, one in front of the face, shaded along strands that fan out from
-the parting.
-"""
+"""Hair: a silhouette behind the neck and one in front of the face, shaded along strands from the parting."""
 
 from dataclasses import dataclass
 
@@ -74,9 +72,7 @@ def paint_hair(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
 
 
 def _silhouette(window: Window, layout: Layout, cut: _Cut, face: FaceAttributes) -> Plane:
-    """Signed distance to the outside of the hair: a cap on the skull that goes on downwards as two
-    curtains.
-    """
+    """Signed distance to the outside of the hair: a cap on the skull that continues down both sides."""
     half = layout.half_width + cut.volume
     centre = 250.0
     x = window.x - layout.middle - 6.0 * face.part * (cut.volume > 10.0)
@@ -134,9 +130,7 @@ def _free_face(window: Window, face: FaceAttributes, layout: Layout, cut: _Cut) 
 
 
 def _fringe_edge(window: Window, face: FaceAttributes, layout: Layout) -> Plane:
-    """Distance below the fringe's lower edge (negative under it): locks of different length, swept to the
-    parting's side.
-    """
+    """Distance below the fringe's lower edge (negative under it): swept locks of different length."""
     x = window.x - layout.middle
     swept = x + 0.5 * face.part * (window.y - 140.0)
     locks = 5.0 * wave(swept * 0.017 + 0.3 * face.part) + 3.0 * wave(swept * 0.043 + 0.3) * wave(
@@ -148,9 +142,7 @@ def _fringe_edge(window: Window, face: FaceAttributes, layout: Layout) -> Plane:
 
 
 def _strand_light(window: Window, face: FaceAttributes, layout: Layout, cut: _Cut) -> Plane:
-    """Light on the hair: round like the skull, striped by strands, with a glossy band, darker at its inner
-    edges.
-    """
+    """Light on the hair: round like the skull, striped by strands, glossy, darker at the inner edges."""
     lx, ly, _ = layout.light
     side = 70.0 if face.hair_style == "side_part" else 34.0
     root_x, root_y = layout.middle + side * face.part, layout.top + 6.0 - cut.volume

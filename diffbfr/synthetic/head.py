@@ -10,9 +10,7 @@ from diffbfr.synthetic.layout import Layout
 
 
 def face_distance(window: Window, layout: Layout, grow: float = 0.0) -> Plane:
-    """Signed distance to the outline of the face, to first order: an egg with a tapered, more or less
-    square jaw.
-    """
+    """Signed distance to the outline of the face, to first order: an egg with a tapered jaw."""
     half = layout.half_width + grow
     centre = 272.0
     above, below = centre - layout.top + grow, layout.chin - centre + grow

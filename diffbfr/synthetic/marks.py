@@ -16,41 +16,42 @@ _FRAMES = (
 )
 
 
-def paint_moles(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
+def paint_moles(canvas: Canvas, face: FaceAttributes, layout: Layout, stream: RandomStream) -> None:
     """Dark round spots on cheeks, chin and forehead, clear of eyes, nose and mouth."""
     for _ in range(face.moles):
-        sign = 1.0 if words.chance(0.5) else -1.0
-        place = words.unit()
+        sign = 1.0 if stream.chance(0.5) else -1.0
+        place = stream.unit()
         if place < 0.6:
-            x, y = layout.middle + sign * words.span(62.0, 96.0), words.span(290.0, 360.0)
+            x, y = layout.middle + sign * stream.span(62.0, 96.0), stream.span(290.0, 360.0)
         elif place < 0.8:
-            x, y = layout.middle + sign * words.span(26.0, 56.0), words.span(405.0, 430.0)
+            x, y = layout.middle + sign * stream.span(26.0, 56.0), stream.span(405.0, 430.0)
         else:
-            x, y = layout.middle + sign * words.span(10.0, 70.0), words.span(158.0, 182.0)
-        radius = words.span(3.6, 5.6)
+            x, y = layout.middle + sign * stream.span(10.0, 70.0), stream.span(158.0, 182.0)
+        radius = stream.span(3.6, 5.6)
         window = canvas.window(x - 10.0, y - 10.0, x + 10.0, y + 10.0)
         colour = (layout.skin[0] * 0.20, layout.skin[1] * 0.11, layout.skin[2] * 0.09)
         window.paint(0.88 * window.cover(window.ellipse(x, y, radius, radius * 0.92)), colour)
 
 
-def paint_freckles(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
+def paint_freckles(canvas: Canvas, face: FaceAttributes, layout: Layout, stream: RandomStream) -> None:
     """Small warm spots over nose and cheeks."""
     if not face.freckles:
         return
     for _ in range(64):
-        across, down = words.span(-0.85, 0.85), words.bell()
+        across, down = stream.span(-0.85, 0.85), stream.bell()
         x, y = (
             layout.middle + 3.0 * face.yaw + 140.0 * across,
             306.0 + 62.0 * down + 0.0012 * (140.0 * across) * (140.0 * across),
         )
-        radius, strength = words.span(2.0, 3.8), words.span(0.25, 0.55)
+        radius, strength = stream.span(2.0, 3.8), stream.span(0.25, 0.55)
         window = canvas.window(x - 6.0, y - 6.0, x + 6.0, y + 6.0)
         window.dim(strength * window.cover(window.ellipse(x, y, radius, radius)), (0.62, 0.40, 0.30))
 
 
 def paint_lines(canvas: Canvas, face: FaceAttributes, layout: Layout) -> None:
-    """Folds from the nose to the mouth's corners, deeper with a smile and with age; forehead lines and
-    crow's feet late.
+    """Folds from the nose to the corners of the mouth, deeper with a smile and with age.
+
+    Forehead lines and crow's feet come late.
     """
     mouth_y = (layout.mouth[0][1] + layout.mouth[1][1]) * 0.5
     fold = 0.16 + 0.32 * face.age * face.age + 0.26 * face.smile
@@ -127,12 +128,12 @@ def _moustache(window: Window, layout: Layout, mouth: tuple[float, float, float]
     return band
 
 
-def paint_glasses(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
+def paint_glasses(canvas: Canvas, face: FaceAttributes, layout: Layout, stream: RandomStream) -> None:
     """Spectacles: two rims, bridge and temples, a shadow on the cheeks and a faint reflection."""
     if not face.glasses:
         return
-    frame, thick = _FRAMES[int(words.unit() * len(_FRAMES))], words.span(2.0, 4.2)
-    square, wide, high = words.unit(), words.span(50.0, 55.0), words.span(35.0, 43.0)
+    frame, thick = _FRAMES[int(stream.unit() * len(_FRAMES))], stream.span(2.0, 4.2)
+    square, wide, high = stream.unit(), stream.span(50.0, 55.0), stream.span(35.0, 43.0)
     window = canvas.window(layout.middle - 190.0, 170.0, layout.middle + 190.0, 320.0)
     rims: list[Plane] = []
     for x, y in layout.eyes:

@@ -32,25 +32,25 @@ _CLOTH = (
 )
 
 
-def paint_backdrop(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
+def paint_backdrop(canvas: Canvas, face: FaceAttributes, layout: Layout, stream: RandomStream) -> None:
     """A wall, a gradient, blurred lights and shapes, or a window: soft, so that the head stands out sharp."""
     full = canvas.full
-    first, second = _pick(_WALLS, words), _pick(_WALLS, words)
+    first, second = _pick(_WALLS, stream), _pick(_WALLS, stream)
     if face.backdrop == "plain":
         second = mix(first, second, 0.2)
-    slant_x, slant_y = words.span(-1.0, 1.0), words.span(0.2, 1.0)
+    slant_x, slant_y = stream.span(-1.0, 1.0), stream.span(0.2, 1.0)
     share = smooth((full.x - 256.0) * slant_x + (full.y - 256.0) * slant_y, -340.0, 340.0)
     for channel in range(3):
         full.image[channel] = first[channel] + (second[channel] - first[channel]) * share
     if face.backdrop == "blobs":
         for _ in range(9):
-            x, y, radius = words.span(-40.0, 552.0), words.span(-40.0, 480.0), words.span(40.0, 130.0)
-            colour = scaled(_pick(_WALLS, words), words.span(0.6, 1.3))
+            x, y, radius = stream.span(-40.0, 552.0), stream.span(-40.0, 480.0), stream.span(40.0, 130.0)
+            colour = scaled(_pick(_WALLS, stream), stream.span(0.6, 1.3))
             window = canvas.window(x - radius, y - radius, x + radius, y + radius)
-            window.paint(words.span(0.3, 0.8) * smooth(window.hill(x, y, radius, radius), 0.0, 0.45), colour)
+            window.paint(stream.span(0.3, 0.8) * smooth(window.hill(x, y, radius, radius), 0.0, 0.45), colour)
     if face.backdrop == "window":
-        bright, frame = scaled(linear(226, 234, 240), words.span(0.7, 1.0)), scaled(first, 0.5)
-        x, width = words.span(-60.0, 380.0), words.span(110.0, 190.0)
+        bright, frame = scaled(linear(226, 234, 240), stream.span(0.7, 1.0)), scaled(first, 0.5)
+        x, width = stream.span(-60.0, 380.0), stream.span(110.0, 190.0)
         pane = smooth(np.abs(full.x - x - width * 0.5), width * 0.5 + 5.0, width * 0.5 - 5.0) * smooth(
             full.y, 330.0, 318.0
         )
@@ -65,15 +65,15 @@ def paint_backdrop(canvas: Canvas, face: FaceAttributes, layout: Layout, words: 
     )
 
 
-def paint_clothes(canvas: Canvas, face: FaceAttributes, layout: Layout, words: RandomStream) -> None:
+def paint_clothes(canvas: Canvas, face: FaceAttributes, layout: Layout, stream: RandomStream) -> None:
     """Shoulders in a garment with a neckline, lit from the lamp's side."""
     window = canvas.window(-120.0, 400.0, 632.0, 640.0)
-    cloth, second = _pick(_CLOTH, words), _pick(_CLOTH, words)
+    cloth, second = _pick(_CLOTH, stream), _pick(_CLOTH, stream)
     x = window.x - layout.middle - 2.0
     away = np.abs(x)
     sloped = (
         452.0
-        + words.span(-10.0, 12.0)
+        + stream.span(-10.0, 12.0)
         + 0.26 * np.maximum(away - 70.0, np.float32(0.0))
         + 0.0011 * away * away
     )
@@ -89,7 +89,7 @@ def paint_clothes(canvas: Canvas, face: FaceAttributes, layout: Layout, words: R
     light = layout.ambient + (1.0 - layout.ambient) * (0.62 + 0.0016 * layout.light[0] * x + 0.16 * folds)
     light = light * (1.0 - 0.35 * smooth(distance, -16.0, 0.0))
     colour = np.stack([light * channel for channel in cloth])
-    if words.chance(0.25):
+    if stream.chance(0.25):
         stripe = window.cover(wave(window.y * 0.022 + 0.0002 * x * x) * (1.0 / (6.0 * 0.022)))
         colour = colour + stripe * (np.stack([light * channel for channel in second]) - colour)
     window.paint(window.cover(distance), colour)
@@ -103,5 +103,5 @@ def paint_clothes(canvas: Canvas, face: FaceAttributes, layout: Layout, words: R
         window.dim(0.35 * window.stroke(distance + 9.0, 1.4), (0.4, 0.4, 0.42))
 
 
-def _pick(colours: tuple[Colour, ...], words: RandomStream) -> Colour:
-    return scaled(colours[int(words.unit() * len(colours))], words.span(0.8, 1.1))
+def _pick(colours: tuple[Colour, ...], stream: RandomStream) -> Colour:
+    return scaled(colours[int(stream.unit() * len(colours))], stream.span(0.8, 1.1))

@@ -1,6 +1,4 @@
-"""Measure arms against each other: one process, interleaved rounds in changing order, medians, and a ratio
-with its bootstrap interval.
-"""
+"""Compare the speed of arms: one process, interleaved rounds in random order, and ratios of medians."""
 
 import ctypes
 import random
@@ -14,14 +12,12 @@ import torch
 
 Run = Callable[[], object]
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
-"""What the makers' data sheets promise of matrix products in bfloat16, dense."""
+"""Dense bfloat16 matrix products (TFLOP/s) by the makers' data sheets."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one arm takes as another: of medians over rounds, with the 95 % bootstrap
-    interval over rounds.
-    """
+    """Ratio of the medians of two arms, with its 95 % bootstrap interval over rounds."""
 
     value: float
     low: float
@@ -34,8 +30,10 @@ class Ratio:
 def measure(
     arms: Mapping[str, Run], rounds: int, device: torch.device, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each arm in each round. Every round runs every arm once, in an order drawn anew, so that
-    a slow minute hits all alike.
+    """Seconds of each arm in each round.
+
+    Every round runs every arm once, in a new random order, so that a slow minute of the machine affects all
+    alike.
     """
     for run in arms.values():
         for _ in range(warm_up):
@@ -52,7 +50,7 @@ def measure(
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float], draws: int = 2000) -> Ratio:
-    """Median of one arm over that of the other; rounds are drawn again in pairs, as they were run."""
+    """Median of one arm over that of the other; rounds are resampled in pairs, as they were run."""
     if len(slower) != len(faster) or not slower:
         raise ValueError(f"{len(slower)} and {len(faster)} rounds; expected as many of each, at least one")
     generator, rounds = random.Random(0), range(len(slower))
@@ -68,8 +66,9 @@ def ratio(slower: Sequence[float], faster: Sequence[float], draws: int = 2000) -
 
 
 def peak_bytes(run: Run, device: torch.device) -> int:
-    """The most memory that one call takes beyond what was there before: the allocator's on a GPU, the
-    process's resident set on a CPU.
+    """The peak of the memory that one call takes beyond what was taken before it.
+
+    It is the allocator's on a GPU and the resident set on a CPU.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -78,9 +77,8 @@ def peak_bytes(run: Run, device: torch.device) -> int:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    ctypes.CDLL(None).malloc_trim(
-        0
-    )  # glibc keeps what was freed; a call that takes it again would seem to need nothing
+    # glibc keeps freed memory; a call that reuses it would seem to need none.
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of the resident set starts anew
     before = _status("VmRSS")
     run()
@@ -88,7 +86,7 @@ def peak_bytes(run: Run, device: torch.device) -> int:
 
 
 def utilisation(flop_per_s: float, dtype: str, device: torch.device, peak_tflops: float | None = None) -> str:
-    """The share of the device's peak that is used, to be printed; nothing where no peak is known."""
+    """The fraction of the device's peak that is used, as text; empty where no peak is known."""
     if peak_tflops is None and device.type == "cuda" and dtype == "bfloat16":
         name = torch.cuda.get_device_name(device)
         peak_tflops = next((peak for card, peak in PEAK_TFLOPS.items() if card in name), None)
@@ -96,7 +94,7 @@ def utilisation(flop_per_s: float, dtype: str, device: torch.device, peak_tflops
 
 
 def environment(device: torch.device) -> str:
-    """What the figures were taken on."""
+    """The machine and torch version of the figures."""
     if device.type == "cuda":
         return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
     model = next(

@@ -29,11 +29,11 @@ from diffbfr.stages import IRM1, IRM2, TEM, StageSpec, UNetSpec
 from diffbfr.training.batches import Batch
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.train_step import TrainStep
+from tests.benchmarks.diffusers_unet import DiffusersUNet, shrunk
 from tests.benchmarks.harness import Run, environment, measure, peak_bytes, ratio, utilisation
-from tests.benchmarks.twin import Twin, shrunk
 
 STAGES = {"irm1": IRM1, "irm2": IRM2, "tem": TEM}
-MAKERS = {"ours": UNet, "diffusers": Twin}
+MAKERS = {"ours": UNet, "diffusers": DiffusersUNet}
 FUSED, DEFAULT = ", fused Adam", ", torch's default Adam"
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 

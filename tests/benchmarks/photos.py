@@ -1,6 +1,4 @@
-"""Photos to measure with: smooth random pictures with the grain of a camera, PNGs of about 1.5 MB at 1024
-px.
-"""
+"""Test photos: smooth random images with the grain of a camera, PNGs of about 1.5 MB at 1024 px."""
 
 from pathlib import Path
 

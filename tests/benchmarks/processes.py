@@ -1,4 +1,4 @@
-"""What processes cost: processor time and memory of one and of all that it started, as Linux counts them."""
+"""Processor time and memory of a process and of all that it started, as Linux counts them."""
 
 import os
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from pathlib import Path
 
 
 def tree_seconds(root: int) -> float:
-    """Processor time of a process and its descendants so far, in seconds: of the living, and of those that
-    they have waited for.
+    """Processor time (s) of a process and its descendants so far.
+
+    It includes the running ones and those that they have waited for.
     """
     return sum(sum(map(int, _stat(process)[11:15])) for process in tree(root)) / os.sysconf("SC_CLK_TCK")
 
@@ -24,7 +25,7 @@ def peak_mb(root: int) -> dict[int, float]:
 
 
 def tree(root: int) -> list[int]:
-    """A process and its descendants that live now."""
+    """A process and its running descendants."""
     children: dict[int, list[int]] = {}
     for process in _all():
         children.setdefault(int(_stat(process)[1]), []).append(process)
@@ -39,9 +40,7 @@ def _all() -> Iterator[int]:
 
 
 def _stat(process: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name: state, parent, ..., utime, stime, cutime, cstime;
-    padding if it is gone.
-    """
+    """The fields of /proc/PID/stat after the name (state, parent, ..., utime, stime, cutime, cstime)."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

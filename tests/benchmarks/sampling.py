@@ -21,9 +21,9 @@ from torch import Tensor
 from diffbfr.cascade import Cascade, Restoration, packaged_cascade, sample
 from diffbfr.models.denoiser import Denoiser, upsample
 from diffbfr.stages import IRM1, IRM2, TEM
+from tests.benchmarks.diffusers_unet import DiffusersUNet, shrunk
 from tests.benchmarks.exact_score import study
 from tests.benchmarks.harness import Run, environment, measure, peak_bytes, ratio
-from tests.benchmarks.twin import Twin, shrunk
 
 
 def build(given: argparse.Namespace) -> Cascade:
@@ -59,7 +59,7 @@ class DiffusersLoop:
 
     def __init__(self, cascade: Cascade, *, compiled: bool) -> None:
         self.stages = [
-            (stage.spec, Twin(stage.spec.unet).eval().to(cascade.device))
+            (stage.spec, DiffusersUNet(stage.spec.unet).eval().to(cascade.device))
             for stage in (cascade.irm1, cascade.irm2, cascade.tem)
         ]
         self.device = cascade.device

@@ -10,8 +10,8 @@ import torch
 
 from diffbfr.cost.flops import evaluation_flops, num_parameters
 from diffbfr.stages import IRM1, IRM1_TINY, IRM2, TEM, StageSpec
+from tests.benchmarks.diffusers_unet import DiffusersUNet, flops, shrunk
 from tests.benchmarks.harness import environment, measure, peak_bytes, ratio, utilisation
-from tests.benchmarks.twin import Twin, flops, shrunk
 
 CPU = torch.device("cpu")
 
@@ -69,25 +69,25 @@ def test_the_environment_is_named() -> None:
 @pytest.mark.parametrize("stage", [IRM1, IRM2, TEM], ids=lambda stage: stage.name)
 def test_diffusers_network_has_the_same_operations_within_two_in_ten_thousand(stage: StageSpec) -> None:
     with torch.device("meta"):
-        twin = Twin(stage.unet)
-    assert flops(twin, stage.unet) == pytest.approx(evaluation_flops(stage.unet), rel=2e-4)
-    assert sum(p.numel() for p in twin.parameters()) == pytest.approx(num_parameters(stage.unet), rel=0.01)
+        peer = DiffusersUNet(stage.unet)
+    assert flops(peer, stage.unet) == pytest.approx(evaluation_flops(stage.unet), rel=2e-4)
+    assert sum(p.numel() for p in peer.parameters()) == pytest.approx(num_parameters(stage.unet), rel=0.01)
 
 
 @pytest.mark.parametrize("stage", [IRM1, IRM2, TEM], ids=lambda stage: stage.name)
 def test_a_shrunk_table_runs_in_both(stage: StageSpec) -> None:
     spec = shrunk(stage.unet, 8, 8)
     with torch.device("meta"):
-        twin = Twin(spec)
-        assert twin(torch.empty(2, spec.in_channels, spec.image_px, spec.image_px), torch.ones(2)).shape == (
+        peer = DiffusersUNet(spec)
+        assert peer(torch.empty(2, spec.in_channels, spec.image_px, spec.image_px), torch.ones(2)).shape == (
             2,
             spec.out_channels,
             spec.image_px,
             spec.image_px,
         )
-    assert flops(twin, spec) == pytest.approx(evaluation_flops(spec), rel=2e-3)
+    assert flops(peer, spec) == pytest.approx(evaluation_flops(spec), rel=2e-3)
 
 
-def test_folded_blocks_have_no_twin() -> None:
+def test_folded_blocks_have_no_diffusers_network() -> None:
     with pytest.raises(ValueError, match="expected patch_px=1"):
-        Twin(replace(IRM1_TINY.unet, patch_px=2))
+        DiffusersUNet(replace(IRM1_TINY.unet, patch_px=2))

@@ -1,9 +1,8 @@
-"""What a training costs beside its steps: Ray beside torchrun, checkpoints, tracking and signs of life, data,
-an order of sums.
+"""What a training costs beside its steps: Ray and torchrun, checkpoints, data, and the order of sums.
 
 `.venv/bin/python -m tests.benchmarks.training` prints tables about IRM-1 of the recipe tiny, on two workers
-with a thread each, and about what the stages of `small` wait for their data, on one; it wants a machine with
-nothing else to do. `--steps` and `--rounds` make it shorter, `--only` takes some tables.
+with a thread each, and about how long the stages of `small` wait for their data, on one; it needs an idle
+machine. `--steps` and `--rounds` make it shorter, `--only` selects tables.
 """
 
 import argparse
@@ -158,8 +157,9 @@ def rank(place: Path) -> None:
 
 
 def checkpoints(folder: Path, data: str, config: TrainingConfig, rounds: int) -> None:
-    """One process, with a checkpoint every 20 steps, without any but the last, in turns; the last is
-    written after the last step.
+    """Compare one process with a checkpoint every 20 steps to one with none but the last.
+
+    The last is written after the last step.
     """
     torch.set_num_threads(1)
     every = {"without": _NEVER, "with": 20 * config.global_batch}
@@ -187,9 +187,7 @@ def checkpoints(folder: Path, data: str, config: TrainingConfig, rounds: int) ->
 
 
 def waits(folder: Path, steps: int) -> None:
-    """What each stage of `small` waits for its batches on one thread, with the share of them that one of
-    two workers has.
-    """
+    """Print how long each stage of `small` waits for its batches, on one thread with half of a batch."""
     torch.set_num_threads(1)
     shards = replace(
         CONFIG, hq_px=256, lq_px=64, variants=1, shard_size=16, val_fraction=0.0, test_fraction=0.0
@@ -225,9 +223,7 @@ def waits(folder: Path, steps: int) -> None:
 
 
 def parts(data: str, rounds: int) -> None:
-    """Processor time of a step whose gradients are added in one order, on one worker, where all parts come
-    one after another.
-    """
+    """Processor time of a step whose gradients are added in one order, on one worker with all parts."""
     torch.set_num_threads(1)
     for name in ("irm1", "tem"):
         config = tiny().stage(name)

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from diffbfr.degradation import PRESETS, degrade, draw
-from diffbfr.degradation.recipe import apply_target
 from diffbfr.diffusion import q_sample
 from diffbfr.images import decode, resize, to_tensor
 from diffbfr.samplers import p_sample_loop
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import SR3_SCHEDULE, TEM, TEM_SCHEDULE
 from diffbfr.synthetic import render_face
+from diffbfr.variant import apply_target
 
 SR3, DDPM = noise_schedule(SR3_SCHEDULE), noise_schedule(TEM_SCHEDULE)
 STEPS = (1, 2, 10, 50, 200, 600, 1000, 1400, 1800, 2000)

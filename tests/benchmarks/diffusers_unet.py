@@ -1,8 +1,7 @@
-"""The networks of Table 6 as diffusers builds them: `UNet2DModel` with the same levels, blocks, attention and
-widths, the peer.
+"""The networks of Table 6 as diffusers builds them: `UNet2DModel` with the same levels and widths.
 
-diffusers has one number of blocks for all levels, TEM one for each: levels of another number are built by
-diffusers' own block builders and put in place.
+diffusers has one number of blocks for all levels, TEM one for each: levels with another number are built by
+diffusers' own block builders and replace those of the model.
 """
 
 from dataclasses import replace
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from diffbfr.stages import UNetSpec
 
 
-class Twin(nn.Module):
+class DiffusersUNet(nn.Module):
     """diffusers' network with the signature of `diffbfr.models.unet.UNet`."""
 
     def __init__(self, spec: UNetSpec) -> None:
@@ -33,9 +32,7 @@ class Twin(nn.Module):
 
 
 def shrunk(spec: UNetSpec, side: int, width: int) -> UNetSpec:
-    """The same table at a fraction of the side and of the channels, for machines that the whole is too
-    much for.
-    """
+    """The same table at a fraction of the side and of the channels, for smaller machines."""
     return replace(
         spec,
         image_px=spec.image_px // side,
