@@ -16,8 +16,7 @@ from uuid import uuid4
 
 from diffbfr.digests import model_digest, model_files
 from diffbfr.errors import DiffBFRError, UsageError, one_line
-from diffbfr.stages import STAGE_NAMES, StageName
-from pipelines.recipes.recipe import PACKAGED
+from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName
 from pipelines.registry.lock import model_lock
 from pipelines.registry.packaging import CASCADE_PATH, copy_files, save_served, served_tags
 from pipelines.tracking.connection import Registry, ensure_model
