@@ -270,7 +270,7 @@ def test_an_empty_registry_lists_nothing(
 def dataset(tmp_path: Path) -> str:
     """A root with one dataset; returns the dataset's folder."""
     identity = Identity("shard", {}, {}, {})
-    folder = ArtifactStore(str(tmp_path)).folder(identity)
+    folder = ArtifactStore(str(tmp_path)).artifact_dir(identity)
     build(make_photos(tmp_path / "photos", 6), folder)
     ArtifactStore(str(tmp_path)).commit(identity, {"dataset": "dataset.json"}, {}, 1.0)
     return folder
