@@ -22,8 +22,12 @@ def say_json(value: Any) -> None:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table of aligned columns; those that hold only numbers are aligned to the right."""
-    right = [all(isinstance(cell, int | float) for cell in column) for column in zip(*rows, strict=True)]
+    right = [_all_numbers(column) for column in zip(*rows, strict=True)]
     return format_columns([head, *(tuple(map(str, row)) for row in rows)], right)
+
+
+def _all_numbers(column: Sequence[object]) -> bool:
+    return all(isinstance(cell, int | float) for cell in column)
 
 
 def _plain(value: object) -> object:

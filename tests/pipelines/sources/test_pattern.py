@@ -101,11 +101,11 @@ def test_archives_are_listed_one_after_another(tmp_path: Path, monkeypatch: pyte
     """What is kept of a listing is kept on disk, and of one archive at a time."""
     for stem in "abc":
         _zip(tmp_path / f"{stem}.zip", "1.png", "2.png")
-    spools = tmp_path / "spools"
-    spools.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(spools))
-    assert [len(list(spools.iterdir())) for _ in open_source(tmp_path / "*.zip").refs()] == [1] * 6
-    assert list(spools.iterdir()) == []
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    assert [len(list(temporary.iterdir())) for _ in open_source(tmp_path / "*.zip").refs()] == [1] * 6
+    assert list(temporary.iterdir()) == []
 
 
 def test_an_archive_that_changes_after_it_was_listed_is_not_read(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_pattern_that_names_no_archives_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
-def test_one_bad_archive_among_many_is_named_and_archives_without_photos_are_told(tmp_path: Path) -> None:
+def test_one_bad_archive_among_many_is_named_and_archives_without_photos_are_named(tmp_path: Path) -> None:
     _zip(tmp_path / "a.zip", "1.txt")
     _zip(tmp_path / "b.zip")
     with pytest.raises(UsageError, match="holds no images"):

@@ -124,7 +124,7 @@ def test_every_cut_of_an_index_is_noticed(tmp_path: Path) -> None:
             list(open_source(root).refs())
 
 
-def test_where_only_the_pixels_are_promised_they_are_checked(tmp_path: Path) -> None:
+def test_where_only_the_pixels_have_a_checksum_they_are_checked(tmp_path: Path) -> None:
     root, pictures = _ffhq(tmp_path / "ffhq")
     index = json.loads((root / INDEX).read_text())
     for entry in index.values():
@@ -182,7 +182,7 @@ def test_ffhq_is_checked_against_its_index_wherever_both_lie(
     assert not [record for record in caplog.records if record.name == published.__name__]
 
 
-def test_photos_that_only_the_folder_or_only_the_index_has_are_counted_and_told_once(
+def test_photos_that_only_the_folder_or_only_the_index_has_are_counted_and_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root, _ = _ffhq(tmp_path / "ffhq", 5)
