@@ -21,6 +21,7 @@ from diffbfr.errors import IncompleteError, UsageError
 from diffbfr.metrics.info import MetricInfo
 from diffbfr.metrics.intervals import Interval, bootstrap
 from diffbfr.stages import Mode
+from diffbfr.text import format_columns
 from pipelines import storage
 from pipelines.evaluation.panels import render_strip
 from pipelines.evaluation.types import (
@@ -129,13 +130,7 @@ def format_table(evaluation: Evaluation) -> str:
         *(f"{metric.label} {'↑' if metric.better == 'higher' else '↓'}" for metric in evaluation.metrics),
     ]
     body = [[TITLES[line.subject], *map(format_interval, line.intervals)] for line in evaluation.table]
-    rows = [head, *body]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join([*lines, "", *protocol_lines(evaluation)])
+    return "\n".join([format_columns([head, *body]), "", *protocol_lines(evaluation)])
 
 
 def format_interval(interval: Interval) -> str:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from diffbfr.errors import DiffBFRError, QuarantineError
 from diffbfr.metrics.intervals import bootstrap
+from diffbfr.text import format_columns
 from pipelines.registry.aliases import locked_model, move_aliases
 from pipelines.registry.evaluations import FaceScores, is_measured, read_faces, recorded_metrics
 from pipelines.registry.holdout import HoldOut, read_holdout
@@ -169,15 +170,13 @@ def require_measured(version: ModelVersion, holdout: HoldOut) -> None:
 
 def format_comparisons(comparisons: tuple[Comparison, ...]) -> str:
     """The comparisons as a text table of means of TEM over the same faces."""
-    head = (
-        f"{'metric (TEM)':<22}{'champion':>10}{'candidate':>11}{'worse by':>10}{'at most':>9}{'allowed':>9}"
-    )
-    rows = [
-        f"{c.metric:<22}{c.champion:>10.4f}{c.candidate:>11.4f}{c.loss:>10.4f}{c.at_most:>9.4f}{c.allowed:>9.4f}"
-        f"{'  <- too much' if c.regressed else ''}"
-        for c in comparisons
-    ]
-    return "\n".join([head, *rows])
+    head = ["metric (TEM)", "champion", "candidate", "worse by", "at most", "allowed", ""]
+    rows = [head]
+    for it in comparisons:
+        values = (it.champion, it.candidate, it.loss, it.at_most, it.allowed)
+        numbers = [f"{value:.4f}" for value in values]
+        rows.append([it.metric, *numbers, "<- too much" if it.regressed else ""])
+    return format_columns(rows, right=(False, *[True] * 5))
 
 
 def _judge(

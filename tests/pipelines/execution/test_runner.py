@@ -198,7 +198,7 @@ def test_ctrl_c_ends_every_step_and_the_diary_hears_it(
 
 def _share_out(cluster: Cluster, cpus: int) -> Cluster:
     """Let a cluster say that it has so many cores, without a Ray."""
-    cluster._start = lambda: None  # type: ignore[method-assign]
+    cluster.start = lambda: None  # type: ignore[method-assign]
     cluster._resource = lambda name: float(cpus) if name == "CPU" else 0.0  # type: ignore[method-assign]
     return cluster
 
