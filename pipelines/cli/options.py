@@ -36,7 +36,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Change one setting, e.g. data.variants=4; may be repeated. README.md lists those of the data.",
+        help="Change one setting, e.g. data.variants=4; may be repeated. docs/reference.md lists all.",
         metavar="PATH=VALUE",
     ),
 ]

@@ -55,7 +55,7 @@ def small() -> Recipe:
 
     Give real faces with --faces. TEM starts where the noise hides as much of a 256 px image as N_2 = 100 does
     at 512 px. IRM-2 and TEM are trained on patches in half of their steps: at equal time they train better
-    than on whole images alone (`diffbfr/README.md`).
+    than on whole images alone (`docs/results.md`).
     """
     irm1 = replace(IRM1_TINY.unet, image_px=64, channel_multipliers=(1, 2, 3, 4), res_blocks=(1, 1, 1, 1))
     irm2 = replace(

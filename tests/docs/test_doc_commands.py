@@ -22,7 +22,8 @@ from pipelines.recipes import overrides
 from pipelines.recipes.overrides import load
 from pipelines.recipes.presets import smoke
 from pipelines.recipes.recipe import Recipe
-from pipelines.registry import CASCADE, open_registry
+from pipelines.registry import CASCADE
+from pipelines.tracking.connection import open_registry
 from tests.docs.pages import PAGES, ROOT, blocks, inline_commands, name_of, shell_commands
 from tests.pipelines.tiny_dataset import build, make_photos
 
