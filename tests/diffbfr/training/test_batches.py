@@ -88,7 +88,7 @@ def test_a_batch_is_made_while_the_one_before_is_trained_on(
         return read(key, position)
 
     monkeypatch.setattr(loader, "_join", noted)
-    monkeypatch.setattr(loader, "_at", fail_at_9)
+    monkeypatch.setattr(loader, "_sample_at", fail_at_9)
     with closing(loader.batches(readers=1)) as batches:
         next(batches)
         assert all(made.acquire(timeout=30) for _ in range(2))  # positions 0 to 7
