@@ -1,4 +1,4 @@
-"""The whole story: photos -> shards -> three trained stages -> registered cascade -> restored archive.
+"""The whole pipeline: photos -> shards -> three trained stages -> registered cascade -> restored archive.
 
 Read `build_pipeline` from top to bottom: each line adds a step and names what it needs. One hop further is
 the step itself, in one file of `pipelines/steps/`. A step whose artifact exists is not run again; a step that
@@ -36,13 +36,13 @@ def build_pipeline(ctx: RunContext) -> list[Step]:
     """Add every step of a run, in an order in which they can run."""
     init = ctx.initial_digest()
 
-    dataset = ctx.add(SHARD, photos=ctx.photos_digest())  # Eq. 13, pre-sampled
+    dataset = ctx.add(SHARD, photos=ctx.photos_digest())  # with Eq. 13 applied in advance
 
     irm1 = ctx.add(TRAIN["irm1"], dataset=dataset.id, init=init)  # Eq. 8
     tem = ctx.add(TRAIN["tem"], dataset=dataset.id, init=init)  # Eq. 11, in parallel with IRM-1
     column = ""
     if ctx.recipe.irm2.training.condition == "sampled":
-        column = ctx.add(CONDITION, dataset=dataset.id, irm1=irm1.id).id  # x~'_0 of Eq. 9
+        column = ctx.add(CONDITION, dataset=dataset.id, irm1=irm1.id).id  # IRM-1's outputs, x~'_0 of Eq. 9
     irm2 = ctx.add(TRAIN["irm2"], dataset=dataset.id, column=column, init=init)  # Eq. 9
 
     cascade = ctx.add(CASCADE, irm1=irm1.id, irm2=irm2.id, tem=tem.id)
@@ -88,7 +88,7 @@ def run(
             results = run_steps(steps, store)
         else:
             results = _run_tracked(ctx, steps, mirror)
-    return _report(ctx, results, decisions, time.monotonic() - started)
+    return _report(ctx, results, time.monotonic() - started)
 
 
 def _run_tracked(ctx: RunContext, steps: list[Step], mirror: MlflowMirror) -> list[dag.StepResult]:
@@ -106,16 +106,18 @@ def _planned(step: Step, decision: Decision) -> StepReport:
     return StepReport(step.name, decision.action, decision.reason, work, 0.0, step.id)
 
 
-def _report(
-    ctx: RunContext, results: list[dag.StepResult], decisions: list[Decision], seconds: float
-) -> RunReport:
-    """Summarise the run; the page is written again if any step ran."""
+def _finished(result: dag.StepResult) -> StepReport:
+    decision = result.decision
+    return StepReport(
+        decision.step, decision.action, decision.reason, "", result.record.seconds, result.step.id
+    )
+
+
+def _report(ctx: RunContext, results: list[dag.StepResult], seconds: float) -> RunReport:
+    """Summarise the run, with the decisions that it acted on; the page is written again if any step ran."""
     from pipelines.flows.run_page import page_place, write_page
 
-    lines = tuple(
-        StepReport(it.step.name, decision.action, decision.reason, "", it.record.seconds, it.step.id)
-        for it, decision in zip(results, decisions, strict=True)
-    )
+    lines = tuple(map(_finished, results))
     page = ""
     if RESTORE.name in ctx.steps and len(results) == len(ctx.steps):
         page = page_place(ctx)
