@@ -348,6 +348,8 @@ def _with_defaults(contract: Mapping[str, Any]) -> dict[str, Any]:
     training = dict(contract["training"])
     if training["optimizer"] == "adamw":
         training.setdefault("weight_decay", 0.01)  # torch's default, which early versions trained with
+    if "parts" in training:  # the name of the field in early versions
+        training["reduce_leaves"] = training.pop("parts")
     stage = from_dict(StageSpec, contract["stage"])
     return {**contract, "stage": to_dict(stage), "training": _settings(from_dict(TrainingConfig, training))}
 

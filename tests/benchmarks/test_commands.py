@@ -18,6 +18,7 @@ def _printed(
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_networks_sets_every_way_of_ours_against_diffusers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,6 +46,7 @@ def test_networks_sets_every_way_of_ours_against_diffusers(
     assert sum(" over ours" in line and "[" in line for line in lines) == 3
 
 
+@pytest.mark.slow
 def test_sampling_sets_fast_against_faithful_and_diffusers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

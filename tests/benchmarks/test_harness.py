@@ -66,6 +66,7 @@ def test_the_environment_is_named() -> None:
     assert torch.__version__ in environment(CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [IRM1, IRM2, TEM], ids=lambda stage: stage.name)
 def test_diffusers_network_has_the_same_operations_within_two_in_ten_thousand(stage: StageSpec) -> None:
     with torch.device("meta"):
@@ -74,6 +75,7 @@ def test_diffusers_network_has_the_same_operations_within_two_in_ten_thousand(st
     assert sum(p.numel() for p in peer.parameters()) == pytest.approx(num_parameters(stage.unet), rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [IRM1, IRM2, TEM], ids=lambda stage: stage.name)
 def test_a_shrunk_table_runs_in_both(stage: StageSpec) -> None:
     spec = shrunk(stage.unet, 8, 8)

@@ -124,6 +124,7 @@ def test_mode_fast_takes_as_many_evaluations_as_each_stage_says() -> None:
         assert float(image.abs().max()) <= 1
 
 
+@pytest.mark.slow
 def test_the_same_keys_give_the_same_faces_and_others_do_not() -> None:
     cascade = _cascade()
     first, again = cascade.restore(_faces(), KEYS), cascade.restore(_faces(), KEYS)
@@ -134,6 +135,7 @@ def test_the_same_keys_give_the_same_faces_and_others_do_not() -> None:
     assert torch.equal(other.tem[1:], first.tem[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fast", "faithful"])
 @pytest.mark.parametrize("stages", [TINY_STAGES, SMOKE], ids=["tiny", "smoke"])
 def test_one_face_alone_is_bitwise_the_same_face_in_any_batch(
@@ -151,6 +153,7 @@ def test_one_face_alone_is_bitwise_the_same_face_in_any_batch(
             assert torch.equal(getattr(some, name), getattr(together, name)[chosen])
 
 
+@pytest.mark.slow
 def test_the_layout_of_the_faces_in_memory_does_not_change_a_bit() -> None:
     cascade = _cascade(SMOKE)
     faces = _faces(3, cascade.lq_px)
@@ -177,6 +180,7 @@ def test_faces_at_different_steps_share_a_batch_and_are_what_each_would_be_alone
     )
 
 
+@pytest.mark.slow
 def test_the_reverse_variance_and_the_resize_of_the_specification_are_used() -> None:
     expected = _cascade(SHORT).restore(_faces(), KEYS, "faithful")
     for change in (
@@ -192,6 +196,7 @@ def test_the_reverse_variance_and_the_resize_of_the_specification_are_used() -> 
         assert not torch.allclose(found.irm2, expected.irm2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_mode_faithful_clamps_only_what_the_specification_says_and_mode_fast_always() -> None:
     clamping = {name: replace(spec, reverse_clamp=True) for name, spec in SHORT.items()}
     free, clamped = (_cascade(stages).restore(_faces(), KEYS, "faithful") for stages in (SHORT, clamping))
@@ -221,6 +226,7 @@ def test_tems_learned_variance_is_sampled_where_it_is_asked_for() -> None:
 # Several restorations of one face
 
 
+@pytest.mark.slow
 def test_each_draw_is_the_restoration_of_its_key_and_the_spread_is_theirs() -> None:
     cascade = _cascade()
     rows = [draw_keys("a", 3), draw_keys("b", 3)]

@@ -4,6 +4,7 @@ import json
 import os
 
 import numpy as np
+import pytest
 import torch
 from safetensors import safe_open
 
@@ -45,6 +46,7 @@ def test_the_record_tells_data_samples_and_command() -> None:
     assert RECORD["command"].startswith("diffbfr run --recipe tiny")
 
 
+@pytest.mark.slow
 def test_degraded_faces_that_it_never_saw_come_out_better_in_every_metric() -> None:
     """The first table of docs/results.md on fewer faces: seeds of the training data end below 1,004,400 and evaluation's
     hold-out is among them.
@@ -70,6 +72,7 @@ def test_degraded_faces_that_it_never_saw_come_out_better_in_every_metric() -> N
         assert after <= 0.6 * before
 
 
+@pytest.mark.slow
 def test_a_sharp_face_comes_out_nearer_to_itself_than_to_another() -> None:
     cascade = Cascade.load(packaged_cascade())
     faces = [render_face(seed, 128).pixels for seed in (90_000_001, 90_000_002)]

@@ -240,6 +240,7 @@ def test_the_walk_back_draws_together_by_more_than_eq_23_allows() -> None:
     assert diffused - back > before - diffused > 0
 
 
+@pytest.mark.slow
 def test_the_deeper_tem_starts_the_nearer_it_comes_and_the_less_of_its_input_is_left() -> None:
     distances = [_frechet(_polished(LQ, n_2), HQ) for n_2 in (TEM.start, 300, 1000)]
     assert distances[0] > distances[1] > distances[2]

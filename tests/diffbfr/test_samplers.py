@@ -357,6 +357,7 @@ def test_from_a_truncated_start_each_solver_keeps_the_distribution_of_the_images
     )
 
 
+@pytest.mark.slow
 def test_algorithm_1_finds_the_distribution_of_the_images() -> None:
     noise = keyed_noise([str(i) for i in range(2)], "tem", 32)
     start = start_from(None, [1000] * 2, DDPM, noise)

@@ -88,6 +88,7 @@ def test_the_networks_have_table_6s_parameters() -> None:
     assert num_parameters(TEM.unet) == 159_788_454
 
 
+@pytest.mark.slow
 def test_the_networks_have_table_6s_operations() -> None:
     gflop = {
         name: evaluation_flops(spec) / 1e9
@@ -99,6 +100,7 @@ def test_the_networks_have_table_6s_operations() -> None:
     assert gflop["tem"] == pytest.approx(378.3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_enlarging_and_convolving_in_one_runs_fewer_operations() -> None:
     gflop = [evaluation_flops(stage.unet, folded=True) / 1e9 for stage in (IRM1, IRM2, TEM)]
     assert gflop == pytest.approx([84.88, 1383.16, 341.72], abs=0.005)

@@ -46,6 +46,7 @@ def _kept(net: UNet, spec: UNetSpec, batch: int, image_px: int) -> int:
     return sum(size for place, size in storages.items() if place not in own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("recomputed_levels", [0, 1, 2])
 def test_the_maps_that_autograd_keeps_are_estimated_within_2_percent(
@@ -86,6 +87,7 @@ def test_the_optimizers_step_counts_where_the_maps_are_small() -> None:
     assert memory.total == 24 * 10**9
 
 
+@pytest.mark.slow
 def test_irm2_of_table_6_fits_a_card_of_24_gb_with_recomputing() -> None:
     count = num_parameters(IRM2.unet)
     one = training_memory(IRM2.unet, count, 1, recompute_px=256)
@@ -95,6 +97,7 @@ def test_irm2_of_table_6_fits_a_card_of_24_gb_with_recomputing() -> None:
     assert without.total / 1e9 == pytest.approx(31.3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_an_estimate_of_a_batch_that_no_machine_holds_takes_no_memory() -> None:
     code = """
 import resource

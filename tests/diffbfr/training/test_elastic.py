@@ -37,6 +37,7 @@ def _run(
     return Run(stage, config, dataset, folder, column=COLUMN if stage.name == "irm2" else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_gradients_of_parts_add_up_to_those_of_the_share(
     tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName
@@ -52,6 +53,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_share(
     assert curves[2] == pytest.approx(curves[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32_and_not_it(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
     losses = [
         train(
@@ -187,6 +189,7 @@ def test_every_stage_sees_the_same_numbers_on_two_workers(
         assert (one.read_text() == two.read_text()) == (reduce_leaves is not None), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_gradients_in_one_order_are_those_of_the_batch(
     tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName

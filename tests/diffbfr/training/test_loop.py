@@ -192,6 +192,7 @@ def test_the_loss_falls(tiny_dataset: ShardedDataset, tmp_path: Path, name: Stag
     assert load_stage(tmp_path, name, expected=TINY_STAGES[name]).spec.name == name
 
 
+@pytest.mark.slow
 def test_the_same_training_gives_the_same_bytes(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
     first, second = (train(_run(tiny_dataset, tmp_path / place)) for place in "ab")
     assert _weights(first) == _weights(second)
@@ -289,6 +290,7 @@ def test_a_training_that_runs_wide_blocks_again_ends_bitwise_as_one_that_keeps_a
     assert _weights(kept, name) == _weights(again, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["irm2", "tem"])
 def test_a_training_with_every_option_ends_bitwise_as_the_undisturbed(
     tiny_dataset: ShardedDataset, tmp_path: Path, name: StageName
@@ -313,6 +315,7 @@ def test_a_training_with_every_option_ends_bitwise_as_the_undisturbed(
     assert _weights(plain, name) != _weights(result, name)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_the_previous_checkpoint_when_the_newest_is_damaged(
     tiny_dataset: ShardedDataset, tmp_path: Path
 ) -> None:
@@ -336,6 +339,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny_dataset: ShardedDataset,
         train(_run(tiny_dataset, tmp_path, config=replace(CONFIG, learning_rate=1e-3)))
 
 
+@pytest.mark.slow
 def test_how_a_run_is_kept_alive_may_change_on_the_way(
     tiny_dataset: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,6 +424,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
     monkeypatch.setattr(TrainStep, "step", step)
 
 
+@pytest.mark.slow
 def test_a_step_with_a_nan_loss_changes_nothing_and_is_skipped_again_on_every_replay(
     tiny_dataset: ShardedDataset,
     tmp_path: Path,
@@ -467,6 +472,7 @@ def test_a_training_ends_with_one_line_after_too_many_of_them(
 # Checkpoints are written on a thread
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_training_and_what_was_sealed_is_gone_on_from(
     tiny_dataset: ShardedDataset, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_only_what_was_quarantined_is_tried_again_and_the_dataset_is_as_if_it_had_never_failed(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ) -> None:
@@ -66,6 +67,7 @@ def test_only_what_was_quarantined_is_tried_again_and_the_dataset_is_as_if_it_ha
     assert open_dataset(tmp_path / "data").info == info
 
 
+@pytest.mark.slow
 def test_what_still_fails_is_quarantined_again(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ) -> None:
@@ -79,6 +81,7 @@ def test_what_still_fails_is_quarantined_again(
     assert _files(tmp_path / "data") == before
 
 
+@pytest.mark.slow
 def test_a_dataset_that_was_never_finished_can_be_retried(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

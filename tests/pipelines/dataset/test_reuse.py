@@ -232,6 +232,7 @@ def test_siblings_are_the_datasets_beside_one(tmp_path: Path) -> None:
     assert sibling_datasets(str(tmp_path / "nowhere" / "x")) == ()
 
 
+@pytest.mark.slow
 def test_a_dataset_on_s3_is_taken_over_too(
     photos: Path, tmp_path: Path, counted: Counter, s3_bucket: str
 ) -> None:

@@ -144,6 +144,7 @@ def _lines(place: Path) -> list[Path]:
     return sorted(path for path in place.rglob("*") if path.suffix in (".json", ".parquet"))
 
 
+@pytest.mark.slow
 def test_a_damaged_record_or_table_is_found_at_level_0_and_before_a_sample_is_read(root: Path) -> None:
     rng = random.Random(5)
     for path in _lines(root):

@@ -62,6 +62,7 @@ def test_anything_that_may_change_the_result_changes_the_id(other: Identity) -> 
     assert other.id != BASE.id
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(
         st.text(max_size=5),

@@ -77,6 +77,7 @@ def test_a_folder_without_a_cascade_is_refused(tmp_path: Path) -> None:
         pin_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_real_cascade_gives_the_same_bytes_alone_and_in_any_unit(tmp_path: Path, serial: Cluster) -> None:
     model = pin_model(save(tmp_path / "cascade"))
     (tmp_path / "photos").mkdir()

@@ -187,6 +187,7 @@ def test_another_hold_out_is_a_command_and_measures_both_anew(
     assert [it.why for it in list_actions(registry) if it.action == "holdout"] == ["", "harder faces"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["gone", "another", "metric"])
 def test_a_hold_out_that_is_not_what_was_frozen_is_refused(
     train: Trainer,

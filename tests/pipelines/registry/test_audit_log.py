@@ -129,6 +129,7 @@ def test_a_rollback_that_is_killed_at_any_call_leaves_two_champions_to_choose_fr
     assert champions == {1, 2}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_finished_is_undone(registry: Registry, three: list[ModelVersion]) -> None:
     """The process died after the first of the moves, and somebody deleted the new champion with another
     tool.
@@ -156,6 +157,7 @@ def test_what_cannot_be_finished_is_undone(registry: Registry, three: list[Model
     assert log_problems(registry, NAME) == ()
 
 
+@pytest.mark.slow
 def test_a_candidate_that_was_registered_after_a_crash_stays_one(
     registry: Registry, three: list[ModelVersion], make_cascade: CascadeMaker
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_candidate_that_was_registered_after_a_crash_stays_one(
     assert aliases(registry) == {"champion": 3, "previous": 1, "candidate": 4}
 
 
+@pytest.mark.slow
 def test_a_collection_that_is_killed_is_gone_on_with(
     registry: Registry, three: list[ModelVersion], make_cascade: CascadeMaker
 ) -> None:
@@ -185,6 +188,7 @@ def test_a_collection_that_is_killed_is_gone_on_with(
     assert {it.outcome for it in list_actions(registry) if it.before == f"{NAME}@3"} <= {"done", "undone"}
 
 
+@pytest.mark.slow
 def test_a_changed_hold_out_is_an_entry_and_the_same_again_is_none(
     registry: Registry, three: list[ModelVersion]
 ) -> None:
@@ -211,6 +215,7 @@ def write_entry_again(registry: Registry) -> None:
     registry.client.set_registered_model_tag(NAME, "diffbfr.actions", last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
@@ -259,6 +264,7 @@ def test_a_lost_entry_and_an_alias_that_differs_from_the_log_are_found(
     assert problem in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_change_after_an_alias_was_moved_by_hand_makes_aliases_and_log_agree(
     registry: Registry, three: list[ModelVersion]
 ) -> None:
@@ -268,6 +274,7 @@ def test_a_change_after_an_alias_was_moved_by_hand_makes_aliases_and_log_agree(
     assert log_problems(registry, NAME) == ()
 
 
+@pytest.mark.slow
 def test_a_model_that_was_deleted_goes_on_with_its_numbers(
     registry: Registry, three: list[ModelVersion], make_cascade: CascadeMaker
 ) -> None:
@@ -278,6 +285,7 @@ def test_a_model_that_was_deleted_goes_on_with_its_numbers(
     assert [it.number for it in list_actions(registry)] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_an_entry_that_the_client_wrote_twice_counts_once(
     registry: Registry, three: list[ModelVersion]
 ) -> None:
@@ -292,6 +300,7 @@ def test_an_entry_that_the_client_wrote_twice_counts_once(
     assert [it.number for it in list_actions(registry)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_user_without_a_name_is_a_number(
     registry: Registry, three: list[ModelVersion], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,7 @@ def test_files_under_way_are_no_garbage(
     assert registry.client.list_artifacts(run.run_id, "models") == []
 
 
+@pytest.mark.slow
 def test_another_roots_version_stays(make_cascade: CascadeMaker, registry: Registry) -> None:
     make_cascade(1)
     make_cascade(2)

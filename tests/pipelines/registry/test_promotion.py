@@ -39,6 +39,7 @@ def test_the_first_evaluated_candidate_becomes_champion(
     assert aliases(registry) == {"champion": 1}
 
 
+@pytest.mark.slow
 def test_an_unmeasured_candidate_is_refused(make_cascade: CascadeMaker, registry: Registry) -> None:
     make_cascade(1)
     with pytest.raises(DiffBFRError, match="there is no hold-out to measure diffbfr-cascade@1 on"):
@@ -62,6 +63,7 @@ def test_a_stage_is_measured_by_nobody_and_promoted_by_force_only(
     assert promote(registry, "diffbfr-tem@candidate", force=True).champion.aliases == ("champion",)
 
 
+@pytest.mark.slow
 def test_a_better_candidate_replaces_the_champion_and_rollback_swaps_them(
     make_cascade: CascadeMaker, registry: Registry
 ) -> None:
@@ -97,6 +99,7 @@ def same_on_every_face(of: ModelVersion) -> FaceScores:
     return {metric: {f"face-{i}": value for i in range(10)} for metric, value in means.items()}
 
 
+@pytest.mark.slow
 def test_a_regression_closes_the_gate_and_force_opens_it(
     make_cascade: CascadeMaker, registry: Registry
 ) -> None:
@@ -193,6 +196,7 @@ def test_a_table_of_scores_that_was_changed_in_the_store_is_refused(
         read_faces(registry, it, protocol)
 
 
+@pytest.mark.slow
 def test_scores_by_several_protocols_are_kept_side_by_side(
     make_cascade: CascadeMaker, registry: Registry
 ) -> None:
@@ -204,6 +208,7 @@ def test_scores_by_several_protocols_are_kept_side_by_side(
     assert promote(registry).comparisons[0].candidate == 23.0
 
 
+@pytest.mark.slow
 def test_registering_the_champion_again_makes_it_no_candidate(
     make_cascade: CascadeMaker, registry: Registry
 ) -> None:
@@ -233,6 +238,7 @@ def test_a_mean_within_the_margin_is_not_enough_where_the_faces_disagree() -> No
     assert psnr.at_most > 0.3
 
 
+@pytest.mark.slow
 def test_the_audit_log_keeps_every_move_with_its_reason(
     make_cascade: CascadeMaker, registry: Registry
 ) -> None:
@@ -286,6 +292,7 @@ def three_cascades(make_cascade: CascadeMaker, registry: Registry) -> None:
             promote(registry)
 
 
+@pytest.mark.slow
 def test_of_many_who_promote_the_candidate_at_once_one_does(
     make_cascade: CascadeMaker, registry: Registry
 ) -> None:

@@ -42,6 +42,7 @@ def test_work_is_done_in_another_process_that_stays(tmp_path: Path) -> None:
     assert run_sandboxed(bytes, 3_000_000, returns=bytes) == bytes(3_000_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "reason", "message"),
     [

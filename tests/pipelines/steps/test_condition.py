@@ -65,6 +65,7 @@ def anew(tasks: list[ConditionTask]) -> None:
     storage.remove_tree(storage.join(tasks[0].dataset, "irm1-abc"))
 
 
+@pytest.mark.slow
 def test_the_column_is_the_same_bytes_in_any_batches_and_order_and_after_a_stop(
     tasks: list[ConditionTask],
 ) -> None:
@@ -164,6 +165,7 @@ def test_the_sampler_runs_on_one_thread_whatever_the_process_has(
     assert seen == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "reason"), [(float("nan"), "not_finite"), (float("inf"), "not_finite"), (0.25, "constant")]
 )
@@ -198,6 +200,7 @@ def test_a_degenerate_picture_is_quarantined_counted_and_bounded(
     assert verify_records(tasks[0].dataset) == []
 
 
+@pytest.mark.slow
 def test_a_column_record_that_names_other_images_than_its_shards_is_found(
     tasks: list[ConditionTask],
 ) -> None:

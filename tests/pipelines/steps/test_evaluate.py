@@ -64,6 +64,7 @@ def task(dataset_root: str, cascade: ModelRef) -> EvaluateTask:
     return EvaluateTask(0, dataset_root, cascade, keys, variant=1, seeds=(0, 3), batch=2, panels=keys[:2])
 
 
+@pytest.mark.slow
 def test_every_subject_of_every_face_and_draw_has_a_row(task: EvaluateTask) -> None:
     report = evaluate(task)
     found = sorted((row.key, row.subject, -1 if row.seed is None else row.seed) for row in report.rows)
@@ -91,6 +92,7 @@ def test_a_score_is_that_of_the_picture_which_restore_would_write(
     assert row.values[0] == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.slow
 def test_batches_change_no_score(task: EvaluateTask) -> None:
     rows = [
         sorted(
@@ -103,6 +105,7 @@ def test_batches_change_no_score(task: EvaluateTask) -> None:
         assert one.values == pytest.approx(other.values, abs=0.02)
 
 
+@pytest.mark.slow
 def test_tasks_cut_small_measure_what_one_task_measures(task: EvaluateTask) -> None:
     whole = plan_evaluation(task, num_panels=3, keys_per_task=100)
     small = plan_evaluation(task, num_panels=3, keys_per_task=2)
@@ -115,6 +118,7 @@ def test_tasks_cut_small_measure_what_one_task_measures(task: EvaluateTask) -> N
     assert one.interval("tem", "PSNR").mean == pytest.approx(other.interval("tem", "PSNR").mean, abs=0.01)
 
 
+@pytest.mark.slow
 def test_panels_hold_the_pictures_that_were_measured(task: EvaluateTask) -> None:
     report = evaluate(task)
     assert [panel.key for panel in report.panels] == list(task.panels)
@@ -131,6 +135,7 @@ def test_panels_hold_the_pictures_that_were_measured(task: EvaluateTask) -> None
             )
 
 
+@pytest.mark.slow
 def test_an_actor_pool_without_ray_serves_the_same_rows(task: EvaluateTask, serial: Cluster) -> None:
     tasks = plan_evaluation(task, keys_per_task=2)
     reports = serial.map_actors(

@@ -616,6 +616,7 @@ def test_what_does_not_change_pixels_does_not_change_the_recipe() -> None:
         assert replace(CONFIG, **change).recipe_digest != CONFIG.recipe_digest  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_photos_and_dataset_on_s3_give_the_same_content(
     photos: Path, tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

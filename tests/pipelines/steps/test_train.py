@@ -184,6 +184,7 @@ train_stage(task_in(*sys.argv[1:]), Slow(print))
 """
 
 
+@pytest.mark.slow
 def test_a_terminated_driver_is_followed_by_the_same_command(
     dataset: str, alone: dict[str, str], tmp_path: Path, serial: Cluster
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_terminated_driver_is_followed_by_the_same_command(
     assert ending(folder) == alone
 
 
+@pytest.mark.slow
 def test_on_s3_a_refused_part_loses_nothing_and_the_end_is_that_on_disk(
     dataset: str,
     alone: dict[str, str],

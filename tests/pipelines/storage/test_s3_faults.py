@@ -187,6 +187,7 @@ def test_refusals_resets_and_cut_or_slow_bodies_change_nothing(
     assert {fault for fault, _, _ in made} == {"503", "reset", "truncated", "slow"}
 
 
+@pytest.mark.slow
 def test_a_commit_whose_answer_was_lost_is_still_one_commit(
     photos: str, s3_bucket: str, tmp_path: Path, through: Callable[[Chooser], StepOutput]
 ) -> None:
