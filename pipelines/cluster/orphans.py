@@ -3,7 +3,8 @@
 Ray leaves processes behind: the agents of a node whose driver was killed, and now and then a worker whose
 interpreter does not end. Every process of our Ray inherits an environment variable that names its driver by
 PID namespace, PID and start time, so that it is found in `/proc` without any record on disk. Processes of
-another Ray do not have the variable, and those of a driver that lives are left alone.
+another Ray do not have the variable, and those of a driver that lives are left alone. A process that another
+thread of the driver starts during the seconds of `ray.init` inherits the variable too, and ends with Ray.
 """
 
 import contextlib
@@ -77,14 +78,23 @@ def _end_processes(is_wanted: Callable[[str], bool], grace_s: float) -> None:
 
 def _send(number: signal.Signals, pid: int, driver: str) -> None:
     """Signal a process, unless its PID has passed to another one since it was found."""
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        return
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except OSError:  # an old kernel, or a seccomp profile that refuses the call
         with contextlib.suppress(OSError):
-            descriptor = os.pidfd_open(pid)
-            try:
-                if _driver_of(pid) == driver:
-                    signal.pidfd_send_signal(descriptor, number)
-            finally:
-                os.close(descriptor)
+            if _driver_of(pid) == driver:
+                os.kill(pid, number)
+        return
+    try:
+        with contextlib.suppress(OSError):
+            if _driver_of(pid) == driver:
+                signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)
 
 
 def _driver_of(pid: int) -> str:

@@ -33,7 +33,7 @@ ActionOutcome = Literal["done", "undone", "open"]
 _ACTION: Final = "diffbfr.action"
 _ENTRY: Final = "diffbfr.action.entry"
 _MODEL: Final = "diffbfr.action.model"
-_LAST_NUMBER: Final = "diffbfr.actions"
+_LAST_NUMBER: Final = "diffbfr.action.last"
 _OUTCOMES: Final[Mapping[str, ActionOutcome]] = {"FINISHED": "done", "FAILED": "undone"}
 _WHY_CHARACTERS: Final = 2000
 

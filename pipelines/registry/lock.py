@@ -57,8 +57,9 @@ class LockHandle:
 
     def check(self) -> None:
         """Renew the lease; DiffBFRError if another process gave this one up and deleted it."""
-        self.tickets_ahead()
+        # The renewal comes first: a ticket that is there after it was there when the lease was renewed.
         self._write_lease()
+        self.tickets_ahead()
 
     def tickets_ahead(self) -> list[_Ticket]:
         """Contenders that come before this one, or may: some have not chosen a number yet."""

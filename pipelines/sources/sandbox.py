@@ -100,6 +100,8 @@ def run_sandboxed(
                 return decode_value(answer, returns)
             if answer.kind == "bug":
                 return WorkerFailure("crashed", decode_value(answer, str)[:_MESSAGE_CHARACTERS])
+            if answer.kind not in ("raised", "memory"):
+                raise MalformedAnswerError("it answers nothing")
             raised = decode_error(answer) if answer.kind == "raised" else None
         except TimeoutError:
             child.end()

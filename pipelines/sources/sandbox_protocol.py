@@ -171,6 +171,8 @@ def _plain(answer: Answer) -> Any:
         return _unpack(answer.value, answer.blocks)
     except RecursionError as error:
         raise MalformedAnswerError("its value is nested too deeply") from error
+    except (ValueError, OverflowError) as error:  # what NumPy says of a shape that no array can have
+        raise MalformedAnswerError("its value cannot be rebuilt") from error
 
 
 def _unpack(node: Any, blocks: Sequence[bytes]) -> Any:

@@ -207,9 +207,10 @@ def read_once(client: Client, uri: str, etag: str, start: int = 0, stop: int | N
 
 
 def read_verified(client: Client, uri: str, etag: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Return the same, verified by a checksum of the server or by a second reading that agrees."""
-    if not _reads_twice():
-        return read_once(client, uri, etag, start, stop)
+    """Return the same, verified by a checksum of the server or by a second reading that agrees.
+
+    Where `DIFFBFR_S3_READ_TWICE=0`, what came without a checksum is not read again.
+    """
     return bytes(_run(client, uri, _get_verified(client.files, uri, etag, start, stop)))
 
 
@@ -330,9 +331,11 @@ async def _get_verified(files: Any, uri: str, etag: str, start: int, stop: int |
     get: Callable[[], Awaitable[_Body]] = partial(_get, files, uri, etag, start, stop, stop is None)
     if stop is None:
         first = await get()
-        if first.verified:
+        if first.verified or not _reads_twice():
             return first.data
         bodies = [first, await get()]
+    elif not _reads_twice():
+        return (await get()).data
     else:
         bodies = list(await asyncio.gather(get(), get()))
     if bodies[0].data == bodies[1].data:

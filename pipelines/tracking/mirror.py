@@ -8,7 +8,7 @@ ends FINISHED, or FAILED after an error, Ctrl-C or the death of the driver, whic
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -66,16 +66,17 @@ class MlflowMirror:
         self._heartbeat = DriverHeartbeat(self._store.root, plan_id, {step.name: step.id for step in steps})
         self._outbox = Outbox(runs.is_refused, _report_error, self._sample_system, _SYSTEM_S)
         status: Status = "FAILED"
-        with ExitStack() as stack:
-            stack.callback(self._forget_what_was_sent)  # runs last, when the heartbeat has stopped
-            stack.enter_context(self._heartbeat)
+        # The heartbeat stops before the driver's record is removed; one that could not start removes nothing.
+        self._heartbeat.__enter__()
+        try:
             self._outbox.enqueue(self._begin)
-            try:
-                yield self
-                status = "FINISHED"
-            finally:
-                self._outbox.enqueue(partial(self._end, status))
-                self._outbox.close(self._close_s)
+            yield self
+            status = "FINISHED"
+        finally:
+            self._outbox.enqueue(partial(self._end, status))
+            self._outbox.close(self._close_s)
+            self._heartbeat.__exit__()
+            self._forget_what_was_sent()
 
     def _forget_what_was_sent(self) -> None:
         """Remove the driver's record once tracking has everything; otherwise the next run reads it."""

@@ -14,9 +14,7 @@ from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.cluster.orphans import (
     DRIVER_VARIABLE,
     end_orphans,
-    end_own_processes,
     find_processes,
-    marked_processes,
     process_identity,
 )
 
@@ -106,18 +104,26 @@ def test_processes_of_a_killed_driver_are_ended_and_those_of_a_living_one_are_no
     assert living.processes() == {living.child}
 
 
+_BOTH = """
+import os, subprocess, sys
+from pipelines.cluster.orphans import DRIVER_VARIABLE, end_orphans, end_own_processes, marked_processes
+command = [sys.executable, "-c", "input()"]
+with subprocess.Popen(command, stdin=subprocess.PIPE) as unmarked:
+    with marked_processes():
+        marked = subprocess.Popen(command, stdin=subprocess.PIPE)
+    end_own_processes()
+    assert marked.wait() < 0
+    end_orphans()
+    assert unmarked.poll() is None
+    unmarked.communicate(b"\\n")
+assert unmarked.returncode == 0
+assert DRIVER_VARIABLE not in os.environ
+"""
+
+
 def test_only_processes_that_are_started_while_marking_are_ended() -> None:
-    command = [sys.executable, "-c", "input()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as unmarked:
-        with marked_processes():
-            marked = subprocess.Popen(command, stdin=subprocess.PIPE)
-        end_own_processes()
-        assert marked.wait() < 0
-        end_orphans()
-        assert unmarked.poll() is None
-        unmarked.communicate(b"\n")
-    assert unmarked.returncode == 0
-    assert DRIVER_VARIABLE not in os.environ
+    """In a process of its own: this one may be the driver of the tests' shared Ray."""
+    subprocess.run([sys.executable, "-c", _BOTH], check=True, timeout=60)
 
 
 def test_a_driver_of_another_pid_namespace_is_not_known_to_be_dead() -> None:

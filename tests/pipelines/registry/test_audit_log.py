@@ -209,10 +209,10 @@ def entry(registry: Registry, number: int) -> str:
 
 def write_entry_again(registry: Registry) -> None:
     """As two registries would that were merged by hand."""
-    last = registry.client.get_registered_model(NAME).tags["diffbfr.actions"]
-    registry.client.set_registered_model_tag(NAME, "diffbfr.actions", "1")
+    last = registry.client.get_registered_model(NAME).tags["diffbfr.action.last"]
+    registry.client.set_registered_model_tag(NAME, "diffbfr.action.last", "1")
     end_action(registry, begin_action(registry, "gc", NAME, f"{NAME}@7", "", ""))
-    registry.client.set_registered_model_tag(NAME, "diffbfr.actions", last)
+    registry.client.set_registered_model_tag(NAME, "diffbfr.action.last", last)
 
 
 @pytest.mark.slow
