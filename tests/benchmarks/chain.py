@@ -119,11 +119,11 @@ def posts(folder: Path, count: int) -> None:
             if call is not None:
                 outbox.enqueue(call)
 
-        with MetricsLog(str(folder / f"{name}.json"), hear, every_s=0.2) as journal:
+        with MetricsLog(str(folder / f"{name}.json"), hear, every_s=0.2) as log:
             longest, began = 0.0, time.thread_time()
             for step in range(1, count + 1):
                 started = time.thread_time()
-                journal.add(Metrics(step, step, {"loss": 0.5, "images_per_s": 10.0, "data_share": 0.0}))
+                log.add(Metrics(step, step, {"loss": 0.5, "images_per_s": 10.0, "data_share": 0.0}))
                 longest = max(longest, time.thread_time() - started)
             mean = (time.thread_time() - began) / count
         print(f"{name}: {1e6 * mean:.1f} us a post, at most {1e3 * longest:.3f} ms")
@@ -149,14 +149,14 @@ def outage(folder: Path, away_s: float) -> None:
                 count = 0
                 with MetricsLog(
                     place, partial(mirror.log_metrics, step.name), every_s=min(10.0, away_s / 4)
-                ) as journal:
+                ) as log:
                     for phase, act in (("before", lambda: None), ("away", line.cut), ("after", line.mend)):
                         act()
                         until = time.perf_counter() + away_s
                         while time.perf_counter() < until:
                             count += 1
-                            times[phase].append(_step_s(journal, count))
-                return store.commit(step.identity, {"journal": "metrics.json"}, {}, 1.0)
+                            times[phase].append(_step_s(log, count))
+                return store.commit(step.identity, {"metrics": "metrics.json"}, {}, 1.0)
 
             mirror.track_step(step, make, store.artifact_dir(step.identity))
         registry = open_registry(store.root, server)
@@ -175,13 +175,13 @@ def outage(folder: Path, away_s: float) -> None:
     print(f"a step takes {told_ms} (medians of processor time)")
 
 
-def _step_s(journal: MetricsLog, number: int) -> float:
+def _step_s(log: MetricsLog, number: int) -> float:
     """Processor time of the training's thread for a step that computes a little and posts."""
     work = np.ones((WORK_PX, WORK_PX))
     started = time.thread_time()
     for _ in range(8):
         work = work @ work / WORK_PX
-    journal.add(Metrics(number, number, {"loss": float(work[0, 0]) / number, "images_per_s": 10.0}))
+    log.add(Metrics(number, number, {"loss": float(work[0, 0]) / number, "images_per_s": 10.0}))
     return time.thread_time() - started
 
 

@@ -152,7 +152,7 @@ def test_of_two_failures_the_first_is_raised_and_the_other_told(
 
 
 @pytest.mark.parametrize("after_a_failure", [False, True])
-def test_ctrl_c_ends_every_step_and_the_diary_hears_it(
+def test_ctrl_c_ends_every_step_and_tracking_records_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, after_a_failure: bool
 ) -> None:
     stopping, draining, heard = threading.Event(), threading.Event(), list[str]()
