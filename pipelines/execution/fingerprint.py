@@ -116,7 +116,9 @@ def _parse_version(file: Path, mtime_ns: int, num_bytes: int) -> tuple[str, tupl
     tree = ast.parse(file.read_bytes(), filename=str(file))
     tree.body = [statement for statement in tree.body if not _is_of_the_driver(statement)]
     imports = tuple(dict.fromkeys(_imports(tree, file)))
-    for node in ast.walk(tree):
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # grows while it is read
+        nodes += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr)]
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             kept = [statement for statement in node.body if not _is_text(statement)]
             node.body = kept if kept or isinstance(node, ast.Module) else [ast.Pass()]
@@ -151,6 +153,8 @@ def _imports(node: ast.AST, file: Path) -> Iterator[str]:
     The packages on the way to a module are included, because they are loaded with it.
     """
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):  # no expression holds a statement, and they are most of a tree
+            continue
         if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             yield from _imports(ast.Module(child.orelse, []), file)
             continue
