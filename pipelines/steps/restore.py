@@ -10,7 +10,7 @@ file is written for it.
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -140,7 +140,7 @@ class RestoreWorker:
             timed = replace(face, seconds=face.seconds + seconds_per_face)
             finished[face.item.ref.name] = self._write(task, timed, samples)
         outcomes = tuple(finished[face.item.ref.name] if isinstance(face, _Face) else face for face in opened)
-        commit_unit(task.output_uri, outcomes)
+        _commit(task.output_uri, outcomes)
         return BatchReport(outcomes)
 
     def _restore_all(self, faces: Sequence["_Face"], task: RestoreTask) -> list["Pixels | _Failure"]:
@@ -185,8 +185,9 @@ class RestoreWorker:
             images.append(std_heatmap(spread))
         pngs = [encode_signed_png(image, made_by, face.icc) for image in images]
         outputs = (face.item.output, *other_outputs(face.item.output, task.samples))
-        for output, png in zip(outputs, pngs, strict=True):
-            storage.write_atomic(storage.join(task.output_uri, output), png)
+        refusal = _write_outputs(task.output_uri, dict(zip(outputs, pngs, strict=True)))
+        if refusal is not None:
+            return _without_output(face.row("failed", refusal.reason, refusal.message), face.item.ref)
         row = replace(
             face.row("restored", "", ""),
             num_faces=1,
@@ -201,10 +202,34 @@ class RestoreWorker:
         return Outcome(row, face.item.ref.fingerprint, len(pngs[0]), others)
 
 
+def _write_outputs(output_uri: str, contents: Mapping[str, bytes]) -> "_Failure | None":
+    """Write the files of one photo; the failure if the file system refuses one of them, and none is left.
+
+    A PlaceError if the file system refuses every file, such as a full disk: no photo is at fault then.
+    """
+    written: list[str] = []
+    for output, content in contents.items():
+        place = storage.join(output_uri, output)
+        try:
+            storage.write_atomic(place, content)
+            written.append(place)
+        except OSError as error:
+            if not storage.is_about_one_file(error, writing=True):
+                raise storage.place_error(output_uri, error) from error
+            for earlier in written:
+                storage.remove_tree(earlier)
+            return _Failure(
+                "output_refused",
+                f"{output} cannot be written ({error.strerror}); expected a name that the file system of the "
+                "output takes; rename the input, or name an output elsewhere",
+            )
+    return None
+
+
 def copy_duplicates(task: CopyTask) -> BatchReport:
     """Copy the original's images, or its refusal, to each duplicate; then write the unit's record."""
     outcomes = tuple(_copy(copy, task.output_uri) for copy in task.copies)
-    commit_unit(task.output_uri, outcomes)
+    _commit(task.output_uri, outcomes)
     return BatchReport(outcomes)
 
 
@@ -273,22 +298,26 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
             f"{original.output} changed after it was restored; expected the bytes of its record; remove it "
             "and run again"
         )
-    storage.write_atomic(storage.join(output_uri, copy.item.output), png)
-    others = []
+    contents = {copy.item.output: png}
     originals = other_outputs(original.output, original.samples)
     for theirs, ours in zip(originals, other_outputs(copy.item.output, original.samples), strict=True):
-        image = storage.read_bytes(storage.join(output_uri, theirs))
-        storage.write_atomic(storage.join(output_uri, ours), image)
-        others.append((ours, len(image)))
-    row = replace(
-        original,
-        name=ref.name,
-        status="duplicate",
-        duplicate_of=original.name,
-        output=copy.item.output,
-        seconds=time.perf_counter() - started,
-    )
-    return Outcome(row, ref.fingerprint, len(png), tuple(others))
+        contents[ours] = storage.read_bytes(storage.join(output_uri, theirs))
+    refusal = _write_outputs(output_uri, contents)
+    row = replace(original, name=ref.name, duplicate_of=original.name, seconds=time.perf_counter() - started)
+    if refusal is not None:
+        empty = {"output": "", "output_sha256": "", "model_digest": "", "num_faces": 0}
+        failed = replace(row, status="failed", reason=refusal.reason, message=refusal.message, **empty)
+        return _without_output(failed, ref)
+    done = replace(row, status="duplicate", output=copy.item.output)
+    others = tuple((name, len(image)) for name, image in contents.items() if name != copy.item.output)
+    return Outcome(done, ref.fingerprint, len(png), others)
+
+
+def _commit(output_uri: str, outcomes: Sequence[Outcome]) -> None:
+    try:
+        commit_unit(output_uri, outcomes)
+    except OSError as error:
+        raise storage.place_error(output_uri, error) from error
 
 
 def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:
