@@ -8,15 +8,16 @@ Checksum trailers are sent only when required, because some servers refuse them,
 data.
 """
 
+from pipelines.storage.entry import Entry
 from pipelines.storage.errnos import is_about_one_file, place_error
 from pipelines.storage.errors import (
+    ObjectUnavailableError,
     PlaceError,
     ReplacedError,
     StorageError,
     TransportError,
 )
 from pipelines.storage.files import (
-    Entry,
     Uri,
     absolute,
     cache_folder,
@@ -48,6 +49,7 @@ from pipelines.storage.files import (
 )
 from pipelines.storage.names import (
     find_names,
+    list_objects,
 )
 from pipelines.storage.regular import kind_of
 from pipelines.storage.s3 import (
@@ -57,6 +59,7 @@ from pipelines.storage.s3 import (
 
 __all__ = [
     "Entry",
+    "ObjectUnavailableError",
     "PlaceError",
     "RemoteFile",
     "ReplacedError",
@@ -78,6 +81,7 @@ __all__ = [
     "join",
     "kind_of",
     "list_dir",
+    "list_objects",
     "local_copy",
     "local_path",
     "modified",

@@ -10,13 +10,13 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from diffbfr.errors import UsageError, one_line
 from pipelines.storage import local, s3
+from pipelines.storage.entry import Entry
 from pipelines.storage.errors import StorageError, corrupt_error
 from pipelines.storage.regular import open_regular
 from pipelines.storage.s3 import RemoteFile, connect
@@ -29,18 +29,6 @@ _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
 _PROBE_NAME = ".diffbfr-probe"
 _TEMPORARY = re.compile(r"\.(?:.*[.-])?[0-9a-f]{32}\.tmp|\.diffbfr-probe-[0-9a-f]{32}", re.DOTALL)
 """Names that a writer gives, and no others: a photo may be called `a.tmp`."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file under a folder: relative path, size, and a version that changes with the content.
-
-    The version is the ETag on S3 and the time of the last change on a disk.
-    """
-
-    path: str
-    num_bytes: int
-    version: str
 
 
 def is_remote(uri: Uri) -> bool:
