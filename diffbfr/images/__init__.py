@@ -21,8 +21,9 @@ from diffbfr.images.convert import (
     to_pixels,
     to_tensor,
 )
-from diffbfr.images.decode import AlphaPolicy, Decoded, decode
+from diffbfr.images.decode import Decoded, decode
 from diffbfr.images.errors import REASONS, ImageRefused, Reason
+from diffbfr.images.rgb import AlphaPolicy
 from diffbfr.images.trusted import decode_trusted
 
 __all__ = [
