@@ -18,6 +18,7 @@ from diffbfr.images.convert import (
     lq_to_model,
     pixel_digest,
     resize,
+    resize_alpha,
     to_pixels,
     to_tensor,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "lq_to_model",
     "pixel_digest",
     "resize",
+    "resize_alpha",
     "to_pixels",
     "to_tensor",
 ]

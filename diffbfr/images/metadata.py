@@ -36,7 +36,8 @@ def kept_exif(image: Image.Image) -> bytes | None:
     try:
         found = image.getexif()
         shot = found.get_ifd(ExifTags.IFD.Exif)
-        camera = {tag: text for tag in _CAMERA if (text := _text(found.get(tag)))}
+        # some programs write the time of the shot beside the camera
+        camera = {tag: text for tag in (*_CAMERA, *_SHOT) if (text := _text(found.get(tag)))}
         taken = {tag: text for tag in _SHOT if (text := _text(shot.get(tag)))}
         if not camera and not taken:
             return None
