@@ -10,6 +10,7 @@ file is written for it.
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,6 +21,7 @@ from diffbfr.images import ImageRefused, Pixels, decode, lq_to_model, to_pixels,
 from diffbfr.keys import noise_key
 from diffbfr.stages import Mode
 from pipelines import storage
+from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
 from pipelines.restoration.provenance import Provenance, encode_signed_png
@@ -117,6 +119,12 @@ class BatchReport:
     """The committed outcomes of a unit's photos, in its order."""
 
     outcomes: tuple[Outcome, ...]
+
+    def counts(self) -> ReportCounts:
+        """The photos by status, and the faces that were restored."""
+        by_status = Counter(outcome.row.status for outcome in self.outcomes)
+        faces = sum(outcome.row.num_faces for outcome in self.outcomes if outcome.row.status == "restored")
+        return ReportCounts(dict(by_status), faces)
 
 
 class RestoreWorker:
