@@ -14,6 +14,7 @@ reason, and the others of its unit are restored as if it were not there.
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from diffbfr.images import ImageRefused, Pixels, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.stages import Mode
 from pipelines import storage
+from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.restoration.face_input import FaceInput, read_face_sandboxed, start_reader
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
@@ -121,6 +123,12 @@ class BatchReport:
     """The committed outcomes of a unit's photos, in its order."""
 
     outcomes: tuple[Outcome, ...]
+
+    def counts(self) -> ReportCounts:
+        """The photos by status, and the faces that were restored."""
+        by_status = Counter(outcome.row.status for outcome in self.outcomes)
+        faces = sum(outcome.row.num_faces for outcome in self.outcomes if outcome.row.status == "restored")
+        return ReportCounts(dict(by_status), faces)
 
 
 class RestoreWorker:
