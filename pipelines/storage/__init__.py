@@ -8,7 +8,9 @@ Checksum trailers are sent only when required, because some servers refuse them,
 data.
 """
 
+from pipelines.storage.errnos import is_about_one_file, place_error
 from pipelines.storage.errors import (
+    PlaceError,
     ReplacedError,
     StorageError,
     TransportError,
@@ -47,6 +49,7 @@ from pipelines.storage.files import (
 from pipelines.storage.names import (
     find_names,
 )
+from pipelines.storage.regular import kind_of
 from pipelines.storage.s3 import (
     RemoteFile,
     is_transient,
@@ -54,6 +57,7 @@ from pipelines.storage.s3 import (
 
 __all__ = [
     "Entry",
+    "PlaceError",
     "RemoteFile",
     "ReplacedError",
     "StorageError",
@@ -67,15 +71,18 @@ __all__ = [
     "exists",
     "fetch_tree",
     "find_names",
+    "is_about_one_file",
     "is_dir",
     "is_remote",
     "is_transient",
     "join",
+    "kind_of",
     "list_dir",
     "local_copy",
     "local_path",
     "modified",
     "open_read",
+    "place_error",
     "put_file",
     "put_tree",
     "read_bytes",

@@ -1,4 +1,4 @@
-"""Errors of storage: written data is corrupt, the transport failed, a file was replaced."""
+"""Errors of storage: written data is corrupt, the transport or the place failed, a file was replaced."""
 
 from diffbfr.errors import DiffBFRError, IncompleteError
 
@@ -13,6 +13,10 @@ class TransportError(IncompleteError):
 
 class ReplacedError(DiffBFRError):
     """A file is not the one that was listed: it was rewritten, or never comes with the listed digest."""
+
+
+class PlaceError(IncompleteError):
+    """A disk, a mount or a right fails, whatever the file: the same call succeeds once that is mended."""
 
 
 def corrupt_error(place: object) -> StorageError:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -17,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from diffbfr.errors import UsageError, one_line
 from pipelines.storage import local, s3
 from pipelines.storage.errors import StorageError, corrupt_error
+from pipelines.storage.regular import open_regular
 from pipelines.storage.s3 import RemoteFile, connect
 
 Uri = str | Path
@@ -25,6 +27,8 @@ _READ_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
 _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
 _PROBE_NAME = ".diffbfr-probe"
+_TEMPORARY = re.compile(r"\.(?:.*[.-])?[0-9a-f]{32}\.tmp|\.diffbfr-probe-[0-9a-f]{32}", re.DOTALL)
+"""Names that a writer gives, and no others: a photo may be called `a.tmp`."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,11 @@ def modified(uri: Uri) -> float:
 
 
 def read_bytes(uri: Uri) -> bytes:
-    """Return the content of a file; FileNotFoundError if there is none."""
-    return cast(bytes, connect().cat_file(str(uri))) if is_remote(uri) else local_path(uri).read_bytes()
+    """Return the content of a file; FileNotFoundError if there is none, OSError if it is no regular file."""
+    if is_remote(uri):
+        return cast(bytes, connect().cat_file(str(uri)))
+    with open_regular(local_path(uri)) as file:
+        return file.read()
 
 
 def read_json(uri: Uri) -> Any:
@@ -143,11 +150,11 @@ def open_read(uri: Uri, block_bytes: int = _BLOCK_BYTES, verified: bool = False)
     """Open a file for reading, with seek: for archives whose members are read one at a time.
 
     S3 is read `block_bytes` at a time. `verified` is for content without a digest of its own: each block is
-    read until two readings agree, which doubles the traffic.
+    read until two readings agree, which doubles the traffic. OSError if it is no regular file.
     """
     if is_remote(uri):
         return cast(BinaryIO, RemoteFile(connect(), str(uri), block_bytes, verified))
-    return local_path(uri).open("rb")
+    return open_regular(local_path(uri))
 
 
 def digest(uri: Uri) -> str:
@@ -325,7 +332,7 @@ def check_writable(uri: Uri) -> None:
 
 
 def _is_temporary(name: str) -> bool:
-    return name.endswith(local.TEMPORARY) or _PROBE_NAME in name
+    return _TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def _write_s3(uri: str, data: bytes, create_only: bool) -> bool:

@@ -1,13 +1,14 @@
 """Files on this machine's disks: writes are atomic, and a read notices a change of the file."""
 
 import os
-import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipelines.storage.errors import ReplacedError, corrupt_error
+from pipelines.storage.regular import open_regular
 
+TEMPORARY_PREFIX = ".diffbfr-"
 TEMPORARY = ".tmp"
 _PIECE_BYTES = 1 << 20
 
@@ -22,10 +23,8 @@ def read_version(path: Path, listed: str, start: int, length: int | None) -> byt
 
     The time of the last change of the inode (ctime) is compared too, because a writer may reset the mtime.
     """
-    with open(path, "rb", opener=_open_nonblocking) as file:
+    with open_regular(path) as file:
         before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            raise ReplacedError(f"{path} is no regular file; expected a photo")
         if version_of(before) != listed:
             raise ReplacedError(
                 f"{path} changed after it was listed; expected the listed content; run the command again"
@@ -57,8 +56,11 @@ def copy(source: Path, path: Path) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """Return a unique name in the folder of the target, so that a rename stays inside one file system."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    """Return a unique name in the folder of the target, so that a rename stays inside one file system.
+
+    Its length does not depend on the target's, which may have the longest name that the file system takes.
+    """
+    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}{TEMPORARY}")
 
 
 def _publish(path: Path, pieces: Callable[[], Iterator[bytes | memoryview]], create_only: bool) -> bool:
@@ -95,16 +97,11 @@ def _publish(path: Path, pieces: Callable[[], Iterator[bytes | memoryview]], cre
 
 
 def _holds(path: Path, pieces: Iterator[bytes | memoryview]) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(_PIECE_BYTES):
             yield piece
-
-
-def _open_nonblocking(path: str, flags: int) -> int:
-    """Open without blocking, so that a pipe without a writer can be refused."""
-    return os.open(path, flags | os.O_NONBLOCK)
