@@ -6,25 +6,33 @@ batches of the same size, the last one padded: kernels round differently at anot
 in 1 of 70,000 values), but not with other images in the batch. So neither the order of the photos, nor their
 batch, nor a retry changes a byte. A face whose restoration fails for one sample is recorded as failed, and no
 file is written for it.
+
+Photos are decoded in a child process (`pipelines.restoration.face_input`), by a thread that runs ahead while
+the network computes. A photo that kills its decoder, never ends or exhausts the memory has a row with that
+reason, and the others of its unit are restored as if it were not there.
 """
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from diffbfr.errors import DiffBFRError, UsageError, one_line
-from diffbfr.images import ImageRefused, Pixels, decode, lq_to_model, to_pixels, to_tensor
+from diffbfr.images import ImageRefused, Pixels, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.stages import Mode
 from pipelines import storage
+from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset.manifest import LedgerRow
+from pipelines.restoration.face_input import FaceInput, read_face_sandboxed, start_reader
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
 from pipelines.restoration.provenance import Provenance, encode_signed_png
 from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
+from pipelines.sources.sandbox import WorkerFailure
 from pipelines.sources.skipping import MESSAGES
 
 if TYPE_CHECKING:
@@ -32,8 +40,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffbfr.cascade import Restoration
-
-_MIN_INPUT_PX = 8
 
 
 class LoadedModel(Protocol):
@@ -119,38 +125,64 @@ class BatchReport:
 
     outcomes: tuple[Outcome, ...]
 
+    def counts(self) -> ReportCounts:
+        """The photos by status, and the faces that were restored."""
+        by_status = Counter(outcome.row.status for outcome in self.outcomes)
+        faces = sum(outcome.row.num_faces for outcome in self.outcomes if outcome.row.status == "restored")
+        return ReportCounts(dict(by_status), faces)
+
 
 class RestoreWorker:
     """Holds a loaded cascade and restores unit after unit with it."""
 
     def __init__(self, model: RestorationModel) -> None:
         self._model = model
+        # one thread, because the child process that decodes belongs to its thread
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-photos")
+        self._reader.submit(start_reader)
         self._cascade = model.load()
 
     def __call__(self, task: RestoreTask) -> BatchReport:
         """Restore a unit: write its images, then its record."""
-        opened = [_open_face(task.source, item, self._model.lq_px) for item in task.items]
-        faces = [face for face in opened if isinstance(face, _Face)]
-        started = time.perf_counter()
-        results = self._restore_all(faces, task)
-        # networks see batches that mix photos, so each face is charged an equal part of their time
-        seconds_per_face = (time.perf_counter() - started) / max(1, len(faces))
+        opened: list[_Face | Outcome] = []
+        waiting: list[tuple[_Face, int]] = []
+        results: list[Pixels | _Failure] = []
+        seconds = 0.0
+        for photo in self._read_ahead(task):
+            opened.append(photo)
+            if isinstance(photo, _Face):
+                waiting += [(photo, number) for number in range(task.samples)]
+            is_last = len(opened) == len(task.items)
+            while len(waiting) >= task.batch_faces or (is_last and waiting):
+                started = time.perf_counter()
+                results += self._restore(waiting[: task.batch_faces], task)
+                del waiting[: task.batch_faces]
+                seconds += time.perf_counter() - started
+        faces = [photo for photo in opened if isinstance(photo, _Face)]
         finished: dict[str, Outcome] = {}
         for i, face in enumerate(faces):
             samples = results[i * task.samples : (i + 1) * task.samples]
-            timed = replace(face, seconds=face.seconds + seconds_per_face)
+            # networks see batches that mix photos, so each face is charged an equal part of their time
+            timed = replace(face, seconds=face.seconds + seconds / len(faces))
             finished[face.item.ref.name] = self._write(task, timed, samples)
-        outcomes = tuple(finished[face.item.ref.name] if isinstance(face, _Face) else face for face in opened)
+        outcomes = tuple(
+            finished[photo.item.ref.name] if isinstance(photo, _Face) else photo for photo in opened
+        )
         _commit(task.output_uri, outcomes)
         return BatchReport(outcomes)
 
-    def _restore_all(self, faces: Sequence["_Face"], task: RestoreTask) -> list["Pixels | _Failure"]:
-        """All samples of all faces, batch by batch: the samples of the first face, of the second, ..."""
-        wanted = list(product(faces, range(task.samples)))
-        results: list[Pixels | _Failure] = []
-        for start in range(0, len(wanted), task.batch_faces):
-            results += self._restore(wanted[start : start + task.batch_faces], task)
-        return results
+    def _read_ahead(self, task: RestoreTask) -> Iterator["_Face | Outcome"]:
+        """The unit's photos in their order, read and decoded ahead of their use."""
+        pending = [
+            self._reader.submit(_open_face, task.source, item, self._model.lq_px, self._model.hq_px)
+            for item in task.items
+        ]
+        try:
+            for photo in pending:
+                yield photo.result()
+        finally:
+            for photo in pending:
+                photo.cancel()
 
     def _restore(self, wanted: Sequence[tuple["_Face", int]], task: RestoreTask) -> list["Pixels | _Failure"]:
         """Restore a batch, padded to its full size unless the model is batch-invariant.
@@ -161,7 +193,9 @@ class RestoreWorker:
         full = [*wanted, *[wanted[-1]] * missing]
         try:
             keys = [noise_key(face.sha256, draw=number, seed=task.seed) for face, number in full]
-            restored = self._cascade.restore(to_tensor([face.pixels for face, _ in full]), keys, task.mode)
+            restored = self._cascade.restore(
+                to_tensor([face.read.pixels for face, _ in full]), keys, task.mode
+            )
             return list(to_pixels(restored.tem[: len(wanted)]))
         except UsageError:
             raise
@@ -182,15 +216,19 @@ class RestoreWorker:
         made_by = Provenance(self._model.digest, face.sha256, task.mode, task.seed)
         images = [sample for sample in samples if not isinstance(sample, _Failure)]
         spread = pixel_std(images) if task.samples > 1 else None
+        kept = face.read.kept
+        pngs = [
+            encode_signed_png(image, made_by, kept.icc, exif=kept.exif, dpi=kept.dpi, alpha=kept.alpha)
+            for image in images
+        ]
         if spread is not None:
-            images.append(std_heatmap(spread))
-        pngs = [encode_signed_png(image, made_by, face.icc) for image in images]
+            pngs.append(encode_signed_png(std_heatmap(spread), made_by, kept.icc))
         outputs = (face.item.output, *other_outputs(face.item.output, task.samples))
         refusal = _write_outputs(task.output_uri, dict(zip(outputs, pngs, strict=True)))
         if refusal is not None:
             return _without_output(face.row("failed", refusal.reason, refusal.message), face.item.ref)
         row = replace(
-            face.row("restored", "", ""),
+            face.row("restored", "", "; ".join(face.read.notes)),
             num_faces=1,
             output=face.item.output,
             output_sha256=hashlib.sha256(pngs[0]).hexdigest(),
@@ -241,15 +279,12 @@ def copy_duplicates(task: CopyTask) -> BatchReport:
 
 @dataclass(frozen=True, eq=False)
 class _Face:
-    """An aligned face as the cascade takes it, uint8 lq lq 3, and the facts about its photo."""
+    """A photo that was decoded, and the facts about its file."""
 
     item: WorkItem
     num_bytes: int
     sha256: str
-    width: int
-    height: int
-    pixels: Pixels
-    icc: bytes | None
+    read: FaceInput
     seconds: float
 
     def row(self, status: Literal["restored", "failed"], reason: str, message: str) -> LedgerRow:
@@ -258,8 +293,8 @@ class _Face:
             _row(self.item.ref, status, reason, message),
             num_bytes=self.num_bytes,
             sha256=self.sha256,
-            width=self.width,
-            height=self.height,
+            width=self.read.width,
+            height=self.read.height,
             seconds=self.seconds,
         )
 
@@ -270,7 +305,7 @@ class _Failure:
     message: str
 
 
-def _open_face(source: PhotoSource, item: WorkItem, lq_px: int) -> _Face | Outcome:
+def _open_face(source: PhotoSource, item: WorkItem, lq_px: int, hq_px: int) -> _Face | Outcome:
     """Read and decode an aligned face crop; the outcome instead if it is refused."""
     started = time.perf_counter()
     try:
@@ -279,17 +314,16 @@ def _open_face(source: PhotoSource, item: WorkItem, lq_px: int) -> _Face | Outco
         return _without_output(_row(item.ref, "quarantined", UNREADABLE, one_line(error)), item.ref)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        decoded = decode(data, min_px=_MIN_INPUT_PX)
-        small = lq_to_model(decoded.pixels, lq_px)
+        read = read_face_sandboxed(data, lq_px, hq_px)
     except ImageRefused as error:
-        row = replace(
-            _row(item.ref, "quarantined", error.reason_code, one_line(error)),
-            num_bytes=len(data),
-            sha256=sha256,
-        )
-        return _without_output(replace(row, seconds=time.perf_counter() - started), item.ref)
-    height, width = decoded.pixels.shape[:2]
-    return _Face(item, len(data), sha256, width, height, small, decoded.icc, time.perf_counter() - started)
+        reason, message = error.reason_code, one_line(error)
+    else:
+        seconds = time.perf_counter() - started
+        if not isinstance(read, WorkerFailure):
+            return _Face(item, len(data), sha256, read, seconds)
+        reason, message = read.reason, f"decoding it failed: {read.message}"
+    row = replace(_row(item.ref, "quarantined", reason, message), num_bytes=len(data), sha256=sha256)
+    return _without_output(replace(row, seconds=time.perf_counter() - started), item.ref)
 
 
 def _copy(copy: Copy, output_uri: str) -> Outcome:
