@@ -6,7 +6,7 @@ import typer
 
 from pipelines.cli import options
 from pipelines.cli.cascades import pin
-from pipelines.cli.output import say, say_json, table
+from pipelines.cli.output import say, say_block, say_json, table
 
 
 def restore(
@@ -80,7 +80,7 @@ def restore(
             }
         )
     else:
-        say(table(("status", "inputs"), list(vars(report.counts).items())))
+        say_block(table(("status", "inputs"), list(vars(report.counts).items())))
         say(f"ledger: {report.ledger}")
         say(f"report: {page}")
     require_clean(report, max_bad)

@@ -22,6 +22,7 @@ from typing import Final, get_args
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from diffbfr.stages import Mode
+from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow, read_ledger, write_ledger
@@ -185,7 +186,7 @@ def _pin(source: PhotoSource, output: str, model: RestorationModel, options: Res
     """Write the request into a new output folder, or check that an existing one holds the same request."""
     storage.check_writable(output)
     request = {
-        "input": source.uri,
+        "input": without_secrets(source.uri),
         "model": model.digest,
         "mode": options.mode,
         "seed": options.seed,
@@ -311,7 +312,7 @@ def _close(report: RestoreReport) -> None:
         return
     write_ledger(report.ledger, report.rows)
     record = {
-        "input": report.source,
+        "input": without_secrets(report.source),
         "model": report.model_digest,
         "hq_px": report.hq_px,
         "options": asdict(report.options),

@@ -14,7 +14,8 @@ reason, and the others of its unit are restored as if it were not there.
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -24,6 +25,7 @@ from diffbfr.images import ImageRefused, Pixels, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.stages import Mode
 from pipelines import storage
+from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.restoration.face_input import FaceInput, read_face_sandboxed, start_reader
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
@@ -122,6 +124,12 @@ class BatchReport:
 
     outcomes: tuple[Outcome, ...]
 
+    def counts(self) -> ReportCounts:
+        """The photos by status, and the faces that were restored."""
+        by_status = Counter(outcome.row.status for outcome in self.outcomes)
+        faces = sum(outcome.row.num_faces for outcome in self.outcomes if outcome.row.status == "restored")
+        return ReportCounts(dict(by_status), faces)
+
 
 class RestoreWorker:
     """Holds a loaded cascade and restores unit after unit with it."""
@@ -159,7 +167,7 @@ class RestoreWorker:
         outcomes = tuple(
             finished[photo.item.ref.name] if isinstance(photo, _Face) else photo for photo in opened
         )
-        commit_unit(task.output_uri, outcomes)
+        _commit(task.output_uri, outcomes)
         return BatchReport(outcomes)
 
     def _read_ahead(self, task: RestoreTask) -> Iterator["_Face | Outcome"]:
@@ -215,8 +223,9 @@ class RestoreWorker:
         if spread is not None:
             pngs.append(encode_signed_png(std_heatmap(spread), made_by, kept.icc))
         outputs = (face.item.output, *other_outputs(face.item.output, task.samples))
-        for output, png in zip(outputs, pngs, strict=True):
-            storage.write_atomic(storage.join(task.output_uri, output), png)
+        refusal = _write_outputs(task.output_uri, dict(zip(outputs, pngs, strict=True)))
+        if refusal is not None:
+            return _without_output(face.row("failed", refusal.reason, refusal.message), face.item.ref)
         row = replace(
             face.row("restored", "", "; ".join(face.read.notes)),
             num_faces=1,
@@ -231,10 +240,34 @@ class RestoreWorker:
         return Outcome(row, face.item.ref.fingerprint, len(pngs[0]), others)
 
 
+def _write_outputs(output_uri: str, contents: Mapping[str, bytes]) -> "_Failure | None":
+    """Write the files of one photo; the failure if the file system refuses one of them, and none is left.
+
+    A PlaceError if the file system refuses every file, such as a full disk: no photo is at fault then.
+    """
+    written: list[str] = []
+    for output, content in contents.items():
+        place = storage.join(output_uri, output)
+        try:
+            storage.write_atomic(place, content)
+            written.append(place)
+        except OSError as error:
+            if not storage.is_about_one_file(error, writing=True):
+                raise storage.place_error(output_uri, error) from error
+            for earlier in written:
+                storage.remove_tree(earlier)
+            return _Failure(
+                "output_refused",
+                f"{output} cannot be written ({error.strerror}); expected a name that the file system of the "
+                "output takes; rename the input, or name an output elsewhere",
+            )
+    return None
+
+
 def copy_duplicates(task: CopyTask) -> BatchReport:
     """Copy the original's images, or its refusal, to each duplicate; then write the unit's record."""
     outcomes = tuple(_copy(copy, task.output_uri) for copy in task.copies)
-    commit_unit(task.output_uri, outcomes)
+    _commit(task.output_uri, outcomes)
     return BatchReport(outcomes)
 
 
@@ -300,22 +333,26 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
             f"{original.output} changed after it was restored; expected the bytes of its record; remove it "
             "and run again"
         )
-    storage.write_atomic(storage.join(output_uri, copy.item.output), png)
-    others = []
+    contents = {copy.item.output: png}
     originals = other_outputs(original.output, original.samples)
     for theirs, ours in zip(originals, other_outputs(copy.item.output, original.samples), strict=True):
-        image = storage.read_bytes(storage.join(output_uri, theirs))
-        storage.write_atomic(storage.join(output_uri, ours), image)
-        others.append((ours, len(image)))
-    row = replace(
-        original,
-        name=ref.name,
-        status="duplicate",
-        duplicate_of=original.name,
-        output=copy.item.output,
-        seconds=time.perf_counter() - started,
-    )
-    return Outcome(row, ref.fingerprint, len(png), tuple(others))
+        contents[ours] = storage.read_bytes(storage.join(output_uri, theirs))
+    refusal = _write_outputs(output_uri, contents)
+    row = replace(original, name=ref.name, duplicate_of=original.name, seconds=time.perf_counter() - started)
+    if refusal is not None:
+        empty = {"output": "", "output_sha256": "", "model_digest": "", "num_faces": 0}
+        failed = replace(row, status="failed", reason=refusal.reason, message=refusal.message, **empty)
+        return _without_output(failed, ref)
+    done = replace(row, status="duplicate", output=copy.item.output)
+    others = tuple((name, len(image)) for name, image in contents.items() if name != copy.item.output)
+    return Outcome(done, ref.fingerprint, len(png), others)
+
+
+def _commit(output_uri: str, outcomes: Sequence[Outcome]) -> None:
+    try:
+        commit_unit(output_uri, outcomes)
+    except OSError as error:
+        raise storage.place_error(output_uri, error) from error
 
 
 def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:

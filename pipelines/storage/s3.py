@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from diffbfr.errors import UsageError, one_line
 from pipelines.storage.errors import ReplacedError, TransportError
@@ -35,6 +35,7 @@ _TRIES: Final = 5
 _PAUSE_S: Final = 0.1  # before the second try; each further one waits twice as long
 _READINGS: Final = 5  # of what has no digest, until two agree
 _FETCHES: Final = 2  # of what has one, until it fits
+_PART_BYTES: Final = 64 << 20
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _ALTERED_CODES: Final = ("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch")
 _BUSY_CODES: Final = ("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown")
@@ -233,6 +234,35 @@ def read_whole(client: Client, uri: str, etag: str) -> bytes:
         f"{uri} came {_FETCHES} times with other bytes than its ETag {etag} says; expected the listed "
         "content; copy it to the bucket again"
     )
+
+
+def fetch(client: Client, uri: str, etag: str, num_bytes: int, file: BinaryIO) -> str:
+    """Write a whole object to a file, verified as `read_whole` does; return its sha256.
+
+    Memory holds one part. `ReplacedError` if the object has another ETag.
+    """
+    if _MD5.fullmatch(etag):
+        sha256, md5 = _fetch_parts(client, uri, etag, num_bytes, file, read_once)
+        if md5 == etag:
+            return sha256
+    # altered on the way, or the ETag is no MD5
+    sha256, _ = _fetch_parts(client, uri, etag, num_bytes, file, read_verified)
+    return sha256
+
+
+def _fetch_parts(
+    client: Client, uri: str, etag: str, num_bytes: int, file: BinaryIO, read: Callable[..., bytes]
+) -> tuple[str, str]:
+    """Write an object part by part over a file; return its sha256 and MD5."""
+    file.seek(0)
+    file.truncate()
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    for start in range(0, num_bytes, _PART_BYTES):
+        part = read(client, uri, etag, start, min(num_bytes, start + _PART_BYTES))
+        file.write(part)
+        sha256.update(part)
+        md5.update(part)
+    return sha256.hexdigest(), md5.hexdigest()
 
 
 def list_keys(

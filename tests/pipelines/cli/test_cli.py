@@ -47,6 +47,7 @@ COMMAND_LINE = {
         "--set",
         "--json",
     ],
+    "setup metrics": ["--from", "--json"],
     "doctor": ["--root", "--config", "--set", "--json"],
     "models list": MODELS,
     "models show": ["NAME@VERSION", *MODELS],
