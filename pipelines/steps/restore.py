@@ -316,7 +316,8 @@ def _open_face(source: PhotoSource, item: WorkItem, lq_px: int, hq_px: int) -> _
     try:
         read = read_face_sandboxed(data, lq_px, hq_px)
     except ImageRefused as error:
-        reason, message = error.reason_code, one_line(error)
+        reason: str = error.reason_code
+        message = one_line(error)
     else:
         seconds = time.perf_counter() - started
         if not isinstance(read, WorkerFailure):
