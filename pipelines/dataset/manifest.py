@@ -62,12 +62,13 @@ class LedgerRow:
 
     `name` is relative to the input, `output` to the output folder ("" if there is none). `duplicate_of` names
     the restored input with the same bytes. `model_digest` is the cascade that made the output ("" if there is
-    none). If there are several restorations (`samples`), `output` is the first one and `spread` is the mean
-    over pixels of their standard deviation in 8-bit levels; it is 0 for a single restoration.
+    none). An input that is no photo by its name is `skipped`. If there are several restorations (`samples`),
+    `output` is the first one and `spread` is the mean over pixels of their standard deviation in 8-bit
+    levels; it is 0 for a single restoration.
     """
 
     name: str
-    status: Literal["restored", "no_face", "duplicate", "quarantined", "failed"]
+    status: Literal["restored", "no_face", "duplicate", "quarantined", "failed", "skipped"]
     reason: str
     message: str
     num_bytes: int

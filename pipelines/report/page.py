@@ -157,7 +157,7 @@ def _tiles(data: ReportData) -> list[_Tile]:
                 )
             )
     if data.counts:
-        total = sum(number for _, number in data.counts)
+        total = sum(number for status, number in data.counts if status != "skipped")
         done = sum(number for status, number in data.counts if status == "restored")
         tiles.append(_Tile(str(done), "", f"of {total} photos restored"))
     ran = sum(step.action == "RUN" for step in data.steps)
