@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain, count
 from pathlib import PurePosixPath
 
-from pipelines.restoration.outcomes import CONTROL
+from pipelines.restoration.request import CONTROL
 from pipelines.sources import IMAGE_SUFFIXES
 
 

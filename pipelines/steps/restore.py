@@ -21,8 +21,10 @@ from diffbfr.keys import noise_key
 from diffbfr.stages import Mode
 from pipelines import storage
 from pipelines.dataset.manifest import LedgerRow
-from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
+from pipelines.restoration.access import file_mode
+from pipelines.restoration.outcomes import UNREADABLE, Outcome, OutputFile, commit_unit
 from pipelines.restoration.provenance import Provenance, encode_signed_png
+from pipelines.restoration.request import RestoreRequest
 from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
 
@@ -93,6 +95,7 @@ class RestoreTask:
     seed: int
     batch_faces: int
     samples: int = 1
+    request: RestoreRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class CopyTask:
     index: int
     copies: tuple[Copy, ...]
     output_uri: str
+    request: RestoreRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class RestoreWorker:
             timed = replace(face, seconds=face.seconds + seconds_per_face)
             finished[face.item.ref.name] = self._write(task, timed, samples)
         outcomes = tuple(finished[face.item.ref.name] if isinstance(face, _Face) else face for face in opened)
-        commit_unit(task.output_uri, outcomes)
+        commit_unit(task.output_uri, outcomes, task.request)
         return BatchReport(outcomes)
 
     def _restore_all(self, faces: Sequence["_Face"], task: RestoreTask) -> list["Pixels | _Failure"]:
@@ -185,8 +189,10 @@ class RestoreWorker:
             images.append(std_heatmap(spread))
         pngs = [encode_signed_png(image, made_by, face.icc) for image in images]
         outputs = (face.item.output, *other_outputs(face.item.output, task.samples))
+        mode = file_mode(task.source.uri, face.item.ref.uri)
         for output, png in zip(outputs, pngs, strict=True):
-            storage.write_atomic(storage.join(task.output_uri, output), png)
+            place = storage.join(task.output_uri, output)
+            storage.write_atomic(place, png, within=task.output_uri, mode=mode)
         row = replace(
             face.row("restored", "", ""),
             num_faces=1,
@@ -197,14 +203,18 @@ class RestoreWorker:
             samples=task.samples,
             spread=0.0 if spread is None else float(spread.mean()),
         )
-        others = tuple((output, len(png)) for output, png in zip(outputs[1:], pngs[1:], strict=True))
+        others = tuple(
+            OutputFile(output, len(png), hashlib.sha256(png).hexdigest())
+            for output, png in zip(outputs[1:], pngs[1:], strict=True)
+        )
         return Outcome(row, face.item.ref.fingerprint, len(pngs[0]), others)
 
 
 def copy_duplicates(task: CopyTask) -> BatchReport:
     """Copy the original's images, or its refusal, to each duplicate; then write the unit's record."""
-    outcomes = tuple(_copy(copy, task.output_uri) for copy in task.copies)
-    commit_unit(task.output_uri, outcomes)
+    source_uri = task.request.input if task.request is not None else ""
+    outcomes = tuple(_copy(copy, task.output_uri, source_uri) for copy in task.copies)
+    commit_unit(task.output_uri, outcomes, task.request)
     return BatchReport(outcomes)
 
 
@@ -261,7 +271,7 @@ def _open_face(source: PhotoSource, item: WorkItem, lq_px: int) -> _Face | Outco
     return _Face(item, len(data), sha256, width, height, small, decoded.icc, time.perf_counter() - started)
 
 
-def _copy(copy: Copy, output_uri: str) -> Outcome:
+def _copy(copy: Copy, output_uri: str, source_uri: str) -> Outcome:
     original, ref = copy.original, copy.item.ref
     if original.status != "restored":
         return _without_output(replace(original, name=ref.name, duplicate_of=original.name, seconds=0.0), ref)
@@ -269,17 +279,20 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
     # the file is read again: it may have been changed since an earlier run restored it
     png = storage.read_bytes(storage.join(output_uri, original.output))
     if hashlib.sha256(png).hexdigest() != original.output_sha256:
-        raise DiffBFRError(
-            f"{original.output} changed after it was restored; expected the bytes of its record; remove it "
-            "and run again"
+        failed = replace(
+            _row(ref, "failed", "original_changed", f"{original.output} changed after it was restored"),
+            sha256=original.sha256,
+            duplicate_of=original.name,
         )
-    storage.write_atomic(storage.join(output_uri, copy.item.output), png)
+        return _without_output(failed, ref)  # the next run restores both
+    mode = file_mode(source_uri, ref.uri)
+    storage.write_atomic(storage.join(output_uri, copy.item.output), png, within=output_uri, mode=mode)
     others = []
     originals = other_outputs(original.output, original.samples)
     for theirs, ours in zip(originals, other_outputs(copy.item.output, original.samples), strict=True):
         image = storage.read_bytes(storage.join(output_uri, theirs))
-        storage.write_atomic(storage.join(output_uri, ours), image)
-        others.append((ours, len(image)))
+        storage.write_atomic(storage.join(output_uri, ours), image, within=output_uri, mode=mode)
+        others.append(OutputFile(ours, len(image), hashlib.sha256(image).hexdigest()))
     row = replace(
         original,
         name=ref.name,

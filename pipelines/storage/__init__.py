@@ -9,7 +9,9 @@ Checksum trailers are sent only when required, because some servers refuse them,
 data.
 """
 
+from pipelines.storage.errnos import is_about_one_file, place_error
 from pipelines.storage.errors import (
+    PlaceError,
     ReplacedError,
     StorageError,
     TransportError,
@@ -34,6 +36,7 @@ from pipelines.storage.files import (
     list_dir,
     local_copy,
     local_path,
+    make_folder,
     modified,
     open_read,
     put_file,
@@ -51,6 +54,9 @@ from pipelines.storage.files import (
     write_atomic,
     write_json,
 )
+from pipelines.storage.local import (
+    FILE_MODE,
+)
 from pipelines.storage.names import (
     find_names,
 )
@@ -60,7 +66,9 @@ from pipelines.storage.s3 import (
 )
 
 __all__ = [
+    "FILE_MODE",
     "Entry",
+    "PlaceError",
     "RemoteFile",
     "ReplacedError",
     "StorageError",
@@ -76,6 +84,7 @@ __all__ = [
     "exists",
     "fetch_tree",
     "find_names",
+    "is_about_one_file",
     "is_dir",
     "is_remote",
     "is_transient",
@@ -83,8 +92,10 @@ __all__ = [
     "list_dir",
     "local_copy",
     "local_path",
+    "make_folder",
     "modified",
     "open_read",
+    "place_error",
     "put_file",
     "put_tree",
     "read_bytes",

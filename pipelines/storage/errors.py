@@ -15,6 +15,10 @@ class ReplacedError(DiffBFRError):
     """A file is not the one that was listed: it was rewritten, or never comes with the listed digest."""
 
 
+class PlaceError(IncompleteError):
+    """A disk, mount or right is missing, whatever the file: the same call succeeds once that is mended."""
+
+
 class UnsafePlaceError(UsageError):
     """A link, device or pipe in the place of a file, or a name that leads out of its folder."""
 

@@ -287,6 +287,13 @@ def remove_file(uri: Uri, within: Uri) -> bool:
     return False
 
 
+def make_folder(uri: Uri, mode: int = 0o777) -> None:
+    """Make a folder on this machine, with these permission bits less the umask, unless it exists."""
+    if not is_remote(uri) and not local_path(uri).exists():
+        local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        local_path(uri).mkdir(mode=mode, exist_ok=True)
+
+
 def reopen_folder(uri: Uri) -> None:
     """Take over a folder that an earlier run wrote, if there is one.
 
