@@ -7,7 +7,7 @@ import typer
 from diffbfr.errors import UsageError
 from pipelines.cli import options
 from pipelines.cli.cascades import pin
-from pipelines.cli.output import say, say_json, table
+from pipelines.cli.output import say, say_block, say_json, table
 
 _NUM_SHOWN = 20
 
@@ -100,7 +100,7 @@ def restore(
             }
         )
     else:
-        say(table(("status", "inputs"), list(vars(report.counts).items())))
+        say_block(table(("status", "inputs"), list(vars(report.counts).items())))
         say(f"ledger: {report.ledger}")
         if page is not None:
             say(f"report: {page}")

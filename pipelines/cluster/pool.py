@@ -59,8 +59,8 @@ class Collector(Generic[Task, Report]):
             self._on_report(report)
 
     def fail(self, position: int, error: BaseException) -> None:
-        """Record a failure; a UsageError or QuarantineError is raised, as other tasks would raise it too."""
-        if isinstance(error, UsageError | QuarantineError):
+        """Record a failure; one of the request or the place is raised, as other tasks would meet it too."""
+        if isinstance(error, UsageError | QuarantineError | storage.PlaceError):
             raise error
         self._failures[position] = error
 

@@ -34,7 +34,9 @@ def write_checksummed_json(
     data = (
         json.dumps({**record, SEAL: _seal(record)}, indent=indent, sort_keys=True, ensure_ascii=False) + "\n"
     )
-    return storage.write_atomic(uri, data.encode("utf-8", "surrogatepass"), create_only, within, mode)
+    return storage.write_atomic(
+        uri, data.encode("utf-8", "surrogatepass"), create_only=create_only, within=within, mode=mode
+    )
 
 
 def read_checksummed_json(uri: storage.Uri) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Final, get_args
 from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError, one_line
 from diffbfr.shards import ShardDamagedError
 from diffbfr.stages import Mode
+from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow
@@ -199,7 +200,7 @@ def _check_output_outside_input(source: str, output: str) -> None:
 
 def _request(source: PhotoSource, model: RestorationModel, options: RestoreOptions) -> RestoreRequest:
     return RestoreRequest(
-        input=source.uri,
+        input=without_secrets(source.uri),
         model=model.digest,
         mode=options.mode,
         seed=options.seed,
@@ -337,7 +338,7 @@ def _files(outcomes: Iterable[Outcome]) -> set[str]:
 def _close(report: RestoreReport) -> None:
     """Write the ledger, then the record; nothing if an earlier run already wrote the same."""
     summary = {
-        "input": report.source,
+        "input": without_secrets(report.source),
         "model": report.model_digest,
         "hq_px": report.hq_px,
         "options": asdict(report.options),

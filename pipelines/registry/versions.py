@@ -22,7 +22,7 @@ from pipelines.registry.lock import model_lock
 from pipelines.registry.packaging import CASCADE_PATH, copy_files, save_served, served_tags
 from pipelines.storage import local_path
 from pipelines.tracking.connection import Registry, ensure_model
-from pipelines.tracking.runs import Run
+from pipelines.tracking.runs import Run, masked
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
@@ -306,7 +306,7 @@ def _register(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str,
             version = _find_by_digest(registry, name, digest)
             if version is None and source:
                 made = registry.client.create_model_version(
-                    name, source, run.run_id, tags={**tags, "digest": digest}
+                    name, source, run.run_id, tags={**masked(tags), "digest": digest}
                 )
                 version = _to_version(made, {})
             if version is not None:

@@ -1,6 +1,12 @@
-"""Render the page of a run: images as data URIs, numbers as text, in the template `report.html.j2`."""
+"""Render the page of a run: images as data URIs, numbers as text, in the template `report.html.j2`.
+
+Names and messages come from others. The template escapes them and isolates their direction, `shown` takes out
+controls and passwords, and the page's content security policy lets it load images in it, its own style and
+nothing else.
+"""
 
 import base64
+import hashlib
 import io
 import math
 from dataclasses import dataclass
@@ -11,6 +17,7 @@ from PIL import Image
 
 from diffbfr.metrics.info import MetricInfo
 from diffbfr.metrics.intervals import Interval
+from diffbfr.text import shown
 from pipelines import storage
 from pipelines.evaluation.scores import Evaluation, SubjectScores, protocol_lines
 from pipelines.evaluation.types import TITLES, Panel
@@ -44,12 +51,14 @@ def render(data: ReportData) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    text = _TEMPLATE.read_text(encoding="utf-8")
+    template = environment.from_string(text)
     evaluation = data.evaluation
     return template.render(
         data=data,
+        style_hash=_style_hash(text),
         tiles=_tiles(data),
         columns=[(TITLES[name], _EXPLANATIONS[name]) for name in TITLES],
         rows=[_face_row(evaluation, panel) for panel in evaluation.panels] if evaluation else [],
@@ -128,6 +137,18 @@ class _Step:
     percent_of_longest: float
 
 
+def _shown(value: object) -> object:
+    """What the template writes for a value: text from others without controls and passwords."""
+    # images are long and ours: they are marked as safe
+    return shown(value) if type(value) is str else value
+
+
+def _style_hash(template: str) -> str:
+    """The source of the page's one style element, as a content security policy names it."""
+    style = template.partition("<style>")[2].partition("</style>")[0]
+    return f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}"
+
+
 def _tiles(data: ReportData) -> list[_Tile]:
     tiles = []
     if data.evaluation is not None:
@@ -193,7 +214,7 @@ def _line(evaluation: Evaluation, line: SubjectScores) -> _Line:
 
 def _step(step: StepLine, steps: tuple[StepLine, ...]) -> _Step:
     longest = max(other.seconds for other in steps) or 1.0
-    return _Step(step, duration(step.seconds), round(100 * step.seconds / longest, 1))
+    return _Step(step, duration(step.seconds), round(max(0.5, 100 * step.seconds / longest), 1))
 
 
 def _number(value: float, metric: MetricInfo) -> str:
@@ -222,4 +243,6 @@ def _uri(data: bytes) -> str:
             buffer = io.BytesIO()
             shown.save(buffer, format="WEBP", quality=90)
             data, kind = buffer.getvalue(), "image/webp"
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    from markupsafe import Markup
+
+    return Markup(f"data:{kind};base64,{base64.b64encode(data).decode()}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from diffbfr.images import ImageRefused
 from diffbfr.shards import DatasetInfo, Member, Sample, Split
+from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.dataset import commits, manifest
 from pipelines.dataset.commits import Commit, Quarantined, StagedFiles, StagedTar
@@ -120,7 +121,7 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
         content_id=content.hexdigest(),
         archive_id=archive.hexdigest(),
         recipe_digest=config.recipe_digest,
-        source=tasks[0].source.uri.encode("utf-8", "backslashreplace").decode(),
+        source=without_secrets(tasks[0].source.uri.encode("utf-8", "backslashreplace").decode()),
     )
     manifest.write_record(root, info, config.columns, describe_build(config), digests)
     return info

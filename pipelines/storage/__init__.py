@@ -60,6 +60,7 @@ from pipelines.storage.local import (
 from pipelines.storage.names import (
     find_names,
 )
+from pipelines.storage.regular import kind_of
 from pipelines.storage.s3 import (
     RemoteFile,
     is_transient,
@@ -89,6 +90,7 @@ __all__ = [
     "is_remote",
     "is_transient",
     "join",
+    "kind_of",
     "list_dir",
     "local_copy",
     "local_path",

@@ -1,4 +1,4 @@
-"""Errors of storage: corrupt data, a failed transport, a replaced file, a link in the place of a file."""
+"""Errors of storage: corrupt data, a failed transport or place, a replaced file, a link instead of a file."""
 
 from diffbfr.errors import DiffBFRError, IncompleteError, UsageError
 
@@ -16,7 +16,7 @@ class ReplacedError(DiffBFRError):
 
 
 class PlaceError(IncompleteError):
-    """A disk, mount or right is missing, whatever the file: the same call succeeds once that is mended."""
+    """A disk, a mount or a right fails, whatever the file: the same call succeeds once that is mended."""
 
 
 class UnsafePlaceError(UsageError):

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ Uri = str | Path
 _READ_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
 _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
+_BUCKET = re.compile(r"(?:[a-zA-Z0-9._-]{1,255}|arn:[a-zA-Z0-9:._-]{1,255}(?:/[a-zA-Z0-9-]+)*)(?:/|$)")
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,15 @@ class Entry:
 
 
 def is_remote(uri: Uri) -> bool:
-    """True if the place is on S3."""
-    return isinstance(uri, str) and uri.startswith(s3.SCHEME)
+    """True if the place is on S3; UsageError if it names no bucket, such as one with a password in it."""
+    if not isinstance(uri, str) or not uri.startswith(s3.SCHEME):
+        return False
+    if not _BUCKET.match(uri, len(s3.SCHEME)):
+        raise UsageError(
+            f"{uri} names no bucket; expected s3://bucket/prefix; credentials come from the environment or "
+            "~/.aws"
+        )
+    return True
 
 
 def local_path(uri: Uri) -> Path:
@@ -146,7 +155,7 @@ def open_read(uri: Uri, block_bytes: int = _BLOCK_BYTES, verified: bool = False)
     """Open a file for reading, with seek: for archives whose members are read one at a time.
 
     S3 is read `block_bytes` at a time. `verified` is for content without a digest of its own: each block is
-    read until two readings agree, which doubles the traffic.
+    read until two readings agree, which doubles the traffic. OSError if it is no regular file.
     """
     if is_remote(uri):
         return cast(BinaryIO, RemoteFile(connect(), str(uri), block_bytes, verified))
@@ -222,7 +231,7 @@ def write_json(
 ) -> bool:
     """Write a value as JSON with sorted keys, as `write_atomic` does."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    return write_atomic(uri, text.encode(), create_only, within, mode)
+    return write_atomic(uri, text.encode(), create_only=create_only, within=within, mode=mode)
 
 
 def put_file(source: Path, uri: Uri, within: Uri = "", mode: int = local.FILE_MODE) -> None:

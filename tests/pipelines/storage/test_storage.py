@@ -119,15 +119,15 @@ def test_a_file_that_is_rewritten_while_it_is_read_is_noticed_even_with_its_old_
     assert storage.read_version(path, version) == b"before"
     assert storage.read_version(path, version, 1, 3) == b"efo"
 
-    def rewritten_before_the_second_look(handle: int) -> os.stat_result:
+    def rewritten_before_the_last_look(handle: int) -> os.stat_result:
         looks.append(handle)
-        if len(looks) == 3:  # the first is of the opening
+        if len(looks) == 3:  # the first two open the file and read its version
             times = path.stat()
             path.write_bytes(b"after!")
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         return fstat(handle)
 
-    monkeypatch.setattr(os, "fstat", rewritten_before_the_second_look)
+    monkeypatch.setattr(os, "fstat", rewritten_before_the_last_look)
     with pytest.raises(storage.ReplacedError, match=r"photo\.png changed while it was read"):
         storage.read_version(path, version)
     assert storage.version(path) == version
