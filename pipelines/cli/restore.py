@@ -52,6 +52,9 @@ def restore(
             help="Only compare OUTPUT, and its INPUT, with what was restored; exit 1 if a file differs.",
         ),
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count skipped inputs, which are no photos, for --max-bad too.")
+    ] = False,
     root: options.Root = options.DEFAULT_ROOT,
     config: options.Config = None,
     overrides: options.Overrides = None,
@@ -104,7 +107,7 @@ def restore(
         say(f"ledger: {report.ledger}")
         if page is not None:
             say(f"report: {page}")
-    require_clean(report, max_bad)
+    require_clean(report, max_bad, strict)
 
 
 def _verify(source: str, output: str, config: str | None, overrides: list[str] | None, as_json: bool) -> None:
@@ -120,7 +123,7 @@ def _verify(source: str, output: str, config: str | None, overrides: list[str] |
         say_json(report)
     else:
         counts = [("inputs", report.inputs), ("outputs", report.outputs), ("bytes", report.bytes_read)]
-        say(table(("read again", ""), [*counts, ("differ", len(report.problems))]))
+        say_block(table(("read again", ""), [*counts, ("differ", len(report.problems))]))
         for problem in report.problems[:_NUM_SHOWN]:
             say(f"{problem.path}: {problem.message}")
     require_same(report)

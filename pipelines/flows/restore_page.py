@@ -99,18 +99,22 @@ def _restored_photo(
     report: RestoreReport, row: LedgerRow, source: PhotoSource | None, ref: PhotoRef | None
 ) -> RestoredPhoto:
     """A photo before and after; what cannot be shown any more is left out, and the note says why."""
-    notes: list[str] = []
+    from pipelines.sources.sandboxed_images import enlarged_png
+
+    notes = [row.message] if row.message else []
     before: bytes | None = None
     after: list[bytes] = []
     try:
         if source is None or ref is None:
             raise PhotoUnreadableError("it is not there any more")
-        before = _show(source.read(ref), report.hq_px)
-    except Exception as error:  # whatever a decoder raises, the run is done
+        before = enlarged_png(source.read(ref), report.hq_px)
+        if before is None:
+            raise PhotoUnreadableError("it is no picture any more")
+    except (OSError, DiffBFRError) as error:
         notes.append(f"the input cannot be shown: {one_line(error)}")
     try:
         outputs = (row.output, *other_outputs(row.output, row.samples))
-        after = [_read_image(storage.join(report.output, output)) for output in outputs]
+        after = [storage.read_bytes(storage.join(report.output, output)) for output in outputs]
     except (OSError, DiffBFRError) as error:
         notes.append(f"the output cannot be shown: {one_line(error)}")
     # the last of the other outputs is the spread
@@ -118,19 +122,3 @@ def _restored_photo(
     return RestoredPhoto(
         row.name, row.status, before, after[0] if after else None, "; ".join(notes), spread=spread
     )
-
-
-def _read_image(place: str) -> bytes:
-    """An output file; `ImageRefused` if it was changed so that it is no image any more."""
-    from diffbfr.images import decode
-
-    data = storage.read_bytes(place)
-    decode(data)
-    return data
-
-
-def _show(data: bytes, hq_px: int) -> bytes:
-    """A photo as the restoration shows it: at its size, without the profile and metadata of the file."""
-    from diffbfr.images import decode, encode_png, resize
-
-    return encode_png(resize(decode(data).pixels, hq_px, "bicubic"))

@@ -10,6 +10,7 @@ from typing import Final
 
 from diffbfr.errors import DiffBFRError, UsageError, one_line
 from diffbfr.shards import ShardDamagedError
+from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.flows.restore_page import is_page_intact
@@ -19,6 +20,7 @@ from pipelines.restoration.outcomes import PAGE, CommittedUnits, Outcome, read_u
 from pipelines.restoration.records import records_problems
 from pipelines.restoration.request import CONTROL, REQUEST, RestoreRequest, read_request
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError, open_source
+from pipelines.steps.restore import skipped_outcome
 
 _PHOTOS_PER_TASK: Final = 64
 
@@ -47,15 +49,20 @@ def verify_restoration(output_uri: str, cluster: Cluster, source_uri: str = "") 
     """Compare a restored archive with its records, and note the inputs that the next run restores again.
 
     The input is the one that the output was begun with. UsageError if the folder holds no restoration, or if
-    `source_uri` names another input.
+    `source_uri` names another input. Inputs that are skipped are not read.
     """
     output = storage.absolute(output_uri)
     storage.reopen_folder(output)
     units = read_units(output)
     request, problems = _find_request(output, units)
-    source = open_source(request.input, every_file=True)
-    _check_source(source_uri, source, output)
-    refs = list(source.refs())
+    source = open_source(source_uri or request.input, every_file=True)
+    if without_secrets(source.uri) != request.input:
+        raise UsageError(
+            f"{output} was restored from {request.input}, not from {without_secrets(source.uri)}; expected "
+            "its own input; leave INPUT out"
+        )
+    listed = list(source.refs())
+    refs = [ref for ref in listed if not ref.skipped]
     sizes = {entry.path: entry.num_bytes for entry in storage.walk(output)}
     outcomes = _latest(refs, units, sizes)
 
@@ -66,15 +73,15 @@ def verify_restoration(output_uri: str, cluster: Cluster, source_uri: str = "") 
     for report in reports:
         problems += report.problems
         again.update(report.inputs)
-    listed = {ref.name for ref in refs}
-    for name in sorted({outcome.row.name for outcome in units.outcomes} - listed):
+    names = {ref.name for ref in listed}
+    for name in sorted({outcome.row.name for outcome in units.outcomes} - names):
         problems.append(RestoreProblem(name, "the input is gone; expected it as it was restored"))
-    problems += _check_own_files(output, refs, outcomes)
+    problems += _check_own_files(output, listed, outcomes)
     write_damage(output, again)
     return RestoreVerification(
         source=source.uri,
         output=output,
-        inputs=len(refs),
+        inputs=len(listed),
         outputs=sum(report.num_outputs for report in reports),
         bytes_read=sum(report.num_bytes for report in reports),
         problems=tuple(problems),
@@ -107,14 +114,6 @@ def _find_request(output: str, units: CommittedUnits) -> tuple[RestoreRequest, l
             f"{output} holds no restoration; expected the OUTPUT of `diffbfr restore`; name another folder"
         )
     return pinned, problems
-
-
-def _check_source(source_uri: str, source: PhotoSource, output: str) -> None:
-    if source_uri and open_source(source_uri, every_file=True).uri != source.uri:
-        raise UsageError(
-            f"{output} was restored from {source.uri}, not from {source_uri}; expected its own input; leave "
-            "INPUT out"
-        )
 
 
 def _latest(refs: Sequence[PhotoRef], units: CommittedUnits, sizes: Mapping[str, int]) -> dict[str, Outcome]:
@@ -223,7 +222,9 @@ def _check_own_files(
     output: str, refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome]
 ) -> list[RestoreProblem]:
     """Problems of the ledger, its record and the page, if the restoration came to its end."""
-    rows = [outcomes[ref.name].row for ref in refs if ref.name in outcomes]
+    skipped = {ref.name: skipped_outcome(ref) for ref in refs if ref.skipped}
+    finished = {**outcomes, **skipped}
+    rows = [finished[ref.name].row for ref in refs if ref.name in finished]
     problems = [RestoreProblem(name, message) for name, message in records_problems(output, rows).items()]
     if not is_page_intact(output):
         problems.append(RestoreProblem(PAGE, "it is missing or damaged"))

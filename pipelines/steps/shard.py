@@ -17,6 +17,7 @@ from diffbfr.images import ImageRefused
 from diffbfr.shards import DatasetInfo, Member, Sample, Split
 from diffbfr.text import without_secrets
 from pipelines import storage
+from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset import commits, manifest
 from pipelines.dataset.commits import Commit, Quarantined, StagedFiles, StagedTar
 from pipelines.dataset.identity import archive_line, visible_content
@@ -45,6 +46,13 @@ class ShardReport:
     quarantined: int
     skipped: bool
     seconds: float
+
+    def counts(self) -> ReportCounts:
+        """The photos of this run; none where an earlier run made the shard."""
+        if self.skipped:
+            return ReportCounts({})
+        outcomes = {"committed": self.committed, "quarantined": self.quarantined}
+        return ReportCounts(outcomes, faces=self.committed)
 
 
 def shard(task: ShardTask) -> ShardReport:

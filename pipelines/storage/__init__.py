@@ -9,8 +9,10 @@ Checksum trailers are sent only when required, because some servers refuse them,
 data.
 """
 
+from pipelines.storage.entry import Entry
 from pipelines.storage.errnos import is_about_one_file, place_error
 from pipelines.storage.errors import (
+    ObjectUnavailableError,
     PlaceError,
     ReplacedError,
     StorageError,
@@ -23,7 +25,6 @@ from pipelines.storage.fetch import (
     fetch_tree,
 )
 from pipelines.storage.files import (
-    Entry,
     Uri,
     absolute,
     check_folder,
@@ -59,6 +60,7 @@ from pipelines.storage.local import (
 )
 from pipelines.storage.names import (
     find_names,
+    list_objects,
 )
 from pipelines.storage.regular import kind_of
 from pipelines.storage.s3 import (
@@ -69,6 +71,7 @@ from pipelines.storage.s3 import (
 __all__ = [
     "FILE_MODE",
     "Entry",
+    "ObjectUnavailableError",
     "PlaceError",
     "RemoteFile",
     "ReplacedError",
@@ -92,6 +95,7 @@ __all__ = [
     "join",
     "kind_of",
     "list_dir",
+    "list_objects",
     "local_copy",
     "local_path",
     "make_folder",
