@@ -6,7 +6,6 @@ not retried.
 """
 
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -124,7 +123,7 @@ def run_tasks(
     function: Callable[[Task], Report],
     collector: Collector[Task, Report],
     max_in_flight: int,
-    stopping: threading.Event,
+    check: Callable[[], None],
 ) -> None:
     """Run every task as a Ray task, which Ray itself retries when its worker dies."""
     import ray
@@ -144,11 +143,12 @@ def run_tasks(
             while queue and len(in_flight) < max_in_flight:
                 position = queue.popleft()
                 in_flight[run.remote(collector.tasks[position])] = position
-            ended = _wait_for_one(in_flight, stopping, lambda: capacity.check(False, has_no_core))
+            ended = _wait_for_one(in_flight, check, lambda: capacity.check(False, has_no_core))
             position = in_flight.pop(ended)
             try:
                 report = ray.get(ended)
             except ray.exceptions.RayError as error:
+                check()
                 collector.fail(position, unwrap(error))
             else:
                 collector.succeed(position, report)
@@ -163,7 +163,7 @@ def run_actors(
     num_actors: int,
     num_cpus: int,
     num_gpus: float,
-    stopping: threading.Event,
+    check: Callable[[], None],
 ) -> None:
     """Run every task on a pool of actors; an actor that dies is replaced, and its task retried.
 
@@ -195,7 +195,7 @@ def run_actors(
                 )
             ended = _wait_for_one(
                 [*in_flight, *actors.starting],
-                stopping,
+                check,
                 lambda: capacity.check(bool(in_flight), has_no_room),
             )
             if ended not in in_flight:
@@ -209,6 +209,7 @@ def run_actors(
                 collector.fail(position, unwrap(error))
             # The actor was killed, ran out of memory, or is out of reach.
             except ray.exceptions.RayError as error:
+                check()
                 actors.replace(actor)
                 num_deaths[position] += 1
                 if num_deaths[position] > NUM_RETRIES:
@@ -279,14 +280,13 @@ def gpu_share(num_actors: int, num_gpus: int) -> float:
     return 1.0 / math.ceil(num_actors / num_gpus) if num_gpus else 0.0
 
 
-def _wait_for_one(references: Iterable[Any], stopping: threading.Event, on_poll: Callable[[], None]) -> Any:
-    """Wait for the first call to end; calls `on_poll` meanwhile. KeyboardInterrupt if `stopping` is set."""
+def _wait_for_one(references: Iterable[Any], check: Callable[[], None], on_poll: Callable[[], None]) -> Any:
+    """Wait for the first call to end; calls `check`, which may raise, and `on_poll` meanwhile."""
     import ray
 
     while True:
+        check()
         done, _ = ray.wait(list(references), num_returns=1, timeout=_POLL_S)
         if done:
             return done[0]
-        if stopping.is_set():
-            raise KeyboardInterrupt
         on_poll()
