@@ -10,8 +10,10 @@ from pipelines.cli.arguments import PhotosCommand
 from pipelines.cli.data import data
 from pipelines.cli.doctor import doctor
 from pipelines.cli.models import models
+from pipelines.cli.output import guard_streams, say_error
 from pipelines.cli.restore import restore
 from pipelines.cli.run import condition, evaluate, run, shard, train
+from pipelines.cli.setup import setup
 from pipelines.cli.signals import EndingSignals
 
 TRACEBACK_VARIABLE = "DIFFBFR_TRACEBACK"
@@ -38,6 +40,7 @@ app.command(cls=PhotosCommand)(evaluate)
 app.command(cls=PhotosCommand)(restore)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
+app.add_typer(setup, name="setup")
 app.command()(doctor)
 
 
@@ -49,6 +52,7 @@ def main() -> None:
     busy server), may pass: they exit with 3, and the same command can be run again. SIGTERM and SIGHUP end a
     command as Ctrl-C does, and it exits with 128 and the number of the signal.
     """
+    guard_streams()
     signals = EndingSignals(_say)
     signals.install()
     try:
@@ -100,7 +104,7 @@ def _end(error: Exception, line: str, exit_code: int) -> tuple[str, int]:
 
 
 def _say(line: str) -> None:
-    typer.echo(f"diffbfr: {' '.join(line.split())}", err=True)
+    say_error(f"diffbfr: {' '.join(line.split())}")
 
 
 def _system_message(error: OSError) -> str:

@@ -1,6 +1,8 @@
 """A unit of photos is batched across photos and repeatable to the byte; a bad face fails alone."""
 
+import errno
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from PIL import Image, ImageCms
 
 from diffbfr.errors import DiffBFRError, UsageError
 from diffbfr.images import decode
+from pipelines import storage
 from pipelines.restoration.outcomes import Outcome, read_units
 from pipelines.sources import open_source
 from pipelines.steps.restore import Copy, CopyTask, RestoreTask, RestoreWorker, WorkItem, copy_duplicates
@@ -183,3 +186,40 @@ def test_a_changed_original_is_not_copied(tmp_path: Path) -> None:
         copy_duplicates(
             CopyTask(0, (Copy(WorkItem(task.items[0].ref, "copy.png"), outcome.row),), task.output_uri)
         )
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR])
+def test_an_output_that_the_file_system_refuses_fails_its_photo_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write = storage.write_atomic
+
+    def refuse_one(uri: storage.Uri, data: bytes, create_only: bool = False) -> bool:
+        if str(uri).endswith("sample-1/2.png"):
+            raise OSError(number, os.strerror(number))
+        return write(uri, data, create_only)
+
+    monkeypatch.setattr(storage, "write_atomic", refuse_one)
+    task = make_task(tmp_path)
+    items = tuple(replace(item, output=f"sample-0/{item.output}") for item in task.items)
+    rows = [
+        outcome.row for outcome in RestoreWorker(FakeModel())(replace(task, items=items, samples=2)).outcomes
+    ]
+    assert [row.status for row in rows] == ["restored", "restored", "failed", "restored", "restored"]
+    assert (rows[2].reason, os.strerror(number) in rows[2].message) == ("output_refused", True)
+    assert not list((tmp_path / "out").rglob("2.png"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES])
+def test_a_place_that_takes_no_file_blames_no_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(uri: storage.Uri, data: bytes, create_only: bool = False) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(storage, "write_atomic", refuse)
+    with pytest.raises(storage.PlaceError, match=f"cannot be written .{os.strerror(number)}") as caught:
+        RestoreWorker(FakeModel())(make_task(tmp_path))
+    assert caught.value.exit_code == 3
+    assert "0.png" not in str(caught.value)
+    assert not list(read_units(str(tmp_path / "out")))
