@@ -10,6 +10,7 @@ from pipelines.cli.arguments import PhotosCommand
 from pipelines.cli.data import data
 from pipelines.cli.doctor import doctor
 from pipelines.cli.models import models
+from pipelines.cli.output import guard_streams, say_error
 from pipelines.cli.restore import restore
 from pipelines.cli.run import condition, evaluate, run, shard, train
 from pipelines.cli.setup import setup
@@ -48,6 +49,7 @@ def main() -> None:
     with 2. Other errors of the system (a full disk, a network), and those of MLflow (a locked database, a
     busy server), may pass: they exit with 3, and the same command can be run again.
     """
+    guard_streams()
     try:
         app()
     except DiffBFRError as error:
@@ -73,14 +75,14 @@ def main() -> None:
             IncompleteError.exit_code,
         )
     except KeyboardInterrupt:
-        typer.echo("diffbfr: interrupted; the same command goes on from here", err=True)
+        say_error("diffbfr: interrupted; the same command goes on from here")
         sys.exit(_INTERRUPTED)
 
 
 def _end(error: Exception, line: str, exit_code: int) -> None:
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         raise error
-    typer.echo(f"diffbfr: {' '.join(line.split())}", err=True)
+    say_error(f"diffbfr: {' '.join(line.split())}")
     sys.exit(exit_code)
 
 

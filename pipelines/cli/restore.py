@@ -6,7 +6,7 @@ import typer
 
 from pipelines.cli import options
 from pipelines.cli.cascades import pin
-from pipelines.cli.output import say, say_json, table
+from pipelines.cli.output import say, say_block, say_json, table
 
 
 def restore(
@@ -40,6 +40,9 @@ def restore(
     max_bad: Annotated[
         int, typer.Option("--max-bad", help="Exit 4 if more inputs than this cannot be read.")
     ] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count skipped inputs, which are no photos, for --max-bad too.")
+    ] = False,
     root: options.Root = options.DEFAULT_ROOT,
     config: options.Config = None,
     overrides: options.Overrides = None,
@@ -80,10 +83,10 @@ def restore(
             }
         )
     else:
-        say(table(("status", "inputs"), list(vars(report.counts).items())))
+        say_block(table(("status", "inputs"), list(vars(report.counts).items())))
         say(f"ledger: {report.ledger}")
         say(f"report: {page}")
-    require_clean(report, max_bad)
+    require_clean(report, max_bad, strict)
 
 
 def _staging_place(output: str, digest: str) -> str:

@@ -16,6 +16,7 @@ from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines import storage
 from pipelines.cluster.capacity import CapacityWarning
 from pipelines.cluster.failures import describe, unwrap
+from pipelines.cluster.metrics import MetricsExporter
 from pipelines.progress import Progress
 
 Task = TypeVar("Task")
@@ -42,9 +43,11 @@ class Collector(Generic[Task, Report]):
         weight: Callable[[Task], int],
         progress: Progress,
         on_report: Callable[[Report], None] | None,
+        metrics: MetricsExporter | None = None,
     ) -> None:
         self.label = label
         self.tasks = tasks
+        self.metrics = metrics if metrics is not None else MetricsExporter(label, enabled=False)
         self._weight = weight
         self._progress = progress
         self._on_report = on_report
@@ -54,7 +57,10 @@ class Collector(Generic[Task, Report]):
     def succeed(self, position: int, report: Report) -> None:
         """Record a report, move the progress line, call `on_report`."""
         self._reports[position] = report
-        self._progress.advance(self._weight(self.tasks[position]))
+        weight = self._weight(self.tasks[position])
+        self._progress.advance(weight)
+        self.metrics.done(weight, self._progress.unit)
+        self.metrics.report(report)
         if self._on_report is not None:
             self._on_report(report)
 
@@ -63,6 +69,7 @@ class Collector(Generic[Task, Report]):
         if isinstance(error, UsageError | QuarantineError | storage.PlaceError):
             raise error
         self._failures[position] = error
+        self.metrics.task_failed()
 
     def reports(self) -> list[Report]:
         """Every report, in the order of the tasks; IncompleteError that names the first tasks that failed."""
@@ -210,6 +217,7 @@ def run_actors(
             # The actor was killed, ran out of memory, or is out of reach.
             except ray.exceptions.RayError as error:
                 actors.replace(actor)
+                collector.metrics.worker_died()
                 num_deaths[position] += 1
                 if num_deaths[position] > NUM_RETRIES:
                     collector.fail(position, error)

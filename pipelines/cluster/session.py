@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 
 from diffbfr.errors import UsageError
 from pipelines.cluster import orphans, pool, trainer
+from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import LocalReporter
 from pipelines.cluster.protocol import Metrics, TrainingReporter
 from pipelines.progress import Progress
@@ -169,7 +170,7 @@ class Cluster:
         progress line.
         """
         with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
-            collector = pool.Collector(label, tasks, weight, progress, on_report)
+            collector = pool.Collector(label, tasks, weight, progress, on_report, self._exporter(label))
             retrying = partial(pool.with_retries, function)
             if self.config.num_workers == 0:
                 pool.run_serially(retrying, collector)
@@ -196,7 +197,7 @@ class Cluster:
         that their bytes do not depend on the number of cores.
         """
         with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
-            collector = pool.Collector(label, tasks, weight, progress, on_report)
+            collector = pool.Collector(label, tasks, weight, progress, on_report, self._exporter(label))
             if self.config.num_workers == 0:
                 pool.run_serially(pool.Worker(factory).run, collector)
             elif tasks:
@@ -235,7 +236,7 @@ class Cluster:
         gloo. This machine's cores are divided among `num_parallel` trainings.
         """
         with Progress(label, total, unit) as progress:
-            forwarder = trainer.MetricForwarder(progress, on_metrics)
+            forwarder = trainer.MetricForwarder(progress, on_metrics, self._exporter(label))
             if self.config.num_workers == 0:
                 return worker(config, LocalReporter(forwarder.forward))
             self.start()
@@ -248,6 +249,9 @@ class Cluster:
                 forwarder=forwarder,
                 stopping=self._stopping,
             )
+
+    def _exporter(self, label: str) -> MetricsExporter:
+        return MetricsExporter(label, enabled=self.config.address is not None)
 
     def _worker_group(self, num_parallel: int) -> trainer.WorkerGroup:
         gpus = int(self._resource("GPU"))

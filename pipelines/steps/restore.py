@@ -14,6 +14,7 @@ reason, and the others of its unit are restored as if it were not there.
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from diffbfr.images import ImageRefused, Pixels, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.stages import Mode
 from pipelines import storage
+from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.restoration.face_input import FaceInput, read_face_sandboxed, start_reader
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
@@ -31,6 +33,7 @@ from pipelines.restoration.provenance import Provenance, encode_signed_png
 from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
 from pipelines.sources.sandbox import WorkerFailure
+from pipelines.sources.skipping import MESSAGES
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -121,6 +124,12 @@ class BatchReport:
     """The committed outcomes of a unit's photos, in its order."""
 
     outcomes: tuple[Outcome, ...]
+
+    def counts(self) -> ReportCounts:
+        """The photos by status, and the faces that were restored."""
+        by_status = Counter(outcome.row.status for outcome in self.outcomes)
+        faces = sum(outcome.row.num_faces for outcome in self.outcomes if outcome.row.status == "restored")
+        return ReportCounts(dict(by_status), faces)
 
 
 class RestoreWorker:
@@ -232,6 +241,11 @@ class RestoreWorker:
         return Outcome(row, face.item.ref.fingerprint, len(pngs[0]), others)
 
 
+def skipped_outcome(ref: PhotoRef) -> Outcome:
+    """Return the outcome of an input that is no photo by its name; it is not read."""
+    return _without_output(_row(ref, "skipped", ref.skipped, MESSAGES[ref.skipped]), ref)
+
+
 def _write_outputs(output_uri: str, contents: Mapping[str, bytes]) -> "_Failure | None":
     """Write the files of one photo; the failure if the file system refuses one of them, and none is left.
 
@@ -302,7 +316,8 @@ def _open_face(source: PhotoSource, item: WorkItem, lq_px: int, hq_px: int) -> _
     try:
         read = read_face_sandboxed(data, lq_px, hq_px)
     except ImageRefused as error:
-        reason, message = error.reason_code, one_line(error)
+        reason: str = error.reason_code
+        message = one_line(error)
     else:
         seconds = time.perf_counter() - started
         if not isinstance(read, WorkerFailure):
@@ -351,7 +366,7 @@ def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:
 
 
 def _row(
-    ref: PhotoRef, status: Literal["restored", "quarantined", "failed"], reason: str, message: str
+    ref: PhotoRef, status: Literal["restored", "quarantined", "failed", "skipped"], reason: str, message: str
 ) -> LedgerRow:
     return LedgerRow(
         name=ref.name,

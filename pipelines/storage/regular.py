@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 _KINDS: Final = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -26,13 +26,13 @@ def open_regular(path: Path) -> BinaryIO:
     after it, since it may have been replaced. Opening never waits.
     """
     _require_regular(path, path.stat().st_mode)
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    file = open(path, "rb", opener=_open_nonblocking)  # noqa: SIM115 - the caller closes it
     try:
-        _require_regular(path, os.fstat(handle).st_mode)
+        _require_regular(path, os.fstat(file.fileno()).st_mode)
     except BaseException:
-        os.close(handle)
+        file.close()
         raise
-    return os.fdopen(handle, "rb")
+    return cast(BinaryIO, file)
 
 
 def _require_regular(path: Path, mode: int) -> None:
@@ -40,3 +40,7 @@ def _require_regular(path: Path, mode: int) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, f"it is {kind_of(mode) or 'an unknown kind'}, no regular file", str(path))
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

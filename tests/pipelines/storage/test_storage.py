@@ -143,7 +143,7 @@ def test_a_bit_that_flips_while_a_write_is_read_back_removes_nothing(
 
 
 def test_files_being_written_are_invisible(tmp_path: Path) -> None:
-    local.temporary(tmp_path / "x").write_bytes(b"half")
+    local.draft(tmp_path / "x").write_bytes(b"half")
     storage.write_atomic(tmp_path / "y", b"whole")
     assert storage.list_dir(tmp_path) == ["y"]
     assert [entry.path for entry in storage.walk(tmp_path)] == ["y"]
