@@ -219,7 +219,7 @@ def write_json(
 ) -> bool:
     """Write a value as JSON with sorted keys, as `write_atomic` does."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    return write_atomic(uri, text.encode(), create_only, within, mode)
+    return write_atomic(uri, text.encode(), create_only=create_only, within=within, mode=mode)
 
 
 def put_file(source: Path, uri: Uri, within: Uri = "", mode: int = local.FILE_MODE) -> None:
@@ -282,6 +282,13 @@ def remove_file(uri: Uri, within: Uri) -> bool:
         connect().rm_file(str(uri))
         return True
     return False
+
+
+def make_folder(uri: Uri, mode: int = 0o777) -> None:
+    """Make a folder on this machine, with these permission bits less the umask, unless it exists."""
+    if not is_remote(uri) and not local_path(uri).exists():
+        local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        local_path(uri).mkdir(mode=mode, exist_ok=True)
 
 
 def reopen_folder(uri: Uri) -> None:
