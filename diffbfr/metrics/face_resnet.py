@@ -117,7 +117,7 @@ class FaceCosine:
         self._embedding = embedding
 
     def __call__(
-        self, estimate: Float[Tensor, "b 3 px px"], reference: Float[Tensor, "b 3 px px"]
+        self, estimate: Float[Tensor, "b 3 px px"], reference: Float[Tensor, "b 3 _px _px"]
     ) -> Float[Tensor, " b"]:
         """Cosine in [-1, 1] of every pair; RGB in [-1, 1], aligned to the FFHQ frame."""
         if estimate.shape != reference.shape:

@@ -122,7 +122,7 @@ class Lpips:
 
     @torch.inference_mode()
     def __call__(
-        self, estimate: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 h w"]
+        self, estimate: Float[Tensor, "b 3 h w"], reference: Float[Tensor, "b 3 _h _w"]
     ) -> Float[Tensor, " b"]:
         """Distance of every picture of a batch to its reference; RGB in [-1, 1]."""
         if estimate.shape != reference.shape:

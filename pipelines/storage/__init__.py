@@ -9,8 +9,10 @@ Checksum trailers are sent only when required, because some servers refuse them,
 data.
 """
 
+from pipelines.storage.entry import Entry
 from pipelines.storage.errnos import is_about_one_file, place_error
 from pipelines.storage.errors import (
+    ObjectUnavailableError,
     PlaceError,
     ReplacedError,
     StorageError,
@@ -23,7 +25,6 @@ from pipelines.storage.fetch import (
     fetch_tree,
 )
 from pipelines.storage.files import (
-    Entry,
     Uri,
     absolute,
     check_folder,
@@ -36,6 +37,7 @@ from pipelines.storage.files import (
     list_dir,
     local_copy,
     local_path,
+    make_folder,
     modified,
     open_read,
     put_file,
@@ -53,8 +55,12 @@ from pipelines.storage.files import (
     write_atomic,
     write_json,
 )
+from pipelines.storage.local import (
+    FILE_MODE,
+)
 from pipelines.storage.names import (
     find_names,
+    list_objects,
 )
 from pipelines.storage.regular import kind_of
 from pipelines.storage.s3 import (
@@ -63,7 +69,9 @@ from pipelines.storage.s3 import (
 )
 
 __all__ = [
+    "FILE_MODE",
     "Entry",
+    "ObjectUnavailableError",
     "PlaceError",
     "RemoteFile",
     "ReplacedError",
@@ -87,8 +95,10 @@ __all__ = [
     "join",
     "kind_of",
     "list_dir",
+    "list_objects",
     "local_copy",
     "local_path",
+    "make_folder",
     "modified",
     "open_read",
     "place_error",

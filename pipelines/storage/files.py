@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
@@ -17,6 +16,7 @@ from diffbfr.documents import decode_json
 from diffbfr.errors import UsageError, one_line
 from pipelines.storage import local, s3
 from pipelines.storage.drafts import draft_name, is_abandoned, is_draft
+from pipelines.storage.entry import Entry
 from pipelines.storage.errors import UnsafePlaceError, corrupt_error
 from pipelines.storage.names import find_names
 from pipelines.storage.regular import open_regular
@@ -29,18 +29,6 @@ _BLOCK_BYTES = 8 << 20
 _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
 _MAX_JSON_BYTES = 1 << 28
 _BUCKET = re.compile(r"(?:[a-zA-Z0-9._-]{1,255}|arn:[a-zA-Z0-9:._-]{1,255}(?:/[a-zA-Z0-9-]+)*)(?:/|$)")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file under a folder: relative path, size, and a version that changes with the content.
-
-    The version is the ETag on S3 and the time of the last change on a disk.
-    """
-
-    path: str
-    num_bytes: int
-    version: str
 
 
 def is_remote(uri: Uri) -> bool:
@@ -239,7 +227,7 @@ def write_json(
 ) -> bool:
     """Write a value as JSON with sorted keys, as `write_atomic` does."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    return write_atomic(uri, text.encode(), create_only, within, mode)
+    return write_atomic(uri, text.encode(), create_only=create_only, within=within, mode=mode)
 
 
 def put_file(source: Path, uri: Uri, within: Uri = "", mode: int = local.FILE_MODE) -> None:
@@ -302,6 +290,13 @@ def remove_file(uri: Uri, within: Uri) -> bool:
         connect().rm_file(str(uri))
         return True
     return False
+
+
+def make_folder(uri: Uri, mode: int = 0o777) -> None:
+    """Make a folder on this machine, with these permission bits less the umask, unless it exists."""
+    if not is_remote(uri) and not local_path(uri).exists():
+        local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        local_path(uri).mkdir(mode=mode, exist_ok=True)
 
 
 def reopen_folder(uri: Uri) -> None:
