@@ -12,8 +12,8 @@ from PIL import ExifTags, Image
 MAX_ICC_BYTES: Final = 1 << 20
 """Pillow reads no larger profile from a PNG, which is what restored pictures are."""
 
-_CAMERA: Final = (ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.DateTime)
-_SHOT: Final = (
+_CAMERA: Final[tuple[int, ...]] = (ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.DateTime)
+_SHOT: Final[tuple[int, ...]] = (
     ExifTags.Base.DateTimeOriginal,
     ExifTags.Base.DateTimeDigitized,
     ExifTags.Base.OffsetTime,
@@ -27,7 +27,7 @@ _SHOT: Final = (
 )
 _MAX_CHARACTERS: Final = 128
 _MAX_DPI: Final = 100_000.0
-_NO_DENSITY: Final = (72, 72)
+_NO_DENSITY: Final[tuple[float, float]] = (72.0, 72.0)
 """What Pillow says of a JPEG with EXIF but without a density."""
 
 

@@ -1,7 +1,6 @@
 """The format of a file by its first bytes; no name and no declared type is believed."""
 
 import re
-import struct
 from typing import Final
 
 from diffbfr.images.errors import ImageRefused
@@ -115,9 +114,10 @@ def _looks_like_tga(data: bytes) -> bool:
         return True
     if len(data) < 18:
         return False
-    id_bytes, has_map, kind = data[:3]
-    map_length, map_depth = struct.unpack_from("<HB", data, 5)
-    width, height, depth, flags = struct.unpack_from("<HHBB", data, 12)
+    id_bytes, has_map, kind = data[0], data[1], data[2]
+    map_length, map_depth = int.from_bytes(data[5:7], "little"), data[7]
+    width, height = int.from_bytes(data[12:14], "little"), int.from_bytes(data[14:16], "little")
+    depth, flags = data[16], data[17]
     if has_map not in (0, 1) or kind not in (1, 2, 3, 9, 10, 11) or flags & 0xC0 or 0 in (width, height):
         return False
     if (kind & 7 == 1) != bool(has_map) or (has_map == 0 and any(data[3:8])):
@@ -128,4 +128,4 @@ def _looks_like_tga(data: bytes) -> bool:
     needed = 18 + id_bytes + map_length * ((map_depth + 7) // 8)
     # a run of the compressed kind takes at most 128 pixels
     needed += width * height * pixel_bytes if kind < 8 else -(-width * height // 128) * (1 + pixel_bytes)
-    return len(data) >= needed
+    return needed <= len(data)

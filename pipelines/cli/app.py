@@ -13,6 +13,7 @@ from pipelines.cli.models import models
 from pipelines.cli.output import guard_streams, say_error
 from pipelines.cli.restore import restore
 from pipelines.cli.run import condition, evaluate, run, shard, train
+from pipelines.cli.setup import setup
 
 TRACEBACK_VARIABLE = "DIFFBFR_TRACEBACK"
 _INTERRUPTED = 130
@@ -37,6 +38,7 @@ app.command(cls=PhotosCommand)(evaluate)
 app.command(cls=PhotosCommand)(restore)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
+app.add_typer(setup, name="setup")
 app.command()(doctor)
 
 

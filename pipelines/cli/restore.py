@@ -13,7 +13,7 @@ def restore(
     source: Annotated[
         str,
         typer.Argument(
-            help="Photos: a folder, zip, tar or file, or several archives as 'photos/*.zip' (quoted).",
+            help="Photos: a folder, zip, tar or file, or archives as 'a/*.zip' or '{00..99}.tar' (quoted).",
             metavar="INPUT",
         ),
     ],
@@ -40,6 +40,9 @@ def restore(
     max_bad: Annotated[
         int, typer.Option("--max-bad", help="Exit 4 if more inputs than this cannot be read.")
     ] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count skipped inputs, which are no photos, for --max-bad too.")
+    ] = False,
     root: options.Root = options.DEFAULT_ROOT,
     config: options.Config = None,
     overrides: options.Overrides = None,
@@ -83,7 +86,7 @@ def restore(
         say_block(table(("status", "inputs"), list(vars(report.counts).items())))
         say(f"ledger: {report.ledger}")
         say(f"report: {page}")
-    require_clean(report, max_bad)
+    require_clean(report, max_bad, strict)
 
 
 def _staging_place(output: str, digest: str) -> str:

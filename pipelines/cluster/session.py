@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 
 from diffbfr.errors import UsageError
 from pipelines.cluster import orphans, pool, trainer
+from pipelines.cluster.hangs import HangWatch
 from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import LocalReporter
 from pipelines.cluster.protocol import Metrics, TrainingReporter
@@ -76,7 +77,10 @@ class ClusterConfig:
       pass. `micro_batch`: a rank holds at most so many images at once and accumulates their gradients. Both
       save memory, cost time and do not change the result.
     - `compile` passes the networks to torch.compile.
-    - `hang_s`: ranks that finish no step for this time (or for five usual steps, if longer) are replaced.
+    - `hang_s`: ranks that finish no step for this time (or for five usual steps, if longer) are replaced, and
+      so is a worker of our own Ray that was stopped for so long.
+    - `task_limit_s`: a worker whose task takes longer than this (an actor: or than five times the longest so
+      far, if longer) is replaced, and the task retried.
     """
 
     num_workers: int = 2
@@ -87,6 +91,7 @@ class ClusterConfig:
     micro_batch: int | None = None
     compile: bool = False
     hang_s: float = 30.0
+    task_limit_s: float = 7200.0
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker", "recompute_px"):
@@ -101,8 +106,11 @@ class ClusterConfig:
             raise UsageError(
                 f"cluster.micro_batch is {self.micro_batch}; expected at least 1, or none for all at once"
             )
-        if self.hang_s <= 0:
-            raise UsageError(f"cluster.hang_s is {self.hang_s}; expected a positive number of seconds")
+        for name in ("hang_s", "task_limit_s"):
+            if getattr(self, name) <= 0:
+                raise UsageError(
+                    f"cluster.{name} is {getattr(self, name)}; expected a positive number of seconds"
+                )
 
 
 class Cluster:
@@ -176,7 +184,9 @@ class Cluster:
                 pool.run_serially(retrying, collector)
             elif tasks:
                 self.start()
-                pool.run_tasks(retrying, collector, self.config.num_workers, self._stopping)
+                pool.run_tasks(
+                    retrying, collector, self.config.num_workers, self._stopping, self._hang_watch(label)
+                )
         return collector.reports()
 
     def map_actors(
@@ -208,7 +218,9 @@ class Cluster:
                 num_actors = min(num_actors, len(tasks))
                 cpus = 1 if on_one_core else self._cpus_per_worker(num_actors)
                 gpu_share = pool.gpu_share(num_actors, gpus)
-                pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._stopping)
+                pool.run_actors(
+                    factory, collector, num_actors, cpus, gpu_share, self._stopping, self._hang_watch(label)
+                )
         return collector.reports()
 
     def train(
@@ -252,6 +264,9 @@ class Cluster:
 
     def _exporter(self, label: str) -> MetricsExporter:
         return MetricsExporter(label, enabled=self.config.address is not None)
+
+    def _hang_watch(self, label: str) -> HangWatch:
+        return HangWatch(label, self.config.hang_s, self.config.task_limit_s)
 
     def _worker_group(self, num_parallel: int) -> trainer.WorkerGroup:
         gpus = int(self._resource("GPU"))

@@ -39,6 +39,7 @@ from pipelines.steps.restore import (
     RestoreWorker,
     WorkItem,
     copy_duplicates,
+    skipped_outcome,
 )
 
 LEDGER: Final = "ledger.parquet"
@@ -73,6 +74,7 @@ class RestoreCounts:
     duplicate: int
     quarantined: int
     failed: int
+    skipped: int
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def restore_archive(
     _check_options(options)
     source, output = open_source(source_uri, every_file=True), storage.absolute(output_uri)
     _check_output_outside_input(source.uri, output)
-    refs = list(source.refs())
+    listed = list(source.refs())
+    refs = [ref for ref in listed if not ref.skipped]
     _pin(source, output, model, options)
 
     known = list(read_units(output))
@@ -116,7 +119,8 @@ def restore_archive(
     copies = [Copy(item, outcomes[original].row) for item, original in plan.duplicates]
     outcomes.update(_copy(copies, output, cluster))
 
-    rows = _rows(refs, outcomes)
+    skipped = {ref.name: skipped_outcome(ref) for ref in listed if ref.skipped}
+    rows = _rows(listed, {**outcomes, **skipped})
     report = RestoreReport(
         source=source.uri,
         output=output,
@@ -133,25 +137,25 @@ def restore_archive(
     return report
 
 
-def require_clean(report: RestoreReport, max_bad: int = 0) -> None:
+def require_clean(report: RestoreReport, max_bad: int = 0, strict: bool = False) -> None:
     """Raise an error if a restoration is not clean.
 
     `IncompleteError` (exit 3) means that a face failed, `QuarantineError` (exit 4) that more than `max_bad`
-    inputs were refused.
+    inputs were refused. With `strict`, skipped inputs count as refused.
     """
     if report.counts.failed:
         first = next(row for row in report.rows if row.status == "failed")
         raise IncompleteError(
             f"{report.counts.failed} of {len(report.rows)} inputs failed (first: {first.name}: "
-            f"{first.message}); expected every face restored; run the same command again, or see "
-            f"{report.ledger}"
+            f"{first.message}); expected every face restored; see {report.ledger} for what to mend, then run "
+            "the same command again"
         )
-    if report.counts.quarantined > max_bad:
-        first = next(row for row in report.rows if row.status == "quarantined")
+    bad = [row for row in report.rows if row.status == "quarantined" or (strict and row.status == "skipped")]
+    if len(bad) > max_bad:
+        found = "quarantined or skipped" if strict else "quarantined"
         raise QuarantineError(
-            f"{report.counts.quarantined} of {len(report.rows)} inputs are quarantined (first: {first.name}: "
-            f"{first.message}); at most {max_bad} allowed; see {report.ledger}, mend or remove them, or "
-            "raise --max-bad"
+            f"{len(bad)} of {len(report.rows)} inputs are {found} (first: {bad[0].name}: {bad[0].message}); "
+            f"at most {max_bad} allowed; see {report.ledger}, mend or remove them, or raise --max-bad"
         )
 
 
@@ -277,7 +281,11 @@ def _rows(refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome]) -> tuple[Le
 def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
     by_status = Counter(row.status for row in rows)
     counts = RestoreCounts(
-        by_status["restored"], by_status["duplicate"], by_status["quarantined"], by_status["failed"]
+        restored=by_status["restored"],
+        duplicate=by_status["duplicate"],
+        quarantined=by_status["quarantined"],
+        failed=by_status["failed"],
+        skipped=by_status["skipped"],
     )
     if sum(asdict(counts).values()) != len(rows):
         raise IncompleteError(

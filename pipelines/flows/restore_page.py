@@ -61,14 +61,14 @@ def _spread(rows: Sequence[LedgerRow], num: int) -> list[LedgerRow]:
 def _restored_photo(
     report: RestoreReport, row: LedgerRow, source: PhotoSource, ref: PhotoRef
 ) -> RestoredPhoto:
-    from diffbfr.images import decode, encode_png, resize
+    from pipelines.sources.sandboxed_images import enlarged_png
 
-    before = resize(decode(source.read(ref)).pixels, report.hq_px, "bicubic")
+    before = enlarged_png(source.read(ref), report.hq_px)
     # the last of the other outputs is the spread
     after, *others = (
         storage.read_bytes(storage.join(report.output, output))
         for output in (row.output, *other_outputs(row.output, row.samples))
     )
     return RestoredPhoto(
-        row.name, row.status, encode_png(before), after, spread=others[-1] if others else None
+        row.name, row.status, before, after, row.message, spread=others[-1] if others else None
     )

@@ -7,13 +7,10 @@ nothing else.
 
 import base64
 import hashlib
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-from PIL import Image
 
 from diffbfr.metrics.info import MetricInfo
 from diffbfr.metrics.intervals import Interval
@@ -24,6 +21,7 @@ from pipelines.evaluation.types import TITLES, Panel
 from pipelines.progress import duration
 from pipelines.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
 from pipelines.report.data import ReportData, RestoredPhoto, StepLine
+from pipelines.sources.sandboxed_images import shown_image
 
 _TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
 _LARGEST_PX: Final = 640
@@ -159,7 +157,7 @@ def _tiles(data: ReportData) -> list[_Tile]:
                 )
             )
     if data.counts:
-        total = sum(number for _, number in data.counts)
+        total = sum(number for status, number in data.counts if status != "skipped")
         done = sum(number for status, number in data.counts if status == "restored")
         tiles.append(_Tile(str(done), "", f"of {total} photos restored"))
     ran = sum(step.action == "RUN" for step in data.steps)
@@ -182,7 +180,7 @@ def _face_row(evaluation: Evaluation, panel: Panel) -> _FaceRow:
 
 
 def _photo(photo: RestoredPhoto) -> _Photo:
-    sources = ("" if data is None else _uri(data) for data in (photo.before, photo.after, photo.spread))
+    sources = (_photo_uri(data) for data in (photo.before, photo.after, photo.spread))
     return _Photo(photo, *sources)
 
 
@@ -228,16 +226,14 @@ def _better(before: Interval, after: Interval, metric: MetricInfo) -> bool:
 
 
 def _uri(data: bytes) -> str:
-    """An image file as a data URI, reduced to `_LARGEST_PX` if it is larger."""
-    with Image.open(io.BytesIO(data)) as image:
-        kind = Image.MIME.get(image.format or "", "")
-        # other formats (TIFF, BMP) are not shown by every browser, so they are converted too
-        if max(image.size) > _LARGEST_PX or kind not in ("image/png", "image/jpeg", "image/webp"):
-            shown = image.convert("RGB")
-            shown.thumbnail((_LARGEST_PX, _LARGEST_PX), Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            shown.save(buffer, format="WEBP", quality=90)
-            data, kind = buffer.getvalue(), "image/webp"
+    """An image file of our own as a data URI."""
     from markupsafe import Markup
 
-    return Markup(f"data:{kind};base64,{base64.b64encode(data).decode()}")
+    kind = "webp" if data[:4] == b"RIFF" else "jpeg" if data[:2] == b"\xff\xd8" else "png"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+
+
+def _photo_uri(data: bytes | None) -> str:
+    """A photo, or an output that may have been changed since, as a data URI of at most `_LARGEST_PX`."""
+    reduced = None if data is None else shown_image(data, _LARGEST_PX)
+    return "" if reduced is None else _uri(reduced)

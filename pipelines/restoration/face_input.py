@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from diffbfr.images import Pixels, decode, encode_png, lq_to_model, resize, resize_alpha
+from diffbfr.images import Pixels, decode, lq_to_model, resize_alpha
 from pipelines.sources.sandbox import WorkerFailure, run_sandboxed, warm_up
 
 MIN_INPUT_PX: Final = 8
@@ -68,11 +68,6 @@ def read_face_sandboxed(data: bytes, lq_px: int, hq_px: int) -> FaceInput | Work
 def start_reader() -> None:
     """Start this thread's child process ahead of the first photo."""
     warm_up(read_face)
-
-
-def enlarged_png(data: bytes, px: int) -> bytes:
-    """Decode a square photo and return it as a PNG of px x px (bicubic), to be shown beside its output."""
-    return encode_png(resize(decode(data).pixels, px, "bicubic"))
 
 
 def _check_array(found: object, num_dimensions: int) -> None:

@@ -33,6 +33,7 @@ from pipelines.restoration.provenance import Provenance, encode_signed_png
 from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
 from pipelines.sources.sandbox import WorkerFailure
+from pipelines.sources.skipping import MESSAGES
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -240,6 +241,11 @@ class RestoreWorker:
         return Outcome(row, face.item.ref.fingerprint, len(pngs[0]), others)
 
 
+def skipped_outcome(ref: PhotoRef) -> Outcome:
+    """Return the outcome of an input that is no photo by its name; it is not read."""
+    return _without_output(_row(ref, "skipped", ref.skipped, MESSAGES[ref.skipped]), ref)
+
+
 def _write_outputs(output_uri: str, contents: Mapping[str, bytes]) -> "_Failure | None":
     """Write the files of one photo; the failure if the file system refuses one of them, and none is left.
 
@@ -310,7 +316,8 @@ def _open_face(source: PhotoSource, item: WorkItem, lq_px: int, hq_px: int) -> _
     try:
         read = read_face_sandboxed(data, lq_px, hq_px)
     except ImageRefused as error:
-        reason, message = error.reason_code, one_line(error)
+        reason: str = error.reason_code
+        message = one_line(error)
     else:
         seconds = time.perf_counter() - started
         if not isinstance(read, WorkerFailure):
@@ -359,7 +366,7 @@ def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:
 
 
 def _row(
-    ref: PhotoRef, status: Literal["restored", "quarantined", "failed"], reason: str, message: str
+    ref: PhotoRef, status: Literal["restored", "quarantined", "failed", "skipped"], reason: str, message: str
 ) -> LedgerRow:
     return LedgerRow(
         name=ref.name,

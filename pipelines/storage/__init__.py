@@ -9,8 +9,10 @@ Checksum trailers are sent only when required, because some servers refuse them,
 data.
 """
 
+from pipelines.storage.entry import Entry
 from pipelines.storage.errnos import is_about_one_file, place_error
 from pipelines.storage.errors import (
+    ObjectUnavailableError,
     PlaceError,
     ReplacedError,
     StorageError,
@@ -23,7 +25,6 @@ from pipelines.storage.fetch import (
     fetch_tree,
 )
 from pipelines.storage.files import (
-    Entry,
     Uri,
     absolute,
     check_folder,
@@ -55,6 +56,7 @@ from pipelines.storage.files import (
 )
 from pipelines.storage.names import (
     find_names,
+    list_objects,
 )
 from pipelines.storage.regular import kind_of
 from pipelines.storage.s3 import (
@@ -64,6 +66,7 @@ from pipelines.storage.s3 import (
 
 __all__ = [
     "Entry",
+    "ObjectUnavailableError",
     "PlaceError",
     "RemoteFile",
     "ReplacedError",
@@ -87,6 +90,7 @@ __all__ = [
     "join",
     "kind_of",
     "list_dir",
+    "list_objects",
     "local_copy",
     "local_path",
     "modified",

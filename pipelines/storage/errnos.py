@@ -52,12 +52,12 @@ def is_about_one_file(error: OSError, writing: bool) -> bool:
     return error.errno in _NAME or (not writing and error.errno in _CONTENT)
 
 
-def place_error(uri: object, error: OSError) -> PlaceError:
-    """Return the error for a place that does not let files be written; it says what to do."""
+def place_error(uri: object, error: OSError, action: str = "written") -> PlaceError:
+    """Return the error for a place where no file can be written, read or listed; it says what to do."""
     reason = error.strerror or str(error)
-    remedy = _REMEDIES.get(error.errno or 0, "see that the place can be written")
+    remedy = _REMEDIES.get(error.errno or 0, f"see that its files can be {action}")
     return PlaceError(
-        f"{uri} cannot be written ({reason}); expected a place that takes files; {remedy}, then run the same "
+        f"{uri} cannot be {action} ({reason}); expected a place that works; {remedy}, then run the same "
         "command again"
     )
 

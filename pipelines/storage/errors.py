@@ -15,6 +15,10 @@ class ReplacedError(DiffBFRError):
     """A file is not the one that was listed: it was rewritten, or never comes with the listed digest."""
 
 
+class ObjectUnavailableError(DiffBFRError):
+    """One object cannot be read, whatever the network does: it lies in an archive such as Glacier."""
+
+
 class PlaceError(IncompleteError):
     """A disk, a mount or a right fails, whatever the file: the same call succeeds once that is mended."""
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
@@ -16,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from diffbfr.errors import UsageError, one_line
 from pipelines.storage import local, s3
 from pipelines.storage.drafts import draft_name, is_abandoned, is_draft
+from pipelines.storage.entry import Entry
 from pipelines.storage.errors import UnsafePlaceError, corrupt_error
 from pipelines.storage.names import find_names
 from pipelines.storage.regular import open_regular
@@ -27,18 +27,6 @@ _READ_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
 _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
 _BUCKET = re.compile(r"(?:[a-zA-Z0-9._-]{1,255}|arn:[a-zA-Z0-9:._-]{1,255}(?:/[a-zA-Z0-9-]+)*)(?:/|$)")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file under a folder: relative path, size, and a version that changes with the content.
-
-    The version is the ETag on S3 and the time of the last change on a disk.
-    """
-
-    path: str
-    num_bytes: int
-    version: str
 
 
 def is_remote(uri: Uri) -> bool:

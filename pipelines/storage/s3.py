@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, Final
 
 from diffbfr.errors import UsageError, one_line
-from pipelines.storage.errors import ReplacedError, TransportError
+from pipelines.storage.errors import ObjectUnavailableError, ReplacedError, TransportError
 
 SCHEME: Final = "s3://"
 READ_TIMEOUT_S = 15.0
@@ -39,6 +39,15 @@ _PART_BYTES: Final = 64 << 20
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _ALTERED_CODES: Final = ("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch")
 _BUSY_CODES: Final = ("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown")
+_OBJECT_CODES: Final = (
+    "InvalidArgument",
+    "InvalidObjectState",
+    "InvalidRequest",
+    "InvalidURI",
+    "KeyTooLongError",
+    "MethodNotAllowed",
+)
+"""Refusals that concern one object: it is in Glacier, encrypted with a customer's key, deleted."""
 _NOT_IMPLEMENTED: Final = 501  # the one status of 500 and above that a retry cannot change
 _CHECKSUMS: Final[Mapping[str, Callable[[bytes], bytes]]] = MappingProxyType(
     {
@@ -180,18 +189,30 @@ def is_transient(error: BaseException | None) -> bool:
     return isinstance(error, S3_RETRYABLE_ERRORS)
 
 
+def _code(error: BaseException) -> str:
+    """Return the code of the server's answer, such as `AccessDenied`; "" if the error is no answer."""
+    answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
+
+
 def translate_errors(place: str, call: Callable[[], Any]) -> Any:
     """Return the result of a call; TransportError for a transient error, UsageError for missing rights."""
     try:
         return call()
     except Exception as error:
         reason = one_line(error)
-        if isinstance(error, TransportError | ReplacedError):
+        if isinstance(error, TransportError | ReplacedError | ObjectUnavailableError):
             raise
         if is_transient(error):
             raise TransportError(
                 f"{place} did not answer as it should ({reason}); expected an answer; run the same command "
                 "again"
+            ) from error
+        code = _code(error)
+        if code in _OBJECT_CODES or code.startswith("KMS."):
+            raise ObjectUnavailableError(
+                f"{place} cannot be read ({reason}); expected one that can be fetched as it is; take it "
+                "out of its archive (Glacier), or copy it under a plain key and encryption"
             ) from error
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
             raise UsageError(
