@@ -49,6 +49,7 @@ from pipelines.storage.files import (
     remove_tree,
     reopen_folder,
     size,
+    special_kind,
     version,
     walk,
     write_atomic,
@@ -58,7 +59,6 @@ from pipelines.storage.names import (
     find_names,
     list_objects,
 )
-from pipelines.storage.regular import kind_of
 from pipelines.storage.s3 import (
     RemoteFile,
     is_transient,
@@ -88,7 +88,6 @@ __all__ = [
     "is_remote",
     "is_transient",
     "join",
-    "kind_of",
     "list_dir",
     "list_objects",
     "local_copy",
@@ -106,6 +105,7 @@ __all__ = [
     "remove_tree",
     "reopen_folder",
     "size",
+    "special_kind",
     "version",
     "walk",
     "write_atomic",
