@@ -130,9 +130,15 @@ def test_a_folder_that_contains_itself_is_entered_once(tmp_path: Path) -> None:
 
 def test_folders_deeper_than_python_calls_itself_are_listed(tmp_path: Path) -> None:
     depth = 1300
-    folder = tmp_path / ("d/" * depth)
-    for parent in reversed([folder, *folder.parents][:depth]):
-        parent.mkdir()
-    (folder / "1.png").write_bytes(b"deep")
-    with deadline():
-        assert [ref.name for ref in open_source(tmp_path).refs()] == ["d/" * depth + "1.png"]
+    folders = [tmp_path / ("d/" * level) for level in range(1, depth + 1)]
+    for folder in folders:
+        folder.mkdir()
+    photo = folders[-1] / "1.png"
+    photo.write_bytes(b"deep")
+    try:
+        with deadline():
+            assert [ref.name for ref in open_source(tmp_path).refs()] == ["d/" * depth + "1.png"]
+    finally:  # pytest would call itself as deeply to remove them
+        photo.unlink()
+        for folder in reversed(folders):
+            folder.rmdir()
