@@ -11,10 +11,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from diffbfr.documents import decode_json
 from diffbfr.shards import ShardDamagedError
 from pipelines import storage
 
 SEAL: Final = "seal"
+_MAX_BYTES: Final = 1 << 29
 _READINGS: Final = 3
 """Number of reads of a record on S3 before it counts as damaged: the bytes may have changed in transit."""
 
@@ -48,7 +50,7 @@ def read_checksummed_json(uri: storage.Uri) -> dict[str, Any]:
     for _ in range(_READINGS if storage.is_remote(uri) else 1):
         data = storage.read_bytes(uri)
         try:
-            record: dict[str, Any] = json.loads(data.decode("utf-8", "surrogatepass"))
+            record: dict[str, Any] = decode_json(data.decode("utf-8", "surrogatepass"), _MAX_BYTES)
             if record.pop(SEAL) == _seal(record):
                 return record
             found = "its seal does not fit its content"
