@@ -41,7 +41,7 @@ def photos(folder: Path, hostile: dict[int, str], num: int = 8) -> Path:
 @pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders that misbehave at marked photos, under limits that a test can wait for."""
-    limited = partial(run_sandboxed, seconds=3.0, num_bytes=1 << 29)
+    limited = partial(run_sandboxed, seconds=10.0, num_bytes=1 << 29)
     monkeypatch.setattr(face_input, "run_sandboxed", limited)
     monkeypatch.setattr(face_input, "read_face", poison.read_face)
     monkeypatch.setattr(sandboxed_images, "run_sandboxed", limited)
