@@ -16,7 +16,7 @@ def restore(
     source: Annotated[
         str,
         typer.Argument(
-            help="Photos: a folder, zip, tar or file, or several archives as 'photos/*.zip' (quoted).",
+            help="Photos: a folder, zip, tar or file, or archives as 'a/*.zip' or '{00..99}.tar' (quoted).",
             metavar="INPUT",
         ),
     ],

@@ -12,12 +12,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from diffbfr.documents import decode_json
 from diffbfr.shards import ShardDamagedError
 from pipelines import storage
 
 SEAL: Final = "seal"
 _NO_FILE: Final = (errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 """What the system answers if a pipe, a device, a folder or a circle of links is in the place of a file."""
+_MAX_BYTES: Final = 1 << 29
 _READINGS: Final = 3
 """Number of reads of a record on S3 before it counts as damaged: the bytes may have changed in transit."""
 
@@ -57,7 +59,7 @@ def read_checksummed_json(uri: storage.Uri) -> dict[str, Any]:
             found = error.strerror or "it is no file"
             break
         try:
-            record: dict[str, Any] = json.loads(data.decode("utf-8", "surrogatepass"))
+            record: dict[str, Any] = decode_json(data.decode("utf-8", "surrogatepass"), _MAX_BYTES)
             if record.pop(SEAL) == _seal(record):
                 return record
             found = "its seal does not fit its content"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
+from diffbfr.documents import decode_json
 from diffbfr.errors import UsageError, one_line
 from pipelines.storage import local, s3
 from pipelines.storage.drafts import draft_name, is_abandoned, is_draft
@@ -27,6 +28,7 @@ Uri = str | Path
 _READ_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
 _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
+_MAX_JSON_BYTES = 1 << 28
 _BUCKET = re.compile(r"(?:[a-zA-Z0-9._-]{1,255}|arn:[a-zA-Z0-9:._-]{1,255}(?:/[a-zA-Z0-9-]+)*)(?:/|$)")
 
 
@@ -113,8 +115,14 @@ def read_bytes(uri: Uri) -> bytes:
 
 
 def read_json(uri: Uri) -> Any:
-    """Return the parsed content of a JSON file."""
-    return json.loads(read_bytes(uri))
+    """Return the parsed content of a JSON file of ours; UsageError if it is none, or breaks a limit."""
+    try:
+        return decode_json(read_bytes(uri), _MAX_JSON_BYTES)
+    except ValueError as error:
+        raise UsageError(
+            f"{uri} is damaged ({one_line(error)}); expected JSON as it was written; remove it, or put "
+            "a copy back"
+        ) from error
 
 
 def read_range(uri: Uri, start: int, length: int) -> bytes:
