@@ -89,6 +89,11 @@ def _run() -> tuple[str, int]:
     except Exception as error:
         if not _is_mlflow_error(error):
             raise
+        from pipelines.tracking.access import explain
+
+        known = explain("", error)
+        if known is not None:
+            return _end(known, str(known), known.exit_code)
         return _end(
             error,
             f"the registry answered {error}; expected what was asked for; run the same command again",
