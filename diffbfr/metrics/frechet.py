@@ -159,8 +159,8 @@ def from_npz(data: bytes, name: str) -> FeatureStatistics:
             mean, covariance = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{name} holds no statistics ({error}); expected an .npz with mu and sigma; make one with "
-            "--write-statistics"
+            f"{name} holds no statistics; expected an .npz with the arrays of numbers mu and sigma; make "
+            "one with --write-statistics"
         ) from error
     guess = FID_EMBEDDING if mean.size == NUM_FEATURES else f"unnamed-{mean.size}"
     embedding = str(facts.get("embedding", guess))

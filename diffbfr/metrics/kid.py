@@ -1,7 +1,7 @@
 """Kernel inception distance (Binkowski et al., arXiv:1801.01401): unbiased, so that few pictures suffice."""
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -33,6 +33,7 @@ class KernelDistance:
     subset_size: int
 
 
+@runtime_checkable
 class Rows(Protocol):
     """Feature vectors that are read by their numbers: an array, or a file."""
 

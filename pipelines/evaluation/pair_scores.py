@@ -135,7 +135,8 @@ def protocol_text(scores: PairScores) -> list[str]:
     return [
         f"card {card.name} v{card.version} ({card.digest}): {card.data}.",
         f"degradation: {card.degradation}. crop: {card.crop}. colour: {card.colour}.",
-        f"{data.num_pairs} pairs of {data.width} x {data.height}{wanted}; FID against {data.statistics}.",
+        f"{data.num_pairs} pairs of {data.width} x {data.height}{wanted}; distributions against "
+        f"{data.statistics}.",
         f"versions: {versions}.",
         *(
             f"{line.info.name} v{line.info.version}: {line.info.protocol}."

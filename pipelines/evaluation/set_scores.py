@@ -72,10 +72,12 @@ def score_sets(
     parts: Iterable[PairPart],
     wanted: Mapping[str, MetricEntry],
     given: FeatureStatistics | None,
+    source: str = "",
 ) -> tuple[dict[str, SetScore], dict[str, FeatureStatistics]]:
     """The set metrics of `wanted`, and the statistics of the references by embedding.
 
-    `given` replaces the references of its embedding. KID needs both sides' features: it is left out then.
+    `source` says in them what the references are. `given` replaces the references of its embedding; KID needs
+    both sides' features and is left out then.
     """
     moments: dict[tuple[str, bool], MomentAccumulator] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,7 +88,7 @@ def score_sets(
                     _add(moments, (embedding, is_reference), rows)
                     if files is not None and embedding == wanted["kid"].embedding:
                         files.append(is_reference, rows)
-        scores, references = _frechet_scores(moments, wanted, given)
+        scores, references = _frechet_scores(moments, wanted, given, source)
         if files is not None:
             scores["kid"] = files.score()
     return scores, references
@@ -124,6 +126,7 @@ def _frechet_scores(
     moments: Mapping[tuple[str, bool], MomentAccumulator],
     wanted: Mapping[str, MetricEntry],
     given: FeatureStatistics | None,
+    source: str,
 ) -> tuple[dict[str, SetScore], dict[str, FeatureStatistics]]:
     scores: dict[str, SetScore] = {}
     references: dict[str, FeatureStatistics] = {}
@@ -134,7 +137,7 @@ def _frechet_scores(
         if given is not None and given.embedding == entry.embedding:
             references[entry.embedding] = given
         else:
-            references[entry.embedding] = moments[entry.embedding, True].statistics(entry.embedding)
+            references[entry.embedding] = moments[entry.embedding, True].statistics(entry.embedding, source)
         distance = frechet_distance(restored, references[entry.embedding])
         scale = THOUSANDTHS if entry.info.unit == "1e-3" else 1.0
         scores[key] = SetScore(distance * scale, note=_note([restored, references[entry.embedding]]))

@@ -79,7 +79,9 @@ def evaluate_pairs(request: PairRequest, out: storage.Uri, cluster: "Cluster") -
     rows, seconds = _collect(tasks)
     keys = tuple(pair.key for pair in folders.pairs)
     sets = {key: entry for key, entry in measured.items() if key in SET_METRICS}
-    set_scores, references = score_sets(read_parts(tasks), sets, given) if sets else ({}, {})
+    set_scores, references = (
+        score_sets(read_parts(tasks), sets, given, reference_source(keys)) if sets else ({}, {})
+    )
     scores = PairScores(
         card=request.card,
         data=EvaluatedData(
