@@ -55,6 +55,7 @@ COMMAND_LINE = {
         "--samples",
         "--seed",
         "--max-bad",
+        "--verify",
         "--root",
         "--config",
         "--set",
