@@ -9,10 +9,11 @@ from diffbfr.errors import DiffBFRError, IncompleteError, UsageError, one_line
 from pipelines.cli.arguments import PhotosCommand
 from pipelines.cli.data import data
 from pipelines.cli.doctor import doctor
+from pipelines.cli.evaluate import evaluate
 from pipelines.cli.models import models
 from pipelines.cli.output import guard_streams, say_error
 from pipelines.cli.restore import restore
-from pipelines.cli.run import condition, evaluate, run, shard, train
+from pipelines.cli.run import condition, run, shard, train
 from pipelines.cli.setup import setup
 from pipelines.cli.signals import EndingSignals
 
