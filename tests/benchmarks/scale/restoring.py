@@ -44,6 +44,8 @@ class Archive:
     requests_per_unit: int = 2
     poisonous: frozenset[int] = frozenset()
     """Units that kill each worker that tries them."""
+    kills_once: tuple[tuple[int, float], ...] = ()
+    """Units that kill the first worker that tries them, after so many seconds."""
 
     @property
     def units(self) -> int:
@@ -80,6 +82,7 @@ class _World:
     random: random.Random
     duration: Callable[[int], float] | None = None
     last_begin: float = 0.0
+    killed: set[int] = field(default_factory=set)
     _slow: dict[int, bool] = field(default_factory=dict)
 
     def start_s(self, actor: int, now: float) -> float:
@@ -94,6 +97,10 @@ class _World:
     def run(self, actor: int, task: int, now: float) -> TaskEnd:
         self.last_begin = max(self.last_begin, now)
         clock = _WorkerClock(now)
+        after_s = dict(self.archive.kills_once).get(task)
+        if after_s is not None and task not in self.killed:
+            self.killed.add(task)
+            return TaskEnd(now + after_s, kills=True)
         if task in self.archive.poisonous:
             return TaskEnd(now + self._networks_s(actor, task) / 2, kills=True)
         saved, pool.time = pool.time, SimpleNamespace(sleep=clock.sleep)  # type: ignore[assignment]
