@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from diffbfr.errors import UsageError
+
 MAX_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 64
 _MAX_VALUES: Final = 100_000
@@ -34,6 +36,12 @@ def check_values(value: Any) -> None:
     A value that is used in several places counts in each of them, as it does for whoever walks the settings.
     """
     _walk(value, _MAX_VALUES)
+
+
+def check_whole(of: str, field: str, value: int, least: int, most: int) -> None:
+    """UsageError unless a whole number lies in a range, ends included: `of` has `field`."""
+    if not least <= value <= most:
+        raise UsageError(f"{of} has {field}={abridged(value)}; expected {least}..{most}")
 
 
 def abridged(value: object) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from diffbfr.documents import abridged
+from diffbfr.documents import abridged, check_whole
 from diffbfr.errors import UsageError
 
 StageName = Literal["irm1", "irm2", "tem"]
@@ -45,7 +45,7 @@ class ScheduleSpec:
     beta_T: float
 
     def __post_init__(self) -> None:
-        _check_whole("schedule", "num_steps", self.num_steps, 2, MAX_STEPS)
+        check_whole("schedule", "num_steps", self.num_steps, 2, MAX_STEPS)
         if not 0 < self.beta_1 <= self.beta_T < 1:
             raise UsageError(
                 f"schedule has beta from {self.beta_1} to {self.beta_T}; expected 0 < beta_1 <= beta_T < 1"
@@ -111,7 +111,7 @@ class UNetSpec:
 
     def _check_bounds(self, levels: int) -> None:
         """Refuse sizes that no network has, before anything is computed from them."""
-        _check_whole("unet", "levels in channel_multipliers", levels, 1, MAX_LEVELS)
+        check_whole("unet", "levels in channel_multipliers", levels, 1, MAX_LEVELS)
         for field, most in (
             ("image_px", MAX_IMAGE_PX),
             ("in_channels", MAX_CHANNELS),
@@ -120,15 +120,15 @@ class UNetSpec:
             ("norm_groups", MAX_CHANNELS),
             ("patch_px", MAX_PATCH_PX),
         ):
-            _check_whole("unet", field, getattr(self, field), 1, most)
+            check_whole("unet", field, getattr(self, field), 1, most)
         if self.head_channels is not None:
-            _check_whole("unet", "head_channels", self.head_channels, 1, MAX_CHANNELS)
+            check_whole("unet", "head_channels", self.head_channels, 1, MAX_CHANNELS)
         for blocks in self.res_blocks:
-            _check_whole("unet", "res_blocks", blocks, 1, MAX_BLOCKS)
+            check_whole("unet", "res_blocks", blocks, 1, MAX_BLOCKS)
         _check_all_positive("attention_px", self.attention_px)
         _check_all_positive("channel_multipliers", self.channel_multipliers)
         widest = self.inner_channels * max(self.channel_multipliers)
-        _check_whole("unet", "channels in its widest level", widest, 1, MAX_CHANNELS)
+        check_whole("unet", "channels in its widest level", widest, 1, MAX_CHANNELS)
         if not 0 <= self.dropout < 1:
             raise UsageError(f"unet has dropout={self.dropout}; expected a probability in [0, 1)")
 
@@ -268,11 +268,6 @@ class StageSpec:
     def learns_range(self) -> bool:
         """Whether the network has a second half of outputs, the variance range (TEM)."""
         return self.unet.out_channels == 6
-
-
-def _check_whole(of: str, field: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise UsageError(f"{of} has {field}={abridged(value)}; expected {least}..{most}")
 
 
 def _check_all_positive(field: str, values: Sequence[int]) -> None:

@@ -6,7 +6,6 @@ raised again, so that it is not retried.
 """
 
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -132,7 +131,7 @@ def run_tasks(
     function: Callable[[Task], Report],
     collector: Collector[Task, Report],
     max_in_flight: int,
-    stopping: threading.Event,
+    check: Callable[[], None],
     hangs: HangWatch | None = None,
 ) -> None:
     """Run every task as a Ray task, which Ray itself retries when its worker dies."""
@@ -163,11 +162,12 @@ def run_tasks(
             while queue and len(in_flight) < max_in_flight:
                 position = queue.popleft()
                 in_flight[run.remote(collector.tasks[position])] = position
-            ended = _wait_for_one(in_flight, stopping, on_poll)
+            ended = _wait_for_one(in_flight, check, on_poll)
             position = in_flight.pop(ended)
             try:
                 report = ray.get(ended)
             except ray.exceptions.RayError as error:
+                check()
                 collector.fail(position, unwrap(error))
             else:
                 collector.succeed(position, report)
@@ -182,7 +182,7 @@ def run_actors(
     num_actors: int,
     num_cpus: int,
     num_gpus: float,
-    stopping: threading.Event,
+    check: Callable[[], None],
     hangs: HangWatch | None = None,
 ) -> None:
     """Run every task on a pool of actors; an actor that dies is replaced, and its task retried.
@@ -223,7 +223,7 @@ def run_actors(
                     f"{actors.num_failed_starts} workers died before they began; expected them to live; run "
                     "the same command again"
                 )
-            ended = _wait_for_one([*in_flight, *actors.starting], stopping, on_poll)
+            ended = _wait_for_one([*in_flight, *actors.starting], check, on_poll)
             if ended not in in_flight:
                 actors.mark_ready(ended)
                 continue
@@ -236,6 +236,7 @@ def run_actors(
                 collector.fail(position, unwrap(error))
             # The actor was killed, ran out of memory, or is out of reach.
             except ray.exceptions.RayError as error:
+                check()
                 actors.replace(actor)
                 collector.metrics.worker_died()
                 num_deaths[position] += 1
@@ -307,14 +308,13 @@ def gpu_share(num_actors: int, num_gpus: int) -> float:
     return 1.0 / math.ceil(num_actors / num_gpus) if num_gpus else 0.0
 
 
-def _wait_for_one(references: Iterable[Any], stopping: threading.Event, on_poll: Callable[[], None]) -> Any:
-    """Wait for the first call to end; calls `on_poll` meanwhile. KeyboardInterrupt if `stopping` is set."""
+def _wait_for_one(references: Iterable[Any], check: Callable[[], None], on_poll: Callable[[], None]) -> Any:
+    """Wait for the first call to end; calls `check`, which may raise, and `on_poll` meanwhile."""
     import ray
 
     while True:
+        check()
         done, _ = ray.wait(list(references), num_returns=1, timeout=_POLL_S)
         if done:
             return done[0]
-        if stopping.is_set():
-            raise KeyboardInterrupt
         on_poll()

@@ -15,16 +15,17 @@ from pipelines.cluster import orphans, pool, trainer
 from pipelines.cluster.hangs import HangWatch
 from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import LocalReporter
+from pipelines.cluster.own_ray import OwnRay, kept_signal_handlers
+from pipelines.cluster.private_folder import remove_dead_folders
 from pipelines.cluster.protocol import Metrics, TrainingReporter
 from pipelines.progress import Progress
+from pipelines.storage import machine
 
 Task = TypeVar("Task")
 Report = TypeVar("Report")
 Config = TypeVar("Config")
 
 _CONNECT_TIMEOUT_S = 10.0
-_OBJECT_STORE_BYTES = 256 << 20
-"""Tasks and reports are names and numbers; Ray's default would take 30 % of the memory."""
 _SETTINGS = {
     # On shared cores, threads that spin at barriers would take the cores from each other.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -36,6 +37,8 @@ _SETTINGS = {
     "RAY_ENABLE_AUTO_CONNECT": "0",
     # Ranks keep the driver's working directory, so that relative paths mean the same.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Workers have the same code already: with `uv run`, Ray would upload the working folder to them.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # How soon a rank that died is noticed.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # Ranks that find no room within this time are requested again.
@@ -125,24 +128,27 @@ class Cluster:
 
     def __init__(self, config: ClusterConfig) -> None:
         self.config = config
-        self._owns_ray = False
+        self._own_ray: OwnRay | None = None
+        self._joined_ray = False
         self._start_lock = threading.Lock()
         self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
         orphans.end_orphans()
+        remove_dead_folders(orphans.is_dead)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._owns_ray:
+        if self._own_ray is not None:
+            self._own_ray.stop()
+            self._own_ray = None
+        elif self._joined_ray:
             import ray
 
             ray.shutdown()
-            self._owns_ray = False
-            if self.config.address is None:
-                orphans.end_own_processes()
+        self._joined_ray = False
 
     def fraction_needed(self, num_parallel: int = 1) -> float:
         """The fraction of the cluster that work on `num_workers` takes if `num_parallel` such works share it.
@@ -161,6 +167,13 @@ class Cluster:
     def stop(self) -> None:
         """End the work of other threads by a KeyboardInterrupt; Ctrl-C reaches only the main thread."""
         self._stopping.set()
+
+    def _check(self) -> None:
+        """KeyboardInterrupt if this work is to stop, IncompleteError if a Ray of our own has died."""
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+        if self._own_ray is not None:
+            self._own_ray.processes.check()
 
     def map(
         self,
@@ -185,7 +198,7 @@ class Cluster:
             elif tasks:
                 self.start()
                 pool.run_tasks(
-                    retrying, collector, self.config.num_workers, self._stopping, self._hang_watch(label)
+                    retrying, collector, self.config.num_workers, self._check, self._hang_watch(label)
                 )
         return collector.reports()
 
@@ -219,7 +232,7 @@ class Cluster:
                 cpus = 1 if on_one_core else self._cpus_per_worker(num_actors)
                 gpu_share = pool.gpu_share(num_actors, gpus)
                 pool.run_actors(
-                    factory, collector, num_actors, cpus, gpu_share, self._stopping, self._hang_watch(label)
+                    factory, collector, num_actors, cpus, gpu_share, self._check, self._hang_watch(label)
                 )
         return collector.reports()
 
@@ -259,7 +272,7 @@ class Cluster:
                 root=root,
                 group=self._worker_group(num_parallel),
                 forwarder=forwarder,
-                stopping=self._stopping,
+                check=self._check,
             )
 
     def _exporter(self, label: str) -> MetricsExporter:
@@ -293,26 +306,19 @@ class Cluster:
         import ray  # reads some of the settings when it is imported
 
         with self._start_lock:
+            self._check()
             if not ray.is_initialized():
-                self._owns_ray = True  # first, so that a start that is interrupted leaves nothing behind
                 if self.config.address is None:
-                    self._start_own_ray()
+                    self._own_ray = OwnRay(self._num_cores())
                 else:
+                    self._joined_ray = (
+                        True  # first, so that a start that is interrupted leaves nothing behind
+                    )
                     self._join_ray(self.config.address, settings)
 
-    def _start_own_ray(self) -> None:
-        import ray
-
-        num_cpus = max(os.cpu_count() or 1, self.config.num_workers * max(1, self.config.cpus_per_worker))
-        with orphans.marked_processes():
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+    def _num_cores(self) -> int:
+        """The cores of a Ray of our own: those that this process may use, and at least one a worker."""
+        return max(machine.usable_cores(), self.config.num_workers * max(1, self.config.cpus_per_worker))
 
     def _join_ray(self, address: str, settings: Mapping[str, str]) -> None:
         import ray
@@ -320,12 +326,13 @@ class Cluster:
         forwarded = {name: os.environ[name] for name in (*settings, *_FORWARDED) if name in os.environ}
         try:
             _check_connection(address)
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": forwarded},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with kept_signal_handlers():
+                ray.init(
+                    address=address,
+                    runtime_env={"env_vars": forwarded},
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         # Nobody listens, it is no address, or the cluster runs another version of Ray or Python.
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
@@ -336,7 +343,8 @@ class Cluster:
     def _resource(self, name: str) -> float:
         import ray
 
-        resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        own = self._own_ray  # has the same as long as it lives
+        resources: Mapping[str, float] = own.resources if own else ray.cluster_resources()  # type: ignore[no-untyped-call]
         return float(resources.get(name, 0.0))
 
     def _cpus_per_worker(self, num_workers: int, num_parallel: int = 1) -> int:

@@ -105,17 +105,17 @@ def run_training(
     root: str,
     group: WorkerGroup,
     forwarder: MetricForwarder,
-    stopping: threading.Event,
+    check: Callable[[], None],
 ) -> Report:
     """Run the ranks to the end and return the result of rank 0.
 
     Ranks that die or hang are restarted for as long as attempts make new steps; while machines are missing
     the training waits, with a warning every minute. Raises IncompleteError when the training fails for good,
-    a UsageError or DivergedError of a rank as itself, and KeyboardInterrupt when `stopping` is set.
+    a UsageError or DivergedError of a rank as itself, and what `check` raises, which is called meanwhile.
     """
     import ray
 
-    monitor = MonitorClient.start()
+    monitor = MonitorClient.start(check)
     job = _TrainJob(worker, config, monitor, label, group.hang_s, NUM_RETRIES)
     # Ray Train silently does nothing for a run name that has succeeded before.
     name = f"{label}-{uuid.uuid4().hex[:8]}"
@@ -130,8 +130,7 @@ def run_training(
     try:
         while thread.is_alive():
             thread.join(_POLL_S)
-            if stopping.is_set():
-                raise KeyboardInterrupt
+            check()
             for metrics in monitor.call(TrainingMonitor.take_metrics):
                 forwarder.forward(metrics)
             if forwarder.exporter.enabled:

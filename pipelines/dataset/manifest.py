@@ -99,9 +99,11 @@ class DatasetRecord:
     tables: Mapping[str, str]
 
 
-def write_ledger(uri: str, rows: Iterable[LedgerRow]) -> None:
-    """Write the ledger of a restored archive."""
-    write_rows(uri, LedgerRow, rows)
+def write_ledger(
+    uri: str, rows: Iterable[LedgerRow], within: str = "", mode: int = storage.FILE_MODE
+) -> None:
+    """Write the ledger of a restored archive; `within` and `mode` are as in `storage.write_atomic`."""
+    write_rows(uri, LedgerRow, rows, within, mode)
 
 
 def read_ledger(uri: str) -> list[LedgerRow]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from diffbfr.digests import model_digest, model_files
+from diffbfr.documents import abridged, decode_json
 from diffbfr.errors import DiffBFRError, UsageError, one_line
 from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName
 from pipelines.registry.lock import model_lock
@@ -201,6 +202,20 @@ def model_tags(registry: Registry, name: str) -> Mapping[str, str]:
     """Tags of a registered model; empty if it does not exist."""
     model = _model(registry, name)
     return dict(model.tags) if model is not None else {}
+
+
+def parse_tag(what: str, tag: str) -> dict[str, Any]:
+    """Parse a tag that holds a JSON object; UsageError if it does not, as anyone may have written it."""
+    try:
+        value = decode_json(tag)
+        if not isinstance(value, dict):
+            raise ValueError(f"it is {abridged(value)}")
+    except ValueError as error:
+        raise UsageError(
+            f"{what} in the registry is damaged ({one_line(error)}); expected a JSON object as diffbfr wrote "
+            "it; run `diffbfr models fsck`"
+        ) from error
+    return value
 
 
 def has_model(registry: Registry, name: str) -> bool:

@@ -34,9 +34,14 @@ _EXPLANATIONS: Final = {
 }
 
 
-def write_report(place: storage.Uri, data: ReportData) -> None:
-    """Write the page of a run as one HTML file; the same data gives the same bytes."""
-    storage.write_atomic(place, render(data).encode())
+def write_report(
+    place: storage.Uri, data: ReportData, within: storage.Uri = "", mode: int = storage.FILE_MODE
+) -> None:
+    """Write the page of a run as one HTML file; the same data gives the same bytes.
+
+    `within` and `mode` are as in `storage.write_atomic`.
+    """
+    storage.write_atomic(place, render(data).encode(), within=within, mode=mode)
 
 
 def render(data: ReportData) -> str:

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import PurePosixPath
 from typing import Final
 
-from pipelines.restoration.outcomes import CONTROL
+from pipelines.restoration.request import CONTROL
 from pipelines.sources import IMAGE_SUFFIXES
 
 MAX_NAME_BYTES: Final = 255

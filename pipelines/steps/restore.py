@@ -27,9 +27,11 @@ from diffbfr.stages import Mode
 from pipelines import storage
 from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset.manifest import LedgerRow
+from pipelines.restoration.access import file_mode
 from pipelines.restoration.face_input import FaceInput, read_face_sandboxed, start_reader
-from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
+from pipelines.restoration.outcomes import UNREADABLE, Outcome, OutputFile, commit_unit
 from pipelines.restoration.provenance import Provenance, encode_signed_png
+from pipelines.restoration.request import RestoreRequest
 from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
 from pipelines.sources.sandbox import WorkerFailure
@@ -100,6 +102,7 @@ class RestoreTask:
     seed: int
     batch_faces: int
     samples: int = 1
+    request: RestoreRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class CopyTask:
     index: int
     copies: tuple[Copy, ...]
     output_uri: str
+    request: RestoreRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class RestoreWorker:
         outcomes = tuple(
             finished[photo.item.ref.name] if isinstance(photo, _Face) else photo for photo in opened
         )
-        _commit(task.output_uri, outcomes)
+        _commit(task, outcomes)
         return BatchReport(outcomes)
 
     def _read_ahead(self, task: RestoreTask) -> Iterator["_Face | Outcome"]:
@@ -224,7 +228,8 @@ class RestoreWorker:
         if spread is not None:
             pngs.append(encode_signed_png(std_heatmap(spread), made_by, kept.icc))
         outputs = (face.item.output, *other_outputs(face.item.output, task.samples))
-        refusal = _write_outputs(task.output_uri, dict(zip(outputs, pngs, strict=True)))
+        mode = file_mode(task.source.uri, face.item.ref.uri)
+        refusal = _write_outputs(task.output_uri, dict(zip(outputs, pngs, strict=True)), mode)
         if refusal is not None:
             return _without_output(face.row("failed", refusal.reason, refusal.message), face.item.ref)
         row = replace(
@@ -237,7 +242,7 @@ class RestoreWorker:
             samples=task.samples,
             spread=0.0 if spread is None else float(spread.mean()),
         )
-        others = tuple((output, len(png)) for output, png in zip(outputs[1:], pngs[1:], strict=True))
+        others = tuple(_file(output, png) for output, png in zip(outputs[1:], pngs[1:], strict=True))
         return Outcome(row, face.item.ref.fingerprint, len(pngs[0]), others)
 
 
@@ -246,7 +251,7 @@ def skipped_outcome(ref: PhotoRef) -> Outcome:
     return _without_output(_row(ref, "skipped", ref.skipped, MESSAGES[ref.skipped]), ref)
 
 
-def _write_outputs(output_uri: str, contents: Mapping[str, bytes]) -> "_Failure | None":
+def _write_outputs(output_uri: str, contents: Mapping[str, bytes], mode: int) -> "_Failure | None":
     """Write the files of one photo; the failure if the file system refuses one of them, and none is left.
 
     A PlaceError if the file system refuses every file, such as a full disk: no photo is at fault then.
@@ -255,13 +260,13 @@ def _write_outputs(output_uri: str, contents: Mapping[str, bytes]) -> "_Failure 
     for output, content in contents.items():
         place = storage.join(output_uri, output)
         try:
-            storage.write_atomic(place, content)
+            storage.write_atomic(place, content, within=output_uri, mode=mode)
             written.append(place)
         except OSError as error:
             if not storage.is_about_one_file(error, writing=True):
                 raise storage.place_error(output_uri, error) from error
             for earlier in written:
-                storage.remove_tree(earlier)
+                storage.remove_file(earlier, within=output_uri)
             return _Failure(
                 "output_refused",
                 f"{output} cannot be written ({error.strerror}); expected a name that the file system of the "
@@ -272,8 +277,9 @@ def _write_outputs(output_uri: str, contents: Mapping[str, bytes]) -> "_Failure 
 
 def copy_duplicates(task: CopyTask) -> BatchReport:
     """Copy the original's images, or its refusal, to each duplicate; then write the unit's record."""
-    outcomes = tuple(_copy(copy, task.output_uri) for copy in task.copies)
-    _commit(task.output_uri, outcomes)
+    source_uri = task.request.input if task.request is not None else ""
+    outcomes = tuple(_copy(copy, task.output_uri, source_uri) for copy in task.copies)
+    _commit(task, outcomes)
     return BatchReport(outcomes)
 
 
@@ -327,7 +333,7 @@ def _open_face(source: PhotoSource, item: WorkItem, lq_px: int, hq_px: int) -> _
     return _without_output(replace(row, seconds=time.perf_counter() - started), item.ref)
 
 
-def _copy(copy: Copy, output_uri: str) -> Outcome:
+def _copy(copy: Copy, output_uri: str, source_uri: str) -> Outcome:
     original, ref = copy.original, copy.item.ref
     if original.status != "restored":
         return _without_output(replace(original, name=ref.name, duplicate_of=original.name, seconds=0.0), ref)
@@ -335,30 +341,36 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
     # the file is read again: it may have been changed since an earlier run restored it
     png = storage.read_bytes(storage.join(output_uri, original.output))
     if hashlib.sha256(png).hexdigest() != original.output_sha256:
-        raise DiffBFRError(
-            f"{original.output} changed after it was restored; expected the bytes of its record; remove it "
-            "and run again"
+        failed = replace(
+            _row(ref, "failed", "original_changed", f"{original.output} changed after it was restored"),
+            sha256=original.sha256,
+            duplicate_of=original.name,
         )
+        return _without_output(failed, ref)  # the next run restores both
     contents = {copy.item.output: png}
     originals = other_outputs(original.output, original.samples)
     for theirs, ours in zip(originals, other_outputs(copy.item.output, original.samples), strict=True):
         contents[ours] = storage.read_bytes(storage.join(output_uri, theirs))
-    refusal = _write_outputs(output_uri, contents)
+    refusal = _write_outputs(output_uri, contents, file_mode(source_uri, ref.uri))
     row = replace(original, name=ref.name, duplicate_of=original.name, seconds=time.perf_counter() - started)
     if refusal is not None:
         empty = {"output": "", "output_sha256": "", "model_digest": "", "num_faces": 0}
         failed = replace(row, status="failed", reason=refusal.reason, message=refusal.message, **empty)
         return _without_output(failed, ref)
     done = replace(row, status="duplicate", output=copy.item.output)
-    others = tuple((name, len(image)) for name, image in contents.items() if name != copy.item.output)
+    others = tuple(_file(name, image) for name, image in contents.items() if name != copy.item.output)
     return Outcome(done, ref.fingerprint, len(png), others)
 
 
-def _commit(output_uri: str, outcomes: Sequence[Outcome]) -> None:
+def _file(name: str, content: bytes) -> OutputFile:
+    return OutputFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _commit(task: RestoreTask | CopyTask, outcomes: Sequence[Outcome]) -> None:
     try:
-        commit_unit(output_uri, outcomes)
+        commit_unit(task.output_uri, outcomes, task.request)
     except OSError as error:
-        raise storage.place_error(output_uri, error) from error
+        raise storage.place_error(task.output_uri, error) from error
 
 
 def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:

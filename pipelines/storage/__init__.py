@@ -37,6 +37,7 @@ from pipelines.storage.files import (
     list_dir,
     local_copy,
     local_path,
+    make_folder,
     modified,
     open_read,
     put_file,
@@ -54,6 +55,9 @@ from pipelines.storage.files import (
     write_atomic,
     write_json,
 )
+from pipelines.storage.local import (
+    FILE_MODE,
+)
 from pipelines.storage.names import (
     find_names,
     list_objects,
@@ -65,6 +69,7 @@ from pipelines.storage.s3 import (
 )
 
 __all__ = [
+    "FILE_MODE",
     "Entry",
     "ObjectUnavailableError",
     "PlaceError",
@@ -93,6 +98,7 @@ __all__ = [
     "list_objects",
     "local_copy",
     "local_path",
+    "make_folder",
     "modified",
     "open_read",
     "place_error",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
+from diffbfr.documents import decode_json
 from diffbfr.errors import UsageError, one_line
 from pipelines.storage import local, s3
 from pipelines.storage.drafts import draft_name, is_abandoned, is_draft
@@ -26,6 +27,7 @@ Uri = str | Path
 _READ_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
 _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
+_MAX_JSON_BYTES = 1 << 28
 _BUCKET = re.compile(r"(?:[a-zA-Z0-9._-]{1,255}|arn:[a-zA-Z0-9:._-]{1,255}(?:/[a-zA-Z0-9-]+)*)(?:/|$)")
 
 
@@ -112,8 +114,14 @@ def read_bytes(uri: Uri) -> bytes:
 
 
 def read_json(uri: Uri) -> Any:
-    """Return the parsed content of a JSON file."""
-    return json.loads(read_bytes(uri))
+    """Return the parsed content of a JSON file of ours; UsageError if it is none, or breaks a limit."""
+    try:
+        return decode_json(read_bytes(uri), _MAX_JSON_BYTES)
+    except ValueError as error:
+        raise UsageError(
+            f"{uri} is damaged ({one_line(error)}); expected JSON as it was written; remove it, or put "
+            "a copy back"
+        ) from error
 
 
 def read_range(uri: Uri, start: int, length: int) -> bytes:
@@ -219,7 +227,7 @@ def write_json(
 ) -> bool:
     """Write a value as JSON with sorted keys, as `write_atomic` does."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    return write_atomic(uri, text.encode(), create_only, within, mode)
+    return write_atomic(uri, text.encode(), create_only=create_only, within=within, mode=mode)
 
 
 def put_file(source: Path, uri: Uri, within: Uri = "", mode: int = local.FILE_MODE) -> None:
@@ -282,6 +290,13 @@ def remove_file(uri: Uri, within: Uri) -> bool:
         connect().rm_file(str(uri))
         return True
     return False
+
+
+def make_folder(uri: Uri, mode: int = 0o777) -> None:
+    """Make a folder on this machine, with these permission bits less the umask, unless it exists."""
+    if not is_remote(uri) and not local_path(uri).exists():
+        local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        local_path(uri).mkdir(mode=mode, exist_ok=True)
 
 
 def reopen_folder(uri: Uri) -> None:

@@ -1,6 +1,6 @@
 """Photos that kill, hang or starve the process that decodes them, known by the digest of their bytes.
 
-`make_face` replaces the real one; the other functions run in a sandbox too.
+`make_face` and `read_face` replace the real ones; the other functions run in a sandbox too.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ import numpy as np
 
 from diffbfr.errors import UsageError
 from pipelines.dataset import samples
+from pipelines.restoration import face_input
 
 MARKS = {
     "crash": b"segfault",
@@ -40,6 +41,13 @@ def make_face(config: samples.ShardConfig, key: str, source: str, data: bytes) -
     for length in {len(mark) for mark in MARKS.values()}:
         misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
     return samples.make_face(config, key, source, data)
+
+
+def read_face(data: bytes, *sizes: int) -> face_input.FaceInput:
+    """Misbehave if the end of the file has a magic digest; otherwise read the face."""
+    for length in {len(mark) for mark in MARKS.values()}:
+        misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
+    return face_input.read_face(data, *sizes)
 
 
 def misbehave(how: str) -> str:

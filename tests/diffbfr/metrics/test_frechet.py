@@ -81,7 +81,7 @@ def test_one_picture_has_no_covariance_and_nan_is_refused() -> None:
 
 def test_statistics_of_two_embeddings_are_not_compared() -> None:
     features = np.random.default_rng(3).normal(size=(20, 3))
-    with pytest.raises(UsageError, match="statistics of e .3. against f .3.; expected one embedding"):
+    with pytest.raises(UsageError, match=r"statistics of e .3. against f .3.; expected one embedding"):
         frechet_distance(statistics(features), statistics(features, embedding="f"))
 
 

@@ -91,9 +91,9 @@ def test_the_weights_of_another_network_are_refused(
 ) -> None:
     trunk, path = random_weights
     other: Trunk = "vgg" if trunk == "alex" else "alex"
-    with pytest.raises(UsageError, match="differ in trunk.*run `diffbfr setup metrics`"):
+    with pytest.raises(UsageError, match=r"differ in trunk.*run `diffbfr setup metrics`"):
         Lpips(other, path)
-    with pytest.raises(UsageError, match="no file .*run `diffbfr setup metrics`"):
+    with pytest.raises(UsageError, match=r"no file .*run `diffbfr setup metrics`"):
         Lpips(trunk, tmp_path / "absent.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UsageError, match="cannot be read"):

@@ -42,6 +42,7 @@ COMMAND_LINE = {
         "--samples",
         "--seed",
         "--max-bad",
+        "--verify",
         "--root",
         "--config",
         "--set",
