@@ -14,6 +14,7 @@ from typing import Any
 
 from diffbfr.errors import IncompleteError
 from pipelines.cluster import pool
+from pipelines.cluster.hangs import HangWatch
 from pipelines.progress import Progress
 from tests.benchmarks.scale.bucket import Bucket, BucketError
 from tests.benchmarks.scale.virtual_ray import TaskEnd, VirtualRay, virtual
@@ -144,6 +145,10 @@ class _WorkerClock:
         self.now += seconds
 
 
+def _no_factory() -> Callable[[int], int]:
+    raise AssertionError("`_World.run` runs the units")
+
+
 def simulate(
     fleet: Fleet,
     archive: Archive,
@@ -161,9 +166,8 @@ def simulate(
     with virtual(ray):
         progress = Progress("restore", archive.photos, "photos", stream=io.StringIO(), clock=lambda: ray.now)
         collector = pool.Collector[int, int]("restore", units, lambda unit: archive.unit_size, progress, None)
-        pool.run_actors(
-            lambda: lambda unit: unit, collector, fleet.workers, 1, 0.0, SimpleNamespace(is_set=lambda: False)
-        )  # type: ignore[arg-type]
+        hangs = HangWatch("restore", clock=lambda: ray.now)
+        pool.run_actors(_no_factory, collector, fleet.workers, 1, 0.0, lambda: None, hangs)
         try:
             collector.reports()
         except IncompleteError:
