@@ -51,6 +51,7 @@ from pipelines.storage.files import (
     remove_tree,
     reopen_folder,
     size,
+    special_kind,
     version,
     walk,
     write_atomic,
@@ -63,7 +64,6 @@ from pipelines.storage.names import (
     find_names,
     list_objects,
 )
-from pipelines.storage.regular import kind_of
 from pipelines.storage.s3 import (
     RemoteFile,
     is_transient,
@@ -94,7 +94,6 @@ __all__ = [
     "is_remote",
     "is_transient",
     "join",
-    "kind_of",
     "list_dir",
     "list_objects",
     "local_copy",
@@ -115,6 +114,7 @@ __all__ = [
     "remove_tree",
     "reopen_folder",
     "size",
+    "special_kind",
     "version",
     "walk",
     "write_atomic",

@@ -20,7 +20,7 @@ from pipelines.storage.entry import Entry
 from pipelines.storage.errnos import needs_mending, place_error
 from pipelines.storage.errors import UnsafePlaceError, corrupt_error
 from pipelines.storage.names import find_names
-from pipelines.storage.regular import open_regular
+from pipelines.storage.regular import kind_of, open_regular
 from pipelines.storage.s3 import RemoteFile, connect
 
 Uri = str | Path
@@ -82,6 +82,16 @@ def exists(uri: Uri) -> bool:
 def is_dir(uri: Uri) -> bool:
     """True if a folder is there; on S3, if any key starts with this prefix."""
     return bool(connect().isdir(str(uri))) if is_remote(uri) else local_path(uri).is_dir()
+
+
+def special_kind(uri: Uri) -> str:
+    """Say in words what a place on this machine is if not a file or a folder (`a named pipe`); else ""."""
+    if is_remote(uri):
+        return ""
+    try:
+        return kind_of(local_path(uri).stat().st_mode)
+    except OSError:
+        return ""
 
 
 def size(uri: Uri) -> int:
