@@ -165,7 +165,8 @@ def test_what_mlflow_refuses_is_one_line_and_what_is_wrong_with_us_is_not(
         (
             OSError(28, "No space left on device", "runs/a.tar"),
             3,
-            "runs/a.tar: No space left on device; expected it to be done; run the same command again",
+            "runs/a.tar: No space left on device; expected it to be done; free some space, or some inodes (`df -i`), "
+            "then run the same command again",
         ),
         (TimeoutError("no answer"), 3, "no answer; expected it to be done; run the same command again"),
     ],
