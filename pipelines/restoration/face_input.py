@@ -12,6 +12,7 @@ from diffbfr.images import Pixels, decode, lq_to_model, resize_alpha
 from pipelines.sources.sandbox import WorkerFailure, run_sandboxed, warm_up
 
 MIN_INPUT_PX: Final = 8
+MAX_PIXELS: Final = 100_000_000
 _MAX_DPI: Final = 1e6
 
 
@@ -48,18 +49,20 @@ class FaceInput:
         _check_array(self.pixels, 3)
 
 
-def read_face(data: bytes, lq_px: int, hq_px: int) -> FaceInput:
+def read_face(data: bytes, lq_px: int, hq_px: int, max_pixels: int = MAX_PIXELS) -> FaceInput:
     """Decode a square face crop and resize its opacity to the output; `ImageRefused` if it has no use."""
-    decoded = decode(data, min_px=MIN_INPUT_PX)
+    decoded = decode(data, max_pixels=max_pixels, min_px=MIN_INPUT_PX)
     height, width = decoded.pixels.shape[:2]
     small = lq_to_model(decoded.pixels, lq_px)
     alpha = None if decoded.alpha is None else resize_alpha(decoded.alpha, hq_px)
     return FaceInput(width, height, small, Kept(decoded.icc, decoded.exif, decoded.dpi, alpha), decoded.notes)
 
 
-def read_face_sandboxed(data: bytes, lq_px: int, hq_px: int) -> FaceInput | WorkerFailure:
+def read_face_sandboxed(
+    data: bytes, lq_px: int, hq_px: int, max_pixels: int = MAX_PIXELS
+) -> FaceInput | WorkerFailure:
     """Return `read_face` from this thread's child process, or why that has no result."""
-    found = run_sandboxed(read_face, data, lq_px, hq_px, returns=FaceInput)
+    found = run_sandboxed(read_face, data, lq_px, hq_px, max_pixels, returns=FaceInput)
     if isinstance(found, FaceInput) and found.pixels.shape != (lq_px, lq_px, 3):
         return WorkerFailure("crashed", f"it returned pixels of the shape {found.pixels.shape}")
     return found

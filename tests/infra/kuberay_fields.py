@@ -1,7 +1,8 @@
 """The fields of `ray.io/v1` that the manifests may use, with their types, for the lack of the CRDs here.
 
-From the Go types of the operator (`ray-operator/apis/ray/v1`), versions 1.5 and 1.6. `POD` is a PodTemplateSpec, which
-`kubernetes-validate` checks. A field that a manifest uses and this table lacks fails the test: look it up, then add it.
+From the Go types of the operator (`ray-operator/apis/ray/v1`), versions 1.5 and 1.6. `POD` is a
+PodTemplateSpec, which `kubernetes-validate` checks. A field that a manifest uses and this table lacks fails
+the test: look it up, then add it.
 """
 
 from typing import Any, Final

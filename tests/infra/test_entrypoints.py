@@ -1,4 +1,5 @@
-"""Every command of the product in a manifest is one that the command line and the recipe take, and all agree."""
+"""Every command of the product in a manifest is one that the command line and the recipe take, and all
+agree."""
 
 import shlex
 from typing import Any
@@ -73,7 +74,8 @@ def test_the_run_is_the_same_command_everywhere() -> None:
 
 @pytest.mark.parametrize("overlay", ["pipeline", "restore"])
 def test_replicas_match_the_elastic_range_of_the_command(overlay: str) -> None:
-    """The workers that may be lost are those without which the command goes on; all together are those it asks for."""
+    """The workers that may be lost are those without which the command goes on; all together are those it
+    asks for."""
     recipe = recipe_of(one(f"kuberay/overlays/{overlay}"))
     groups = cluster_spec(ray_object(overlay))["workerGroupSpecs"]
     for group in groups:

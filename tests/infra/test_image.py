@@ -99,7 +99,8 @@ def test_the_last_stage_is_slim_and_runs_as_nobody_special_with_a_health_check()
 
 
 def test_the_health_check_asks_what_was_started(tmp_path: Path) -> None:
-    """With a double of wget: it is called for a Ray node and for a tracking server, and not for a driver alone."""
+    """With a double of wget: it is called for a Ray node and for a tracking server, and not for a driver
+    alone."""
     (tmp_path / "wget").write_text(
         '#!/bin/sh\nfor last; do :; done\necho "$last" >>"$CALLS"\nexit "${ANSWER:-0}"\n'
     )

@@ -1,4 +1,5 @@
-"""Every environment variable that a manifest sets is one that somebody reads: the product, or the library it is for."""
+"""Every environment variable that a manifest sets is one that somebody reads: the product, or the library
+it is for."""
 
 import importlib.util
 import re

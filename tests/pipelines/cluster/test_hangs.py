@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -153,7 +152,7 @@ def test_the_actor_of_a_task_that_hangs_is_replaced_and_the_task_retried_three_t
         "square", range(5), lambda _: 1, Progress("square", 5, "items"), None
     )
     watch = HangWatch("square", limit_s=20.0, clock=clock)
-    pool.run_actors(lambda: lambda task: task**2, collector, 2, 1, 0.0, threading.Event(), watch)
+    pool.run_actors(lambda: lambda task: task**2, collector, 2, 1, 0.0, lambda: None, watch)
     if num_hangs == 1:
         assert collector.reports() == [0, 1, 4, 9, 16]
     else:
