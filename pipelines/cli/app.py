@@ -12,6 +12,7 @@ from pipelines.cli.doctor import doctor
 from pipelines.cli.models import models
 from pipelines.cli.restore import restore
 from pipelines.cli.run import condition, evaluate, run, shard, train
+from pipelines.cli.setup import setup
 
 TRACEBACK_VARIABLE = "DIFFBFR_TRACEBACK"
 _INTERRUPTED = 130
@@ -37,6 +38,7 @@ app.command(cls=PhotosCommand)(restore)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 app.command()(doctor)
+app.add_typer(setup, name="setup")
 
 
 def main() -> None:
