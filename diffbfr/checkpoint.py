@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffbfr.errors import DivergedError, IncompleteError, UsageError
+from diffbfr.documents import MAX_BYTES, decode_json
+from diffbfr.errors import DivergedError, IncompleteError, UsageError, one_line
 from diffbfr.models.denoiser import Denoiser
 from diffbfr.spec import first_difference, from_dict, to_dict
 from diffbfr.stages import StageSpec
+from diffbfr.weights import check_header, first_not_finite, read_weights
 
 MANIFEST: Final = "MANIFEST.json"
 FORMAT: Final = 1
@@ -65,7 +67,7 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int, keep_best: bo
         return target
     shutil.rmtree(target, ignore_errors=True)
     for group, tensors in state.tensors.items():
-        if not_finite := _first_not_finite(tensors):
+        if not_finite := first_not_finite(tensors):
             raise DivergedError(
                 f"{group} holds NaN or infinity in {not_finite} at step {state.step}; the checkpoint was not "
                 "sealed"
@@ -160,7 +162,7 @@ def save_stage(
     path = folder / f"{spec.name}.safetensors"
     spec_path = folder / f"{spec.name}.json"
     tensors = {name: t.detach().to(dtype).contiguous() for name, t in weights.items()}
-    if not_finite := _first_not_finite(tensors):
+    if not_finite := first_not_finite(tensors):
         raise DivergedError(
             f"{spec.name} holds NaN or infinity in {not_finite} as {dtype}; {path.name} was not written"
         )
@@ -177,10 +179,12 @@ def read_stage_spec(folder: Path, name: str) -> StageSpec:
     if not path.is_file():
         raise UsageError(f"{folder} holds no {name}.json; expected a folder with a trained {name}; name one")
     try:
-        values = json.loads(path.read_text())
+        with path.open("rb") as file:
+            values = decode_json(file.read(MAX_BYTES + 1))
     except ValueError as error:
         raise UsageError(
-            f"{path} is no JSON ({error}); expected the specification of a {name}; choose another version"
+            f"{path} is no JSON ({one_line(error)}); expected the specification of a {name}; choose another "
+            "version"
         ) from error
     spec = from_dict(StageSpec, values, path.name)
     if spec.name != name:
@@ -201,51 +205,34 @@ def load_stage(folder: Path, name: str, expected: StageSpec | None = None) -> De
             f"{folder} holds another {name}: {difference}; choose weights of this recipe or `--set "
             "init=scratch`"
         )
-    denoiser = Denoiser(expected or spec)
     path = folder / f"{name}.safetensors"
-    wanted = {key: list(p.shape) for key, p in denoiser.net.named_parameters()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            trained = (file.metadata() or {}).get(_SPEC)
-            found = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (FileNotFoundError, SafetensorError) as error:
-        raise UsageError(
-            f"{path} cannot be read ({error}); expected the weights of a {name}; choose another version"
-        ) from error
+    trained = check_header(path, name, spec.unet)
     if trained is not None and (
-        difference := first_difference(spec.trained, from_dict(StageSpec, json.loads(trained), path.name))
+        difference := first_difference(spec.trained, _trained_as(path, trained).trained)
     ):
         raise UsageError(
             f"{path} was trained as another {name} than {name}.json says: {difference}; choose another "
             "version"
         )
-    for key in sorted(wanted.keys() | found.keys()):
-        if wanted.get(key) != found.get(key):
-            raise UsageError(
-                f"{path} has {key} of shape {found.get(key)}; expected {wanted.get(key)}; the file is not of "
-                f"this {name}"
-            )
-    weights = {key: t.to(torch.float32) for key, t in load_file(path).items()}
-    if not_finite := _first_not_finite(weights):
-        raise UsageError(
-            f"{path} holds NaN or infinity in {not_finite}; expected finite weights; choose another version"
-        )
-    denoiser.net.load_state_dict(weights)
+    denoiser = Denoiser(expected or spec)
+    denoiser.net.load_state_dict(read_weights(path))
     return denoiser.eval().requires_grad_(False)
+
+
+def _trained_as(path: Path, text: str) -> StageSpec:
+    """The specification in a weights' header."""
+    try:
+        return from_dict(StageSpec, decode_json(text), path.name)
+    except ValueError as error:
+        raise UsageError(
+            f"{path} says that it was trained as no stage ({one_line(error)}); choose another version"
+        ) from error
 
 
 def file_sha256(path: Path) -> str:
     """Sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the first tensor that holds NaN or infinity."""
-    return next(
-        (name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())),
-        None,
-    )
 
 
 def _is_complete(path: Path) -> bool:

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffbfr.errors import UsageError
+from diffbfr.stages import STAGE_NAMES
+
+_CASCADE_RECORD = "cascade.json"
 
 
 def model_digest(folder: Path, stages: Sequence[str]) -> str:
@@ -35,6 +38,12 @@ def model_files(folder: Path, stages: Sequence[str]) -> list[Path]:
             "train or register it first"
         )
     return files
+
+
+def is_model_file(name: str) -> bool:
+    """True for the names of the files that a stage or a cascade consists of."""
+    stem, _, suffix = name.rpartition(".")
+    return name == _CASCADE_RECORD or (stem in STAGE_NAMES and suffix in ("json", "safetensors"))
 
 
 def _sha256(path: Path) -> str:

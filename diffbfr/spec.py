@@ -4,11 +4,13 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Hashable
 from typing import Any, TypeVar, cast
 
+from diffbfr.documents import abridged
 from diffbfr.errors import UsageError
 
 T = TypeVar("T")
@@ -37,7 +39,9 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
     hints = _type_hints(cast(Hashable, cls))
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - fields.keys()):
-        raise UsageError(f"{where} has the unknown field {unknown[0]!r}; expected {', '.join(fields)}")
+        raise UsageError(
+            f"{where} has the unknown field {abridged(unknown[0])}; expected {', '.join(fields)}"
+        )
     arguments: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:
@@ -70,14 +74,14 @@ def _difference(expected: Any, found: Any, where: str) -> str | None:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
-    if type(value) is hint:
+    if type(value) is hint and hint is not float:
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise UsageError(f"{where} is {value!r}; expected a list")
+            raise UsageError(f"{where} is {abridged(value)}; expected a list")
         inner = (
             [arguments[0]] * len(value)
             if len(arguments) == 2 and arguments[1] is Ellipsis
@@ -92,12 +96,16 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return _value(next(a for a in arguments if a is not type(None)), value, where)
     if origin is typing.Literal:
         if value not in arguments:
-            raise UsageError(f"{where} is {value!r}; expected one of {', '.join(map(str, arguments))}")
+            raise UsageError(
+                f"{where} is {abridged(value)}; expected one of {', '.join(map(str, arguments))}"
+            )
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and (
         not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
     ):
-        raise UsageError(f"{where} is {value!r}; expected {hint.__name__}")
+        raise UsageError(f"{where} is {abridged(value)}; expected {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise UsageError(f"{where} is {value}; expected a finite number")
     return value

@@ -9,9 +9,12 @@ TEM's "Attention resolutions [32, 16, 8]" are read as pixels, like IRM's: 378.3 
 and 16 px) they would give 473.7 GFLOP and 151,642,022.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from diffbfr.documents import abridged, check_whole
 from diffbfr.errors import UsageError
 
 StageName = Literal["irm1", "irm2", "tem"]
@@ -26,6 +29,9 @@ ReverseVariance = Literal["beta", "posterior", "learned"]
 ResizeKernel = Literal["bicubic", "bilinear"]
 FOLD_PX = 16
 """Maps at least this wide are enlarged and convolved in one operation (`models.convolution.UpsampleConv`)."""
+MAX_STEPS, MAX_IMAGE_PX, MAX_PATCH_PX, MAX_ATTENTION_PX = 10_000, 2048, 16, 128
+MAX_LEVELS, MAX_BLOCKS, MAX_CHANNELS, MAX_PRIOR_STD = 10, 16, 4096, 100.0
+"""Bounds of a specification, some times what Table 6 has: specifications come from others too."""
 SAMPLING = ("start", "fast", "reverse_variance", "reverse_clamp")
 """Fields of a stage that only sampling uses: the same weights serve any values of them."""
 
@@ -39,8 +45,7 @@ class ScheduleSpec:
     beta_T: float
 
     def __post_init__(self) -> None:
-        if self.num_steps < 2:
-            raise UsageError(f"schedule has num_steps={self.num_steps}; expected at least 2")
+        check_whole("schedule", "num_steps", self.num_steps, 2, MAX_STEPS)
         if not 0 < self.beta_1 <= self.beta_T < 1:
             raise UsageError(
                 f"schedule has beta from {self.beta_1} to {self.beta_T}; expected 0 < beta_1 <= beta_T < 1"
@@ -79,6 +84,7 @@ class UNetSpec:
 
     def __post_init__(self) -> None:
         levels = len(self.channel_multipliers)
+        self._check_bounds(levels)
         if len(self.res_blocks) != levels:
             raise UsageError(
                 f"unet has {len(self.res_blocks)} entries in res_blocks; expected one a level, {levels}"
@@ -96,6 +102,35 @@ class UNetSpec:
                     f"unet has {channels} channels in a level; expected a multiple of "
                     f"norm_groups={self.norm_groups}"
                 )
+        for px in (self.level_px(levels - 1), *self.attention_px):
+            if px > MAX_ATTENTION_PX:
+                raise UsageError(
+                    f"unet has attention over maps of {px} px; expected at most {MAX_ATTENTION_PX}; the "
+                    "middle attends over the coarsest level"
+                )
+
+    def _check_bounds(self, levels: int) -> None:
+        """Refuse sizes that no network has, before anything is computed from them."""
+        check_whole("unet", "levels in channel_multipliers", levels, 1, MAX_LEVELS)
+        for field, most in (
+            ("image_px", MAX_IMAGE_PX),
+            ("in_channels", MAX_CHANNELS),
+            ("out_channels", MAX_CHANNELS),
+            ("inner_channels", MAX_CHANNELS),
+            ("norm_groups", MAX_CHANNELS),
+            ("patch_px", MAX_PATCH_PX),
+        ):
+            check_whole("unet", field, getattr(self, field), 1, most)
+        if self.head_channels is not None:
+            check_whole("unet", "head_channels", self.head_channels, 1, MAX_CHANNELS)
+        for blocks in self.res_blocks:
+            check_whole("unet", "res_blocks", blocks, 1, MAX_BLOCKS)
+        _check_all_positive("attention_px", self.attention_px)
+        _check_all_positive("channel_multipliers", self.channel_multipliers)
+        widest = self.inner_channels * max(self.channel_multipliers)
+        check_whole("unet", "channels in its widest level", widest, 1, MAX_CHANNELS)
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"unet has dropout={self.dropout}; expected a probability in [0, 1)")
 
     def level_px(self, level: int) -> int:
         """Side length (px) of a level's feature maps."""
@@ -125,6 +160,12 @@ class SamplerSpec:
     """Quantity in which the evaluations are evenly spaced from the start to there."""
     ancestral_variance: Literal["beta", "posterior"] = "posterior"
     """sigma^2 of solver `ancestral`, in the process of the grid's steps alone; Algorithm 1 has `beta`."""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.end_half_log_snr):
+            raise UsageError(
+                f"sampler has end_half_log_snr={self.end_half_log_snr}; expected a finite number"
+            )
 
 
 @dataclass(frozen=True)
@@ -180,8 +221,11 @@ class StageSpec:
                 f"1..start={self.start}"
             )
         inputs = 6 if self.conditional else 3
-        if self.prior_std <= 0:
-            raise UsageError(f"{self.name} has prior_std={self.prior_std}; expected a positive number")
+        if not 0 < self.prior_std <= MAX_PRIOR_STD:
+            raise UsageError(
+                f"{self.name} has prior_std={self.prior_std}; expected a positive number, at most "
+                f"{MAX_PRIOR_STD}"
+            )
         if self.unet.in_channels != inputs:
             raise UsageError(
                 f"{self.name} has unet.in_channels={self.unet.in_channels}; expected {inputs}, y_t with its "
@@ -224,6 +268,13 @@ class StageSpec:
     def learns_range(self) -> bool:
         """Whether the network has a second half of outputs, the variance range (TEM)."""
         return self.unet.out_channels == 6
+
+
+def _check_all_positive(field: str, values: Sequence[int]) -> None:
+    if len(values) > MAX_LEVELS or any(value < 1 for value in values):
+        raise UsageError(
+            f"unet has {field}={abridged(values)}; expected positive numbers, one a level at most"
+        )
 
 
 SR3_SCHEDULE = ScheduleSpec(num_steps=2000, beta_1=1e-6, beta_T=1e-2)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self, TextIO
 
+from diffbfr.text import shown
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -103,7 +105,7 @@ class Progress:
             parts.append(f"done in {duration(self._clock() - self._start)}")
         elif rate is not None:
             parts.append(f"{duration((self.total - self.done) / rate)} left")
-        return "  ".join(parts)
+        return shown("  ".join(parts))
 
     def _write(self) -> None:
         self._written_at = self._clock()
@@ -138,7 +140,7 @@ class _Live:
             self._open[stream] += 1
             self._rich = self._drawn[stream]
         self._line: TaskID = self._rich.add_task(
-            progress.label, total=progress.total, completed=progress.done, text=progress.line()
+            shown(progress.label), total=progress.total, completed=progress.done, text=progress.line()
         )
 
     def draw(self, progress: Progress) -> None:
@@ -158,6 +160,6 @@ def _make_rich_progress(stream: TextIO) -> "RichProgress":
     return Progress(
         BarColumn(bar_width=24),
         TextColumn("{task.fields[text]}", markup=False),
-        console=Console(file=stream),
+        console=Console(file=getattr(stream, "terminal", stream)),  # the escapes written here are rich's own
         transient=False,
     )

@@ -14,6 +14,7 @@ agreed for all others that may run here. So a spec with a pipeline never counts 
 import json
 import os
 import random
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from diffbfr.degradation.spec import MAX_KERNEL_PX
+from diffbfr.documents import abridged, check_values
 from diffbfr.errors import UsageError, one_line
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 _CLASS: Final = "__class_fullname__"
 _EXAMPLE: Final = "[{MotionBlur: {blur_limit: 9, p: 0.3}}]"
+_MAX_NUMBER: Final = 65_536
+_OF_A_KERNEL: Final = re.compile(r"blur|kernel|sigma|radius|iterations")
 _PROBABILITY: Final = 0.5  # albumentations' own default
 _IN_PLACE: Final = ("BaseDropout", "Morphological", "NoOp", "PixelDropout")
 """Transforms that albumentations also applies to masks and boxes, though they move no pixel."""
@@ -42,9 +47,10 @@ def describe_pipeline(values: Any) -> str:
         tree = {_CLASS: "Compose", "p": 1.0, "transforms": [_long(value) for value in values]}
     else:
         raise UsageError(
-            f"the pipeline before Eq. 13 is {values!r}; expected a list of transforms such as {_EXAMPLE}; "
-            "write it so"
+            f"the pipeline before Eq. 13 is {abridged(values)}; expected a list of transforms such as "
+            f"{_EXAMPLE}; write it so"
         )
+    _check_numbers(tree)
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     _load(text)
     return text
@@ -74,13 +80,32 @@ def _long(value: Any) -> dict[str, Any]:
         and isinstance(next(iter(value.values())), Mapping | None)
     ):
         raise UsageError(
-            f"a transform is {value!r}; expected one name with its arguments, such as {_EXAMPLE}; write it so"
+            f"a transform is {abridged(value)}; expected one name with its arguments, such as {_EXAMPLE}; "
+            "write it so"
         )
     (name, arguments), *_ = value.items()
     tree = {"p": _PROBABILITY, **(arguments or {}), _CLASS: str(name)}
     if "transforms" in tree:
         tree["transforms"] = [_long(part) for part in tree["transforms"]]
     return tree
+
+
+def _check_numbers(tree: Mapping[str, Any]) -> None:
+    """UsageError for a number that no transform needs: a blur of 10^8 px takes 10^16 operations a pixel."""
+    check_values(tree)
+    waiting: list[tuple[str, Any]] = list(tree.items())
+    for name, value in waiting:  # grows while it is read
+        if isinstance(value, Mapping):
+            waiting += value.items()
+        elif isinstance(value, list | tuple):
+            waiting += [(name, item) for item in value]
+        elif isinstance(value, int | float):
+            most = MAX_KERNEL_PX if _OF_A_KERNEL.search(name) else _MAX_NUMBER
+            if not abs(value) <= most:
+                raise UsageError(
+                    f"the pipeline before Eq. 13 has {name}={abridged(value)}; expected at most {most}; "
+                    "correct it"
+                )
 
 
 @lru_cache(maxsize=4)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
+from diffbfr.documents import abridged, check_whole
 from diffbfr.errors import UsageError
 
+MAX_KERNEL_PX, MAX_PX = 1023, 16_384
 Arithmetic: TypeAlias = Literal["integer", "float"]
 
 RECIPES: Final[Mapping[Arithmetic, str]] = MappingProxyType(
@@ -61,17 +63,17 @@ class DegradationSpec:
                 raise UsageError(
                     f"degradation {name} is {getattr(self, name)}; expected a probability in [0, 1]"
                 )
-        if self.kernel_px < 1 or self.kernel_px % 2 == 0:
-            raise UsageError(f"degradation kernel_px is {self.kernel_px}; expected an odd number of pixels")
+        if not 1 <= self.kernel_px <= MAX_KERNEL_PX or self.kernel_px % 2 == 0:
+            raise UsageError(
+                f"degradation kernel_px is {abridged(self.kernel_px)}; expected an odd number of pixels, at "
+                f"most {MAX_KERNEL_PX}"
+            )
         if self.arithmetic not in RECIPES:
             raise UsageError(
                 f"degradation arithmetic is {self.arithmetic!r}; expected one of {', '.join(RECIPES)}"
             )
-        if self.hq_px < 1 or self.max_working_px < 1:
-            raise UsageError(
-                f"degradation hq_px is {self.hq_px} and max_working_px {self.max_working_px}; expected at "
-                "least 1"
-            )
+        check_whole("degradation", "hq_px", self.hq_px, 1, MAX_PX)
+        check_whole("degradation", "max_working_px", self.max_working_px, 1, MAX_PX)
 
     def at(self, hq_px: int) -> "DegradationSpec":
         """The same degradation for faces of `hq_px`: lengths in pixels scale; r, delta and q do not."""

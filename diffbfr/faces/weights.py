@@ -25,6 +25,7 @@ class KnownFile:
     detector: str
     name: str
     sha256: str
+    num_bytes: int
     licence: str
     source: str
 
@@ -33,6 +34,7 @@ MTCNN_WHEEL: Final = KnownFile(
     detector="mtcnn",
     name="facenet_pytorch-2.6.0-py3-none-any.whl",
     sha256="ecb82b27beb226d106f2219efe8f829b01b87a8595badd01545679bdb9f19cca",
+    num_bytes=1_881_930,
     licence="MIT",
     source="facenet-pytorch==2.6.0",
 )
@@ -40,6 +42,7 @@ YUNET_FILE: Final = KnownFile(
     detector="yunet",
     name="face_detection_yunet_2023mar.onnx",
     sha256="8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+    num_bytes=232_589,
     licence="MIT",
     source="https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
     "face_detection_yunet_2023mar.onnx",

@@ -18,11 +18,13 @@ from diffbfr.images.convert import (
     lq_to_model,
     pixel_digest,
     resize,
+    resize_alpha,
     to_pixels,
     to_tensor,
 )
-from diffbfr.images.decode import AlphaPolicy, Decoded, decode
+from diffbfr.images.decode import Decoded, decode
 from diffbfr.images.errors import REASONS, ImageRefused, Reason
+from diffbfr.images.rgb import AlphaPolicy
 from diffbfr.images.trusted import decode_trusted
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "lq_to_model",
     "pixel_digest",
     "resize",
+    "resize_alpha",
     "to_pixels",
     "to_tensor",
 ]

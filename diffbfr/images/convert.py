@@ -89,6 +89,11 @@ def resize(pixels: Pixels, px: int, kernel: Kernel) -> Pixels:
     return np.array(Image.fromarray(pixels).resize((px, px), resampling))
 
 
+def resize_alpha(alpha: UInt8[np.ndarray, "h w"], px: int) -> UInt8[np.ndarray, "px px"]:
+    """Resize the opacity of an image to px x px, bicubic."""
+    return np.array(Image.fromarray(alpha).resize((px, px), Image.Resampling.BICUBIC))
+
+
 def center_square(pixels: Pixels) -> Pixels:
     """Cut out the largest centred square."""
     height, width = _checked(pixels).shape[:2]

@@ -13,21 +13,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample, interpolate, normalize
+from torch.nn.functional import normalize
 
 from diffbfr.errors import UsageError
+from diffbfr.metrics.crop import Frame, crop_frame
 from diffbfr.metrics.info import MetricInfo
 
 CROP: Final = (112, 96)
 """Height and width of the network's input."""
-FFHQ_POINTS: Final = (
-    (192.98, 239.95),
-    (318.90, 240.19),
-    (256.63, 314.02),
-    (201.26, 371.41),
-    (313.09, 371.15),
-)
-"""Eyes, nose and corners of the mouth in the FFHQ frame of 512 px, x and y."""
 CROP_POINTS: Final = (
     (30.2946, 51.6963),
     (65.5318, 51.5014),
@@ -35,7 +28,7 @@ CROP_POINTS: Final = (
     (33.5493, 92.3655),
     (62.7299, 92.2041),
 )
-"""The same points in SphereFace's crop."""
+"""`FFHQ_POINTS` in SphereFace's crop."""
 BLOCKS: Final = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 """Expansion, width, repeats and first stride of the bottlenecks (Table 1 of the paper)."""
 
@@ -151,27 +144,8 @@ class IdentityCosine:
 
 
 def ffhq_crop(face: Float[Tensor, "b 3 px px"]) -> Float[Tensor, "b 3 112 96"]:
-    """Cut SphereFace's crop out of faces in the FFHQ frame of any size, RGB in [-1, 1]; outside is mid grey.
-
-    The frame is first brought to about the scale of the crop, with antialiasing, and then sampled bilinearly.
-    """
-    turn, shift = _similarity(np.array(CROP_POINTS), np.array(FFHQ_POINTS))
-    near_px = round(512 / float(np.hypot(*turn[:, 0])))
-    frame = interpolate(face, size=(near_px, near_px), mode="bilinear", antialias=True, align_corners=False)
-    height, width = CROP
-    # Points as the samplers count them: x of the crop from -1 to 1 over its width, x of the frame likewise
-    # over 512 px.
-    scale = np.array([width / 2, height / 2])
-    centre = turn @ (scale - 0.5) + shift + 0.5
-    theta = np.concatenate([turn * scale, (centre - 256)[:, None]], axis=1) / 256
-    grid = affine_grid(
-        torch.tensor(theta, dtype=face.dtype).expand(len(face), 2, 3),
-        [len(face), 3, height, width],
-        align_corners=False,
-    )
-    return grid_sample(
-        frame, grid.to(face.device), mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    """Cut SphereFace's crop out of faces in the FFHQ frame of any size, RGB in [-1, 1]; outside is grey."""
+    return crop_frame(face, Frame(CROP_POINTS, CROP))
 
 
 def load_mobilefacenet(weights: Path) -> MobileFaceNet:
@@ -196,15 +170,3 @@ def load_mobilefacenet(weights: Path) -> MobileFaceNet:
             state[name] = torch.from_numpy(np.asarray(arrays[name], dtype=np.float32))
     network.load_state_dict(state, strict=False)
     return network.eval().requires_grad_(False)
-
-
-def _similarity(
-    points: Float[np.ndarray, "n 2"], targets: Float[np.ndarray, "n 2"]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation with scale, and shift, that map the points closest to the targets (Umeyama 1991)."""
-    x = points - points.mean(0)
-    y = targets - targets.mean(0)
-    a = (x * y).sum() / (x**2).sum()
-    b = (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum() / (x**2).sum()
-    turn = np.array([[a, -b], [b, a]])
-    return turn, targets.mean(0) - turn @ points.mean(0)

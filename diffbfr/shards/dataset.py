@@ -7,7 +7,7 @@ No file stays open and no state is shared, so a dataset can be pickled, forked a
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -85,7 +85,8 @@ class LocalTarStore(TarStore):
 class ShardedDataset:
     """A committed dataset at `root`: samples by key and the columns that were finished when it was opened.
 
-    `tars` gives the shards; without it they are read from the folder `root`.
+    `tars` gives the shards; without it they are read from the folder `root`. `decode_image` decodes their
+    images.
     """
 
     def __init__(
@@ -95,10 +96,12 @@ class ShardedDataset:
         samples: Sequence[Sample],
         columns: Mapping[str, ColumnIndex],
         tars: TarStore | None = None,
+        decode_image: Callable[[bytes], Pixels] = decode_trusted,
     ) -> None:
         self.root = root
         self.info = info
         self.tars = tars if tars is not None else LocalTarStore(Path(root))
+        self._decode_image = decode_image
         self._samples = tuple(samples)
         self._columns = columns
         self._row = {sample.key: row for row, sample in enumerate(self._samples)}
@@ -192,7 +195,7 @@ class ShardedDataset:
 
         `images.lq_to_model` resizes it for a model.
         """
-        return decode_trusted(self.lq_bytes(key, variant))
+        return self._decode_image(self.lq_bytes(key, variant))
 
     def lq_bytes(self, key: str, variant: int) -> bytes:
         """The JPEG that Eq. 13 ends with, as it was committed."""
@@ -206,7 +209,7 @@ class ShardedDataset:
         return self._decode(key, column, f"{variant}.png")
 
     def _decode(self, key: str, column: str, name: str) -> Pixels:
-        return decode_trusted(self.read(key, column, name))
+        return self._decode_image(self.read(key, column, name))
 
     def _target(self, key: str, variant: int, in_colour: bool) -> DegradationParams:
         params = self._params(key, variant)

@@ -10,12 +10,15 @@ from pipelines.cli.arguments import PhotosCommand
 from pipelines.cli.data import data
 from pipelines.cli.doctor import doctor
 from pipelines.cli.models import models
+from pipelines.cli.output import guard_streams, say_error
 from pipelines.cli.restore import restore
 from pipelines.cli.run import condition, evaluate, run, shard, train
 from pipelines.cli.setup import setup
+from pipelines.cli.signals import EndingSignals
 
 TRACEBACK_VARIABLE = "DIFFBFR_TRACEBACK"
 _INTERRUPTED = 130
+"""How typer ends a command that Ctrl-C interrupted."""
 _FILE_ERRORS = (PermissionError, NotADirectoryError, IsADirectoryError, FileNotFoundError)
 
 app = typer.Typer(
@@ -37,8 +40,8 @@ app.command(cls=PhotosCommand)(evaluate)
 app.command(cls=PhotosCommand)(restore)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
-app.command()(doctor)
 app.add_typer(setup, name="setup")
+app.command()(doctor)
 
 
 def main() -> None:
@@ -46,20 +49,39 @@ def main() -> None:
 
     `DIFFBFR_TRACEBACK=1` shows the traceback too. Errors of the system about a file that the user named exit
     with 2. Other errors of the system (a full disk, a network), and those of MLflow (a locked database, a
-    busy server), may pass: they exit with 3, and the same command can be run again.
+    busy server), may pass: they exit with 3, and the same command can be run again. SIGTERM and SIGHUP end a
+    command as Ctrl-C does, and it exits with 128 and the number of the signal.
     """
+    guard_streams()
+    signals = EndingSignals(_say)
+    signals.install()
+    try:
+        line, exit_code = _run()
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt) or getattr(error, "code", None) == _INTERRUPTED
+        if not (interrupted or signals.received):
+            raise
+        line, exit_code = signals.line, signals.exit_code
+    if signals.received:  # what failed meanwhile failed because of it
+        line, exit_code = signals.line, signals.exit_code
+    _say(line)
+    sys.exit(exit_code)
+
+
+def _run() -> tuple[str, int]:
+    """Run the command, which exits; returns the line and the exit code of an error that is known."""
     try:
         app()
     except DiffBFRError as error:
-        _end(error, str(error), error.exit_code)
+        return _end(error, str(error), error.exit_code)
     except _FILE_ERRORS as error:
-        _end(
+        return _end(
             error,
             f"{_system_message(error)}; expected it to be there and open to you; name another, or mend it",
             UsageError.exit_code,
         )
     except OSError as error:
-        _end(
+        return _end(
             error,
             f"{_system_message(error)}; expected it to be done; run the same command again",
             IncompleteError.exit_code,
@@ -67,21 +89,22 @@ def main() -> None:
     except Exception as error:
         if not _is_mlflow_error(error):
             raise
-        _end(
+        return _end(
             error,
             f"the registry answered {error}; expected what was asked for; run the same command again",
             IncompleteError.exit_code,
         )
-    except KeyboardInterrupt:
-        typer.echo("diffbfr: interrupted; the same command goes on from here", err=True)
-        sys.exit(_INTERRUPTED)
+    sys.exit(0)
 
 
-def _end(error: Exception, line: str, exit_code: int) -> None:
+def _end(error: Exception, line: str, exit_code: int) -> tuple[str, int]:
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         raise error
-    typer.echo(f"diffbfr: {' '.join(line.split())}", err=True)
-    sys.exit(exit_code)
+    return line, exit_code
+
+
+def _say(line: str) -> None:
+    say_error(f"diffbfr: {' '.join(line.split())}")
 
 
 def _system_message(error: OSError) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from diffbfr.errors import DiffBFRError, UsageError
 from pipelines.cli import options
-from pipelines.cli.output import say, say_json, table
+from pipelines.cli.output import say, say_block, say_json, table
 
 if TYPE_CHECKING:
     from diffbfr.degradation import DegradationSpec
@@ -66,18 +66,18 @@ def show(
             }
         )
         return
-    say(table(("dataset", ""), _facts(folder, opened.info, degradation, summary)))
+    say_block(table(("dataset", ""), _facts(folder, opened.info, degradation, summary)))
     say("")
     sizes = [
         (size.column, _rounded(size.num_bytes / 1e6), _rounded(size.median / 1e3)) for size in summary.columns
     ]
-    say(table(("column", "MB", "kB a file, median"), sizes))
+    say_block(table(("column", "MB", "kB a file, median"), sizes))
     say("")
     rows = [
         (h.name, f"{h.edges[0]:.3g}", h.bars(), f"{h.edges[-1]:.3g}", f"{h.mean:.3g}", h.unit)
         for h in summary.histograms
     ]
-    say(table(("parameter", "from", "", "to", "mean", ""), rows))
+    say_block(table(("parameter", "from", "", "to", "mean", ""), rows))
     if sheet:
         say(f"contact sheet: {sheet}")
 
@@ -124,7 +124,7 @@ def verify(
             ("checked", checked),
             *((name.replace("_", " "), str(count)) for name, count in counts.items()),
         ]
-        say(table(("verify", ""), [*rows, ("damaged", str(len(problems)))]))
+        say_block(table(("verify", ""), [*rows, ("damaged", str(len(problems)))]))
         for problem in problems[:_NUM_SHOWN]:
             say(f"{problem.path}: {problem.message}")
     if problems:
@@ -202,7 +202,7 @@ def checksums(
     elif check or out:
         say(f"sha256 of the list: {digest_list(ours)}")
     else:
-        say(ours.rstrip())
+        say_block(ours.rstrip())
     for line in () if as_json else [*damaged, *differences][:_NUM_SHOWN]:
         say(line)
     if damaged:

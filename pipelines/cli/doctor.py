@@ -2,7 +2,7 @@
 
 from diffbfr.errors import DiffBFRError
 from pipelines.cli import options
-from pipelines.cli.output import say, say_json, table
+from pipelines.cli.output import say_block, say_json, table
 
 
 def doctor(
@@ -22,7 +22,7 @@ def doctor(
     if as_json:
         say_json(checks)
     else:
-        say(
+        say_block(
             table(
                 ("where", "what", "", "found"),
                 [(c.where, c.what, "ok" if c.ok else "BAD", c.detail) for c in checks],

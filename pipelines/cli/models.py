@@ -7,7 +7,7 @@ import typer
 from diffbfr.errors import QuarantineError, UsageError
 from pipelines.cli import options
 from pipelines.cli.data import find_dataset
-from pipelines.cli.output import say, say_json, table
+from pipelines.cli.output import say, say_block, say_json, table
 
 if TYPE_CHECKING:
     from pipelines.registry import HoldOut
@@ -45,7 +45,7 @@ def list_models(
         (version.ref, ", ".join(version.aliases) or "-", version.created, version.digest[:12])
         for version in versions
     ]
-    say(
+    say_block(
         table(("model", "alias", "created", "digest"), rows)
         if rows
         else "nothing is registered yet; `diffbfr run` registers what it trains"
@@ -72,7 +72,7 @@ def show(
         "created": version.created,
         "digest": version.digest,
     }
-    say(
+    say_block(
         table(
             ("", ""),
             [
@@ -104,7 +104,7 @@ def lineage(
     if as_json:
         say_json(chain)
     else:
-        say(format_chain(chain))
+        say_block(format_chain(chain))
     broken = [link.title for link in chain.all() if link.problems]
     if broken:
         raise QuarantineError(
@@ -140,13 +140,13 @@ def promote(
             open_existing(root, tracking or recipe.tracking.uri), ref, force, why, recipe, root
         )
     except RegressionError as refusal:
-        say(format_comparisons(refusal.comparisons))
+        say_block(format_comparisons(refusal.comparisons))
         raise
     if as_json:
         say_json(promotion)
         return
     if promotion.comparisons:
-        say(format_comparisons(promotion.comparisons))
+        say_block(format_comparisons(promotion.comparisons))
     say(
         f"champion: {promotion.champion.ref}"
         + (f", previous: {promotion.previous.ref}" if promotion.previous else "")
@@ -199,7 +199,7 @@ def holdout(
             "dataset": chosen.dataset,
             "metrics": metrics,
         }
-        say(
+        say_block(
             table(
                 ("hold-out", chosen.protocol.digest), [(name, str(value)) for name, value in metadata.items()]
             )
@@ -251,7 +251,7 @@ def show_log(
             (it.when, it.user, it.action, it.outcome, it.before or "-", it.after or "-", it.why or "-")
             for it in actions
         ]
-        say(
+        say_block(
             table(("when", "who", "what", "", "from", "to", "why"), rows)
             if rows
             else "no version was ever put in charge"
@@ -280,10 +280,8 @@ def fsck(
     if as_json:
         say_json(problems)
     else:
-        say(
-            "\n".join(f"{it.ref}: {it.problem}; {it.advice}" for it in problems)
-            or f"{len(list_versions(registry))} versions, nothing wrong"
-        )
+        lines = [f"{it.ref}: {it.problem}; {it.advice}" for it in problems]
+        say(*lines or [f"{len(list_versions(registry))} versions, nothing wrong"])
     if problems:
         raise QuarantineError(
             f"{len(problems)} findings in the registry of {root}; expected none; do what each line says"
@@ -306,7 +304,7 @@ def gc(
     if as_json:
         say_json(removed)
     else:
-        say("\n".join(f"{it.name}: {it.why}" for it in removed) or "nothing to remove")
+        say(*[f"{it.name}: {it.why}" for it in removed] or ["nothing to remove"])
 
 
 def open_existing(root: str, tracking: str | None) -> "Registry":

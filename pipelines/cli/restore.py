@@ -4,23 +4,28 @@ from typing import Annotated, Literal
 
 import typer
 
+from diffbfr.errors import UsageError
 from pipelines.cli import options
 from pipelines.cli.cascades import pin
-from pipelines.cli.output import say, say_json, table
+from pipelines.cli.output import say, say_block, say_json, table
+
+_NUM_SHOWN = 20
 
 
 def restore(
     source: Annotated[
         str,
         typer.Argument(
-            help="Photos: a folder, zip, tar or file, or several archives as 'photos/*.zip' (quoted).",
+            help="Photos: a folder, zip, tar or file, or archives as 'a/*.zip' or '{00..99}.tar' (quoted).",
             metavar="INPUT",
         ),
     ],
     output: Annotated[
         str,
-        typer.Argument(help="New folder for the restored photos, or one to resume.", metavar="OUTPUT"),
-    ],
+        typer.Argument(
+            help="New folder for the restored photos, or one to resume.", metavar="OUTPUT", show_default=False
+        ),
+    ] = "",
     model: options.Model = options.PACKAGED,
     mode: Annotated[
         Literal["fast", "faithful"] | None, typer.Option("--mode", help="Few-step solvers, or Algorithm 1.")
@@ -40,6 +45,16 @@ def restore(
     max_bad: Annotated[
         int, typer.Option("--max-bad", help="Exit 4 if more inputs than this cannot be read.")
     ] = 0,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Only compare OUTPUT, and its INPUT, with what was restored; exit 1 if a file differs.",
+        ),
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count skipped inputs, which are no photos, for --max-bad too.")
+    ] = False,
     root: options.Root = options.DEFAULT_ROOT,
     config: options.Config = None,
     overrides: options.Overrides = None,
@@ -47,8 +62,16 @@ def restore(
 ) -> None:
     """Restore an archive: one ledger row for each input.
 
-    The same command resumes an interrupted run, and does nothing when nothing is left.
+    The same command resumes an interrupted run, and does nothing when nothing is left. After `diffbfr restore
+    --verify OUTPUT` it makes again what differed.
     """
+    if verify:
+        _verify(source, output, config, overrides, as_json)
+        return
+    if not output:
+        raise UsageError(
+            "restore has no OUTPUT; expected INPUT and OUTPUT; name a folder for the restored photos"
+        )
     from pipelines.cluster import Cluster
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
     from pipelines.flows.restore_page import write_restore_page
@@ -80,15 +103,35 @@ def restore(
             }
         )
     else:
-        say(table(("status", "inputs"), list(vars(report.counts).items())))
+        say_block(table(("status", "inputs"), list(vars(report.counts).items())))
         say(f"ledger: {report.ledger}")
-        say(f"report: {page}")
-    require_clean(report, max_bad)
+        if page is not None:
+            say(f"report: {page}")
+    require_clean(report, max_bad, strict)
+
+
+def _verify(source: str, output: str, config: str | None, overrides: list[str] | None, as_json: bool) -> None:
+    """Verify a restored archive, which is the only folder named, or the second one after its input."""
+    from pipelines.cluster import Cluster
+    from pipelines.flows.restore_verify import require_same, verify_restoration
+    from pipelines.recipes.overrides import load
+
+    recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
+    with Cluster(recipe.cluster) as cluster:
+        report = verify_restoration(output or source, cluster, source if output else "")
+    if as_json:
+        say_json(report)
+    else:
+        counts = [("inputs", report.inputs), ("outputs", report.outputs), ("bytes", report.bytes_read)]
+        say_block(table(("read again", ""), [*counts, ("differ", len(report.problems))]))
+        for problem in report.problems[:_NUM_SHOWN]:
+            say(f"{problem.path}: {problem.message}")
+    require_same(report)
 
 
 def _staging_place(output: str, digest: str) -> str:
     """Address of the cascade's copy for workers on other machines, inside the output folder."""
     from pipelines import storage
-    from pipelines.restoration.outcomes import CONTROL
+    from pipelines.restoration.request import CONTROL
 
     return storage.join(output, CONTROL, f"cascade-{digest[:12]}")

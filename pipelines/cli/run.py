@@ -7,7 +7,7 @@ import typer
 
 from pipelines.cli import options
 from pipelines.cli.cascades import pin
-from pipelines.cli.output import say, say_json, table
+from pipelines.cli.output import say, say_block, say_json, table
 from pipelines.progress import duration
 
 TrainedStage = Literal["irm1", "irm2", "tem"]
@@ -109,8 +109,8 @@ def _run(
         (step.name, step.action, step.reason, step.work if plan else duration(step.seconds))
         for step in report.steps
     ]
-    say(table(("step", "", "why", "work" if plan else "took"), rows))
+    say_block(table(("step", "", "why", "work" if plan else "took"), rows))
     if report.scores:
-        say(report.scores)
+        say_block(report.scores)
     if report.page:
         say(f"report: {report.page}")

@@ -1,5 +1,6 @@
 """The monitor of a training: an actor that collects what the ranks report until the driver fetches it."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ from pipelines.cluster.protocol import Metrics, RestartStats
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+
+_POLL_S = 1.0
 
 
 class Goodput:
@@ -208,19 +211,24 @@ class MonitorClient:
     """Typed calls of a `TrainingMonitor` actor, from the driver and from the ranks.
 
     Ray's own functions start or join a Ray where this process has none; a call here raises instead.
+    `check` stays in the driver: it is called while a call is not answered, and may raise.
     """
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, check: Callable[[], None] | None = None) -> None:
         self.actor = actor
+        self._check = check
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any]]:
+        return type(self), (self.actor,)
 
     @classmethod
-    def start(cls) -> Self:
+    def start(cls, check: Callable[[], None]) -> Self:
         """Start the actor on the driver's machine, which the training cannot outlive."""
         import ray
 
         # By node affinity a machine that was just added might take the actor; by label it stays here.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        return cls(ray.remote(num_cpus=0, label_selector=here)(TrainingMonitor).remote())
+        return cls(ray.remote(num_cpus=0, label_selector=here)(TrainingMonitor).remote(), check)
 
     def call(
         self,
@@ -244,6 +252,10 @@ class MonitorClient:
         import ray
 
         _require_ray()
+        while timeout_s is None and self._check is not None:
+            self._check()
+            with contextlib.suppress(ray.exceptions.GetTimeoutError):
+                return ray.get(reference, timeout=_POLL_S)
         return ray.get(reference, timeout=timeout_s)
 
     def stop(self) -> None:

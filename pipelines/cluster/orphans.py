@@ -44,7 +44,7 @@ def end_own_processes() -> None:
 
 def end_orphans() -> None:
     """End every process whose driver has ended without doing so itself."""
-    _end_processes(_is_dead, grace_s=0.0)
+    _end_processes(is_dead, grace_s=0.0)
 
 
 def find_processes(is_wanted: Callable[[str], bool]) -> list[tuple[int, str]]:
@@ -121,7 +121,7 @@ def process_identity(pid: int) -> str:
     return "" if state == "Z" else f"{namespace}:{pid}:{started}"
 
 
-def _is_dead(driver: str) -> bool:
+def is_dead(driver: str) -> bool:
     """Whether a driver of this PID namespace has ended; one of another namespace is not known to have."""
     namespace, _, rest = driver.partition(":")
     pid = rest.partition(":")[0]

@@ -1,12 +1,11 @@
 """Tasks on Ray or in this process; every task ends with a report or is counted as failed, never neither.
 
-A worker that dies is replaced, and its task is retried by whichever is free. A task that failed on a network
-or a server is retried by its worker after a pause. Any other exception would be raised again, so that it is
-not retried.
+A worker that dies, or whose task hangs, is replaced, and its task is retried by whichever is free. A task
+that failed on a network or a server is retried by its worker after a pause. Any other exception would be
+raised again, so that it is not retried.
 """
 
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,8 @@ from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines import storage
 from pipelines.cluster.capacity import CapacityWarning
 from pipelines.cluster.failures import describe, unwrap
+from pipelines.cluster.hangs import HangWatch, time_limit
+from pipelines.cluster.metrics import MetricsExporter
 from pipelines.progress import Progress
 
 Task = TypeVar("Task")
@@ -42,9 +43,11 @@ class Collector(Generic[Task, Report]):
         weight: Callable[[Task], int],
         progress: Progress,
         on_report: Callable[[Report], None] | None,
+        metrics: MetricsExporter | None = None,
     ) -> None:
         self.label = label
         self.tasks = tasks
+        self.metrics = metrics if metrics is not None else MetricsExporter(label, enabled=False)
         self._weight = weight
         self._progress = progress
         self._on_report = on_report
@@ -54,15 +57,19 @@ class Collector(Generic[Task, Report]):
     def succeed(self, position: int, report: Report) -> None:
         """Record a report, move the progress line, call `on_report`."""
         self._reports[position] = report
-        self._progress.advance(self._weight(self.tasks[position]))
+        weight = self._weight(self.tasks[position])
+        self._progress.advance(weight)
+        self.metrics.done(weight, self._progress.unit)
+        self.metrics.report(report)
         if self._on_report is not None:
             self._on_report(report)
 
     def fail(self, position: int, error: BaseException) -> None:
-        """Record a failure; a UsageError or QuarantineError is raised, as other tasks would raise it too."""
-        if isinstance(error, UsageError | QuarantineError):
+        """Record a failure; one of the request or the place is raised, as other tasks would meet it too."""
+        if isinstance(error, UsageError | QuarantineError | storage.PlaceError):
             raise error
         self._failures[position] = error
+        self.metrics.task_failed()
 
     def reports(self) -> list[Report]:
         """Every report, in the order of the tasks; IncompleteError that names the first tasks that failed."""
@@ -124,31 +131,43 @@ def run_tasks(
     function: Callable[[Task], Report],
     collector: Collector[Task, Report],
     max_in_flight: int,
-    stopping: threading.Event,
+    check: Callable[[], None],
+    hangs: HangWatch | None = None,
 ) -> None:
     """Run every task as a Ray task, which Ray itself retries when its worker dies."""
     import ray
 
+    limit_s = hangs.limit_s if hangs else math.inf
+
     @ray.remote(num_cpus=1, max_retries=NUM_WORKER_DEATHS)
     def run(task: Task) -> Report:
-        return function(task)
+        # the worker keeps the time itself: for the driver, a task may long have waited for a core
+        with time_limit(limit_s):
+            return function(task)
 
     def has_no_core() -> bool:
         return bool(ray.cluster_resources().get("CPU", 0) < 1)  # type: ignore[no-untyped-call]
 
     queue = deque(range(len(collector.tasks)))
     capacity = CapacityWarning(collector.label, max_in_flight, 1)
+    hangs = hangs or HangWatch(collector.label)
     in_flight: dict[Any, int] = {}
+
+    def on_poll() -> None:
+        capacity.check(False, has_no_core)
+        hangs.check()
+
     try:
         while queue or in_flight:
             while queue and len(in_flight) < max_in_flight:
                 position = queue.popleft()
                 in_flight[run.remote(collector.tasks[position])] = position
-            ended = _wait_for_one(in_flight, stopping, lambda: capacity.check(False, has_no_core))
+            ended = _wait_for_one(in_flight, check, on_poll)
             position = in_flight.pop(ended)
             try:
                 report = ray.get(ended)
             except ray.exceptions.RayError as error:
+                check()
                 collector.fail(position, unwrap(error))
             else:
                 collector.succeed(position, report)
@@ -163,7 +182,8 @@ def run_actors(
     num_actors: int,
     num_cpus: int,
     num_gpus: float,
-    stopping: threading.Event,
+    check: Callable[[], None],
+    hangs: HangWatch | None = None,
 ) -> None:
     """Run every task on a pool of actors; an actor that dies is replaced, and its task retried.
 
@@ -177,10 +197,19 @@ def run_actors(
     queue = deque(range(len(collector.tasks)))
     in_flight: dict[Any, tuple[int, Any]] = {}
     capacity = CapacityWarning(collector.label, num_actors, num_cpus)
+    hangs = hangs or HangWatch(collector.label)
 
     def has_no_room() -> bool:
         free = ray.available_resources()  # type: ignore[no-untyped-call]
         return bool(free.get("CPU", 0) < num_cpus or free.get("GPU", 0) < num_gpus)
+
+    def on_poll() -> None:
+        capacity.check(bool(in_flight), has_no_room)
+        hangs.check()
+        late = hangs.overdue()
+        for position, actor in in_flight.values():
+            if position in late:
+                ray.kill(actor)  # its call then ends with an error, as if it had died
 
     actors = _ActorPool(lambda: actor_class.remote(factory), num_actors)
     try:
@@ -188,20 +217,18 @@ def run_actors(
             while queue and actors.idle:
                 position, actor = queue.popleft(), actors.idle.pop()
                 in_flight[actor.run.remote(collector.tasks[position])] = position, actor
+                hangs.begin(position)
             if not in_flight and not actors.starting:
                 raise IncompleteError(
                     f"{actors.num_failed_starts} workers died before they began; expected them to live; run "
                     "the same command again"
                 )
-            ended = _wait_for_one(
-                [*in_flight, *actors.starting],
-                stopping,
-                lambda: capacity.check(bool(in_flight), has_no_room),
-            )
+            ended = _wait_for_one([*in_flight, *actors.starting], check, on_poll)
             if ended not in in_flight:
                 actors.mark_ready(ended)
                 continue
             position, actor = in_flight.pop(ended)
+            hangs.end(position)
             try:
                 report = ray.get(ended)
             # Raised by the task itself: its actor lives, and takes the next one.
@@ -209,7 +236,9 @@ def run_actors(
                 collector.fail(position, unwrap(error))
             # The actor was killed, ran out of memory, or is out of reach.
             except ray.exceptions.RayError as error:
+                check()
                 actors.replace(actor)
+                collector.metrics.worker_died()
                 num_deaths[position] += 1
                 if num_deaths[position] > NUM_RETRIES:
                     collector.fail(position, error)
@@ -279,14 +308,13 @@ def gpu_share(num_actors: int, num_gpus: int) -> float:
     return 1.0 / math.ceil(num_actors / num_gpus) if num_gpus else 0.0
 
 
-def _wait_for_one(references: Iterable[Any], stopping: threading.Event, on_poll: Callable[[], None]) -> Any:
-    """Wait for the first call to end; calls `on_poll` meanwhile. KeyboardInterrupt if `stopping` is set."""
+def _wait_for_one(references: Iterable[Any], check: Callable[[], None], on_poll: Callable[[], None]) -> Any:
+    """Wait for the first call to end; calls `check`, which may raise, and `on_poll` meanwhile."""
     import ray
 
     while True:
+        check()
         done, _ = ray.wait(list(references), num_returns=1, timeout=_POLL_S)
         if done:
             return done[0]
-        if stopping.is_set():
-            raise KeyboardInterrupt
         on_poll()

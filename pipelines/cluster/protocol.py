@@ -1,8 +1,8 @@
-"""What a training worker reports to its driver. Importing this costs no Ray."""
+"""What workers report to their driver. Importing this costs no Ray."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,22 @@ class RestartStats:
 
     restarts: int
     goodput: float
+
+
+@dataclass(frozen=True)
+class ReportCounts:
+    """What a task did: photos by outcome (`restored`, `quarantined`, ...), and the faces in them."""
+
+    outcomes: Mapping[str, int]
+    faces: int = 0
+
+
+@runtime_checkable
+class CountedReport(Protocol):
+    """A report of a task that tells its counts, which are then exported as metrics."""
+
+    def counts(self) -> ReportCounts:
+        """What this task did, without what an earlier run had done."""
 
 
 class TrainingReporter(Protocol):

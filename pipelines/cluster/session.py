@@ -12,17 +12,20 @@ from typing import Self, TypeVar
 
 from diffbfr.errors import UsageError
 from pipelines.cluster import orphans, pool, trainer
+from pipelines.cluster.hangs import HangWatch
+from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import LocalReporter
+from pipelines.cluster.own_ray import OwnRay, kept_signal_handlers
+from pipelines.cluster.private_folder import remove_dead_folders
 from pipelines.cluster.protocol import Metrics, TrainingReporter
 from pipelines.progress import Progress
+from pipelines.storage import machine
 
 Task = TypeVar("Task")
 Report = TypeVar("Report")
 Config = TypeVar("Config")
 
 _CONNECT_TIMEOUT_S = 10.0
-_OBJECT_STORE_BYTES = 256 << 20
-"""Tasks and reports are names and numbers; Ray's default would take 30 % of the memory."""
 _SETTINGS = {
     # On shared cores, threads that spin at barriers would take the cores from each other.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -34,6 +37,8 @@ _SETTINGS = {
     "RAY_ENABLE_AUTO_CONNECT": "0",
     # Ranks keep the driver's working directory, so that relative paths mean the same.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Workers have the same code already: with `uv run`, Ray would upload the working folder to them.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # How soon a rank that died is noticed.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # Ranks that find no room within this time are requested again.
@@ -75,7 +80,10 @@ class ClusterConfig:
       pass. `micro_batch`: a rank holds at most so many images at once and accumulates their gradients. Both
       save memory, cost time and do not change the result.
     - `compile` passes the networks to torch.compile.
-    - `hang_s`: ranks that finish no step for this time (or for five usual steps, if longer) are replaced.
+    - `hang_s`: ranks that finish no step for this time (or for five usual steps, if longer) are replaced, and
+      so is a worker of our own Ray that was stopped for so long.
+    - `task_limit_s`: a worker whose task takes longer than this (an actor: or than five times the longest so
+      far, if longer) is replaced, and the task retried.
     """
 
     num_workers: int = 2
@@ -86,6 +94,7 @@ class ClusterConfig:
     micro_batch: int | None = None
     compile: bool = False
     hang_s: float = 30.0
+    task_limit_s: float = 7200.0
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "cpus_per_worker", "recompute_px"):
@@ -100,8 +109,11 @@ class ClusterConfig:
             raise UsageError(
                 f"cluster.micro_batch is {self.micro_batch}; expected at least 1, or none for all at once"
             )
-        if self.hang_s <= 0:
-            raise UsageError(f"cluster.hang_s is {self.hang_s}; expected a positive number of seconds")
+        for name in ("hang_s", "task_limit_s"):
+            if getattr(self, name) <= 0:
+                raise UsageError(
+                    f"cluster.{name} is {getattr(self, name)}; expected a positive number of seconds"
+                )
 
 
 class Cluster:
@@ -116,24 +128,27 @@ class Cluster:
 
     def __init__(self, config: ClusterConfig) -> None:
         self.config = config
-        self._owns_ray = False
+        self._own_ray: OwnRay | None = None
+        self._joined_ray = False
         self._start_lock = threading.Lock()
         self._stopping = threading.Event()
 
     def __enter__(self) -> Self:
         orphans.end_orphans()
+        remove_dead_folders(orphans.is_dead)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._owns_ray:
+        if self._own_ray is not None:
+            self._own_ray.stop()
+            self._own_ray = None
+        elif self._joined_ray:
             import ray
 
             ray.shutdown()
-            self._owns_ray = False
-            if self.config.address is None:
-                orphans.end_own_processes()
+        self._joined_ray = False
 
     def fraction_needed(self, num_parallel: int = 1) -> float:
         """The fraction of the cluster that work on `num_workers` takes if `num_parallel` such works share it.
@@ -153,6 +168,13 @@ class Cluster:
         """End the work of other threads by a KeyboardInterrupt; Ctrl-C reaches only the main thread."""
         self._stopping.set()
 
+    def _check(self) -> None:
+        """KeyboardInterrupt if this work is to stop, IncompleteError if a Ray of our own has died."""
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+        if self._own_ray is not None:
+            self._own_ray.processes.check()
+
     def map(
         self,
         function: Callable[[Task], Report],
@@ -169,13 +191,15 @@ class Cluster:
         progress line.
         """
         with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
-            collector = pool.Collector(label, tasks, weight, progress, on_report)
+            collector = pool.Collector(label, tasks, weight, progress, on_report, self._exporter(label))
             retrying = partial(pool.with_retries, function)
             if self.config.num_workers == 0:
                 pool.run_serially(retrying, collector)
             elif tasks:
                 self.start()
-                pool.run_tasks(retrying, collector, self.config.num_workers, self._stopping)
+                pool.run_tasks(
+                    retrying, collector, self.config.num_workers, self._check, self._hang_watch(label)
+                )
         return collector.reports()
 
     def map_actors(
@@ -196,7 +220,7 @@ class Cluster:
         that their bytes do not depend on the number of cores.
         """
         with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
-            collector = pool.Collector(label, tasks, weight, progress, on_report)
+            collector = pool.Collector(label, tasks, weight, progress, on_report, self._exporter(label))
             if self.config.num_workers == 0:
                 pool.run_serially(pool.Worker(factory).run, collector)
             elif tasks:
@@ -207,7 +231,9 @@ class Cluster:
                 num_actors = min(num_actors, len(tasks))
                 cpus = 1 if on_one_core else self._cpus_per_worker(num_actors)
                 gpu_share = pool.gpu_share(num_actors, gpus)
-                pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._stopping)
+                pool.run_actors(
+                    factory, collector, num_actors, cpus, gpu_share, self._check, self._hang_watch(label)
+                )
         return collector.reports()
 
     def train(
@@ -235,7 +261,7 @@ class Cluster:
         gloo. This machine's cores are divided among `num_parallel` trainings.
         """
         with Progress(label, total, unit) as progress:
-            forwarder = trainer.MetricForwarder(progress, on_metrics)
+            forwarder = trainer.MetricForwarder(progress, on_metrics, self._exporter(label))
             if self.config.num_workers == 0:
                 return worker(config, LocalReporter(forwarder.forward))
             self.start()
@@ -246,8 +272,14 @@ class Cluster:
                 root=root,
                 group=self._worker_group(num_parallel),
                 forwarder=forwarder,
-                stopping=self._stopping,
+                check=self._check,
             )
+
+    def _exporter(self, label: str) -> MetricsExporter:
+        return MetricsExporter(label, enabled=self.config.address is not None)
+
+    def _hang_watch(self, label: str) -> HangWatch:
+        return HangWatch(label, self.config.hang_s, self.config.task_limit_s)
 
     def _worker_group(self, num_parallel: int) -> trainer.WorkerGroup:
         gpus = int(self._resource("GPU"))
@@ -274,26 +306,19 @@ class Cluster:
         import ray  # reads some of the settings when it is imported
 
         with self._start_lock:
+            self._check()
             if not ray.is_initialized():
-                self._owns_ray = True  # first, so that a start that is interrupted leaves nothing behind
                 if self.config.address is None:
-                    self._start_own_ray()
+                    self._own_ray = OwnRay(self._num_cores())
                 else:
+                    self._joined_ray = (
+                        True  # first, so that a start that is interrupted leaves nothing behind
+                    )
                     self._join_ray(self.config.address, settings)
 
-    def _start_own_ray(self) -> None:
-        import ray
-
-        num_cpus = max(os.cpu_count() or 1, self.config.num_workers * max(1, self.config.cpus_per_worker))
-        with orphans.marked_processes():
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+    def _num_cores(self) -> int:
+        """The cores of a Ray of our own: those that this process may use, and at least one a worker."""
+        return max(machine.usable_cores(), self.config.num_workers * max(1, self.config.cpus_per_worker))
 
     def _join_ray(self, address: str, settings: Mapping[str, str]) -> None:
         import ray
@@ -301,12 +326,13 @@ class Cluster:
         forwarded = {name: os.environ[name] for name in (*settings, *_FORWARDED) if name in os.environ}
         try:
             _check_connection(address)
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": forwarded},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with kept_signal_handlers():
+                ray.init(
+                    address=address,
+                    runtime_env={"env_vars": forwarded},
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         # Nobody listens, it is no address, or the cluster runs another version of Ray or Python.
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
@@ -317,7 +343,8 @@ class Cluster:
     def _resource(self, name: str) -> float:
         import ray
 
-        resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        own = self._own_ray  # has the same as long as it lives
+        resources: Mapping[str, float] = own.resources if own else ray.cluster_resources()  # type: ignore[no-untyped-call]
         return float(resources.get(name, 0.0))
 
     def _cpus_per_worker(self, num_workers: int, num_parallel: int = 1) -> int:

@@ -14,6 +14,7 @@ from diffbfr.errors import DivergedError, IncompleteError, UsageError
 from pipelines import storage
 from pipelines.cluster.capacity import CapacityWarning
 from pipelines.cluster.failures import describe, describe_training_failure, root_cause
+from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import MonitorClient, TrainingMonitor
 from pipelines.cluster.protocol import Metrics, TrainingReporter
 from pipelines.cluster.watchdog import RankReporter, kill_hung_ranks, kill_ranks
@@ -70,17 +71,28 @@ class _UserErrorReported:
 class MetricForwarder:
     """Forwards reported metrics to the progress line and to a callback, each step once."""
 
-    def __init__(self, progress: Progress, on_metrics: Callable[[Metrics], None] | None) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        on_metrics: Callable[[Metrics], None] | None,
+        exporter: MetricsExporter | None = None,
+    ) -> None:
         self._progress = progress
         self._on_metrics = on_metrics
+        self.exporter = exporter if exporter is not None else MetricsExporter("", enabled=False)
         self._last_step = -1
+        self._last_samples: int | None = None
 
     def forward(self, metrics: Metrics) -> None:
         """Forward metrics; a step that an earlier attempt already reported only moves the progress line."""
         shown = {name: value for name, value in metrics.values.items() if name in _SHOWN_METRICS}
         self._progress.to(metrics.samples, **shown)
         if metrics.step > self._last_step:
-            self._last_step = metrics.step
+            # samples of an earlier run are not work of this one
+            before = metrics.samples if self._last_samples is None else self._last_samples
+            self.exporter.done(metrics.samples - before, self._progress.unit)
+            self.exporter.training_metrics(metrics.values)
+            self._last_step, self._last_samples = metrics.step, metrics.samples
             if self._on_metrics is not None:
                 self._on_metrics(metrics)
 
@@ -93,17 +105,17 @@ def run_training(
     root: str,
     group: WorkerGroup,
     forwarder: MetricForwarder,
-    stopping: threading.Event,
+    check: Callable[[], None],
 ) -> Report:
     """Run the ranks to the end and return the result of rank 0.
 
     Ranks that die or hang are restarted for as long as attempts make new steps; while machines are missing
     the training waits, with a warning every minute. Raises IncompleteError when the training fails for good,
-    a UsageError or DivergedError of a rank as itself, and KeyboardInterrupt when `stopping` is set.
+    a UsageError or DivergedError of a rank as itself, and what `check` raises, which is called meanwhile.
     """
     import ray
 
-    monitor = MonitorClient.start()
+    monitor = MonitorClient.start(check)
     job = _TrainJob(worker, config, monitor, label, group.hang_s, NUM_RETRIES)
     # Ray Train silently does nothing for a run name that has succeeded before.
     name = f"{label}-{uuid.uuid4().hex[:8]}"
@@ -118,10 +130,11 @@ def run_training(
     try:
         while thread.is_alive():
             thread.join(_POLL_S)
-            if stopping.is_set():
-                raise KeyboardInterrupt
+            check()
             for metrics in monitor.call(TrainingMonitor.take_metrics):
                 forwarder.forward(metrics)
+            if forwarder.exporter.enabled:
+                forwarder.exporter.restart_stats(monitor.call(TrainingMonitor.restart_stats))
             for failure in monitor.call(TrainingMonitor.take_failures):
                 logging.getLogger(__name__).warning(
                     "%s: %s; all workers go on from the newest checkpoint", label, failure

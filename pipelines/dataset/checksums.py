@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from diffbfr.errors import UsageError
-from diffbfr.images import ImageRefused, decode, pixel_digest
+from diffbfr.images import ImageRefused, pixel_digest
 from diffbfr.shards import ShardDamagedError, ShardedDataset, Split
 from diffbfr.shards.schema import LQ_COLUMN
 from pipelines import storage
+from pipelines.sources.sandboxed_images import decode_sandboxed
 
 _HEAD: Final = (
     "# diffbfr checksums 1: sha256 of the low-quality JPEG, of the ground truth's pixels, of the photo; "
@@ -55,7 +56,7 @@ def find_damage(dataset: ShardedDataset, split: Split, variants: int) -> list[st
     for key in dataset.keys(split):
         try:
             truth = dataset.read(key, dataset.info.hq_column, dataset.hq_name)
-            digest = pixel_digest(decode(truth).pixels)
+            digest = pixel_digest(decode_sandboxed(truth))
         except (ShardDamagedError, ImageRefused) as error:
             found.append(f"{key}: the ground truth is damaged here ({error})")
         else:

@@ -7,7 +7,7 @@ parquet.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from operator import eq
@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from diffbfr.errors import UsageError
+from diffbfr.images import Pixels, decode_trusted
 from diffbfr.shards import ColumnIndex, ColumnInfo, DatasetInfo, Member, Sample, ShardedDataset
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
 from pipelines import storage
@@ -61,12 +62,13 @@ class LedgerRow:
 
     `name` is relative to the input, `output` to the output folder ("" if there is none). `duplicate_of` names
     the restored input with the same bytes. `model_digest` is the cascade that made the output ("" if there is
-    none). If there are several restorations (`samples`), `output` is the first one and `spread` is the mean
-    over pixels of their standard deviation in 8-bit levels; it is 0 for a single restoration.
+    none). An input that is no photo by its name is `skipped`. If there are several restorations (`samples`),
+    `output` is the first one and `spread` is the mean over pixels of their standard deviation in 8-bit
+    levels; it is 0 for a single restoration.
     """
 
     name: str
-    status: Literal["restored", "no_face", "duplicate", "quarantined", "failed"]
+    status: Literal["restored", "no_face", "duplicate", "quarantined", "failed", "skipped"]
     reason: str
     message: str
     num_bytes: int
@@ -97,9 +99,11 @@ class DatasetRecord:
     tables: Mapping[str, str]
 
 
-def write_ledger(uri: str, rows: Iterable[LedgerRow]) -> None:
-    """Write the ledger of a restored archive."""
-    write_rows(uri, LedgerRow, rows)
+def write_ledger(
+    uri: str, rows: Iterable[LedgerRow], within: str = "", mode: int = storage.FILE_MODE
+) -> None:
+    """Write the ledger of a restored archive; `within` and `mode` are as in `storage.write_atomic`."""
+    write_rows(uri, LedgerRow, rows, within, mode)
 
 
 def read_ledger(uri: str) -> list[LedgerRow]:
@@ -117,7 +121,9 @@ def members_path(column: str) -> str:
     return f"manifest/columns/{column}.parquet"
 
 
-def open_dataset(root: str | Path) -> ShardedDataset:
+def open_dataset(
+    root: str | Path, decode_image: Callable[[bytes], Pixels] = decode_trusted
+) -> ShardedDataset:
     """Open a finished dataset with every finished column; UsageError if it is not finished.
 
     The index of an appended column is read and checked on first use. The shards of a dataset on S3 are
@@ -138,8 +144,8 @@ def open_dataset(root: str | Path) -> ShardedDataset:
         )
     columns = _Columns(where, record, tuple(sample.key for sample in samples))
     if storage.is_remote(where):
-        return ShardedDataset(where, record.info, samples, columns, cache_of(where))
-    return ShardedDataset(Path(where), record.info, samples, columns)
+        return ShardedDataset(where, record.info, samples, columns, cache_of(where), decode_image)
+    return ShardedDataset(Path(where), record.info, samples, columns, None, decode_image)
 
 
 class _Columns(Mapping[str, ColumnIndex]):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from diffbfr.errors import DiffBFRError
-from diffbfr.images import decode, encode_truth
+from diffbfr.images import ImageRefused, encode_truth
 from diffbfr.shards import Member, Sample
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
 from diffbfr.spec import from_dict
@@ -21,6 +21,7 @@ from pipelines.dataset.commits import Commit
 from pipelines.dataset.samples import CachedSample, GroundTruth, ShardConfig
 from pipelines.dataset.sealed_json import read_checksummed_json
 from pipelines.dataset.shard_plan import BUILD_RECORD, COMMITS, describe_build
+from pipelines.sources.sandboxed_images import decode_sandboxed
 
 
 class SampleCache:
@@ -77,7 +78,10 @@ def load_sample(
     hq = contents[hq_column, made_by.hq_codec]
     # another codec stores the same pixels, so that only the encoding is repeated
     if made_by.hq_codec != config.hq_codec:
-        hq = encode_truth(decode(hq).pixels, config.hq_codec)
+        try:
+            hq = encode_truth(decode_sandboxed(hq), config.hq_codec)
+        except ImageRefused:
+            return None
     truth = GroundTruth(
         width=sample.width,
         height=sample.height,

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Final
 
 from diffbfr.degradation import DegradationSpec, degrade, draw, sample_seed
+from diffbfr.documents import check_whole
 from diffbfr.errors import UsageError
 from diffbfr.images import (
     Codec,
@@ -24,6 +25,9 @@ from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 
 FORMAT: Final = "diffbfr-dataset-1"
 """Changes whenever the same photos and configuration would give other pixels, LQ bytes, keys or splits."""
+
+
+_MAX_PX: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class ShardConfig:
     hq_codec: Codec = "webp"
 
     def __post_init__(self) -> None:
+        check_whole("the dataset", "hq_px", self.hq_px, 2, _MAX_PX)
         if not 1 <= self.lq_px < self.hq_px:
             raise UsageError(f"lq_px is {self.lq_px} and hq_px {self.hq_px}; expected 1 <= lq_px < hq_px")
         if self.variants < 1 or self.shard_size < 1:

@@ -34,11 +34,16 @@ _ROWS_AT_ONCE: Final = 256
 class TableWriter:
     """Writes rows to a parquet file one row group at a time; `close` publishes it atomically.
 
-    The unfinished file is in this machine's temporary folder, so that memory holds one row group.
+    The unfinished file is in this machine's temporary folder, so that memory holds one row group. `within`
+    and `mode` are as in `storage.write_atomic`.
     """
 
-    def __init__(self, uri: str, row_type: type[Any]) -> None:
+    def __init__(
+        self, uri: str, row_type: type[Any], within: str = "", mode: int = storage.FILE_MODE
+    ) -> None:
         self._uri = uri
+        self._within = within
+        self._mode = mode
         self._row_type = row_type
         self._schema = _schema(row_type)
         folder = tempfile.mkdtemp(prefix="diffbfr-table-")
@@ -56,15 +61,17 @@ class TableWriter:
     def close(self) -> str:
         """Finish the file, publish it and return its sha256."""
         self._writer.close()
-        storage.put_file(self._path, self._uri)
+        storage.put_file(self._path, self._uri, self._within, self._mode)
         sha256 = storage.digest(self._path)
         self._remove()
         return sha256
 
 
-def write_rows(uri: str, row_type: type[Row], rows: Iterable[Row]) -> str:
+def write_rows(
+    uri: str, row_type: type[Row], rows: Iterable[Row], within: str = "", mode: int = storage.FILE_MODE
+) -> str:
     """Write dataclass rows as one parquet file; returns its sha256."""
-    writer = TableWriter(uri, row_type)
+    writer = TableWriter(uri, row_type, within, mode)
     writer.append(rows)
     return writer.close()
 

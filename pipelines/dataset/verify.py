@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from diffbfr.degradation import degrade, draw, sample_seed
 from diffbfr.errors import DiffBFRError
-from diffbfr.images import Pixels, decode, pixel_digest, resize
+from diffbfr.images import Pixels, pixel_digest, resize
 from diffbfr.shards import ColumnInfo, Sample
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 from pipelines import storage
@@ -28,6 +28,7 @@ from pipelines.dataset.manifest import DatasetRecord
 from pipelines.dataset.samples import ShardConfig
 from pipelines.dataset.sealed_json import read_checksummed_json
 from pipelines.dataset.shard_plan import BUILD_RECORD, COMMITS, PLAN, read_config
+from pipelines.sources.sandboxed_images import decode_sandboxed
 
 LEVELS: Final = ("records", "sizes", "tar digests", "pixels", "low-quality faces")
 RECORDS, SIZES, DIGESTS, PIXELS, LOW_QUALITY = range(len(LEVELS))
@@ -301,7 +302,7 @@ def _check_sample(
                 )
             continue
         try:
-            pixels[column] = decode(data).pixels
+            pixels[column] = decode_sandboxed(data)
         except DiffBFRError as error:
             yield DatasetProblem(
                 f"{column}/{sample.key}.{name}", f"cannot be decoded ({error}); make the shard again"

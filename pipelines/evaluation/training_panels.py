@@ -85,10 +85,11 @@ class TrainingPanels:
 
     def _draw(self, samples: str) -> None:
         from diffbfr.cost.threads import single_thread
+        from diffbfr.digests import is_model_file
         from pipelines.evaluation.stage_panel import PanelTask, draw_panel
 
         weights = storage.fetch_tree(
-            storage.join(self._folder, AVERAGES, samples), storage.cache_folder("averages")
+            storage.join(self._folder, AVERAGES, samples), storage.cache_folder("averages"), is_model_file
         )
         with _DRAWING, single_thread():
             started = time.thread_time()

@@ -30,6 +30,7 @@ _ID_DIGITS = 20
 _SHOWN_DIGITS = 12
 _NUM_REASONS = 3
 _STEP = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_ID = re.compile(r"[0-9a-f]{20}")
 _ABSENT = "absent"
 
 
@@ -124,7 +125,9 @@ class ArtifactStore:
         return record if record is not None and self.problem(record) is None else None
 
     def by_id(self, artifact_id: str) -> Record | None:
-        """The record with this id, whatever the step."""
+        """The record with this id, whatever the step; None also for what is no id, such as a path."""
+        if not _ID.fullmatch(artifact_id):
+            return None
         known = self._step_of.get(artifact_id)
         for step in [known] if known else storage.list_dir(storage.join(self.root, "artifacts")):
             record = self._read(step, artifact_id)

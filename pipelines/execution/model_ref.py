@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diffbfr.cascade import Cascade, cascade_digest
 from diffbfr.checkpoint import read_stage_spec
+from diffbfr.digests import is_model_file
 from diffbfr.errors import UsageError
 from pipelines import storage
 
@@ -52,4 +53,4 @@ def _sizes(folder: str) -> dict[str, int]:
 
 
 def _fetch(folder: str) -> Path:
-    return storage.fetch_tree(folder, storage.cache_folder("cascades"))
+    return storage.fetch_tree(folder, storage.cache_folder("cascades"), is_model_file)

@@ -17,6 +17,7 @@ from typing import Final
 from diffbfr.digests import model_digest
 from diffbfr.errors import DiffBFRError
 from diffbfr.stages import STAGE_NAMES
+from diffbfr.text import shown
 from pipelines import storage
 from pipelines.execution.artifact_store import ArtifactStore, Record
 from pipelines.registry import CASCADE, ModelVersion, fetch, get_version, list_versions
@@ -54,20 +55,20 @@ def trace(registry: Registry, store: ArtifactStore, ref: str, deep: bool = False
 
 def format_chain(link: Link) -> str:
     """The chain as indented text, one line a link. A link shown before is only named; `!` marks a problem."""
-    shown: set[str] = set()
+    named: set[str] = set()
 
     def lines(it: Link, depth: int) -> Iterator[str]:
         lead = f"{'  ' * depth}{'└ ' if depth else ''}"
-        again = it.title in shown
+        again = it.title in named
         yield f"{lead}{it.title}  {it.digest[:_SHOWN]}  {'(see above)' if again else it.detail}".rstrip()
         if again:
             return
-        shown.add(it.title)
+        named.add(it.title)
         yield from (f"{'  ' * (depth + 1)}! {problem}" for problem in it.problems)
         for source in it.sources:
             yield from lines(source, depth + 1)
 
-    return "\n".join(lines(link, 0))
+    return "\n".join(map(shown, lines(link, 0)))
 
 
 class _Tracer:

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from diffbfr.stages import STAGE_NAMES, StageName
+from diffbfr.text import without_secrets
 from pipelines import registry as models
 from pipelines import storage
 from pipelines.evaluation.scores import read_evaluation
@@ -62,7 +63,9 @@ def _code_digest(identity: Identity) -> str:
 
 @driver_only
 def _config(recipe: Recipe) -> dict[str, Any]:
-    return {"uri": recipe.tracking.uri, "experiment": recipe.tracking.experiment}
+    # the settings are recorded and logged, and the user of a server decides no result
+    uri = recipe.tracking.uri
+    return {"uri": uri and without_secrets(uri), "experiment": recipe.tracking.experiment}
 
 
 @driver_only

@@ -2,31 +2,44 @@
 
 ```
 pin        write the request (input, cascade digest, mode, seed) into the output; refuse a different one there
-resume     read the outcomes that earlier runs committed and keep those that are current
+resume     read the outcomes that earlier runs committed and keep those that are current and not named damaged
 match      compare inputs of equal size by sha256, so that equal bytes are restored once
 restore    run units of photos on device actors; each unit's record is written after its images
 copy       give each duplicate its own file
 close      write ledger.parquet, then restore.json
 ```
-The same command resumes an interrupted run, and does
-nothing when nothing is left.
+The same command resumes an interrupted run, and does nothing when nothing is left. Files of its own that are
+damaged are made again from the records of the units; a unit whose record is damaged is restored again.
 """
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, get_args
 
-from diffbfr.errors import IncompleteError, QuarantineError, UsageError
+from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError, one_line
+from diffbfr.shards import ShardDamagedError
 from diffbfr.stages import Mode
+from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
-from pipelines.dataset.manifest import LedgerRow, read_ledger, write_ledger
-from pipelines.flows.restore_plan import find_current, plan_restore, split_units
-from pipelines.restoration.outcomes import CONTROL, Outcome, read_units
+from pipelines.dataset.manifest import LedgerRow
+from pipelines.flows.restore_plan import find_changed_originals, find_current, plan_restore, split_units
+from pipelines.restoration.access import file_mode, folder_mode
+from pipelines.restoration.damage import clear_damage, read_damage
+from pipelines.restoration.outcomes import (
+    LEDGER,
+    CommittedUnits,
+    Outcome,
+    read_units,
+    remove_damaged,
+)
+from pipelines.restoration.records import close_records
+from pipelines.restoration.request import RestoreRequest, pin_request
 from pipelines.restoration.samples import first_prefix
 from pipelines.sources import PhotoRef, PhotoSource, open_source
 from pipelines.steps.restore import (
@@ -38,11 +51,9 @@ from pipelines.steps.restore import (
     RestoreWorker,
     WorkItem,
     copy_duplicates,
+    skipped_outcome,
 )
 
-LEDGER: Final = "ledger.parquet"
-RECORD: Final = "restore.json"
-_PINNED: Final = f"{CONTROL}/request.json"
 _COPIES_PER_UNIT: Final = 64
 
 
@@ -72,6 +83,7 @@ class RestoreCounts:
     duplicate: int
     quarantined: int
     failed: int
+    skipped: int
 
 
 @dataclass(frozen=True)
@@ -102,20 +114,27 @@ def restore_archive(
     _check_options(options)
     source, output = open_source(source_uri, every_file=True), storage.absolute(output_uri)
     _check_output_outside_input(source.uri, output)
-    refs = list(source.refs())
-    _pin(source, output, model, options)
+    listed = list(source.refs())
+    refs = [ref for ref in listed if not ref.skipped]
+    request = _request(source, model, options)
+    units = _open_output(output, request)
 
-    known = list(read_units(output))
+    known = list(units.outcomes)
     sizes = {entry.path: entry.num_bytes for entry in storage.walk(output)}
-    current = find_current(source, refs, known, sizes)
+    current = _without(find_current(source, refs, known, sizes), _noted_damage(output))
     plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples))
+    changed = find_changed_originals(plan, current, output)
+    if changed:
+        current = _without(current, changed)
+        plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples))
     outcomes = dict(current)
-    outcomes.update(_restore(plan.items, source, output, model, options, cluster))
+    outcomes.update(_restore(plan.items, source, output, model, request, options, cluster))
     # a duplicate is copied from its original's file, so all originals are restored before
     copies = [Copy(item, outcomes[original].row) for item, original in plan.duplicates]
-    outcomes.update(_copy(copies, output, cluster))
+    outcomes.update(_copy(copies, output, request, cluster))
 
-    rows = _rows(refs, outcomes)
+    skipped = {ref.name: skipped_outcome(ref) for ref in listed if ref.skipped}
+    rows = _rows(listed, {**outcomes, **skipped})
     report = RestoreReport(
         source=source.uri,
         output=output,
@@ -129,28 +148,30 @@ def restore_archive(
     )
     _remove_outdated(output, known, outcomes)
     _close(report)
+    remove_damaged(output, units.damaged)
+    clear_damage(output)
     return report
 
 
-def require_clean(report: RestoreReport, max_bad: int = 0) -> None:
+def require_clean(report: RestoreReport, max_bad: int = 0, strict: bool = False) -> None:
     """Raise an error if a restoration is not clean.
 
     `IncompleteError` (exit 3) means that a face failed, `QuarantineError` (exit 4) that more than `max_bad`
-    inputs were refused.
+    inputs were refused. With `strict`, skipped inputs count as refused.
     """
     if report.counts.failed:
         first = next(row for row in report.rows if row.status == "failed")
         raise IncompleteError(
             f"{report.counts.failed} of {len(report.rows)} inputs failed (first: {first.name}: "
-            f"{first.message}); expected every face restored; run the same command again, or see "
-            f"{report.ledger}"
+            f"{first.message}); expected every face restored; see {report.ledger} for what to mend, then run "
+            "the same command again"
         )
-    if report.counts.quarantined > max_bad:
-        first = next(row for row in report.rows if row.status == "quarantined")
+    bad = [row for row in report.rows if row.status == "quarantined" or (strict and row.status == "skipped")]
+    if len(bad) > max_bad:
+        found = "quarantined or skipped" if strict else "quarantined"
         raise QuarantineError(
-            f"{report.counts.quarantined} of {len(report.rows)} inputs are quarantined (first: {first.name}: "
-            f"{first.message}); at most {max_bad} allowed; see {report.ledger}, mend or remove them, or "
-            "raise --max-bad"
+            f"{len(bad)} of {len(report.rows)} inputs are {found} (first: {bad[0].name}: {bad[0].message}); "
+            f"at most {max_bad} allowed; see {report.ledger}, mend or remove them, or raise --max-bad"
         )
 
 
@@ -181,35 +202,48 @@ def _check_output_outside_input(source: str, output: str) -> None:
         )
 
 
-def _pin(source: PhotoSource, output: str, model: RestorationModel, options: RestoreOptions) -> None:
-    """Write the request into a new output folder, or check that an existing one holds the same request."""
-    storage.check_writable(output)
-    request = {
-        "input": source.uri,
-        "model": model.digest,
-        "mode": options.mode,
-        "seed": options.seed,
-        "batch_faces": options.batch_faces,
-        "aligned": options.aligned,
-        "hq_px": model.hq_px,
-        "samples": options.samples,
-    }
-    place = storage.join(output, _PINNED)
-    if not storage.exists(place):
-        others = [name for name in storage.list_dir(output) if name != CONTROL]
-        if others:
-            raise UsageError(
-                f"{output} holds {others[0]} and no restoration; expected a new or empty folder; name another"
-            )
-    if storage.write_json(place, request, create_only=True):
-        return
-    pinned = storage.read_json(place)
-    for field, value in request.items():
-        if pinned.get(field) != value:
-            raise UsageError(
-                f"{output} was begun with {field} {pinned.get(field)!r}, this request has {value!r}; "
-                "expected the same request to continue it; name another output folder"
-            )
+def _request(source: PhotoSource, model: RestorationModel, options: RestoreOptions) -> RestoreRequest:
+    return RestoreRequest(
+        input=without_secrets(source.uri),
+        model=model.digest,
+        mode=options.mode,
+        seed=options.seed,
+        batch_faces=options.batch_faces,
+        aligned=options.aligned,
+        hq_px=model.hq_px,
+        samples=options.samples,
+    )
+
+
+def _open_output(output: str, request: RestoreRequest) -> CommittedUnits:
+    """Begin or take over the output folder; returns what earlier runs committed there."""
+    storage.make_folder(output, folder_mode(request.input))
+    storage.reopen_folder(output)
+    storage.check_writable(output, "name another output")
+    units = read_units(output)
+    mended = pin_request(output, request, units.requests)
+    if mended:
+        _say(mended)
+    if units.damaged:
+        name, reason = next(iter(units.damaged.items()))
+        _say(
+            f"{len(units.damaged)} records of {output} cannot be used (first: {name}: {reason}); their "
+            "photos are restored again"
+        )
+    return units
+
+
+def _noted_damage(output: str) -> frozenset[str]:
+    """The inputs that a check of the output named."""
+    try:
+        return read_damage(output)
+    except ShardDamagedError as error:
+        _say(f"{one_line(error)}; what the last check found is lost: run `diffbfr restore --verify` again")
+        return frozenset()
+
+
+def _without(outcomes: Mapping[str, Outcome], names: Collection[str]) -> dict[str, Outcome]:
+    return {name: outcome for name, outcome in outcomes.items() if name not in names}
 
 
 def _restore(
@@ -217,6 +251,7 @@ def _restore(
     source: PhotoSource,
     output: str,
     model: RestorationModel,
+    request: RestoreRequest,
     options: RestoreOptions,
     cluster: Cluster,
 ) -> Iterator[tuple[str, Outcome]]:
@@ -231,6 +266,7 @@ def _restore(
             seed=options.seed,
             batch_faces=options.batch_faces,
             samples=options.samples,
+            request=request,
         )
         for index, unit in enumerate(split_units(items, options.unit_size))
     ]
@@ -245,10 +281,12 @@ def _restore(
         yield from _by_name(reports)
 
 
-def _copy(copies: Sequence[Copy], output: str, cluster: Cluster) -> Iterator[tuple[str, Outcome]]:
+def _copy(
+    copies: Sequence[Copy], output: str, request: RestoreRequest, cluster: Cluster
+) -> Iterator[tuple[str, Outcome]]:
     """Give duplicates their own files, unit by unit; yields each outcome with its input's name."""
     units = split_units(copies, _COPIES_PER_UNIT)
-    tasks = [CopyTask(index, tuple(unit), output) for index, unit in enumerate(units)]
+    tasks = [CopyTask(index, tuple(unit), output, request) for index, unit in enumerate(units)]
     if tasks:
         reports = cluster.map(
             copy_duplicates, tasks, label="copy", unit="photos", weight=lambda task: len(task.copies)
@@ -266,9 +304,9 @@ def _rows(refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome]) -> tuple[Le
     # a ledger without an input would hide that the input was lost
     missing = [ref.name for ref in refs if ref.name not in outcomes]
     if missing or len(outcomes) != len(refs):
-        raise IncompleteError(
+        raise DiffBFRError(
             f"{len(refs)} inputs have {len(outcomes)} outcomes (without: {missing[:1]}); expected one each; "
-            "run the same command again"
+            "this is a bug of diffbfr: report it"
         )
     return tuple(outcomes[ref.name].row for ref in refs)
 
@@ -276,11 +314,16 @@ def _rows(refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome]) -> tuple[Le
 def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
     by_status = Counter(row.status for row in rows)
     counts = RestoreCounts(
-        by_status["restored"], by_status["duplicate"], by_status["quarantined"], by_status["failed"]
+        restored=by_status["restored"],
+        duplicate=by_status["duplicate"],
+        quarantined=by_status["quarantined"],
+        failed=by_status["failed"],
+        skipped=by_status["skipped"],
     )
     if sum(asdict(counts).values()) != len(rows):
-        raise IncompleteError(
-            f"{len(rows)} inputs, but {counts}; expected the counts to add up; run the same command again"
+        raise DiffBFRError(
+            f"{len(rows)} inputs, but {counts}; expected the counts to add up; this is a bug of diffbfr: "
+            "report it"
         )
     return counts
 
@@ -289,36 +332,32 @@ def _remove_outdated(output: str, known: Iterable[Outcome], outcomes: Mapping[st
     """Remove the images of inputs that changed and gave no new image, so that no stale image remains."""
     before = _files(outcome for outcome in known if outcome.row.name in outcomes)
     for stale in sorted(before - _files(outcomes.values())):
-        storage.remove_tree(storage.join(output, stale))
+        storage.remove_file(storage.join(output, stale), within=output)
 
 
 def _files(outcomes: Iterable[Outcome]) -> set[str]:
     """Names of all output files."""
     names: set[str] = set()
     for outcome in outcomes:
-        names.update(name for name, _ in outcome.files())
+        names.update(file.name for file in outcome.files())
     return names
 
 
 def _close(report: RestoreReport) -> None:
-    """Write the ledger, then the record; nothing if an earlier run already wrote the same rows."""
-    place = storage.join(report.output, RECORD)
-    if (
-        storage.exists(place)
-        and storage.exists(report.ledger)
-        and read_ledger(report.ledger) == list(report.rows)
-    ):
-        return
-    write_ledger(report.ledger, report.rows)
-    record = {
-        "input": report.source,
+    """Write the ledger, then the record; nothing if an earlier run already wrote the same."""
+    summary = {
+        "input": without_secrets(report.source),
         "model": report.model_digest,
         "hq_px": report.hq_px,
         "options": asdict(report.options),
         "inputs": len(report.rows),
         "counts": asdict(report.counts),
-        "ledger": LEDGER,
-        "ledger_sha256": storage.digest(report.ledger),
         "seconds": sum(row.seconds for row in report.rows),
     }
-    storage.write_json(place, record)
+    replaced = close_records(report.output, report.rows, summary, file_mode(report.source))
+    if replaced and not report.num_worked:
+        _say(f"{' and '.join(replaced)} in {report.output} did not fit the records; written again")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"diffbfr: {line}\n")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.restoration.outcomes import UNREADABLE, Outcome
 from pipelines.restoration.output_names import output_names
@@ -88,6 +89,20 @@ def plan_restore(
         if digest:
             originals[digest] = ref.name
     return RestorePlan(tuple(items), tuple(duplicates))
+
+
+def find_changed_originals(plan: RestorePlan, current: Mapping[str, Outcome], output: str) -> frozenset[str]:
+    """Finished inputs whose files are to be copied for a duplicate, but are not what was restored."""
+    finished = {original for _, original in plan.duplicates if original in current}
+    return frozenset(name for name in finished if not _is_intact(current[name], output))
+
+
+def _is_intact(outcome: Outcome, output: str) -> bool:
+    return all(
+        storage.digest(storage.join(output, file.name)) == file.sha256
+        for file in outcome.files()
+        if file.sha256
+    )
 
 
 def split_units(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -46,9 +46,9 @@ def write_page(ctx: RunContext, steps: tuple[StepReport, ...], seconds: float) -
 
 def _photos(ctx: RunContext) -> tuple[RestoredPhoto, ...]:
     """Some photos of the sample archive, before (bicubic to the output's size) and after."""
-    from diffbfr.images import decode, encode_png, resize
     from pipelines.dataset.manifest import read_ledger
     from pipelines.sources import open_source
+    from pipelines.sources.sandboxed_images import enlarged_png
 
     folder = ctx.artifact_dir("restore")
     mirror = storage.join(folder, MIRROR)
@@ -58,8 +58,8 @@ def _photos(ctx: RunContext) -> tuple[RestoredPhoto, ...]:
     for ref in list(source.refs())[:_NUM_PHOTOS]:
         row = rows[ref.name]
         after = storage.read_bytes(storage.join(mirror, row.output))
-        before = resize(decode(source.read(ref)).pixels, ctx.recipe.data.hq_px, "bicubic")
-        photos.append(RestoredPhoto(row.name, row.status, encode_png(before), after, row.message))
+        before = enlarged_png(source.read(ref), ctx.recipe.data.hq_px)
+        photos.append(RestoredPhoto(row.name, row.status, before, after, row.message))
     return tuple(photos)
 
 

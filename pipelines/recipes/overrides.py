@@ -2,26 +2,25 @@
 
 import dataclasses
 import difflib
-import json
-import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from diffbfr.degradation import PRESETS, DegradationSpec
-from diffbfr.errors import UsageError, one_line
-from pipelines import storage
+from diffbfr.documents import abridged
+from diffbfr.errors import UsageError
 from pipelines.execution.artifact_store import flatten
 from pipelines.recipes.presets import RECIPES
 from pipelines.recipes.recipe import Recipe
+from pipelines.recipes.settings_file import read_settings
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 _FIXED = ("name",)
+_MAX_NAME = 200
 _PRESET = "data.degradation.preset"
 _PIPELINE = "data.degradation.before"
 
@@ -34,7 +33,7 @@ def load(name: str, config_file: str | None = None, overrides: Sequence[str] = (
     """
     if name not in RECIPES:
         raise UsageError(
-            f"no recipe {name!r}; {_nearest(name, list(RECIPES))}expected one of {', '.join(RECIPES)}"
+            f"no recipe {abridged(name)}; {_nearest(name, list(RECIPES))}expected one of {', '.join(RECIPES)}"
         )
     # settings from the command line override those of the file
     changes = dict(_read(config_file)) if config_file else {}
@@ -84,8 +83,9 @@ def _validate(values: dict[str, Any], changes: Mapping[str, Any]) -> Recipe:
         location = ".".join(map(str, first["loc"][1:]))
         path = next((path for path in changes if f"{location}.".startswith(f"{path}.")), location)
         expected = _describe_type(_type_of(path))
+        value = _shown(changes.get(path))
         raise UsageError(
-            f"{path}={changes.get(path)} does not fit: {first['msg']}; expected {expected}; correct it"
+            f"{path}={value} does not fit: {first['msg']}; expected {expected}; correct it"
         ) from error
 
 
@@ -104,14 +104,15 @@ def _check_path(path: str, known: Sequence[str]) -> None:
     if inside:
         raise UsageError(f"{path} is a group of settings; expected one in it, such as {inside[0]}; set that")
     raise UsageError(
-        f"no setting {path!r}; {_nearest(path, known)}expected a path of the recipe, such as data.variants"
+        f"no setting {abridged(path)}; {_nearest(path, known)}expected a path of the recipe, such as "
+        "data.variants"
     )
 
 
 def _preset(name: str) -> DegradationSpec:
     if name not in PRESETS:
         raise UsageError(
-            f"no degradation preset {name!r}; {_nearest(name, list(PRESETS))}expected one of "
+            f"no degradation preset {abridged(name)}; {_nearest(name, list(PRESETS))}expected one of "
             f"{', '.join(PRESETS)}; choose one"
         )
     return PRESETS[name]
@@ -144,7 +145,11 @@ def _pipeline(value: Any) -> str:
     """The albumentations pipeline of `data.degradation.before`, from a YAML or JSON file or from settings."""
     from diffbfr.degradation.pre_augment import describe_pipeline
 
-    return describe_pipeline(_parse(value) if isinstance(value, str) else value)
+    return describe_pipeline(read_settings(value) if isinstance(value, str) else value)
+
+
+def _shown(value: Any) -> str:
+    return abridged(value)[1:-1] if isinstance(value, str) else abridged(value)
 
 
 def _describe_type(hint: Any) -> str:
@@ -158,6 +163,7 @@ def _describe_type(hint: Any) -> str:
 
 def _nearest(word: str, known: Sequence[str]) -> str:
     """`did you mean X? ` with the most similar name, else one with the same last part; "" without any."""
+    word = word[:_MAX_NAME]
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if not close:
         leaf = word.rpartition(".")[2]
@@ -167,7 +173,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 def _read(config_file: str) -> Iterator[tuple[str, Any]]:
     """Yield the dotted path and the value of every setting in a file."""
-    values = _parse(config_file)
+    values = read_settings(config_file)
     if not isinstance(values, dict):
         raise UsageError(
             f"{config_file} holds a {type(values).__name__}; "
@@ -176,45 +182,9 @@ def _read(config_file: str) -> Iterator[tuple[str, Any]]:
     yield from _flat(values)
 
 
-def _parse(config_file: str) -> Any:
-    """The content of a YAML, TOML or JSON file."""
-    try:
-        data = storage.read_bytes(config_file)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise UsageError(
-            f"no configuration file at {config_file}; expected YAML, TOML or JSON; correct --config"
-        ) from error
-    suffix = PurePosixPath(config_file).suffix.lower()
-    if suffix not in _PARSERS:
-        raise UsageError(f"{config_file} ends with {suffix!r}; expected .yaml, .toml or .json; rename it")
-    try:
-        return _PARSERS[suffix](data.decode())
-    except ValueError as error:
-        raise UsageError(
-            f"{config_file} cannot be parsed ({one_line(error)}); expected {suffix[1:].upper()}; correct it"
-        ) from error
-
-
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-
-
-_PARSERS: Mapping[str, Callable[[str], Any]] = {
-    ".yaml": _yaml,
-    ".yml": _yaml,
-    ".toml": tomllib.loads,
-    ".json": json.loads,
-}

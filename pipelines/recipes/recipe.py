@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffbfr.degradation import DegradationSpec
+from diffbfr.documents import check_whole
 from diffbfr.errors import UsageError
 from diffbfr.images import Codec
 from diffbfr.stages import SAMPLING, Mode, StageName, StageSpec
@@ -18,6 +19,8 @@ from pipelines.cluster import ClusterConfig
 if TYPE_CHECKING:
     from pipelines.dataset.samples import ShardConfig
 
+MAX_HQ_PX, MAX_VARIANTS, MAX_SHARD_SIZE = 4096, 10_000, 100_000
+_MAX_AT_ONCE = 10_000
 SCRATCH = "scratch"
 """With `PACKAGED` the values of `Recipe.init`; anything else is the folder of a cascade."""
 
@@ -44,6 +47,11 @@ class DataConfig:
     degradation: DegradationSpec = field(default_factory=DegradationSpec)
     hq_codec: Codec = "webp"
     max_bad: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("data", "hq_px", self.hq_px, 2, MAX_HQ_PX)
+        check_whole("data", "variants", self.variants, 1, MAX_VARIANTS)
+        check_whole("data", "shard_size", self.shard_size, 1, MAX_SHARD_SIZE)
 
     @property
     def shard_config(self) -> "ShardConfig":
@@ -104,6 +112,11 @@ class EvaluateConfig:
     squeezenet: str | None = None
     identity: str | None = None
 
+    def __post_init__(self) -> None:
+        check_whole("evaluate", "batch", self.batch, 1, _MAX_AT_ONCE)
+        check_whole("evaluate", "num_panels", self.num_panels, 0, _MAX_AT_ONCE)
+        check_whole("evaluate", "entries in seeds", len(self.seeds), 1, _MAX_AT_ONCE)
+
 
 @dataclass(frozen=True)
 class RestoreConfig:
@@ -112,6 +125,10 @@ class RestoreConfig:
     num_photos: int = 12
     unit_size: int = 16
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("restore", "num_photos", self.num_photos, 1, _MAX_AT_ONCE)
+        check_whole("restore", "unit_size", self.unit_size, 1, _MAX_AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -155,11 +172,6 @@ class Recipe:
                     f"{name} is set to stage {found.name} at {found.px} px, data.{setting} is {px}; "
                     f"expected the same size; set {name}.stage.unet.image_px or data.{setting}"
                 )
-        if self.data.variants < 1:
-            raise UsageError(
-                f"data.variants is {self.data.variants}; expected 1 or more low-quality faces of each photo; "
-                "set it so"
-            )
         # variants count from 0
         if self.evaluate.variant >= self.data.variants:
             raise UsageError(

@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from uuid import uuid4
 
+from diffbfr.errors import UsageError, one_line
 from pipelines.registry.lock import model_lock
-from pipelines.registry.versions import aliases_of, has_model, model_tags
+from pipelines.registry.versions import aliases_of, has_model, model_tags, parse_tag
 from pipelines.tracking.connection import Registry
 from pipelines.tracking.runs import search_runs
 
@@ -165,10 +166,16 @@ def _search(registry: Registry, wanted: str) -> list[Action]:
 
 
 def _entry(run: "Run") -> Action:
-    values: dict[str, Any] = json.loads(run.data.tags[_ENTRY])
-    moves = {alias: (start, to) for alias, (start, to) in values["moves"].items()}
-    outcome = _OUTCOMES.get(run.info.status, "open")
-    return Action(**{**values, "moves": moves, "outcome": outcome, "run_id": run.info.run_id})
+    values = parse_tag("an entry of the audit log", run.data.tags[_ENTRY])
+    try:
+        moves = {alias: (start, to) for alias, (start, to) in values["moves"].items()}
+        outcome = _OUTCOMES.get(run.info.status, "open")
+        return Action(**{**values, "moves": moves, "outcome": outcome, "run_id": run.info.run_id})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"the entry {run.info.run_id} of the audit log is damaged ({one_line(error)}); expected an "
+            "action with its moves; restore the registry from a backup"
+        ) from error
 
 
 def _last_number(registry: Registry, model: str) -> int:

@@ -9,12 +9,12 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from diffbfr.errors import DiffBFRError
 from pipelines.evaluation.scores import Evaluation, faces, means, metric_slug
 from pipelines.registry.holdout import HoldOut
-from pipelines.registry.versions import ModelVersion
+from pipelines.registry.versions import ModelVersion, parse_tag
 from pipelines.tracking.connection import Registry
 from pipelines.tracking.runs import Run
 
@@ -44,7 +44,7 @@ def evaluation_tags(evaluation: Evaluation, sha256: str = "") -> dict[str, str]:
 
 def recorded_metrics(version: ModelVersion, protocol: str) -> Mapping[str, str]:
     """Metric -> metric version of the scores recorded under a protocol; empty if there are none."""
-    metrics: Mapping[str, str] = json.loads(version.tags.get(_scores_tag(protocol), "{}")).get("metrics", {})
+    metrics: Mapping[str, str] = _scores(version, protocol).get("metrics", {})
     return metrics
 
 
@@ -57,7 +57,7 @@ def read_faces(registry: Registry, version: ModelVersion, protocol: str) -> Face
     """The scores that `record_evaluation` wrote; DiffBFRError if the table was changed since."""
     path = _faces_path(version, protocol)
     table = Run(registry, version.run_id).read_bytes(path)
-    recorded = json.loads(version.tags[_scores_tag(protocol)])["sha256"]
+    recorded = _scores(version, protocol).get("sha256", "")
     if hashlib.sha256(table).hexdigest() != recorded:
         raise DiffBFRError(
             f"{version.ref}: {path} in its run was changed; expected sha256 {recorded[:12]}; run the same "
@@ -68,6 +68,10 @@ def read_faces(registry: Registry, version: ModelVersion, protocol: str) -> Face
     for metric in [name for name in rows[0] if name != "key"]:
         scores[metric] = {row["key"]: float(row[metric]) for row in rows}
     return scores
+
+
+def _scores(version: ModelVersion, protocol: str) -> dict[str, Any]:
+    return parse_tag(f"the scores of {version.ref}", version.tags.get(_scores_tag(protocol), "{}"))
 
 
 def _scores_tag(protocol: str) -> str:

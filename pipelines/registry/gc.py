@@ -4,6 +4,7 @@ A version is deleted before its files, so no visible version lacks them. Files t
 orphans, which the next collection finds.
 """
 
+import re
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pipelines.tracking.runs import search_runs
 if TYPE_CHECKING:
     from mlflow.entities import RunInfo
 
+_UPLOADED: Final = re.compile(r"models/[A-Za-z0-9][A-Za-z0-9-]*")
+"""One folder below `models`, as an upload gets it. A tag that names another place is ignored, not deleted."""
 _MAY_UPLOAD_S: Final = 86_400.0
 """A run that began less than this ago and has not ended may still be uploading."""
 
@@ -125,7 +128,7 @@ def _uploads(info: "RunInfo", tags: Mapping[str, str]) -> list[Upload]:
     return [
         Upload(info.run_id, path, info.artifact_uri, tag)
         for tag, path in sorted(tags.items())
-        if tag.startswith(f"{UPLOADS}.")
+        if tag.startswith(f"{UPLOADS}.") and _UPLOADED.fullmatch(path)
     ]
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from diffbfr.errors import UsageError, one_line
 from pipelines.evaluation.scores import Evaluation, Protocol, metric_slug
-from pipelines.registry.versions import CASCADE, model_tags
+from pipelines.registry.versions import CASCADE, model_tags, parse_tag
 from pipelines.tracking.connection import Registry
 
 TAG: Final = "diffbfr.holdout"
@@ -46,7 +47,13 @@ def read_holdout(registry: Registry) -> HoldOut | None:
     tag = model_tags(registry, CASCADE).get(TAG)
     if tag is None:
         return None
-    values = json.loads(tag)
-    protocol = values["protocol"]
-    lists = {name: tuple(protocol[name]) for name in ("seeds", "metrics")}
-    return HoldOut(values["dataset"], Protocol(**{**protocol, **lists}), values["metrics"])
+    values = parse_tag("the hold-out", tag)
+    try:
+        protocol = values["protocol"]
+        lists = {name: tuple(protocol[name]) for name in ("seeds", "metrics")}
+        return HoldOut(str(values["dataset"]), Protocol(**{**protocol, **lists}), dict(values["metrics"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"the hold-out in the registry is damaged ({one_line(error)}); expected dataset, protocol and "
+            "metrics; choose one with `diffbfr models holdout DATASET`"
+        ) from error

@@ -5,22 +5,25 @@ registered again is the existing version.
 """
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from diffbfr.digests import model_digest, model_files
+from diffbfr.documents import abridged, decode_json
 from diffbfr.errors import DiffBFRError, UsageError, one_line
 from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName
 from pipelines.registry.lock import model_lock
 from pipelines.registry.packaging import CASCADE_PATH, copy_files, save_served, served_tags
+from pipelines.storage import local_path
 from pipelines.tracking.connection import Registry, ensure_model
-from pipelines.tracking.runs import Run
+from pipelines.tracking.runs import Run, masked
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
@@ -33,6 +36,8 @@ CASCADE_RECORD: Final = "cascade.json"
 UPLOADS: Final = "diffbfr.uploads"
 """Tag of a run with files of versions. `diffbfr.uploads.ATTEMPT` holds their path, set before the upload."""
 _PAGE: Final = 100
+_DOWNLOADS: Final = 2
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,20 @@ def model_tags(registry: Registry, name: str) -> Mapping[str, str]:
     return dict(model.tags) if model is not None else {}
 
 
+def parse_tag(what: str, tag: str) -> dict[str, Any]:
+    """Parse a tag that holds a JSON object; UsageError if it does not, as anyone may have written it."""
+    try:
+        value = decode_json(tag)
+        if not isinstance(value, dict):
+            raise ValueError(f"it is {abridged(value)}")
+    except ValueError as error:
+        raise UsageError(
+            f"{what} in the registry is damaged ({one_line(error)}); expected a JSON object as diffbfr wrote "
+            "it; run `diffbfr models fsck`"
+        ) from error
+    return value
+
+
 def has_model(registry: Registry, name: str) -> bool:
     """Whether a registered model exists, also without versions."""
     return _model(registry, name) is not None
@@ -229,35 +248,62 @@ def resolve(ref: str, registry: Registry, cache: Path) -> Resolved:
 def fetch(registry: Registry, version: ModelVersion, cache: Path) -> Path:
     """Folder with the version's safetensors and JSON files: a copy under `cache` if they are remote.
 
-    DiffBFRError if they cannot be read or do not have the registered digest.
+    DiffBFRError if they cannot be read or do not have the registered digest, which is checked every time.
     """
-    from mlflow.artifacts import download_artifacts
-
+    if not _DIGEST.fullmatch(version.digest):
+        raise DiffBFRError(
+            f"{version.ref} has the digest tag {version.digest!r}; expected 64 hex digits; choose another "
+            "version, or register it again"
+        )
     source = f"{version.source}/{CASCADE_PATH}" if version.name == CASCADE else version.source
-    place = None if source.startswith(("file:", "/")) else cache / version.digest
-    if place is not None:
-        place.mkdir(parents=True, exist_ok=True)
-        copy = place / source.rsplit("/", 1)[-1]
+    if source.startswith(("file:", "/")):
+        folder = local_path(source)
+        digest = _digest_of(folder, version, source)
+    else:
+        folder = cache / version.digest / "files"
         # UsageError: nothing, or only a part, was downloaded yet.
         with contextlib.suppress(UsageError):
-            if model_digest(copy, version.stages) == version.digest:
-                return copy
-    try:
-        folder = Path(
-            download_artifacts(source, dst_path=str(place) if place else None, tracking_uri=registry.uri)
-        )
-        digest = model_digest(folder, version.stages)
-    except Exception as error:
-        # Every artifact store raises errors of its own, and each means the same to the user.
-        raise DiffBFRError(
-            f"{version.ref}: cannot read {source} ({one_line(error)}); run `diffbfr models fsck`"
-        ) from error
+            if model_digest(folder, version.stages) == version.digest:
+                return folder
+        for _ in range(_DOWNLOADS):  # the bytes may be altered on their way
+            _download(registry, version, source, folder)
+            digest = _digest_of(folder, version, source)
+            if digest == version.digest:
+                break
     if digest != version.digest:
         raise DiffBFRError(
             f"{version.ref}: {source} has digest {digest[:12]}, registered was {version.digest[:12]}; choose "
             "another version"
         )
     return folder
+
+
+def _download(registry: Registry, version: ModelVersion, source: str, folder: Path) -> None:
+    """Download the files of a model one by one, so that no other name in the source matters."""
+    from mlflow.artifacts import download_artifacts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{stage}.json" for stage in version.stages]
+    names += [f"{stage}.safetensors" for stage in version.stages]
+    if version.name == CASCADE:
+        names.append(CASCADE_RECORD)
+    try:
+        for name in names:
+            download_artifacts(f"{source}/{name}", dst_path=str(folder), tracking_uri=registry.uri)
+    except Exception as error:
+        # Every artifact store raises errors of its own, and each means the same to the user.
+        raise _unreadable(version, source, error) from error
+
+
+def _digest_of(folder: Path, version: ModelVersion, source: str) -> str:
+    try:
+        return model_digest(folder, version.stages)
+    except (OSError, UsageError) as error:
+        raise _unreadable(version, source, error) from error
+
+
+def _unreadable(version: ModelVersion, source: str, error: Exception) -> DiffBFRError:
+    return DiffBFRError(f"{version.ref}: cannot read {source} ({one_line(error)}); run `diffbfr models fsck`")
 
 
 def _register(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str, str]) -> ModelVersion:
@@ -275,7 +321,7 @@ def _register(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str,
             version = _find_by_digest(registry, name, digest)
             if version is None and source:
                 made = registry.client.create_model_version(
-                    name, source, run.run_id, tags={**tags, "digest": digest}
+                    name, source, run.run_id, tags={**masked(tags), "digest": digest}
                 )
                 version = _to_version(made, {})
             if version is not None:

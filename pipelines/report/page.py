@@ -1,22 +1,27 @@
-"""Render the page of a run: images as data URIs, numbers as text, in the template `report.html.j2`."""
+"""Render the page of a run: images as data URIs, numbers as text, in the template `report.html.j2`.
+
+Names and messages come from others. The template escapes them and isolates their direction, `shown` takes out
+controls and passwords, and the page's content security policy lets it load images in it, its own style and
+nothing else.
+"""
 
 import base64
-import io
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
-
 from diffbfr.metrics.info import MetricInfo
 from diffbfr.metrics.intervals import Interval
+from diffbfr.text import shown
 from pipelines import storage
 from pipelines.evaluation.scores import Evaluation, SubjectScores, protocol_lines
 from pipelines.evaluation.types import TITLES, Panel
 from pipelines.progress import duration
 from pipelines.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
 from pipelines.report.data import ReportData, RestoredPhoto, StepLine
+from pipelines.sources.sandboxed_images import shown_image
 
 _TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
 _LARGEST_PX: Final = 640
@@ -29,9 +34,14 @@ _EXPLANATIONS: Final = {
 }
 
 
-def write_report(place: storage.Uri, data: ReportData) -> None:
-    """Write the page of a run as one HTML file; the same data gives the same bytes."""
-    storage.write_atomic(place, render(data).encode())
+def write_report(
+    place: storage.Uri, data: ReportData, within: storage.Uri = "", mode: int = storage.FILE_MODE
+) -> None:
+    """Write the page of a run as one HTML file; the same data gives the same bytes.
+
+    `within` and `mode` are as in `storage.write_atomic`.
+    """
+    storage.write_atomic(place, render(data).encode(), within=within, mode=mode)
 
 
 def render(data: ReportData) -> str:
@@ -39,12 +49,14 @@ def render(data: ReportData) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    text = _TEMPLATE.read_text(encoding="utf-8")
+    template = environment.from_string(text)
     evaluation = data.evaluation
     return template.render(
         data=data,
+        style_hash=_style_hash(text),
         tiles=_tiles(data),
         columns=[(TITLES[name], _EXPLANATIONS[name]) for name in TITLES],
         rows=[_face_row(evaluation, panel) for panel in evaluation.panels] if evaluation else [],
@@ -123,6 +135,18 @@ class _Step:
     percent_of_longest: float
 
 
+def _shown(value: object) -> object:
+    """What the template writes for a value: text from others without controls and passwords."""
+    # images are long and ours: they are marked as safe
+    return shown(value) if type(value) is str else value
+
+
+def _style_hash(template: str) -> str:
+    """The source of the page's one style element, as a content security policy names it."""
+    style = template.partition("<style>")[2].partition("</style>")[0]
+    return f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}"
+
+
 def _tiles(data: ReportData) -> list[_Tile]:
     tiles = []
     if data.evaluation is not None:
@@ -138,7 +162,7 @@ def _tiles(data: ReportData) -> list[_Tile]:
                 )
             )
     if data.counts:
-        total = sum(number for _, number in data.counts)
+        total = sum(number for status, number in data.counts if status != "skipped")
         done = sum(number for status, number in data.counts if status == "restored")
         tiles.append(_Tile(str(done), "", f"of {total} photos restored"))
     ran = sum(step.action == "RUN" for step in data.steps)
@@ -161,7 +185,7 @@ def _face_row(evaluation: Evaluation, panel: Panel) -> _FaceRow:
 
 
 def _photo(photo: RestoredPhoto) -> _Photo:
-    sources = ("" if data is None else _uri(data) for data in (photo.before, photo.after, photo.spread))
+    sources = (_photo_uri(data) for data in (photo.before, photo.after, photo.spread))
     return _Photo(photo, *sources)
 
 
@@ -188,7 +212,7 @@ def _line(evaluation: Evaluation, line: SubjectScores) -> _Line:
 
 def _step(step: StepLine, steps: tuple[StepLine, ...]) -> _Step:
     longest = max(other.seconds for other in steps) or 1.0
-    return _Step(step, duration(step.seconds), round(100 * step.seconds / longest, 1))
+    return _Step(step, duration(step.seconds), round(max(0.5, 100 * step.seconds / longest), 1))
 
 
 def _number(value: float, metric: MetricInfo) -> str:
@@ -207,14 +231,14 @@ def _better(before: Interval, after: Interval, metric: MetricInfo) -> bool:
 
 
 def _uri(data: bytes) -> str:
-    """An image file as a data URI, reduced to `_LARGEST_PX` if it is larger."""
-    with Image.open(io.BytesIO(data)) as image:
-        kind = Image.MIME.get(image.format or "", "")
-        # other formats (TIFF, BMP) are not shown by every browser, so they are converted too
-        if max(image.size) > _LARGEST_PX or kind not in ("image/png", "image/jpeg", "image/webp"):
-            shown = image.convert("RGB")
-            shown.thumbnail((_LARGEST_PX, _LARGEST_PX), Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            shown.save(buffer, format="WEBP", quality=90)
-            data, kind = buffer.getvalue(), "image/webp"
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    """An image file of our own as a data URI."""
+    from markupsafe import Markup
+
+    kind = "webp" if data[:4] == b"RIFF" else "jpeg" if data[:2] == b"\xff\xd8" else "png"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+
+
+def _photo_uri(data: bytes | None) -> str:
+    """A photo, or an output that may have been changed since, as a data URI of at most `_LARGEST_PX`."""
+    reduced = None if data is None else shown_image(data, _LARGEST_PX)
+    return "" if reduced is None else _uri(reduced)

@@ -3,39 +3,65 @@
 Outcomes are committed in units of a few photos. A unit's record is written after its outputs. An outcome is
 current as long as its input is unchanged and its output has the recorded size. A failed outcome is never
 current, so the same command retries it.
+
+A record has a checksum, which finds accidents; whoever forges a record can compute it. So the names of
+outputs are checked too: they lie in the output folder, beside this program's own files.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import time
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Final
 
-from diffbfr.errors import UsageError
+from diffbfr.errors import DiffBFRError, one_line
+from diffbfr.shards import ShardDamagedError
 from pipelines import storage
 from pipelines.dataset.manifest import LedgerRow
+from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
+from pipelines.restoration.request import CONTROL as CONTROL
+from pipelines.restoration.request import RestoreRequest, decode_request
 from pipelines.sources import PhotoRef
 
-CONTROL: Final = ".diffbfr"
-"""Folder inside the output for internal files: the pinned request and the units' records."""
+LEDGER: Final = "ledger.parquet"
+RECORD: Final = "restore.json"
+PAGE: Final = "report.html"
+OWN_NAMES: Final = frozenset((CONTROL, LEDGER, RECORD, PAGE))
+"""Names in the output folder, in lower case, that no restored photo can have."""
 
 UNREADABLE: Final = "unreadable"
 """Reason of an input whose bytes could not be read; a later run tries it again."""
 
 _COMMITS: Final = f"{CONTROL}/commits"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_FIELDS: Final[Mapping[str, Any]] = typing.get_type_hints(LedgerRow)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file of a restored photo; `name` is relative to the output, `sha256` "" if it is not known."""
+
+    name: str
+    num_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One ledger row, with the input's fingerprint and the output's size, which show whether it is current.
 
-    `others` are the names and sizes of the further files if there are several samples.
+    `others` are the further files if there are several samples.
     """
 
     row: LedgerRow
     fingerprint: str
     output_bytes: int
-    others: tuple[tuple[str, int], ...] = ()
+    others: tuple[OutputFile, ...] = ()
 
     def is_current(self, ref: PhotoRef, output_sizes: Mapping[str, int]) -> bool:
         """Whether this input, as it is listed now, needs no more work."""
@@ -45,32 +71,149 @@ class Outcome:
             or self.fingerprint != ref.fingerprint
         ):
             return False
-        return all(output_sizes.get(name) == num_bytes for name, num_bytes in self.files())
+        return all(output_sizes.get(file.name) == file.num_bytes for file in self.files())
 
-    def files(self) -> tuple[tuple[str, int], ...]:
-        """Name and size of every output file; empty if nothing was restored."""
-        return ((self.row.output, self.output_bytes), *self.others) if self.row.output else ()
+    def files(self) -> tuple[OutputFile, ...]:
+        """Every output file; empty if nothing was restored."""
+        if not self.row.output:
+            return ()
+        return (OutputFile(self.row.output, self.output_bytes, self.row.output_sha256), *self.others)
 
 
-def commit_unit(output_uri: str, outcomes: Iterable[Outcome]) -> None:
+@dataclass(frozen=True)
+class CommittedUnits:
+    """What earlier runs committed.
+
+    An input may have several outcomes, the newest last. `requests` are those that the records
+    name, `damaged` the records that cannot be used, with the reason.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    requests: frozenset[RestoreRequest]
+    damaged: Mapping[str, str]
+
+
+def commit_unit(output_uri: str, outcomes: Iterable[Outcome], request: RestoreRequest | None = None) -> None:
     """Write a unit's record, named by a digest of its inputs; a retry with the same inputs overwrites it."""
     rows = [asdict(outcome) for outcome in outcomes]
     # the name follows from the inputs, so that a retry writes to the same record
     inputs = json.dumps([[row["row"]["name"], row["fingerprint"]] for row in rows])
     unit = hashlib.sha256(inputs.encode()).hexdigest()[:20]
-    storage.write_json(storage.join(output_uri, _COMMITS, f"{unit}.json"), rows)
+    record = {
+        "request": None if request is None else asdict(request),
+        "written": time.time(),
+        "outcomes": rows,
+    }
+    write_checksummed_json(
+        storage.join(output_uri, _COMMITS, f"{unit}.json"), json.loads(json.dumps(record)), within=output_uri
+    )
 
 
-def read_units(output_uri: str) -> Iterator[Outcome]:
-    """Read every committed outcome, in no particular order; an input may have several."""
+def read_units(output_uri: str) -> CommittedUnits:
+    """Read every committed outcome; a record that is damaged, or names a file elsewhere, is named as such."""
+    units: list[tuple[float, list[Outcome]]] = []
+    requests: set[RestoreRequest] = set()
+    damaged: dict[str, str] = {}
     for name in storage.list_dir(storage.join(output_uri, _COMMITS)):
-        uri = storage.join(output_uri, _COMMITS, name)
         try:
-            for value in storage.read_json(uri):
-                others = tuple((str(name), int(num_bytes)) for name, num_bytes in value["others"])
-                yield Outcome(LedgerRow(**value["row"]), value["fingerprint"], value["output_bytes"], others)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{uri} is no record of restored photos ({error!r}); expected the JSON that restore writes; "
-                "remove it and run again"
-            ) from error
+            written, request, unit = _read_unit(storage.join(output_uri, _COMMITS, name))
+        except FileNotFoundError:  # another run removed it
+            continue
+        except _DamagedRecordError as error:
+            damaged[name] = one_line(error)
+            continue
+        units.append((written, unit))
+        requests.update([] if request is None else [request])
+    units.sort(key=itemgetter(0))
+    outcomes = chain.from_iterable(unit for _, unit in units)
+    return CommittedUnits(tuple(outcomes), frozenset(requests), damaged)
+
+
+def remove_damaged(output_uri: str, names: Iterable[str]) -> None:
+    """Remove damaged records once their photos have new ones, unless one of these has the same name."""
+    for name in names:
+        place = storage.join(output_uri, _COMMITS, name)
+        try:
+            _read_unit(place)
+        except FileNotFoundError:
+            continue
+        except _DamagedRecordError:
+            storage.remove_file(place, within=output_uri)
+
+
+def check_output_name(name: str, where: str) -> None:
+    """ValueError unless a name is a path inside the output folder that is not one of our own files."""
+    storage.check_key(name, where)
+    if name.split("/")[0].casefold() in OWN_NAMES:
+        raise ValueError(f"{where} names {name!r}, a file of its own; expected a restored photo")
+
+
+class _DamagedRecordError(DiffBFRError):
+    """A record that cannot be used; the message is the reason."""
+
+
+def _read_unit(uri: str) -> tuple[float, RestoreRequest | None, list[Outcome]]:
+    """Time, request and outcomes of a record; `_DamagedRecordError` unless `commit_unit` could write it."""
+    try:
+        request, written, rows = _read_record(uri)
+        return written, request, [_decode(row, uri) for row in rows]
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, ShardDamagedError) as error:
+        raise _DamagedRecordError(one_line(error)) from error
+    except OSError as error:
+        if not storage.is_about_one_file(error, writing=False):
+            raise
+        raise _DamagedRecordError(error.strerror or one_line(error)) from error
+
+
+def _read_record(uri: str) -> tuple[RestoreRequest | None, float, list[Any]]:
+    """Request, time and rows of a record; earlier versions wrote a list of rows without a checksum."""
+    try:
+        record = read_checksummed_json(uri)
+    except ShardDamagedError:
+        try:
+            rows = storage.read_json(uri)
+        except (ValueError, RecursionError):
+            rows = None
+        if not isinstance(rows, list):
+            raise
+        return None, 0.0, rows
+    request = record["request"]
+    return (
+        None if request is None else decode_request(request),
+        float(record["written"]),
+        record["outcomes"],
+    )
+
+
+def _decode(value: Any, where: str) -> Outcome:
+    """An outcome from plain values; ValueError, KeyError or TypeError unless `commit_unit` could write it."""
+    others = []
+    for other in value["others"]:
+        named = other if isinstance(other, dict) else {"name": other[0], "num_bytes": other[1], "sha256": ""}
+        others.append(OutputFile(**named))
+    row = LedgerRow(**value["row"])
+    for field, kind in _FIELDS.items():
+        _check_type(getattr(row, field), kind, field)
+    outcome = Outcome(row, value["fingerprint"], value["output_bytes"], tuple(others))
+    _check_type(outcome.fingerprint, str, "fingerprint")
+    for file in outcome.files():
+        _check_type(file.name, str, "output")
+        _check_type(file.num_bytes, int, "output_bytes")
+        check_output_name(file.name, where)
+        if file.sha256 and not _SHA256.fullmatch(file.sha256):
+            raise ValueError(f"the sha256 of {file.name!r} is {file.sha256!r}; expected 64 hex digits")
+    if not row.output and outcome.others:
+        raise ValueError(f"{row.name!r} has files and no output; expected none")
+    return outcome
+
+
+def _check_type(value: object, kind: Any, field: str) -> None:
+    if typing.get_origin(kind) is typing.Literal:
+        if value not in typing.get_args(kind):
+            raise ValueError(f"{field} is {value!r}; expected one of {', '.join(typing.get_args(kind))}")
+    elif kind in (str, int, float, bool):
+        allowed = (int, float) if kind is float else kind
+        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{field} is {value!r}; expected {kind.__name__}")

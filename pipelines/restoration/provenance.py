@@ -7,8 +7,10 @@ can be traced to its row in a ledger.
 
 import io
 from dataclasses import dataclass
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -54,16 +56,27 @@ class Provenance:
         )
 
 
-def encode_signed_png(pixels: Pixels, provenance: Provenance, icc: bytes | None = None) -> bytes:
-    """Encode uint8 pixels (h w 3) as a PNG with the XMP packet and the input's colour profile.
+def encode_signed_png(
+    pixels: Pixels,
+    provenance: Provenance,
+    icc: bytes | None = None,
+    *,
+    exif: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+    alpha: Pixels | None = None,
+) -> bytes:
+    """Encode uint8 pixels (h w 3) as a PNG with the XMP packet and what is kept of the input.
 
     The packet is an uncompressed iTXt chunk, as XMP prescribes for PNG. A cascade keeps the values that the
     input file stores (`diffbfr.images.decode`), so the profile that gives them their meaning is copied.
+    `alpha` (h w) is the opacity, `exif` a block that may be passed on (`diffbfr.images.metadata`).
     """
     info = PngInfo()
     info.add_itxt(_KEYWORD, provenance.xmp())
-    options = {} if icc is None else {"icc_profile": icc}
+    options: dict[str, Any] = {"icc_profile": icc, "exif": exif, "dpi": dpi}
+    given = {name: value for name, value in options.items() if value is not None}
+    shown = pixels if alpha is None else np.dstack([pixels, alpha])
     buffer = io.BytesIO()
     level = CODECS["png"]["compress_level"]
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=level, pnginfo=info, **options)
+    Image.fromarray(shown).save(buffer, format="PNG", compress_level=level, pnginfo=info, **given)
     return buffer.getvalue()

@@ -5,7 +5,10 @@ Archives are never extracted, so a member named `../x.png` is only a photo with 
 sorted by name, and a photo that changes after it was listed is noticed.
 """
 
+import errno
+import stat
 from pathlib import Path
+from typing import Final, Literal
 
 from diffbfr.errors import UsageError
 from pipelines import storage
@@ -33,13 +36,17 @@ __all__ = [
 ]
 
 
+_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+"""Errors for a path where nothing is; a pattern with braces may be longer than a name."""
+
+
 def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
     """Open a folder, zip, tar, pattern such as `photos/*.zip`, file, or `synthetic:count=640,seed=0,px=128`.
 
-    All but single files may be on S3. A name with wildcards that exists is no pattern. Hidden files,
-    `__MACOSX` and files without the suffix of an image are left out, unless `every_file` asks for a row for
-    each input. Photos are checked against `ffhq-dataset-v2.json` if it is in the source or beside it.
-    UsageError if there is nothing to open.
+    All but single files may be on S3. A name with wildcards or braces that exists is no pattern. Hidden
+    files, folders of a system such as `__MACOSX` or `@eaDir`, and files without the suffix of an image are
+    left out, unless `every_file` asks for a row for each input. Photos are checked against
+    `ffhq-dataset-v2.json` if it is in the source or beside it. UsageError if there is nothing to open.
     """
     text = str(uri)
     if text.startswith(SYNTHETIC):
@@ -61,19 +68,39 @@ def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
             )
         return RemoteFolderSource(text.rstrip("/"), every_file, find_index(text))
     path = storage.local_path(uri).expanduser().absolute()
-    if path.is_dir():
+    kind = _kind(path)
+    if kind == "folder":
         return FolderSource(str(path), every_file, find_index(str(path)))
-    if not path.exists():
+    if kind == "nothing":
         if is_pattern(str(path)):
             return open_pattern(str(path), every_file)
         raise UsageError(
             f"{path} is not there; expected a folder, a zip, a tar, a photo, or several archives as '*.zip'; "
             "check the path"
         )
-    if looks_like_zip(str(path)):
-        check_zip(str(path))
-        return ZipSource(str(path), every_file, find_index(str(path)))
-    if looks_like_tar(path):
-        check_tar(str(path))
-        return TarSource(str(path), every_file, find_index(str(path)))
+    try:
+        if looks_like_zip(str(path)):
+            check_zip(str(path))
+            return ZipSource(str(path), every_file, find_index(str(path)))
+        if looks_like_tar(path):
+            check_tar(str(path))
+            return TarSource(str(path), every_file, find_index(str(path)))
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}); expected a folder, a zip, a tar or a photo; "
+            "check its kind and its rights"
+        ) from error
     return FileSource(str(path), every_file)
+
+
+def _kind(path: Path) -> Literal["folder", "file", "nothing"]:
+    """Say what a path is; UsageError if its folder may not be looked into."""
+    try:
+        return "folder" if stat.S_ISDIR(path.stat().st_mode) else "file"
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise UsageError(
+                f"{path} cannot be looked at ({error.strerror}); expected a folder, a zip, a tar or a photo; "
+                "check the rights of its folder"
+            ) from error
+        return "nothing"

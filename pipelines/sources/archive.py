@@ -1,6 +1,8 @@
 """Photos that are members of a zip: streamed one at a time, never extracted."""
 
 import contextlib
+import io
+import lzma
 import os
 import struct
 import zipfile
@@ -10,28 +12,31 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import PurePosixPath
-from typing import IO, Final, cast
+from typing import IO, Final
 
 from diffbfr.errors import UsageError, one_line
 from pipelines import storage
 from pipelines.sources.listing_db import sort_refs
 from pipelines.sources.published import INDEX, Index, attach_checksums, check_published, index_at
+from pipelines.sources.skipping import Listing
 from pipelines.sources.source import (
     PhotoRef,
     PhotoSource,
     PhotoUnreadableError,
     check_size,
     checked,
-    is_photo,
 )
+from pipelines.sources.unpack import MemberReader, implausible, read_member
 from pipelines.sources.zip_index import ZipEntry, entries, entry_at, find_index
 
 _BLOCK_BYTES: Final = 1 << 18  # fetched from S3 with a member's header: usually the whole member
-_DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError)
-"""RuntimeError: encrypted; NotImplementedError: unknown compression; ValueError: an invalid local header."""
+_DAMAGE: Final = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+"""RuntimeError: encrypted, or an unknown compression; ValueError: an invalid local header."""
+_MAX_LISTED_BYTES: Final = (1 << 63) - 1  # the ledger has 64 bits for a size
 # magic, fields that the index repeats, bytes of the name, bytes of the extra field
 _HEADER: Final = struct.Struct("<4s22x2H")
 _ENCRYPTED: Final = 1
+_BAD: Final = "implausible:"  # begins the fingerprint of an entry that cannot be true
 _MAGIC: Final = (b"PK\x03\x04", b"PK\x05\x06")  # a member follows; an empty archive
 
 
@@ -56,10 +61,15 @@ class ZipSource(PhotoSource):
         yield from attach_checksums(chain(first, refs), index, PurePosixPath(self.uri).stem)
 
     def _refs(self, inside: list[Index]) -> Iterator[PhotoRef]:
+        listing = Listing(self.every_file)
+        num_packed = 0
         with _readable(self.uri), storage.open_read(self.uri, _BLOCK_BYTES, verified=True) as file:
+            end = find_index(file)[0]
             for entry in entries(file):
                 name, fingerprint = entry.name, f"crc32:{entry.crc:08x}"
-                if name.rpartition("/")[2] == INDEX:
+                problem = implausible(entry, end, num_packed)
+                num_packed += entry.packed_bytes
+                if name.rpartition("/")[2] == INDEX and not problem:
                     inside.append(
                         Index(
                             f"{self.uri}#{name}",
@@ -68,8 +78,15 @@ class ZipSource(PhotoSource):
                             open=partial(_open_member, self.uri, entry),
                         )
                     )
-                if not name.endswith("/") and (self.every_file or is_photo(name)):
-                    yield PhotoRef(f"{self.uri}#{entry.place}", name, entry.num_bytes, fingerprint)
+                place = None if _is_folder(entry) else listing.place_of(name)
+                if place is not None:
+                    yield PhotoRef(
+                        f"{self.uri}#{entry.place}",
+                        place[0],
+                        min(entry.num_bytes, _MAX_LISTED_BYTES),
+                        f"{_BAD}{problem}" if problem else fingerprint,
+                        skipped=place[1],
+                    )
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read one member; its CRC must be that of the zip's index and of the listing.
@@ -77,6 +94,10 @@ class ZipSource(PhotoSource):
         A member that comes from S3 with another CRC is fetched again with `read_verified`, so that an error
         of the network does not quarantine the photo.
         """
+        if ref.fingerprint.startswith(_BAD):
+            raise PhotoUnreadableError(
+                f"{ref.name} in {self.uri} cannot be read ({ref.fingerprint.removeprefix(_BAD)})"
+            )
         check_size(ref)
         changed = (
             f"{ref.name} changed in {self.uri} after it was listed; expected the listed content; run the "
@@ -93,6 +114,8 @@ class ZipSource(PhotoSource):
         except OSError as error:
             if storage.is_remote(self.uri):
                 raise
+            if not storage.is_about_one_file(error, writing=False):
+                raise storage.place_error(self.uri, error, "read") from error
             raise PhotoUnreadableError(
                 f"{ref.name} in {self.uri} cannot be read ({error.strerror or error})"
             ) from error
@@ -101,6 +124,11 @@ class ZipSource(PhotoSource):
                 f"{ref.name} in {self.uri} cannot be read ({one_line(error)})"
             ) from error
         return check_published(ref, data)
+
+
+def _is_folder(entry: ZipEntry) -> bool:
+    """True for an empty member whose name ends like a folder's, as PowerShell 5 writes it too (`Album\\`)."""
+    return entry.name.endswith(("/", "\\")) and not entry.num_bytes
 
 
 def looks_like_zip(uri: str) -> bool:
@@ -127,12 +155,12 @@ def _readable(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open_member(uri: str, entry: ZipEntry) -> Iterator[IO[bytes]]:
-    with storage.open_read(uri, _BLOCK_BYTES, verified=True) as file, _unpacking(file, entry) as unpacked:
-        yield cast(IO[bytes], unpacked)
+    with storage.open_read(uri, _BLOCK_BYTES, verified=True) as file:
+        yield io.BufferedReader(MemberReader(_seek_content(file, entry), entry))
 
 
-def _unpacking(file: IO[bytes], entry: ZipEntry) -> zipfile.ZipExtFile:
-    """Return a stream of the content of a member, which decompresses it and checks its CRC."""
+def _seek_content(file: IO[bytes], entry: ZipEntry) -> IO[bytes]:
+    """Move to the first compressed byte of a member, which its own header tells."""
     if entry.flags & _ENCRYPTED:
         raise RuntimeError("it is encrypted")
     file.seek(entry.header)
@@ -141,12 +169,7 @@ def _unpacking(file: IO[bytes], entry: ZipEntry) -> zipfile.ZipExtFile:
         raise zipfile.BadZipFile(f"no header at byte {entry.header}")
     _, name_bytes, extra_bytes = _HEADER.unpack(head)
     file.seek(entry.header + _HEADER.size + name_bytes + extra_bytes)
-    info = zipfile.ZipInfo(entry.name)
-    info.compress_type = entry.method
-    info.compress_size = entry.packed_bytes
-    info.file_size = entry.num_bytes
-    info.CRC = entry.crc
-    return zipfile.ZipExtFile(file, "r", info)
+    return file
 
 
 @dataclass(frozen=True)
@@ -168,7 +191,7 @@ class _Archive:
 
     def content(self, entry: ZipEntry) -> bytes:
         try:
-            return _unpacking(self.contents, entry).read()
+            return read_member(_seek_content(self.contents, entry), entry)
         except _DAMAGE:
             file: object = self.contents
             if not isinstance(file, storage.RemoteFile):
@@ -176,7 +199,7 @@ class _Archive:
             file.forget()
             file.verified = True
             try:
-                return _unpacking(self.contents, entry).read()
+                return read_member(_seek_content(self.contents, entry), entry)
             finally:
                 file.verified = False
 

@@ -1,14 +1,17 @@
 """Photos that are files: below a local folder, alone, or below a folder on S3."""
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from diffbfr.errors import UsageError
 from pipelines import storage
 from pipelines.sources.listing_db import sort_refs
 from pipelines.sources.published import attach_checksums, check_published, index_at
+from pipelines.sources.skipping import FOLDER_MARKER, Listing, is_system_folder
 from pipelines.sources.source import (
     PhotoRef,
     PhotoSource,
@@ -34,11 +37,8 @@ class FolderSource(PhotoSource):
 
     def listing(self) -> Iterator[PhotoRef]:
         """Yield the folder's photos, sorted by relative name."""
-        files = _files(self.uri, "", set())
-        refs = (_file_ref(entry, name) for name, entry in files if self.every_file or is_photo(name))
-        yield from attach_checksums(
-            sort_refs(refs, in_order=False), index_at(self.index), Path(self.uri).name
-        )
+        refs = sort_refs(_entries(self.uri, Listing(self.every_file)), in_order=False)
+        yield from attach_checksums(refs, index_at(self.index), Path(self.uri).name)
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read a file; PhotoUnreadableError if it changed after it was listed or is not the published one."""
@@ -73,11 +73,7 @@ class RemoteFolderSource(PhotoSource):
 
     def listing(self) -> Iterator[PhotoRef]:
         """Yield the folder's photos, sorted by relative name; the fingerprint is the ETag."""
-        refs = (
-            PhotoRef(storage.join(self.uri, entry.path), entry.path, entry.num_bytes, entry.version)
-            for entry in storage.walk(self.uri)
-            if self.every_file or is_photo(entry.path)
-        )
+        refs = _objects(self.uri, Listing(self.every_file))
         yield from attach_checksums(refs, index_at(self.index), self.uri.rpartition("/")[2])
 
     def read(self, ref: PhotoRef) -> bytes:
@@ -89,39 +85,83 @@ class RemoteFolderSource(PhotoSource):
         return check_published(ref, _read(ref))
 
 
-def _files(folder: str, prefix: str, entered: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield (name, entry) of everything below a folder except folders, in no order.
+def _entries(top: str, listing: Listing) -> Iterator[PhotoRef]:
+    """Yield everything below a folder that is listed, in no order.
 
-    A broken link is yielded too, as an input that cannot be read. Folders are entered in the order of their
-    names, so that of two paths to one folder always the same is taken.
+    A broken link is yielded too, as an input that cannot be read, and so is a folder that cannot be listed.
+    Folders are entered in the order of their names, so that of two paths to one folder always the same is
+    taken. UsageError if the top folder cannot be listed.
     """
-    status = Path(folder).stat()
-    if (status.st_dev, status.st_ino) in entered:
-        return
-    entered.add((status.st_dev, status.st_ino))
-    folders = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = f"{prefix}{printable_name(entry.name)}"
-            if entry.is_dir():
-                folders.append((f"{name}/", entry.path))
-            else:
-                yield name, entry
-    for name, path in sorted(folders):
-        yield from _files(path, name, entered)
+    entered: set[tuple[int, int]] = set()
+    waiting = [("", top)]
+    while waiting:
+        prefix, folder = waiting.pop()
+        folders = []
+        try:
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = f"{prefix}{printable_name(entry.name)}"
+                    if not _is_folder(entry):
+                        place = listing.place_of(name)
+                    elif is_system_folder(entry.name):
+                        place = listing.place_of(f"{name}/")
+                    else:
+                        place = None
+                        folders.append((f"{name}/", entry.path))
+                    if place is not None:
+                        yield _file_ref(entry, *place)
+        except OSError as error:
+            if not prefix:
+                raise UsageError(
+                    f"{top} cannot be listed ({error.strerror}); expected a folder that this user may read; "
+                    "change its rights, or name another"
+                ) from error
+            if not storage.is_about_one_file(error, writing=False):
+                raise storage.place_error(folder, error, "listed") from error
+            yield PhotoRef(folder, prefix, 0, _NO_CONTENT)
+        waiting += sorted(folders, reverse=True)
 
 
-def _file_ref(path: Path | os.DirEntry[str], name: str) -> PhotoRef:
+def _objects(uri: str, listing: Listing) -> Iterator[PhotoRef]:
+    """Yield every object below a prefix that is listed, whatever its key, in the order of the keys."""
+    for entry in storage.list_objects(uri):
+        place = listing.place_of(entry.path)
+        if place is not None:
+            name, skipped = place
+            if entry.path.endswith("/") and not entry.num_bytes:
+                skipped = skipped or FOLDER_MARKER
+            # the key as it is: `storage.join` would drop the slashes that a key may begin with
+            yield PhotoRef(f"{uri}/{entry.path}", name, entry.num_bytes, entry.version, skipped=skipped)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """True for a folder, also behind a link; False for a link that leads nowhere or to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _file_ref(path: Path | os.DirEntry[str], name: str, skipped: str = "") -> PhotoRef:
     try:
         status = path.stat()
     except OSError:
-        return PhotoRef(os.fspath(path), name, 0, _NO_CONTENT)
-    return PhotoRef(os.fspath(path), name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+        return PhotoRef(os.fspath(path), name, 0, _NO_CONTENT, skipped=skipped)
+    if not stat.S_ISREG(status.st_mode):
+        return PhotoRef(os.fspath(path), name, 0, _NO_CONTENT, skipped=skipped)
+    version = f"{status.st_size}-{status.st_mtime_ns}"
+    return PhotoRef(os.fspath(path), name, status.st_size, version, skipped=skipped)
 
 
 def _read(ref: PhotoRef) -> bytes:
     check_size(ref)
     try:
+        if ref.name.endswith("/"):
+            _require_listable(ref)
         return storage.read_version(ref.uri, ref.fingerprint)
     except storage.ReplacedError as error:
         # without the folder, so that the record is the same wherever the photos lie
@@ -130,7 +170,18 @@ def _read(ref: PhotoRef) -> bytes:
         raise PhotoUnreadableError(
             f"{ref.name} cannot be read: it is gone; expected it as listed; run the command again"
         ) from error
+    except storage.ObjectUnavailableError as error:
+        raise PhotoUnreadableError(f"{ref.name}{str(error).removeprefix(ref.uri)}") from error
     except OSError as error:
         if storage.is_remote(ref.uri):
             raise
+        if not storage.is_about_one_file(error, writing=False):
+            raise storage.place_error(Path(ref.uri).parent, error, "read") from error
         raise PhotoUnreadableError(f"{ref.name} cannot be read ({error.strerror})") from error
+
+
+def _require_listable(ref: PhotoRef) -> None:
+    """Raise an OSError if a folder still cannot be listed, PhotoUnreadableError if it can now."""
+    with os.scandir(ref.uri) as entries:
+        next(entries, None)
+    raise PhotoUnreadableError(f"{ref.name} could not be listed and now can; run the command again")

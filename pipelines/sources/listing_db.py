@@ -40,8 +40,9 @@ def sort_refs(refs: Iterable[PhotoRef], in_order: bool = True) -> Iterator[Photo
     """
     with open_listing_db() as db:
         db.execute("CREATE TABLE photo (name TEXT PRIMARY KEY, ref TEXT) WITHOUT ROWID")
+        db.execute("CREATE TABLE repeated (name TEXT PRIMARY KEY, uses INTEGER) WITHOUT ROWID")
         for ref in refs:
-            shown, use = ref, 1
+            shown = ref
             while not db.execute(
                 "INSERT OR IGNORE INTO photo VALUES (?, ?)", (shown.name, json.dumps(astuple(shown)))
             ).rowcount:
@@ -50,7 +51,12 @@ def sort_refs(refs: Iterable[PhotoRef], in_order: bool = True) -> Iterator[Photo
                         f"{ref.uri} is listed as {ref.name!r}, like another file; expected each name once; "
                         "rename it"
                     )
-                use += 1
+                # the uses of a name are counted, so that each number is tried once
+                (use,) = db.execute(
+                    "INSERT INTO repeated VALUES (?, 2) ON CONFLICT (name) DO UPDATE SET uses = uses + 1 "
+                    "RETURNING uses",
+                    (ref.name,),
+                ).fetchone()
                 shown = replace(ref, name=f"{ref.name}#{use}")
         for (row,) in db.execute("SELECT ref FROM photo ORDER BY name"):
             yield PhotoRef(*json.loads(row))

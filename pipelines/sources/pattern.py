@@ -1,20 +1,22 @@
-"""Photos in the archives that match a pattern such as `photos/train_*.zip`, each a folder named by its stem.
+"""Photos in the archives that match a pattern, each a folder named by its stem.
 
+A pattern has wildcards in its last part, such as `photos/train_*.zip`, or braces, such as `{000..099}.tar`.
 A worker receives only the pattern, however many archives there are: the URI of a photo names its archive.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import partial
 from itertools import pairwise, takewhile
+from posixpath import commonprefix
 from types import MappingProxyType
 from typing import Final
 
 from diffbfr.errors import UsageError
 from pipelines import storage
 from pipelines.sources.archive import ZipSource, check_zip
+from pipelines.sources.braces import expand_braces
 from pipelines.sources.published import attach_checksums, find_index, index_at
 from pipelines.sources.source import PhotoRef, PhotoSource, printable_name
 from pipelines.sources.tar import TarSource, check_tar
@@ -26,9 +28,10 @@ _SUFFIX_CHARACTERS: Final = 4
 
 @dataclass(frozen=True)
 class PatternSource(PhotoSource):
-    """Zips and plain tars, local or on S3, that match the pattern in the last part of `uri`.
+    """Zips and plain tars, local or on S3, that match the pattern `uri`.
 
-    A photo is named like `train_a/0001.png`. Archives are listed one after another, in the memory of one.
+    A photo is named like `train_a/0001.png`; where braces name several folders, like `train/a/0001.png`.
+    Archives are listed one after another, in the memory of one.
     `index` is FFHQ's index in their folder or beside it; one inside an archive applies to that archive.
     """
 
@@ -38,12 +41,11 @@ class PatternSource(PhotoSource):
 
     def listing(self) -> Iterator[PhotoRef]:
         """Yield the photos of all archives, sorted by name, which begins with the stem of the archive."""
-        folder, pattern = _split(self.uri)
-        refs = self._refs(folder, pattern)
-        yield from attach_checksums(refs, index_at(self.index), folder.rpartition("/")[2], in_archives=True)
+        place = _common_folder(_patterns(self.uri)).rpartition("/")[2]
+        yield from attach_checksums(self._refs(), index_at(self.index), place, in_archives=True)
 
-    def _refs(self, folder: str, pattern: str) -> Iterator[PhotoRef]:
-        for stem, uri in _archives(folder, pattern):
+    def _refs(self) -> Iterator[PhotoRef]:
+        for stem, uri in _archives(self.uri):
             _, check = _KINDS[_suffix(uri)]
             check(uri)
             for ref in self._archive(uri).listing():
@@ -59,8 +61,8 @@ class PatternSource(PhotoSource):
 
 
 def is_pattern(uri: str) -> bool:
-    """True if the last part of a place has a wildcard."""
-    return any(wildcard in _split(uri)[1] for wildcard in _WILDCARDS)
+    """True if a place has braces to expand, or its last part has a wildcard."""
+    return expand_braces(uri) != [uri] or _has_wildcard(_split(uri)[1])
 
 
 def open_pattern(uri: str, every_file: bool) -> PatternSource:
@@ -68,37 +70,88 @@ def open_pattern(uri: str, every_file: bool) -> PatternSource:
 
     No archive is read yet.
     """
-    folder, pattern = _split(uri)
-    if not storage.is_dir(folder):
-        raise UsageError(
-            f"{folder} is not there; expected a folder, with a pattern such as *.zip only after it; check "
-            f"the path {uri}"
-        )
-    _archives(folder, pattern)
-    return PatternSource(uri, every_file, find_index(folder))
+    patterns = _patterns(uri)
+    for folder in patterns:
+        if not storage.is_dir(folder):
+            raise UsageError(
+                f"{folder} is not there; expected a folder, with a pattern such as *.zip only after it; "
+                f"check the path {uri}"
+            )
+    _archives(uri)
+    return PatternSource(uri, every_file, find_index(_common_folder(patterns)))
 
 
-def _archives(folder: str, pattern: str) -> list[tuple[str, str]]:
+def _patterns(uri: str) -> dict[str, list[str]]:
+    """Return the folders that a pattern names, and for each the names or patterns of archives in it."""
+    patterns: dict[str, list[str]] = {}
+    for place in expand_braces(uri):
+        folder, pattern = _split(place)
+        patterns.setdefault(folder, []).append(pattern)
+    return patterns
+
+
+def _archives(uri: str) -> list[tuple[str, str]]:
     """Return (stem, URI) of each archive, sorted by `stem/`, with which the names of its photos begin."""
-    prefix = "".join(takewhile(lambda character: character not in _WILDCARDS, pattern))
-    names = storage.find_names(folder, partial(_matches, pattern), prefix)
-    if not names:
-        raise UsageError(f"{storage.join(folder, pattern)} names nothing; {_nearest(folder, pattern)}")
+    patterns = _patterns(uri)
+    common = _common_folder(patterns)
+    found: list[tuple[str, str]] = []
+    for folder, wanted in patterns.items():
+        inside = folder.removeprefix(common).strip("/")
+        for name in _matching(folder, wanted):
+            stem = printable_name(name[:-_SUFFIX_CHARACTERS])
+            found.append((f"{inside}/{stem}/" if inside else f"{stem}/", storage.join(folder, name)))
+    found.sort()
+    for (stem, place), (next_stem, next_place) in pairwise(found):
+        if stem == next_stem:
+            folder, name = _split(place)
+            raise UsageError(
+                f"{name} and {_split(next_place)[1]} in {folder} differ in no more than their suffix; "
+                "expected one; rename the other"
+            )
+    return [(stem.removesuffix("/"), place) for stem, place in found]
+
+
+def _matching(folder: str, patterns: list[str]) -> list[str]:
+    """Return the archives in a folder that match; UsageError if a pattern or a name matches nothing.
+
+    The folder is listed once, however many names there are.
+    """
+    plain = {pattern for pattern in patterns if not _has_wildcard(pattern)}
+    wild = [pattern for pattern in patterns if pattern not in plain]
+
+    def is_wanted(name: str) -> bool:
+        return name.removesuffix("/") in plain or any(_matches(pattern, name) for pattern in wild)
+
+    names = storage.find_names(folder, is_wanted, commonprefix([_fixed_part(name) for name in patterns]))
+    missing = sorted(plain.difference(name.removesuffix("/") for name in names))
+    missing += [pattern for pattern in wild if not any(_matches(pattern, name) for name in names)]
+    if missing:
+        others = f", nor {len(missing) - 1} more of {len(patterns)}" if len(missing) > 1 else ""
+        raise UsageError(
+            f"{storage.join(folder, missing[0])} names nothing{others}; {_nearest(folder, missing[0])}"
+        )
     other = next((name for name in names if _suffix(name) not in _KINDS), None)
     if other is not None:
         raise UsageError(
-            f"{storage.join(folder, pattern)} names {other}, which is no .zip or plain .tar; expected "
-            "archives only; "
-            f"write *.zip or *.tar, or name a folder for the photos in it"
+            f"{storage.join(folder, patterns[0])} names {other}, which is no .zip or plain .tar; expected "
+            "archives only; write *.zip or *.tar, or name a folder for the photos in it"
         )
-    ordered = sorted((f"{printable_name(name[:-_SUFFIX_CHARACTERS])}/", name) for name in names)
-    for (stem, name), (next_stem, next_name) in pairwise(ordered):
-        if stem == next_stem:
-            raise UsageError(
-                f"{name} and {next_name} in {folder} differ in no more than their suffix; expected one; "
-                "rename the other"
-            )
-    return [(stem.removesuffix("/"), storage.join(folder, name)) for stem, name in ordered]
+    return names
+
+
+def _common_folder(folders: Iterable[str]) -> str:
+    """Return the folder in which all of some folders are."""
+    parts = [folder.split("/") for folder in folders]
+    shared = takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False))
+    return "/".join(same[0] for same in shared) or "/"
+
+
+def _has_wildcard(pattern: str) -> bool:
+    return any(wildcard in pattern for wildcard in _WILDCARDS)
+
+
+def _fixed_part(pattern: str) -> str:
+    return "".join(takewhile(lambda character: character not in _WILDCARDS, pattern))
 
 
 def _nearest(folder: str, pattern: str) -> str:

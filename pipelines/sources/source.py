@@ -32,7 +32,8 @@ class PhotoRef:
 
     `name` keeps its Unicode form. `bytes` is the listed size (0 for a procedural face). `fingerprint` changes
     with the content and is known without reading it. `file_md5` and `pixel_md5` are the published checksums
-    of the file and of its RGB pixels, "" if there are none.
+    of the file and of its RGB pixels, "" if there are none. `skipped` says why an input is no photo and is
+    never read (`pipelines/sources/skipping.py`), "" for a photo.
     """
 
     uri: str
@@ -41,6 +42,7 @@ class PhotoRef:
     fingerprint: str
     file_md5: str = ""
     pixel_md5: str = ""
+    skipped: str = ""
 
 
 class PhotoSource(ABC):
@@ -57,10 +59,10 @@ class PhotoSource(ABC):
         """Return the bytes of a photo; `PhotoUnreadableError` if that fails or they are not as listed."""
 
     def refs(self) -> Iterator[PhotoRef]:
-        """Yield the photos, sorted by name; UsageError at the end if there were none."""
+        """Yield the photos and what is skipped, sorted by name; UsageError at the end without a photo."""
         empty = True
         for ref in self.listing():
-            empty = False
+            empty = empty and ref.skipped != ""
             yield ref
         if empty:
             raise UsageError(

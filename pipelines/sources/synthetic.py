@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
+from diffbfr.documents import abridged
 from diffbfr.errors import UsageError
 from pipelines.sources.source import PhotoRef, PhotoSource
 
@@ -17,6 +18,7 @@ _LIMITS: Final = MappingProxyType(
 )
 # never to be changed: the bytes of a photo determine its split, and the packaged cascade has a test split
 _COMPRESS_LEVEL: Final = 6
+_MAX_DIGITS: Final = 20
 _EXAMPLE: Final = SYNTHETIC + ",".join(f"{name}={value}" for name, value in _DEFAULTS.items())
 
 
@@ -51,15 +53,18 @@ def parse_synthetic(text: str) -> SyntheticSource:
     for option in filter(None, text.removeprefix(SYNTHETIC).split(",")):
         name, _, value = (part.strip() for part in option.partition("="))
         if name not in values:
-            near = get_close_matches(name, values, n=1, cutoff=0.0)[0]
+            near = get_close_matches(name[:20], values, n=1, cutoff=0.0)[0]
             raise UsageError(
-                f"{text!r} has the option {name!r}; expected {', '.join(values)}, the nearest is {near!r}; "
-                f"write {_EXAMPLE}"
+                f"{abridged(text)} has the option {abridged(name)}; expected {', '.join(values)}, the "
+                f"nearest is {near!r}; write {_EXAMPLE}"
             )
         low, high = _LIMITS[name]
-        if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
+        if not (
+            len(value) < _MAX_DIGITS and value.isascii() and value.isdigit() and low <= int(value) <= high
+        ):
             raise UsageError(
-                f"{text!r} has {name}={value!r}; expected a whole number in {low}..{high}; write {_EXAMPLE}"
+                f"{abridged(text)} has {name}={abridged(value)}; expected a whole number in {low}..{high}; "
+                f"write {_EXAMPLE}"
             )
         values[name] = int(value)
     uri = SYNTHETIC + ",".join(f"{name}={value}" for name, value in values.items())

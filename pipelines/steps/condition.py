@@ -155,10 +155,11 @@ class Conditioner:
             import torch
 
             from diffbfr.checkpoint import load_stage
+            from diffbfr.digests import is_model_file
             from pipelines.dataset.manifest import open_dataset
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            folder = storage.fetch_tree(self._first.model, storage.cache_folder("artifacts"))
+            folder = storage.fetch_tree(self._first.model, storage.cache_folder("artifacts"), is_model_file)
             stage = load_stage(folder, "irm1", self._first.stage).ready(device)
             self._opened = stage, open_dataset(self._first.dataset)
         return self._opened

@@ -98,8 +98,10 @@ class RunContext:
 
 
 def fetch_artifact(folder: str) -> Path:
-    """A folder on this machine: itself, or a cached copy of one on S3."""
-    return storage.fetch_tree(folder, storage.cache_folder("artifacts"))
+    """A folder of models on this machine: itself, or a cached copy of the model files of one on S3."""
+    from diffbfr.digests import is_model_file
+
+    return storage.fetch_tree(folder, storage.cache_folder("artifacts"), is_model_file)
 
 
 def committed_outputs(

@@ -6,33 +6,42 @@ batches of the same size, the last one padded: kernels round differently at anot
 in 1 of 70,000 values), but not with other images in the batch. So neither the order of the photos, nor their
 batch, nor a retry changes a byte. A face whose restoration fails for one sample is recorded as failed, and no
 file is written for it.
+
+Photos are decoded in a child process (`pipelines.restoration.face_input`), by a thread that runs ahead while
+the network computes. A photo that kills its decoder, never ends or exhausts the memory has a row with that
+reason, and the others of its unit are restored as if it were not there.
 """
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from diffbfr.errors import DiffBFRError, UsageError, one_line
-from diffbfr.images import ImageRefused, Pixels, decode, lq_to_model, to_pixels, to_tensor
+from diffbfr.images import ImageRefused, Pixels, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.stages import Mode
 from pipelines import storage
+from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset.manifest import LedgerRow
-from pipelines.restoration.outcomes import UNREADABLE, Outcome, commit_unit
+from pipelines.restoration.access import file_mode
+from pipelines.restoration.face_input import FaceInput, read_face_sandboxed, start_reader
+from pipelines.restoration.outcomes import UNREADABLE, Outcome, OutputFile, commit_unit
 from pipelines.restoration.provenance import Provenance, encode_signed_png
+from pipelines.restoration.request import RestoreRequest
 from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
+from pipelines.sources.sandbox import WorkerFailure
+from pipelines.sources.skipping import MESSAGES
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from diffbfr.cascade import Restoration
-
-_MIN_INPUT_PX = 8
 
 
 class LoadedModel(Protocol):
@@ -93,6 +102,7 @@ class RestoreTask:
     seed: int
     batch_faces: int
     samples: int = 1
+    request: RestoreRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,7 @@ class CopyTask:
     index: int
     copies: tuple[Copy, ...]
     output_uri: str
+    request: RestoreRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -118,38 +129,64 @@ class BatchReport:
 
     outcomes: tuple[Outcome, ...]
 
+    def counts(self) -> ReportCounts:
+        """The photos by status, and the faces that were restored."""
+        by_status = Counter(outcome.row.status for outcome in self.outcomes)
+        faces = sum(outcome.row.num_faces for outcome in self.outcomes if outcome.row.status == "restored")
+        return ReportCounts(dict(by_status), faces)
+
 
 class RestoreWorker:
     """Holds a loaded cascade and restores unit after unit with it."""
 
     def __init__(self, model: RestorationModel) -> None:
         self._model = model
+        # one thread, because the child process that decodes belongs to its thread
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-photos")
+        self._reader.submit(start_reader)
         self._cascade = model.load()
 
     def __call__(self, task: RestoreTask) -> BatchReport:
         """Restore a unit: write its images, then its record."""
-        opened = [_open_face(task.source, item, self._model.lq_px) for item in task.items]
-        faces = [face for face in opened if isinstance(face, _Face)]
-        started = time.perf_counter()
-        results = self._restore_all(faces, task)
-        # networks see batches that mix photos, so each face is charged an equal part of their time
-        seconds_per_face = (time.perf_counter() - started) / max(1, len(faces))
+        opened: list[_Face | Outcome] = []
+        waiting: list[tuple[_Face, int]] = []
+        results: list[Pixels | _Failure] = []
+        seconds = 0.0
+        for photo in self._read_ahead(task):
+            opened.append(photo)
+            if isinstance(photo, _Face):
+                waiting += [(photo, number) for number in range(task.samples)]
+            is_last = len(opened) == len(task.items)
+            while len(waiting) >= task.batch_faces or (is_last and waiting):
+                started = time.perf_counter()
+                results += self._restore(waiting[: task.batch_faces], task)
+                del waiting[: task.batch_faces]
+                seconds += time.perf_counter() - started
+        faces = [photo for photo in opened if isinstance(photo, _Face)]
         finished: dict[str, Outcome] = {}
         for i, face in enumerate(faces):
             samples = results[i * task.samples : (i + 1) * task.samples]
-            timed = replace(face, seconds=face.seconds + seconds_per_face)
+            # networks see batches that mix photos, so each face is charged an equal part of their time
+            timed = replace(face, seconds=face.seconds + seconds / len(faces))
             finished[face.item.ref.name] = self._write(task, timed, samples)
-        outcomes = tuple(finished[face.item.ref.name] if isinstance(face, _Face) else face for face in opened)
-        commit_unit(task.output_uri, outcomes)
+        outcomes = tuple(
+            finished[photo.item.ref.name] if isinstance(photo, _Face) else photo for photo in opened
+        )
+        _commit(task, outcomes)
         return BatchReport(outcomes)
 
-    def _restore_all(self, faces: Sequence["_Face"], task: RestoreTask) -> list["Pixels | _Failure"]:
-        """All samples of all faces, batch by batch: the samples of the first face, of the second, ..."""
-        wanted = list(product(faces, range(task.samples)))
-        results: list[Pixels | _Failure] = []
-        for start in range(0, len(wanted), task.batch_faces):
-            results += self._restore(wanted[start : start + task.batch_faces], task)
-        return results
+    def _read_ahead(self, task: RestoreTask) -> Iterator["_Face | Outcome"]:
+        """The unit's photos in their order, read and decoded ahead of their use."""
+        pending = [
+            self._reader.submit(_open_face, task.source, item, self._model.lq_px, self._model.hq_px)
+            for item in task.items
+        ]
+        try:
+            for photo in pending:
+                yield photo.result()
+        finally:
+            for photo in pending:
+                photo.cancel()
 
     def _restore(self, wanted: Sequence[tuple["_Face", int]], task: RestoreTask) -> list["Pixels | _Failure"]:
         """Restore a batch, padded to its full size unless the model is batch-invariant.
@@ -160,7 +197,9 @@ class RestoreWorker:
         full = [*wanted, *[wanted[-1]] * missing]
         try:
             keys = [noise_key(face.sha256, draw=number, seed=task.seed) for face, number in full]
-            restored = self._cascade.restore(to_tensor([face.pixels for face, _ in full]), keys, task.mode)
+            restored = self._cascade.restore(
+                to_tensor([face.read.pixels for face, _ in full]), keys, task.mode
+            )
             return list(to_pixels(restored.tem[: len(wanted)]))
         except UsageError:
             raise
@@ -181,14 +220,20 @@ class RestoreWorker:
         made_by = Provenance(self._model.digest, face.sha256, task.mode, task.seed)
         images = [sample for sample in samples if not isinstance(sample, _Failure)]
         spread = pixel_std(images) if task.samples > 1 else None
+        kept = face.read.kept
+        pngs = [
+            encode_signed_png(image, made_by, kept.icc, exif=kept.exif, dpi=kept.dpi, alpha=kept.alpha)
+            for image in images
+        ]
         if spread is not None:
-            images.append(std_heatmap(spread))
-        pngs = [encode_signed_png(image, made_by, face.icc) for image in images]
+            pngs.append(encode_signed_png(std_heatmap(spread), made_by, kept.icc))
         outputs = (face.item.output, *other_outputs(face.item.output, task.samples))
-        for output, png in zip(outputs, pngs, strict=True):
-            storage.write_atomic(storage.join(task.output_uri, output), png)
+        mode = file_mode(task.source.uri, face.item.ref.uri)
+        refusal = _write_outputs(task.output_uri, dict(zip(outputs, pngs, strict=True)), mode)
+        if refusal is not None:
+            return _without_output(face.row("failed", refusal.reason, refusal.message), face.item.ref)
         row = replace(
-            face.row("restored", "", ""),
+            face.row("restored", "", "; ".join(face.read.notes)),
             num_faces=1,
             output=face.item.output,
             output_sha256=hashlib.sha256(pngs[0]).hexdigest(),
@@ -197,28 +242,55 @@ class RestoreWorker:
             samples=task.samples,
             spread=0.0 if spread is None else float(spread.mean()),
         )
-        others = tuple((output, len(png)) for output, png in zip(outputs[1:], pngs[1:], strict=True))
+        others = tuple(_file(output, png) for output, png in zip(outputs[1:], pngs[1:], strict=True))
         return Outcome(row, face.item.ref.fingerprint, len(pngs[0]), others)
+
+
+def skipped_outcome(ref: PhotoRef) -> Outcome:
+    """Return the outcome of an input that is no photo by its name; it is not read."""
+    return _without_output(_row(ref, "skipped", ref.skipped, MESSAGES[ref.skipped]), ref)
+
+
+def _write_outputs(output_uri: str, contents: Mapping[str, bytes], mode: int) -> "_Failure | None":
+    """Write the files of one photo; the failure if the file system refuses one of them, and none is left.
+
+    A PlaceError if the file system refuses every file, such as a full disk: no photo is at fault then.
+    """
+    written: list[str] = []
+    for output, content in contents.items():
+        place = storage.join(output_uri, output)
+        try:
+            storage.write_atomic(place, content, within=output_uri, mode=mode)
+            written.append(place)
+        except OSError as error:
+            if not storage.is_about_one_file(error, writing=True):
+                raise storage.place_error(output_uri, error) from error
+            for earlier in written:
+                storage.remove_file(earlier, within=output_uri)
+            return _Failure(
+                "output_refused",
+                f"{output} cannot be written ({error.strerror}); expected a name that the file system of the "
+                "output takes; rename the input, or name an output elsewhere",
+            )
+    return None
 
 
 def copy_duplicates(task: CopyTask) -> BatchReport:
     """Copy the original's images, or its refusal, to each duplicate; then write the unit's record."""
-    outcomes = tuple(_copy(copy, task.output_uri) for copy in task.copies)
-    commit_unit(task.output_uri, outcomes)
+    source_uri = task.request.input if task.request is not None else ""
+    outcomes = tuple(_copy(copy, task.output_uri, source_uri) for copy in task.copies)
+    _commit(task, outcomes)
     return BatchReport(outcomes)
 
 
 @dataclass(frozen=True, eq=False)
 class _Face:
-    """An aligned face as the cascade takes it, uint8 lq lq 3, and the facts about its photo."""
+    """A photo that was decoded, and the facts about its file."""
 
     item: WorkItem
     num_bytes: int
     sha256: str
-    width: int
-    height: int
-    pixels: Pixels
-    icc: bytes | None
+    read: FaceInput
     seconds: float
 
     def row(self, status: Literal["restored", "failed"], reason: str, message: str) -> LedgerRow:
@@ -227,8 +299,8 @@ class _Face:
             _row(self.item.ref, status, reason, message),
             num_bytes=self.num_bytes,
             sha256=self.sha256,
-            width=self.width,
-            height=self.height,
+            width=self.read.width,
+            height=self.read.height,
             seconds=self.seconds,
         )
 
@@ -239,7 +311,7 @@ class _Failure:
     message: str
 
 
-def _open_face(source: PhotoSource, item: WorkItem, lq_px: int) -> _Face | Outcome:
+def _open_face(source: PhotoSource, item: WorkItem, lq_px: int, hq_px: int) -> _Face | Outcome:
     """Read and decode an aligned face crop; the outcome instead if it is refused."""
     started = time.perf_counter()
     try:
@@ -248,20 +320,20 @@ def _open_face(source: PhotoSource, item: WorkItem, lq_px: int) -> _Face | Outco
         return _without_output(_row(item.ref, "quarantined", UNREADABLE, one_line(error)), item.ref)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        decoded = decode(data, min_px=_MIN_INPUT_PX)
-        small = lq_to_model(decoded.pixels, lq_px)
+        read = read_face_sandboxed(data, lq_px, hq_px)
     except ImageRefused as error:
-        row = replace(
-            _row(item.ref, "quarantined", error.reason_code, one_line(error)),
-            num_bytes=len(data),
-            sha256=sha256,
-        )
-        return _without_output(replace(row, seconds=time.perf_counter() - started), item.ref)
-    height, width = decoded.pixels.shape[:2]
-    return _Face(item, len(data), sha256, width, height, small, decoded.icc, time.perf_counter() - started)
+        reason: str = error.reason_code
+        message = one_line(error)
+    else:
+        seconds = time.perf_counter() - started
+        if not isinstance(read, WorkerFailure):
+            return _Face(item, len(data), sha256, read, seconds)
+        reason, message = read.reason, f"decoding it failed: {read.message}"
+    row = replace(_row(item.ref, "quarantined", reason, message), num_bytes=len(data), sha256=sha256)
+    return _without_output(replace(row, seconds=time.perf_counter() - started), item.ref)
 
 
-def _copy(copy: Copy, output_uri: str) -> Outcome:
+def _copy(copy: Copy, output_uri: str, source_uri: str) -> Outcome:
     original, ref = copy.original, copy.item.ref
     if original.status != "restored":
         return _without_output(replace(original, name=ref.name, duplicate_of=original.name, seconds=0.0), ref)
@@ -269,26 +341,36 @@ def _copy(copy: Copy, output_uri: str) -> Outcome:
     # the file is read again: it may have been changed since an earlier run restored it
     png = storage.read_bytes(storage.join(output_uri, original.output))
     if hashlib.sha256(png).hexdigest() != original.output_sha256:
-        raise DiffBFRError(
-            f"{original.output} changed after it was restored; expected the bytes of its record; remove it "
-            "and run again"
+        failed = replace(
+            _row(ref, "failed", "original_changed", f"{original.output} changed after it was restored"),
+            sha256=original.sha256,
+            duplicate_of=original.name,
         )
-    storage.write_atomic(storage.join(output_uri, copy.item.output), png)
-    others = []
+        return _without_output(failed, ref)  # the next run restores both
+    contents = {copy.item.output: png}
     originals = other_outputs(original.output, original.samples)
     for theirs, ours in zip(originals, other_outputs(copy.item.output, original.samples), strict=True):
-        image = storage.read_bytes(storage.join(output_uri, theirs))
-        storage.write_atomic(storage.join(output_uri, ours), image)
-        others.append((ours, len(image)))
-    row = replace(
-        original,
-        name=ref.name,
-        status="duplicate",
-        duplicate_of=original.name,
-        output=copy.item.output,
-        seconds=time.perf_counter() - started,
-    )
-    return Outcome(row, ref.fingerprint, len(png), tuple(others))
+        contents[ours] = storage.read_bytes(storage.join(output_uri, theirs))
+    refusal = _write_outputs(output_uri, contents, file_mode(source_uri, ref.uri))
+    row = replace(original, name=ref.name, duplicate_of=original.name, seconds=time.perf_counter() - started)
+    if refusal is not None:
+        empty = {"output": "", "output_sha256": "", "model_digest": "", "num_faces": 0}
+        failed = replace(row, status="failed", reason=refusal.reason, message=refusal.message, **empty)
+        return _without_output(failed, ref)
+    done = replace(row, status="duplicate", output=copy.item.output)
+    others = tuple(_file(name, image) for name, image in contents.items() if name != copy.item.output)
+    return Outcome(done, ref.fingerprint, len(png), others)
+
+
+def _file(name: str, content: bytes) -> OutputFile:
+    return OutputFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _commit(task: RestoreTask | CopyTask, outcomes: Sequence[Outcome]) -> None:
+    try:
+        commit_unit(task.output_uri, outcomes, task.request)
+    except OSError as error:
+        raise storage.place_error(task.output_uri, error) from error
 
 
 def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:
@@ -296,7 +378,7 @@ def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:
 
 
 def _row(
-    ref: PhotoRef, status: Literal["restored", "quarantined", "failed"], reason: str, message: str
+    ref: PhotoRef, status: Literal["restored", "quarantined", "failed", "skipped"], reason: str, message: str
 ) -> LedgerRow:
     return LedgerRow(
         name=ref.name,

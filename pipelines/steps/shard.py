@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from diffbfr.images import ImageRefused
 from diffbfr.shards import DatasetInfo, Member, Sample, Split
+from diffbfr.text import without_secrets
 from pipelines import storage
+from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset import commits, manifest
 from pipelines.dataset.commits import Commit, Quarantined, StagedFiles, StagedTar
 from pipelines.dataset.identity import archive_line, visible_content
@@ -44,6 +46,13 @@ class ShardReport:
     quarantined: int
     skipped: bool
     seconds: float
+
+    def counts(self) -> ReportCounts:
+        """The photos of this run; none where an earlier run made the shard."""
+        if self.skipped:
+            return ReportCounts({})
+        outcomes = {"committed": self.committed, "quarantined": self.quarantined}
+        return ReportCounts(outcomes, faces=self.committed)
 
 
 def shard(task: ShardTask) -> ShardReport:
@@ -120,7 +129,7 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
         content_id=content.hexdigest(),
         archive_id=archive.hexdigest(),
         recipe_digest=config.recipe_digest,
-        source=tasks[0].source.uri.encode("utf-8", "backslashreplace").decode(),
+        source=without_secrets(tasks[0].source.uri.encode("utf-8", "backslashreplace").decode()),
     )
     manifest.write_record(root, info, config.columns, describe_build(config), digests)
     return info

@@ -143,7 +143,9 @@ def _check_column(task: TrainTask, dataset: ShardedDataset) -> None:
 
 
 def _local(folder: str) -> Path:
-    return storage.fetch_tree(folder, storage.cache_folder("cascades"))
+    from diffbfr.digests import is_model_file
+
+    return storage.fetch_tree(folder, storage.cache_folder("cascades"), is_model_file)
 
 
 @driver_only

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from pipelines import storage
 
 _CHECKPOINTS = "checkpoints"
 _FAILED_UPLOADS = "failed-uploads"
+_STEP = re.compile(r"step-\d+")
+_IS_CHECKPOINT_FILE = re.compile(r"[A-Za-z0-9._-]+\.(json|safetensors)").fullmatch
 
 
 @contextmanager
@@ -32,7 +35,11 @@ def workspace(folder: str) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     uploads = int(os.environ.get("RANK", "0")) == 0
     with _free_folder(home) as local:
         for step in storage.list_dir(storage.join(folder, _CHECKPOINTS)):
-            fetched = storage.fetch_tree(storage.join(folder, _CHECKPOINTS, step), local / "fetched")
+            if not _STEP.fullmatch(step):
+                continue
+            fetched = storage.fetch_tree(
+                storage.join(folder, _CHECKPOINTS, step), local / "fetched", _IS_CHECKPOINT_FILE
+            )
             (local / _CHECKPOINTS).mkdir(exist_ok=True)
             fetched.rename(local / _CHECKPOINTS / step)
 

@@ -1,6 +1,6 @@
-"""Errors of storage: written data is corrupt, the transport failed, a file was replaced."""
+"""Errors of storage: corrupt data, a failed transport or place, a replaced file, a link instead of a file."""
 
-from diffbfr.errors import DiffBFRError, IncompleteError
+from diffbfr.errors import DiffBFRError, IncompleteError, UsageError
 
 
 class StorageError(DiffBFRError):
@@ -15,9 +15,29 @@ class ReplacedError(DiffBFRError):
     """A file is not the one that was listed: it was rewritten, or never comes with the listed digest."""
 
 
+class ObjectUnavailableError(DiffBFRError):
+    """One object cannot be read, whatever the network does: it lies in an archive such as Glacier."""
+
+
+class PlaceError(IncompleteError):
+    """A disk, a mount or a right fails, whatever the file: the same call succeeds once that is mended."""
+
+
+class UnsafePlaceError(UsageError):
+    """A link, device or pipe in the place of a file, or a name that leads out of its folder."""
+
+
 def corrupt_error(place: object) -> StorageError:
     """Return the error for a file that reads back different from what was written."""
     return StorageError(
         f"{place} reads back different from what was written; expected the same bytes; run `diffbfr doctor` "
         "on this storage"
+    )
+
+
+def link_error(place: object) -> UnsafePlaceError:
+    """Return the error for a link inside a folder that is only written to by this program."""
+    return UnsafePlaceError(
+        f"{place} is a link; expected a file or folder of its own, because a link would lead the next write "
+        "out of the output; remove the link, or name another output"
     )

@@ -4,19 +4,22 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
+import re
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
+from diffbfr.documents import decode_json
 from diffbfr.errors import UsageError, one_line
 from pipelines.storage import local, s3
-from pipelines.storage.errors import StorageError, corrupt_error
+from pipelines.storage.drafts import draft_name, is_abandoned, is_draft
+from pipelines.storage.entry import Entry
+from pipelines.storage.errors import UnsafePlaceError, corrupt_error
+from pipelines.storage.names import find_names
+from pipelines.storage.regular import open_regular
 from pipelines.storage.s3 import RemoteFile, connect
 
 Uri = str | Path
@@ -24,24 +27,20 @@ Uri = str | Path
 _READ_BYTES = 1 << 20
 _BLOCK_BYTES = 8 << 20
 _SINGLE_PUT_BYTES = 1 << 30  # s3fs splits at twice this size
-_PROBE_NAME = ".diffbfr-probe"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file under a folder: relative path, size, and a version that changes with the content.
-
-    The version is the ETag on S3 and the time of the last change on a disk.
-    """
-
-    path: str
-    num_bytes: int
-    version: str
+_MAX_JSON_BYTES = 1 << 28
+_BUCKET = re.compile(r"(?:[a-zA-Z0-9._-]{1,255}|arn:[a-zA-Z0-9:._-]{1,255}(?:/[a-zA-Z0-9-]+)*)(?:/|$)")
 
 
 def is_remote(uri: Uri) -> bool:
-    """True if the place is on S3."""
-    return isinstance(uri, str) and uri.startswith(s3.SCHEME)
+    """True if the place is on S3; UsageError if it names no bucket, such as one with a password in it."""
+    if not isinstance(uri, str) or not uri.startswith(s3.SCHEME):
+        return False
+    if not _BUCKET.match(uri, len(s3.SCHEME)):
+        raise UsageError(
+            f"{uri} names no bucket; expected s3://bucket/prefix; credentials come from the environment or "
+            "~/.aws"
+        )
+    return True
 
 
 def local_path(uri: Uri) -> Path:
@@ -107,13 +106,22 @@ def modified(uri: Uri) -> float:
 
 
 def read_bytes(uri: Uri) -> bytes:
-    """Return the content of a file; FileNotFoundError if there is none."""
-    return cast(bytes, connect().cat_file(str(uri))) if is_remote(uri) else local_path(uri).read_bytes()
+    """Return the content of a file; FileNotFoundError if there is none, OSError if it is no regular file."""
+    if is_remote(uri):
+        return cast(bytes, connect().cat_file(str(uri)))
+    with open_regular(local_path(uri)) as file:
+        return file.read()
 
 
 def read_json(uri: Uri) -> Any:
-    """Return the parsed content of a JSON file."""
-    return json.loads(read_bytes(uri))
+    """Return the parsed content of a JSON file of ours; UsageError if it is none, or breaks a limit."""
+    try:
+        return decode_json(read_bytes(uri), _MAX_JSON_BYTES)
+    except ValueError as error:
+        raise UsageError(
+            f"{uri} is damaged ({one_line(error)}); expected JSON as it was written; remove it, or put "
+            "a copy back"
+        ) from error
 
 
 def read_range(uri: Uri, start: int, length: int) -> bytes:
@@ -143,11 +151,11 @@ def open_read(uri: Uri, block_bytes: int = _BLOCK_BYTES, verified: bool = False)
     """Open a file for reading, with seek: for archives whose members are read one at a time.
 
     S3 is read `block_bytes` at a time. `verified` is for content without a digest of its own: each block is
-    read until two readings agree, which doubles the traffic.
+    read until two readings agree, which doubles the traffic. OSError if it is no regular file.
     """
     if is_remote(uri):
         return cast(BinaryIO, RemoteFile(connect(), str(uri), block_bytes, verified))
-    return local_path(uri).open("rb")
+    return open_regular(local_path(uri))
 
 
 def digest(uri: Uri) -> str:
@@ -174,7 +182,7 @@ def list_dir(uri: Uri) -> list[str]:
     else:
         path = local_path(uri)
         found = [child.name for child in path.iterdir()] if path.is_dir() else []
-    return sorted(name for name in found if not _is_temporary(name))
+    return sorted(name for name in found if not is_draft(name))
 
 
 def walk(uri: Uri) -> Iterator[Entry]:
@@ -187,7 +195,7 @@ def walk(uri: Uri) -> Iterator[Entry]:
         bucket, _, key = str(uri).rstrip("/")[len(s3.SCHEME) :].partition("/")
         prefix = f"{key}/" if key else ""
         for name, num_bytes, etag in s3.list_keys(connect(), bucket, prefix):
-            if not name.endswith("/") and not _is_temporary(name):
+            if not name.endswith("/") and not is_draft(name.rpartition("/")[2]):
                 yield Entry(name[len(prefix) :], num_bytes, etag)
         return
     root = local_path(uri)
@@ -195,39 +203,42 @@ def walk(uri: Uri) -> Iterator[Entry]:
         (path for path in root.rglob("*") if path.is_file()),
         key=lambda path: path.relative_to(root).as_posix(),
     ):
-        if not _is_temporary(path.name):
+        if not is_draft(path.name):
             stat = path.stat()
             yield Entry(path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
 
 
-def write_atomic(uri: Uri, data: bytes, create_only: bool = False) -> bool:
+def write_atomic(
+    uri: Uri, data: bytes, create_only: bool = False, within: Uri = "", mode: int = local.FILE_MODE
+) -> bool:
     """Write a file whole or not at all, and read it back; StorageError if it reads back different.
 
     With `create_only`, False and no change if the file exists: of several writers exactly one gets True.
+    Below the folder `within` no link is followed or replaced; `UnsafePlaceError` if there is one. `mode`
+    holds the permission bits of a local file; the umask is taken off them.
     """
-    return (
-        _write_s3(str(uri), data, create_only)
-        if is_remote(uri)
-        else local.write(local_path(uri), data, create_only)
-    )
+    if is_remote(uri):
+        return _write_s3(str(uri), data, create_only)
+    return local.write(local_path(uri), data, create_only, _rules(within, mode))
 
 
-def write_json(uri: Uri, value: Any, create_only: bool = False) -> bool:
+def write_json(
+    uri: Uri, value: Any, create_only: bool = False, within: Uri = "", mode: int = local.FILE_MODE
+) -> bool:
     """Write a value as JSON with sorted keys, as `write_atomic` does."""
-    return write_atomic(
-        uri, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), create_only
-    )
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return write_atomic(uri, text.encode(), create_only=create_only, within=within, mode=mode)
 
 
-def put_file(source: Path, uri: Uri) -> None:
-    """Copy a local file to a place, whole or not at all, and read it back; memory holds a piece at a time."""
+def put_file(source: Path, uri: Uri, within: Uri = "", mode: int = local.FILE_MODE) -> None:
+    """Copy a local file to a place as `write_atomic` writes; memory holds a piece at a time."""
     if is_remote(uri):
         connect().put_file(str(source), str(uri))
         if not _reads_back(lambda: digest(uri) == digest(source)):
             connect().rm_file(str(uri))
             raise corrupt_error(uri)
     elif local_path(uri).absolute() != source.absolute():
-        local.copy(source, local_path(uri))
+        local.copy(source, local_path(uri), _rules(within, mode))
 
 
 def put_tree(folder: Path, uri: Uri, last: str = "") -> None:
@@ -255,44 +266,6 @@ def local_copy(uri: Uri) -> Iterator[Path]:
         yield Path(folder) / "file"
 
 
-def cache_folder(room: str) -> Path:
-    """Return the folder for copies from S3 on this machine: `DIFFBFR_CACHE`, else `~/.cache/diffbfr`."""
-    return Path(os.environ.get("DIFFBFR_CACHE", "~/.cache/diffbfr")).expanduser() / room
-
-
-def fetch_tree(uri: Uri, cache: Path) -> Path:
-    """Return the path of a folder on this machine: its own, or that of a copy from S3 under `cache`.
-
-    Only files whose version has changed since the last call are fetched. FileNotFoundError if there is none.
-    """
-    if not is_remote(uri):
-        return local_path(uri)
-    target = cache / hashlib.sha256(absolute(uri).encode()).hexdigest()[:20]
-    versions = cache / f"{target.name}.json"
-    known = read_json(versions) if versions.exists() else {}
-    now = {entry.path: entry for entry in walk(uri)}
-    if not now:
-        raise FileNotFoundError(str(uri))
-    for path, entry in now.items():
-        place = target / path
-        if known.get(path) == entry.version and place.exists() and place.stat().st_size == entry.num_bytes:
-            continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = local.temporary(place)
-        try:
-            connect().get_file(join(uri, path), str(temporary))
-            if temporary.stat().st_size != entry.num_bytes:
-                raise StorageError(
-                    f"{join(uri, path)} came as {temporary.stat().st_size} bytes, expected "
-                    f"{entry.num_bytes}; rerun"
-                )
-            temporary.replace(place)
-        finally:
-            temporary.unlink(missing_ok=True)
-    write_json(versions, {path: entry.version for path, entry in now.items()})
-    return target
-
-
 def remove_tree(uri: Uri) -> None:
     """Remove a file, or a folder and all below it, if there is one."""
     with contextlib.suppress(FileNotFoundError):
@@ -304,28 +277,74 @@ def remove_tree(uri: Uri) -> None:
             local_path(uri).unlink()
 
 
+def remove_file(uri: Uri, within: Uri) -> bool:
+    """Remove one file that lies below `within`, never a folder; False if there is none.
+
+    `UnsafePlaceError` if the place lies outside, or if it or a folder on the way is a link.
+    """
+    if not is_remote(uri):
+        return local.remove_file(local_path(uri), local_path(within))
+    if not str(uri).startswith(f"{str(within).rstrip('/')}/"):
+        raise UnsafePlaceError(f"{uri} does not lie in {within}; expected a place inside it; report this")
+    with contextlib.suppress(FileNotFoundError):
+        connect().rm_file(str(uri))
+        return True
+    return False
+
+
+def make_folder(uri: Uri, mode: int = 0o777) -> None:
+    """Make a folder on this machine, with these permission bits less the umask, unless it exists."""
+    if not is_remote(uri) and not local_path(uri).exists():
+        local_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        local_path(uri).mkdir(mode=mode, exist_ok=True)
+
+
+def reopen_folder(uri: Uri) -> None:
+    """Take over a folder that an earlier run wrote, if there is one.
+
+    `UnsafePlaceError` for a link below it. Files that dead writers left unfinished are removed.
+    """
+    if not is_remote(uri):
+        local.reopen_folder(local_path(uri))
+        return
+    for name in find_names(str(uri), is_draft, prefix=".diffbfr-"):
+        place = join(uri, name)
+        with contextlib.suppress(FileNotFoundError):
+            if is_abandoned(name, modified(place)):
+                connect().rm_file(place)
+
+
 def check_folder(uri: Uri) -> None:
     """Raise UsageError if the place is a file on this machine; a place that does not exist passes."""
     if not is_remote(uri) and local_path(uri).is_file():
         raise UsageError(f"{uri} is a file; expected a folder, or a place for one; name another with --root")
 
 
-def check_writable(uri: Uri) -> None:
-    """Write, read back and remove a small file; UsageError with the reason if that fails."""
-    probe = join(uri, f"{_PROBE_NAME}-{uuid.uuid4().hex}")
+def check_writable(uri: Uri, advice: str = "name another with --root") -> str:
+    """Write small files in every way that is used later; UsageError with the reason if that fails.
+
+    Returns how a file is created only once there, in words.
+    """
+    probe = join(uri, draft_name())
     try:
-        write_atomic(probe, b"diffbfr")
+        created = write_atomic(probe, b"diffbfr", create_only=True)
+        again = write_atomic(probe, b"again", create_only=True)
+        write_atomic(probe, b"replaced")
+        if not created or again or read_bytes(probe) != b"replaced":
+            raise corrupt_error(probe)
         remove_tree(probe)
+        if is_remote(uri):
+            return "If-None-Match"
+        return "hard links" if local.creates_by_link(local_path(uri)) else "exclusive creation, no hard links"
     # every storage client has errors of its own, and each means the same to the user
     except Exception as error:
         raise UsageError(
-            f"cannot write to {uri} ({one_line(error)}); expected a writable folder or bucket; name another "
-            "with --root"
+            f"cannot write to {uri} ({one_line(error)}); expected a writable folder or bucket; {advice}"
         ) from error
 
 
-def _is_temporary(name: str) -> bool:
-    return name.endswith(local.TEMPORARY) or _PROBE_NAME in name
+def _rules(within: Uri, mode: int) -> local.WriteRules:
+    return local.WriteRules(local_path(within) if within else None, mode)
 
 
 def _write_s3(uri: str, data: bytes, create_only: bool) -> bool:

@@ -21,10 +21,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from diffbfr.errors import UsageError, one_line
-from pipelines.storage.errors import ReplacedError, TransportError
+from pipelines.storage.errors import ObjectUnavailableError, ReplacedError, TransportError
 
 SCHEME: Final = "s3://"
 READ_TIMEOUT_S = 15.0
@@ -35,9 +35,19 @@ _TRIES: Final = 5
 _PAUSE_S: Final = 0.1  # before the second try; each further one waits twice as long
 _READINGS: Final = 5  # of what has no digest, until two agree
 _FETCHES: Final = 2  # of what has one, until it fits
+_PART_BYTES: Final = 64 << 20
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _ALTERED_CODES: Final = ("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch")
 _BUSY_CODES: Final = ("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown")
+_OBJECT_CODES: Final = (
+    "InvalidArgument",
+    "InvalidObjectState",
+    "InvalidRequest",
+    "InvalidURI",
+    "KeyTooLongError",
+    "MethodNotAllowed",
+)
+"""Refusals that concern one object: it is in Glacier, encrypted with a customer's key, deleted."""
 _NOT_IMPLEMENTED: Final = 501  # the one status of 500 and above that a retry cannot change
 _CHECKSUMS: Final[Mapping[str, Callable[[bytes], bytes]]] = MappingProxyType(
     {
@@ -179,18 +189,30 @@ def is_transient(error: BaseException | None) -> bool:
     return isinstance(error, S3_RETRYABLE_ERRORS)
 
 
+def _code(error: BaseException) -> str:
+    """Return the code of the server's answer, such as `AccessDenied`; "" if the error is no answer."""
+    answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
+
+
 def translate_errors(place: str, call: Callable[[], Any]) -> Any:
     """Return the result of a call; TransportError for a transient error, UsageError for missing rights."""
     try:
         return call()
     except Exception as error:
         reason = one_line(error)
-        if isinstance(error, TransportError | ReplacedError):
+        if isinstance(error, TransportError | ReplacedError | ObjectUnavailableError):
             raise
         if is_transient(error):
             raise TransportError(
                 f"{place} did not answer as it should ({reason}); expected an answer; run the same command "
                 "again"
+            ) from error
+        code = _code(error)
+        if code in _OBJECT_CODES or code.startswith("KMS."):
+            raise ObjectUnavailableError(
+                f"{place} cannot be read ({reason}); expected one that can be fetched as it is; take it "
+                "out of its archive (Glacier), or copy it under a plain key and encryption"
             ) from error
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
             raise UsageError(
@@ -233,6 +255,35 @@ def read_whole(client: Client, uri: str, etag: str) -> bytes:
         f"{uri} came {_FETCHES} times with other bytes than its ETag {etag} says; expected the listed "
         "content; copy it to the bucket again"
     )
+
+
+def fetch(client: Client, uri: str, etag: str, num_bytes: int, file: BinaryIO) -> str:
+    """Write a whole object to a file, verified as `read_whole` does; return its sha256.
+
+    Memory holds one part. `ReplacedError` if the object has another ETag.
+    """
+    if _MD5.fullmatch(etag):
+        sha256, md5 = _fetch_parts(client, uri, etag, num_bytes, file, read_once)
+        if md5 == etag:
+            return sha256
+    # altered on the way, or the ETag is no MD5
+    sha256, _ = _fetch_parts(client, uri, etag, num_bytes, file, read_verified)
+    return sha256
+
+
+def _fetch_parts(
+    client: Client, uri: str, etag: str, num_bytes: int, file: BinaryIO, read: Callable[..., bytes]
+) -> tuple[str, str]:
+    """Write an object part by part over a file; return its sha256 and MD5."""
+    file.seek(0)
+    file.truncate()
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    for start in range(0, num_bytes, _PART_BYTES):
+        part = read(client, uri, etag, start, min(num_bytes, start + _PART_BYTES))
+        file.write(part)
+        sha256.update(part)
+        md5.update(part)
+    return sha256.hexdigest(), md5.hexdigest()
 
 
 def list_keys(

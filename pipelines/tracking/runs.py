@@ -1,7 +1,8 @@
 """MLflow runs of a pipeline run: a parent, and a child per step. No pipeline needs them to resume.
 
 A run is found again by its identity (plan and root of a parent; step, artifact and root of a child), so a
-command that was killed and started again continues its runs and logs no point of a curve twice.
+command that was killed and started again continues its runs and logs no point of a curve twice. Passwords in
+addresses are masked in what is logged (`without_secrets`).
 """
 
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from diffbfr.errors import DiffBFRError, one_line
+from diffbfr.text import without_secrets
 from pipelines.tracking.connection import Registry
 
 if TYPE_CHECKING:
@@ -59,7 +61,9 @@ class Run:
         """Log parameters; a value is cut at 6,000 characters, MLflow's limit."""
         from mlflow.entities import Param
 
-        entities = [Param(name, str(value)[:_PARAM_CHARACTERS]) for name, value in params.items()]
+        entities = [
+            Param(name, without_secrets(str(value))[:_PARAM_CHARACTERS]) for name, value in params.items()
+        ]
         for i in range(0, len(entities), _PARAM_BATCH):
             self.registry.client.log_batch(self.run_id, params=entities[i : i + _PARAM_BATCH])
 
@@ -84,8 +88,9 @@ class Run:
     def log_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
+        safe = masked(tags)
         self.registry.client.log_batch(
-            self.run_id, tags=[RunTag(name, value) for name, value in tags.items()]
+            self.run_id, tags=[RunTag(name, value) for name, value in safe.items()]
         )
 
     def log_bytes(self, name: str, data: bytes) -> None:
@@ -112,6 +117,11 @@ class Run:
                     f"run {self.run_id} has no file {name} ({one_line(error)}); expected one; run the step "
                     "again"
                 ) from error
+
+
+def masked(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags as they are written to MLflow: without passwords."""
+    return {name: without_secrets(value) for name, value in tags.items()}
 
 
 def search_runs(
@@ -161,7 +171,7 @@ def find_step(registry: Registry, root: str, step: str, artifact_id: str) -> Run
 
 def unfinished_runs(registry: Registry, root: str) -> list[tuple[Run, Mapping[str, str]]]:
     """Runs of a root whose status is RUNNING, with their tags."""
-    wanted = f"tags.`{_ROOT}` {_equals(root)} and attributes.status = 'RUNNING'"
+    wanted = f"tags.`{_ROOT}` {_equals(without_secrets(root))} and attributes.status = 'RUNNING'"
     found = search_runs(registry, wanted)
     return [(Run(registry, run.info.run_id), run.data.tags) for run in found]
 
@@ -213,7 +223,7 @@ def _of_step(tags: Mapping[str, str], step: str, artifact_id: str) -> str:
 
 
 def _of_root(tags: Mapping[str, str]) -> str:
-    return f" and tags.`{_ROOT}` {_equals(tags[_ROOT])}" if tags.get(_ROOT) else ""
+    return f" and tags.`{_ROOT}` {_equals(without_secrets(tags[_ROOT]))}" if tags.get(_ROOT) else ""
 
 
 def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) -> Run:
@@ -223,7 +233,7 @@ def _begin(registry: Registry, name: str, tags: Mapping[str, str], wanted: str) 
         if not found:
             return Run(
                 registry,
-                client.create_run(registry.experiment_id, run_name=name, tags=dict(tags)).info.run_id,
+                client.create_run(registry.experiment_id, run_name=name, tags=masked(tags)).info.run_id,
             )
     run = Run(registry, found[0].info.run_id)
     client.update_run(run.run_id, status="RUNNING")

@@ -14,7 +14,7 @@ FILES = sorted(path for package in ("diffbfr", "pipelines") for path in (ROOT / 
 FLOORS = (
     {"diffbfr"},
     {"storage", "progress"},
-    {"sources", "cluster", "execution"},
+    {"sources", "cluster", "execution", "packages"},
     {"dataset"},
     {"restoration", "recipes", "evaluation"},
     {"tracking", "report"},

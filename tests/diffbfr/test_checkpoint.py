@@ -384,7 +384,7 @@ def test_the_field_that_differs_is_named_before_the_weights_are_read(
     tmp_path: Path, other: StageSpec, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_stage(tmp_path, SPEC, _weights())
-    monkeypatch.setattr("diffbfr.checkpoint.load_file", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("diffbfr.weights.load_file", lambda path: pytest.fail(f"{path} was read"))
     with pytest.raises(ValueError, match=f"another irm1: {field}"):
         load_stage(tmp_path, "irm1", expected=other)
 
@@ -420,7 +420,7 @@ def test_weights_of_another_network_are_refused_before_they_are_read(
         weights["tail.bias"] = torch.zeros(4)
     save_file(weights, tmp_path / "irm1.safetensors")
     (tmp_path / "irm1.json").write_text(json.dumps(to_dict(SPEC)))
-    monkeypatch.setattr("diffbfr.checkpoint.load_file", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("diffbfr.weights.load_file", lambda path: pytest.fail(f"{path} was read"))
     expected = {
         "shape": r"head\.bias of shape \[4\]; expected \[3\]",
         "missing": r"head\.bias of shape None; expected \[3\]",

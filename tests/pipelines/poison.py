@@ -1,18 +1,21 @@
 """Photos that kill, hang or starve the process that decodes them, known by the digest of their bytes.
 
-`make_face` replaces the real one; the other functions run in a sandbox too.
+`make_face` and `read_face` replace the real ones; the other functions run in a sandbox too.
 """
 
 import ctypes
 import hashlib
 import os
+import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffbfr.errors import UsageError
 from pipelines.dataset import samples
+from pipelines.restoration import face_input
 
 MARKS = {
     "crash": b"segfault",
@@ -38,6 +41,13 @@ def make_face(config: samples.ShardConfig, key: str, source: str, data: bytes) -
     for length in {len(mark) for mark in MARKS.values()}:
         misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
     return samples.make_face(config, key, source, data)
+
+
+def read_face(data: bytes, *sizes: int) -> face_input.FaceInput:
+    """Misbehave if the end of the file has a magic digest; otherwise read the face."""
+    for length in {len(mark) for mark in MARKS.values()}:
+        misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
+    return face_input.read_face(data, *sizes)
 
 
 def misbehave(how: str) -> str:
@@ -87,3 +97,26 @@ def echo(value: Any) -> Any:
 def raise_again(error: Exception) -> str:
     """Raise what is given."""
     raise error
+
+
+class StopOnce:
+    """Stops its own process at the first task, as `kill -STOP` would."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = Path(mark)
+
+    def __call__(self, task: int) -> int:
+        if task == 1 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return task**2
+
+
+class MakeStopOnce:
+    """Makes it, in an actor."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __call__(self) -> StopOnce:
+        return StopOnce(self.mark)

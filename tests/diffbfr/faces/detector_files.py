@@ -36,7 +36,7 @@ def wheel(seed: int = 0, **replaced: bytes) -> bytes:
 def known(data: bytes) -> KnownFile:
     """The known wheel, with the digest of these bytes."""
     digest = hashlib.sha256(data).hexdigest()
-    return KnownFile("mtcnn", MTCNN_WHEEL.name, digest, "MIT", MTCNN_WHEEL.source)
+    return KnownFile("mtcnn", MTCNN_WHEEL.name, digest, len(data), "MIT", MTCNN_WHEEL.source)
 
 
 def real_detector(name: str) -> YuNet | Mtcnn:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -41,12 +42,12 @@ def test_a_file_gives_its_pixels_or_is_refused_for_its_reason(case: Case) -> Non
 
 
 @pytest.mark.parametrize("case", [case for case in CORPUS if case.family == "bomb"], ids=lambda case: case.id)
-def test_a_bomb_is_refused_within_50_ms(case: Case) -> None:
+def test_a_bomb_is_refused_or_left_folded_within_50_ms(case: Case) -> None:
     decode(CORPUS[0].data)
     times = []
     for _ in range(3):
         started = time.process_time()
-        with pytest.raises(ImageRefused):
+        with pytest.raises(ImageRefused) if case.pixels is None else nullcontext():
             decode(case.data)
         times.append(time.process_time() - started)
     assert min(times) < 0.05

@@ -9,9 +9,9 @@ from torch.nn.functional import interpolate
 
 from diffbfr.errors import UsageError
 from diffbfr.images import decode, to_tensor
+from diffbfr.metrics.crop import FFHQ_POINTS
 from diffbfr.metrics.identity import (
     CROP_POINTS,
-    FFHQ_POINTS,
     IdentityCosine,
     MobileFaceNet,
     ffhq_crop,

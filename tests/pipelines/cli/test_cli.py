@@ -42,11 +42,13 @@ COMMAND_LINE = {
         "--samples",
         "--seed",
         "--max-bad",
+        "--verify",
         "--root",
         "--config",
         "--set",
         "--json",
     ],
+    "setup metrics": ["--from", "--json"],
     "doctor": ["--root", "--config", "--set", "--json"],
     "models list": MODELS,
     "models show": ["NAME@VERSION", *MODELS],
@@ -482,7 +484,7 @@ def test_an_archive_is_restored_with_the_right_exit_code_and_a_rerun_does_nothin
     assert "1 of 3 inputs are quarantined (first: broken.png" in shown.err
     assert call(monkeypatch, *words, "--aligned", "--max-bad", "1", "--json") == 0
     ended = json.loads(capsys.readouterr().out)
-    assert ended["counts"] == {"restored": 2, "duplicate": 0, "quarantined": 1, "failed": 0}
+    assert ended["counts"] == {"restored": 2, "duplicate": 0, "quarantined": 1, "failed": 0, "skipped": 0}
     assert Path(ended["ledger"]).is_file()
     assert len(list(Path(out).glob("*.png"))) == 2
     assert call(monkeypatch, *words, "--aligned", "--seed", "7") == 2

@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
@@ -87,7 +86,7 @@ def run(ray: NarrowRay, function: Callable[[int], int], monkeypatch: pytest.Monk
     collector = pool.Collector[int, int](
         "square", range(5), lambda task: 1, Progress("square", 5, "items"), None
     )
-    pool.run_actors(lambda: function, collector, 3, 1, 0.0, threading.Event())
+    pool.run_actors(lambda: function, collector, 3, 1, 0.0, lambda: None)
     return collector.reports()
 
 
@@ -159,7 +158,7 @@ def test_tasks_without_any_core_say_so_once_a_minute(
     collector = pool.Collector[int, int](
         "shard", range(3), lambda task: 1, Progress("shard", 3, "items"), None
     )
-    pool.run_tasks(lambda task: task**2, collector, 2, threading.Event())
+    pool.run_tasks(lambda task: task**2, collector, 2, lambda: None)
     assert collector.reports() == [0, 1, 4]
     assert [record.getMessage() for record in caplog.records] == [
         "shard: waiting for 2 workers of 1 CPUs each; 0 CPUs are free; add machines, or stop and lower "

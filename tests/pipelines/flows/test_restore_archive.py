@@ -19,13 +19,13 @@ from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import read_ledger
 from pipelines.flows.restore_archive import (
-    LEDGER,
     RestoreOptions,
     RestoreReport,
     require_clean,
     restore_archive,
 )
 from pipelines.flows.restore_page import sample_photos, write_restore_page
+from pipelines.restoration.outcomes import LEDGER
 from tests.pipelines.fake_cascade import FakeModel
 from tests.pipelines.sample_archive import EXPECTED, build, encode, face
 
@@ -437,7 +437,7 @@ def test_the_page_shows_photos_before_and_after_and_why_others_were_refused(
 ) -> None:
     report = restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial)
     photos = sample_photos(report)
-    page = Path(write_restore_page(report))
+    page = Path(write_restore_page(report) or "")
 
     with_pictures = [photo for photo in photos if photo.before and photo.after]
     assert len(with_pictures) == 8
@@ -458,7 +458,7 @@ def test_the_page_shows_photos_before_and_after_and_why_others_were_refused(
         str(archive), str(tmp_path / "several"), FakeModel(), RestoreOptions(aligned=True, samples=2), serial
     )
     assert all(photo.spread for photo in sample_photos(several) if photo.after)
-    assert "where its restorations differ" in Path(write_restore_page(several)).read_text()
+    assert "where its restorations differ" in Path(write_restore_page(several) or "").read_text()
     written = page.stat().st_mtime_ns
     write_restore_page(restore_archive(str(archive), str(tmp_path / "out"), FakeModel(), ALIGNED, serial))
     assert page.stat().st_mtime_ns == written, "a rerun without work leaves the page"

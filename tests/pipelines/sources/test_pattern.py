@@ -24,6 +24,7 @@ from pipelines.sources import (
     ZipSource,
     open_source,
 )
+from pipelines.sources.braces import expand_braces
 from tests.pipelines.tiny_dataset import build, make_photos
 
 
@@ -133,6 +134,52 @@ def test_what_is_called_like_a_pattern_is_opened_under_its_name(tmp_path: Path) 
     assert list(_contents(open_source(tmp_path / "[a1][b].zip"))) == ["ab/1.png"]
 
 
+def test_braces_name_archives_as_a_shell_would(tmp_path: Path) -> None:
+    for name in ("00008", "00009", "00010", "00011"):
+        _tar(tmp_path / f"{name}.tar", "1.png")
+    _tar(tmp_path / "a{b}-1.tar", "1.png")
+    assert list(_contents(open_source(tmp_path / "{00008..00010}.tar"))) == [
+        f"{number}/1.png" for number in ("00008", "00009", "00010")
+    ]
+    assert list(_contents(open_source(tmp_path / "{00011,00009}.tar"))) == ["00009/1.png", "00011/1.png"]
+    assert list(_contents(open_source(tmp_path / "{00011,0000*}.tar"))) == [
+        f"{number}/1.png" for number in ("00008", "00009", "00011")
+    ]
+    assert list(_contents(open_source(tmp_path / "a{b}-{1..1}.tar"))) == ["a{b}-1/1.png"]
+    longer_than_a_name = ",".join(["00008"] * 60)
+    assert list(_contents(open_source(f"{tmp_path}/{{{longer_than_a_name}}}.tar"))) == ["00008/1.png"]
+    source = open_source(tmp_path / "{00008..00011}.tar")
+    assert open_source(source.uri) == source
+
+
+def test_braces_around_folders_keep_the_folders_apart(tmp_path: Path) -> None:
+    for folder in ("train", "val"):
+        (tmp_path / folder).mkdir()
+        _tar(tmp_path / folder / "0.tar", "1.png")
+    assert list(_contents(open_source(tmp_path / "{val,train}/{0..0}.tar"))) == [
+        "train/0/1.png",
+        "val/0/1.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{08..10}", ["08", "09", "10"]),
+        ("{3..1}", ["3", "2", "1"]),
+        ("{0..10..5}x", ["0x", "5x", "10x"]),
+        ("{a..c}", ["a", "b", "c"]),
+        ("{a,{b,c}d}{1,2}", ["a1", "a2", "bd1", "bd2", "cd1", "cd2"]),
+        ("x{,y}", ["x", "xy"]),
+        ("{a}{", ["{a}{"]),
+        ("{a}{1..2}", ["{a}1", "{a}2"]),
+        ("a}{b,c", ["a}{b,c"]),
+    ],
+)
+def test_braces_are_expanded_as_in_a_shell(text: str, expected: list[str]) -> None:
+    assert expand_braces(text) == expected
+
+
 def test_hidden_archives_are_left_out(tmp_path: Path) -> None:
     _zip(tmp_path / "a.zip", "1.png")
     _zip(tmp_path / ".a.zip", "1.png")
@@ -168,9 +215,13 @@ def test_hidden_archives_are_left_out(tmp_path: Path) -> None:
             r"other",
         ),
         (
-            "photos-{0..9}.tar",
-            r"photos-\{0\.\.9\}\.tar is not there; .*several archives as '\*\.zip'; check the path",
+            "val-{0..9}.tar",
+            r"/val-0\.tar names nothing, nor 9 more of 10; .* holds 4 archives, the nearest is val\.tar",
         ),
+        ("{train_a,trian}.zip", r"/trian\.zip names nothing; .* holds 4 archives"),
+        ("{loose,nowhere}/1.tar", r"/nowhere is not there; expected a folder"),
+        ("{0..100000}.tar", r"\{0\.\.100000\}.* names more than 100000 archives; expected fewer"),
+        ("{0..999}{0..999}.tar", r"names more than 100000 archives"),
     ],
 )
 def test_a_pattern_that_names_no_archives_is_one_clear_line(
@@ -248,7 +299,10 @@ def test_archives_on_s3_are_named_by_a_pattern_like_those_on_disk(tmp_path: Path
     assert _contents(source) == _contents(open_source(tmp_path / "train_?.zip"))
     assert source.digest() == open_source(tmp_path / "train_?.zip").digest()
     assert open_source(f"{remote}/train_[1].zip") == ZipSource(f"{remote}/train_[1].zip")
+    braces = open_source(f"{remote}/train_{{a..b}}.zip")
+    assert _contents(braces) == _contents(source)
     for pattern, message in (
+        ("train_{a..c}.zip", r"train_c\.zip names nothing; .* holds 4 archives"),
         ("trian_*.zip", r"names nothing; .* holds 4 archives, the nearest is train_"),
         ("train_f*", r"names train_folder\.zips/, which is no \.zip or plain \.tar"),
         ("nowhere/*.zip", r"nowhere is not there; expected a folder"),

@@ -36,6 +36,12 @@ OTHERS = {
     "notes.txt": b"x",
     "a/README": b"x",
 }
+SKIPPED = {
+    ".git/": "system_folder",
+    "__MACOSX/": "system_folder",
+    "a/README": "side_file",
+    "notes.txt": "side_file",
+}
 
 
 def _folder(root: Path, files: dict[str, bytes]) -> Path:
@@ -54,7 +60,11 @@ def _zip(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def _contents(source: PhotoSource) -> dict[str, bytes]:
-    return {ref.name: source.read(ref) for ref in source.refs()}
+    return {ref.name: source.read(ref) for ref in source.refs() if not ref.skipped}
+
+
+def _skipped(source: PhotoSource) -> dict[str, str]:
+    return {ref.name: ref.skipped for ref in source.refs() if ref.skipped}
 
 
 @pytest.fixture(params=["folder", "zip"])
@@ -76,7 +86,9 @@ def test_a_listing_is_sorted_by_name_and_leaves_out_what_is_no_photo(place: Path
 
 
 def test_every_file_lists_everything(place: Path) -> None:
-    assert _contents(open_source(place, every_file=True)) == {**PHOTOS, **OTHERS}
+    source = open_source(place, every_file=True)
+    assert _contents(source) == {**PHOTOS, ".hidden.png": b"x"}
+    assert _skipped(source) == SKIPPED
 
 
 def test_a_source_and_its_refs_travel_to_a_worker(place: Path) -> None:
@@ -333,7 +345,9 @@ def test_a_tar_lists_and_reads_its_photos_sorted_by_name(tmp_path: Path, tar_for
     wanted = {name: data for name, data in files.items() if name not in OTHERS}
     assert [ref.name for ref in source.refs()] == sorted(wanted)
     assert _contents(pickle.loads(pickle.dumps(source))) == wanted
-    assert _contents(open_source(tmp_path / "photos.tar", every_file=True)) == files
+    every = open_source(tmp_path / "photos.tar", every_file=True)
+    assert _contents(every) == {**wanted, ".hidden.png": b"x"}
+    assert _skipped(every) == SKIPPED
 
 
 def test_a_tar_that_webdataset_wrote_is_a_source(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """A unit of photos is batched across photos and repeatable to the byte; a bad face fails alone."""
 
+import errno
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from diffbfr.errors import DiffBFRError, UsageError
+from diffbfr.errors import UsageError
 from diffbfr.images import decode
-from pipelines.restoration.outcomes import Outcome, read_units
+from pipelines import storage
+from pipelines.restoration.outcomes import Outcome, OutputFile, read_units
 from pipelines.sources import open_source
 from pipelines.steps.restore import Copy, CopyTask, RestoreTask, RestoreWorker, WorkItem, copy_duplicates
 from tests.pipelines.fake_cascade import FakeCascade, FakeModel
@@ -73,14 +77,16 @@ def test_several_samples_have_noise_of_their_own_and_the_first_is_the_only_one_o
         )
         assert np.array_equal(heatmap[:, :, 0], np.clip(np.rint(4 * found), 0, 255))
         assert outcome.others == tuple(
-            (place, (tmp_path / "several" / place).stat().st_size) for place, _ in outcome.others
+            OutputFile(other.name, len(data), hashlib.sha256(data).hexdigest())
+            for other in outcome.others
+            if (data := (tmp_path / "several" / other.name).read_bytes())
         )
-        assert [place for place, _ in outcome.others] == [
+        assert [other.name for other in outcome.others] == [
             f"sample-1/{name}",
             f"sample-2/{name}",
             f"spread/{name}",
         ]
-    assert sorted(read_units(str(tmp_path / "several")), key=by_name) == list(report.outcomes)
+    assert sorted(read_units(str(tmp_path / "several")).outcomes, key=by_name) == list(report.outcomes)
 
 
 def test_a_sample_that_fails_fails_its_face_alone_and_leaves_no_picture(tmp_path: Path) -> None:
@@ -108,7 +114,7 @@ def test_a_retried_unit_writes_the_same_bytes_and_one_record(tmp_path: Path) -> 
     assert [outcome.row.output_sha256 for outcome in second.outcomes] == [
         outcome.row.output_sha256 for outcome in first.outcomes
     ]
-    assert sorted(read_units(str(tmp_path / "out")), key=by_name) == list(second.outcomes)
+    assert sorted(read_units(str(tmp_path / "out")).outcomes, key=by_name) == list(second.outcomes)
 
 
 def by_name(outcome: Outcome) -> str:
@@ -179,7 +185,49 @@ def test_a_changed_original_is_not_copied(tmp_path: Path) -> None:
     outcome = RestoreWorker(FakeModel())(task).outcomes[0]
     (tmp_path / "out/0.png").write_bytes(b"x" * outcome.output_bytes)
 
-    with pytest.raises(DiffBFRError, match=r"0\.png changed after it was restored"):
-        copy_duplicates(
-            CopyTask(0, (Copy(WorkItem(task.items[0].ref, "copy.png"), outcome.row),), task.output_uri)
-        )
+    copy = Copy(WorkItem(task.items[0].ref, "copy.png"), outcome.row)
+    (row,) = (outcome.row for outcome in copy_duplicates(CopyTask(0, (copy,), task.output_uri)).outcomes)
+    assert (row.status, row.reason, row.message, row.output) == (
+        "failed",
+        "original_changed",
+        "0.png changed after it was restored",
+        "",
+    )
+    assert not (tmp_path / "out/copy.png").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR])
+def test_an_output_that_the_file_system_refuses_fails_its_photo_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write = storage.write_atomic
+
+    def refuse_one(uri: storage.Uri, data: bytes, **options: Any) -> bool:
+        if str(uri).endswith("sample-1/2.png"):
+            raise OSError(number, os.strerror(number))
+        return write(uri, data, **options)
+
+    monkeypatch.setattr(storage, "write_atomic", refuse_one)
+    task = make_task(tmp_path)
+    items = tuple(replace(item, output=f"sample-0/{item.output}") for item in task.items)
+    rows = [
+        outcome.row for outcome in RestoreWorker(FakeModel())(replace(task, items=items, samples=2)).outcomes
+    ]
+    assert [row.status for row in rows] == ["restored", "restored", "failed", "restored", "restored"]
+    assert (rows[2].reason, os.strerror(number) in rows[2].message) == ("output_refused", True)
+    assert not list((tmp_path / "out").rglob("2.png"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES])
+def test_a_place_that_takes_no_file_blames_no_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(uri: storage.Uri, data: bytes, **options: Any) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(storage, "write_atomic", refuse)
+    with pytest.raises(storage.PlaceError, match=f"cannot be written .{os.strerror(number)}") as caught:
+        RestoreWorker(FakeModel())(make_task(tmp_path))
+    assert caught.value.exit_code == 3
+    assert "0.png" not in str(caught.value)
+    assert not read_units(str(tmp_path / "out")).outcomes

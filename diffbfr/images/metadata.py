@@ -1,0 +1,84 @@
+"""What a restored picture keeps of its input's metadata: colour profile, density, date and camera.
+
+The rule is a list of what is kept, so that nothing else passes: no position, no serial number, no owner, no
+thumbnail (it shows the photo before it was cropped) and no maker's note (it may hold any of them).
+"""
+
+import math
+from typing import Final
+
+from PIL import ExifTags, Image
+
+MAX_ICC_BYTES: Final = 1 << 20
+"""Pillow reads no larger profile from a PNG, which is what restored pictures are."""
+
+_CAMERA: Final[tuple[int, ...]] = (ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.DateTime)
+_SHOT: Final[tuple[int, ...]] = (
+    ExifTags.Base.DateTimeOriginal,
+    ExifTags.Base.DateTimeDigitized,
+    ExifTags.Base.OffsetTime,
+    ExifTags.Base.OffsetTimeOriginal,
+    ExifTags.Base.OffsetTimeDigitized,
+    ExifTags.Base.SubsecTime,
+    ExifTags.Base.SubsecTimeOriginal,
+    ExifTags.Base.SubsecTimeDigitized,
+    ExifTags.Base.LensMake,
+    ExifTags.Base.LensModel,
+)
+_MAX_CHARACTERS: Final = 128
+_MAX_DPI: Final = 100_000.0
+_NO_DENSITY: Final[tuple[float, float]] = (72.0, 72.0)
+"""What Pillow says of a JPEG with EXIF but without a density."""
+
+
+def kept_exif(image: Image.Image) -> bytes | None:
+    """Return an EXIF block of date and camera alone; None if the file names neither."""
+    try:
+        found = image.getexif()
+        shot = found.get_ifd(ExifTags.IFD.Exif)
+        # some programs write the time of the shot beside the camera
+        camera = {tag: text for tag in (*_CAMERA, *_SHOT) if (text := _text(found.get(tag)))}
+        taken = {tag: text for tag in _SHOT if (text := _text(shot.get(tag)))}
+        if not camera and not taken:
+            return None
+        kept = Image.Exif()
+        kept.update(camera)
+        if taken:
+            kept.get_ifd(ExifTags.IFD.Exif).update(taken)
+        return kept.tobytes()
+    except Exception:
+        # A damaged EXIF block says nothing about the pixels, and has no date that could be kept.
+        return None
+
+
+def kept_icc(image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
+    """Return the colour profile if it describes RGB, and a note if it is too large to be kept."""
+    icc = image.info.get("icc_profile")
+    if not isinstance(icc, bytes) or icc[16:20] != b"RGB " or image.mode == "CMYK":
+        return None, ()
+    if len(icc) > MAX_ICC_BYTES:
+        return None, (f"its colour profile of {len(icc)} bytes was left out; at most 1 MiB is kept",)
+    return icc, ()
+
+
+def kept_density(image: Image.Image) -> tuple[float, float] | None:
+    """Return the pixels per inch across and down; None if the file does not say."""
+    try:
+        across, down = (float(value) for value in image.info["dpi"])
+        guessed = (across, down) == _NO_DENSITY and "exif" in image.info and not _says_density(image)
+    except Exception:  # absent, or numbers that are none
+        return None
+    valid = all(math.isfinite(value) and 0 < value <= _MAX_DPI for value in (across, down))
+    return (across, down) if valid and not guessed else None
+
+
+def _says_density(image: Image.Image) -> bool:
+    return bool(image.info.get("jfif_unit")) or ExifTags.Base.XResolution in image.getexif()
+
+
+def _text(value: object) -> str:
+    """A value as short printable ASCII, "" if it is no text."""
+    if not isinstance(value, str):
+        return ""
+    text = value.strip("\0 ")
+    return text if text.isascii() and text.isprintable() and len(text) <= _MAX_CHARACTERS else ""

@@ -1,0 +1,116 @@
+"""The request of a restoration, pinned in its output: a later run there must ask for the same.
+
+It is written once, before anything else, and again into the record of each unit, so that a damaged copy is
+replaced and not a dead end.
+"""
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from diffbfr.errors import UsageError
+from diffbfr.shards import ShardDamagedError
+from pipelines import storage
+from pipelines.dataset.sealed_json import SEAL, read_checksummed_json, write_checksummed_json
+
+CONTROL: Final = ".diffbfr"
+"""Folder inside the output for internal files: the pinned request and the units' records."""
+
+REQUEST: Final = f"{CONTROL}/request.json"
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """Everything that an output depends on: the input, the model's digest, and how it is used."""
+
+    input: str
+    model: str
+    mode: str
+    seed: int
+    batch_faces: int
+    aligned: bool
+    hq_px: int
+    samples: int
+
+
+def decode_request(values: Mapping[str, Any]) -> RestoreRequest:
+    """Read a request from plain values; TypeError if a field is missing, unknown or of another type."""
+    request = RestoreRequest(**values)
+    for field in dataclasses.fields(RestoreRequest):
+        if type(getattr(request, field.name)) is not field.type:
+            raise TypeError(f"{field.name} is {getattr(request, field.name)!r}; expected {field.type}")
+    return request
+
+
+def read_request(output: str) -> RestoreRequest | None:
+    """The pinned request, None if there is none; `ShardDamagedError` if it cannot be read as one."""
+    place = storage.join(output, REQUEST)
+    try:
+        return decode_request(_read_values(place))
+    except FileNotFoundError:
+        return None
+    except (OSError, TypeError) as error:
+        if isinstance(error, OSError) and not storage.is_about_one_file(error, writing=False):
+            raise
+        raise ShardDamagedError(f"{place} is no request of a restoration ({error}); expected one") from error
+
+
+def pin_request(output: str, request: RestoreRequest, committed: Collection[RestoreRequest]) -> str:
+    """Write the request into a new output, or check that an existing one holds the same request.
+
+    `committed` are the requests in the records of finished units, from which a lost or damaged copy is
+    written again. Returns what was mended, in words, or "". UsageError for another request.
+    """
+    place = storage.join(output, REQUEST)
+    mended = ""
+    try:
+        pinned = read_request(output)
+    except ShardDamagedError:
+        pinned, mended = None, f"{place} was damaged; it is written again"
+    if pinned is None and committed:
+        mended = mended or f"{place} was lost; it is written again"
+        pinned = request if request in committed else next(iter(committed))
+    elif pinned is None and not mended:
+        _check_empty(output)
+    if pinned is not None:
+        _check_same(output, pinned, request)
+    if mended or pinned is None:
+        values = dataclasses.asdict(request)
+        written = write_checksummed_json(place, values, create_only=not mended, within=output)
+        if not written:  # another run began here at the same moment
+            return pin_request(output, request, committed)
+    return mended
+
+
+def _read_values(place: str) -> Mapping[str, Any]:
+    """The fields of a request; earlier versions wrote them without a checksum."""
+    try:
+        return read_checksummed_json(place)
+    except ShardDamagedError:
+        try:
+            values = json.loads(storage.read_bytes(place))
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict) or SEAL in values:
+            raise
+        return values
+
+
+def _check_empty(output: str) -> None:
+    others = [name for name in storage.list_dir(output) if name != CONTROL]
+    if others:
+        raise UsageError(
+            f"{output} holds {others[0]} and no restoration; expected a new or empty folder; name another"
+        )
+
+
+def _check_same(output: str, pinned: RestoreRequest, request: RestoreRequest) -> None:
+    for field in dataclasses.fields(RestoreRequest):
+        begun, wanted = getattr(pinned, field.name), getattr(request, field.name)
+        if begun != wanted:
+            raise UsageError(
+                f"{output} was begun with {field.name} {begun!r}, this request has {wanted!r}; "
+                "expected the same request to continue it; name another output folder"
+            )
