@@ -15,10 +15,11 @@ from itertools import chain, islice
 from typing import Any, Final
 
 from diffbfr.degradation import degrade, draw, sample_seed
-from diffbfr.errors import DiffBFRError
+from diffbfr.errors import DiffBFRError, one_line
 from diffbfr.images import Pixels, pixel_digest, resize
-from diffbfr.shards import ColumnInfo, Sample
+from diffbfr.shards import ColumnInfo, Member, Sample, ShardDamagedError
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
+from diffbfr.shards.tar import TarBuilder
 from pipelines import storage
 from pipelines.dataset import commits, manifest
 from pipelines.dataset.columns import member_of, read_quarantined
@@ -70,7 +71,18 @@ def plan_verification(dataset_root: str, level: int) -> list[VerifyTask]:
     root = storage.absolute(dataset_root)
     record = manifest.read_record(root)
     config = read_config(root)
+    _check_number_of_shards(root, record)
     return [VerifyTask(index, root, level, record.columns, config) for index in range(record.info.num_shards)]
+
+
+def _check_number_of_shards(root: str, record: DatasetRecord) -> None:
+    """`ShardDamagedError` unless there are as many records as shards, since a check of each is planned."""
+    there = len(storage.list_dir(storage.join(root, COMMITS)))
+    if record.info.num_shards > there:
+        raise ShardDamagedError(
+            f"{root} holds the records of {there} shards, {manifest.DATASET_RECORD} says "
+            f"{record.info.num_shards}; expected one each; run the shard step again"
+        )
 
 
 def verify_records(dataset_root: str) -> list[DatasetProblem]:
@@ -130,6 +142,8 @@ def _check_tables(root: str, record: DatasetRecord) -> Iterator[DatasetProblem]:
             found = storage.digest(storage.join(root, path))
         except FileNotFoundError:
             found = "nothing"
+        except OSError as error:
+            found = error.strerror or one_line(error)
         if found != sha256:
             yield DatasetProblem(
                 path, f"the table has digest {found[:12]}; expected {sha256[:12]}; run the shard step again"
@@ -145,13 +159,24 @@ def _check_sums(root: str, record: DatasetRecord) -> Iterator[DatasetProblem]:
     content, archive, splits = hashlib.sha256(), hashlib.sha256(), Counter[str]()
     samples = _Table(root, manifest.SAMPLES, Sample, record)
     quarantined = _Table(root, manifest.QUARANTINE, Quarantined, record)
+    members = {
+        column.column: _Table(root, manifest.members_path(column.column), Member, record)
+        for column in record.columns
+    }
     for index in range(info.num_shards):
         try:
             commit = commits.read(root, COMMITS, index)
+            tars = list(chain.from_iterable(each.tars for each in _records_of(root, record.columns, index)))
         except DiffBFRError:
             commit = None
         if commit is None:
             return  # verify_shard reports the record; without it no count can be right
+        for tar in tars:
+            column = tar.tar.partition("/")[0]
+            if column not in members:
+                yield DatasetProblem(tar.tar, "its column is not one of the dataset; make the dataset again")
+            else:
+                members[column].compare(tar.members)
         content.update(visible_content(commit))
         for tar in commit.tars:
             archive.update(archive_line(tar))
@@ -173,7 +198,8 @@ def _check_sums(root: str, record: DatasetRecord) -> Iterator[DatasetProblem]:
                 manifest.DATASET_RECORD,
                 f"{name} is {recorded}, the shards' records come to {found}; run the shard step again",
             )
-    yield from (*samples.problems(), *quarantined.problems())
+    for table in (samples, quarantined, *members.values()):
+        yield from table.problems()
 
 
 class _Table:
@@ -187,7 +213,9 @@ class _Table:
         self._path = path
         self._differs = False
         self._damaged = False
-        self._rows = manifest.stream_rows(storage.join(root, path), row_type, record.tables[path])
+        self._rows = manifest.stream_rows(
+            storage.join(root, path), row_type, record.tables.get(path, "absent")
+        )
 
     def compare(self, committed: Sequence[Any]) -> None:
         """Compare the next rows with those of a shard."""
@@ -205,7 +233,7 @@ class _Table:
     def _next_rows(self, number: int) -> list[Any]:
         try:
             return list(islice(self._rows, number))
-        except DiffBFRError:
+        except (DiffBFRError, OSError):
             self._damaged = True
             return []
 
@@ -227,14 +255,30 @@ def _check_quarantined(root: str, record: DatasetRecord) -> Iterator[DatasetProb
 
 
 def _records(task: VerifyTask) -> list[Commit]:
-    """The commit records of one shard: the dataset's own first, then one for each appended column."""
-    folders = [COMMITS, *(f"{column.column}/{COMMITS}" for column in task.columns if column.model_digest)]
+    """The commit records of one shard: the dataset's own first, then one for each appended column.
+
+    DiffBFRError if one is missing, or if they do not name one tar for each column.
+    """
+    records = _records_of(task.dataset_root, task.columns, task.index)
+    tars = chain.from_iterable(record.tars for record in records)
+    named = sorted(tar.tar.partition("/")[0] for tar in tars)
+    expected = sorted(column.column for column in task.columns)
+    if records[0].samples and named != expected:
+        raise DiffBFRError(
+            f"the records of shard {task.index} name tars of {', '.join(named)}; expected one of each of "
+            f"{', '.join(expected)}; make the shard again"
+        )
+    return records
+
+
+def _records_of(root: str, columns: Sequence[ColumnInfo], index: int) -> list[Commit]:
+    folders = [COMMITS, *(f"{column.column}/{COMMITS}" for column in columns if column.model_digest)]
     records = []
     for folder in folders:
-        commit = commits.read(task.dataset_root, folder, task.index)
+        commit = commits.read(root, folder, index)
         if commit is None:
             raise DiffBFRError(
-                f"{folder}/{task.index:06d}.json is missing; expected a record for each shard; run the same "
+                f"{folder}/{index:06d}.json is missing; expected a record for each shard; run the same "
                 "command again"
             )
         records.append(commit)
@@ -247,16 +291,22 @@ def _check_tar(task: VerifyTask, tar: TarInfo) -> tuple[list[DatasetProblem], by
     again = "remove it and run the same command again"
     try:
         num_bytes = storage.size(uri)
+        if num_bytes != tar.num_bytes:
+            message = f"the shard has {num_bytes} bytes; expected {tar.num_bytes}; {again}"
+            return [DatasetProblem(tar.tar, message)], b""
         data = storage.read_bytes(uri) if task.level >= DIGESTS else b""
     except FileNotFoundError:
         message = f"the shard is missing; expected {tar.num_bytes} bytes; run the same command again"
         return [DatasetProblem(tar.tar, message)], b""
-    if num_bytes != tar.num_bytes:
-        return [
-            DatasetProblem(tar.tar, f"the shard has {num_bytes} bytes; expected {tar.num_bytes}; {again}")
-        ], data
-    # a tar with the right digest needs no check of its members
-    if task.level < DIGESTS or hashlib.sha256(data).hexdigest() == tar.sha256:
+    except OSError as error:
+        message = f"the shard cannot be read ({error.strerror or one_line(error)}); expected a tar; {again}"
+        return [DatasetProblem(tar.tar, message)], b""
+    if task.level < DIGESTS:
+        return [], data
+    if hashlib.sha256(data).hexdigest() == tar.sha256:
+        if _rebuild(tar, data) != data:
+            message = "it holds other members than its record says; make the shard again"
+            return [DatasetProblem(tar.tar, message)], b""
         return [], data
     damaged = [
         f"{member.key}.{member.name}"
@@ -272,6 +322,20 @@ def _check_tar(task: VerifyTask, tar: TarInfo) -> tuple[list[DatasetProblem], by
     ], data
 
 
+def _rebuild(tar: TarInfo, data: bytes) -> bytes:
+    """The tar that the record describes, with the content at its places; b"" if a digest does not fit.
+
+    A record that was forged together with its tar has the right digest of it, and may lie about its members.
+    """
+    builder = TarBuilder()
+    for member in tar.members:
+        content = data[member.offset : member.offset + member.length]
+        if hashlib.sha256(content).hexdigest() != member.sha256:
+            return b""
+        builder.add(f"{member.key}.{member.name}", content)
+    return builder.build().data
+
+
 def _contents(
     records: Sequence[Commit], whole: Mapping[str, bytes]
 ) -> dict[str, dict[tuple[str, str], bytes]]:
@@ -283,7 +347,8 @@ def _contents(
             continue
         for member in tar.members:
             content = data[member.offset : member.offset + member.length]
-            contents[member.key][member.column, member.name] = content
+            # a forged record may name a key that no sample has
+            contents.setdefault(member.key, {})[member.column, member.name] = content
     return contents
 
 

@@ -88,11 +88,13 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
     root = storage.absolute(dataset_root)
     config = tasks[0].config
     tables = {
-        column.column: manifest.TableWriter(storage.join(root, manifest.members_path(column.column)), Member)
+        column.column: manifest.TableWriter(
+            storage.join(root, manifest.members_path(column.column)), Member, root
+        )
         for column in config.columns
     }
-    samples = manifest.TableWriter(storage.join(root, manifest.SAMPLES), Sample)
-    quarantine = manifest.TableWriter(storage.join(root, manifest.QUARANTINE), Quarantined)
+    samples = manifest.TableWriter(storage.join(root, manifest.SAMPLES), Sample, root)
+    quarantine = manifest.TableWriter(storage.join(root, manifest.QUARANTINE), Quarantined, root)
     reasons, splits = Counter[str](), Counter[Split]()
     content, archive = hashlib.sha256(), hashlib.sha256()
     for task in tasks:

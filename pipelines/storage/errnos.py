@@ -62,6 +62,25 @@ def place_error(uri: object, error: OSError, action: str = "written") -> PlaceEr
     )
 
 
+def needs_mending(error: OSError) -> bool:
+    """True if an error of a place passes once something is mended there, so that no other place is needed."""
+    return error.errno in _TRANSIENT
+
+
+_TRANSIENT: Final = frozenset(
+    (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EBUSY,
+    )
+)
 _REMEDIES: Final = {
     errno.ENOSPC: "free some space, or some inodes (`df -i`)",
     errno.EDQUOT: "free some of your quota",
@@ -71,6 +90,7 @@ _REMEDIES: Final = {
     errno.EIO: "check the disk",
     errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
     errno.ENFILE: "raise the limit of open files of the machine",
+    errno.ENOMEM: "free some memory",
     errno.ESTALE: "mount it again",
     errno.ENOTCONN: "mount it again",
 }

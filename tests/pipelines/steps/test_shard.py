@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,14 +170,16 @@ def test_a_crash_between_any_two_writes_leaves_no_trace(
             left[0] -= 1
 
         def write_some(
-            uri: storage.Uri, data: bytes, create_only: bool = False, spend: Callable[[], None] = spend
+            uri: storage.Uri, data: bytes, spend: Callable[[], None] = spend, **options: Any
         ) -> bool:
             spend()
-            return write(uri, data, create_only)
+            return write(uri, data, **options)
 
-        def put_some(source: Path, uri: storage.Uri, spend: Callable[[], None] = spend) -> None:
+        def put_some(
+            source: Path, uri: storage.Uri, spend: Callable[[], None] = spend, **options: Any
+        ) -> None:
             spend()
-            put(source, uri)
+            put(source, uri, **options)
 
         root = tmp_path / f"cut-{survives}"
         with monkeypatch.context() as patch:
