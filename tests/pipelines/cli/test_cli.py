@@ -232,6 +232,8 @@ def test_an_interruption_says_how_to_go_on(
         (["condition", "tem"], "tem"),
         (["restore", "empty", "out", "--model", "empty"], "holds no irm1.json"),
         (["restore", "empty", "out", "--model", "diffbfr-cascade@champion"], "no registry at"),
+        (["restore", "empty"], "restore has no OUTPUT; expected INPUT and OUTPUT"),
+        (["restore", "--verify", "empty"], "empty holds no restoration; expected the OUTPUT"),
         (["models", "list"], "no registry at runs/mlflow.db"),
         (["data", "show", "empty"], "empty holds no dataset.json"),
         (
