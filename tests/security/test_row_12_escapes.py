@@ -166,7 +166,7 @@ def test_no_command_writes_around_the_rule() -> None:
             called = ast.unparse(node.func)
             assert called != "print", f"{path}:{node.lineno}"
             assert not called.endswith(".echo") or path.name == "output.py", f"{path}:{node.lineno}"
-            if called == "say":
+            if called == "say" and path.name != "output.py":
                 written = ast.unparse(node)
                 assert not any(part in written for part in ("table(", "\\n")), f"{path}:{node.lineno}"
 
