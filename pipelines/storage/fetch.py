@@ -14,9 +14,9 @@ from typing import Any
 
 from diffbfr.errors import UsageError
 from pipelines.storage import local, s3
+from pipelines.storage.entry import Entry
 from pipelines.storage.errors import UnsafePlaceError
 from pipelines.storage.files import (
-    Entry,
     Uri,
     absolute,
     digest,
