@@ -131,7 +131,7 @@ class BatchReport:
 
     def counts(self) -> ReportCounts:
         """The photos by status, and the faces that were restored."""
-        by_status = Counter(outcome.row.status for outcome in self.outcomes)
+        by_status = Counter[str](outcome.row.status for outcome in self.outcomes)
         faces = sum(outcome.row.num_faces for outcome in self.outcomes if outcome.row.status == "restored")
         return ReportCounts(dict(by_status), faces)
 
@@ -360,9 +360,8 @@ def _copy(copy: Copy, output_uri: str, source_uri: str) -> Outcome:
     refusal = _write_outputs(output_uri, contents, file_mode(source_uri, ref.uri))
     row = replace(original, name=ref.name, duplicate_of=original.name, seconds=time.perf_counter() - started)
     if refusal is not None:
-        empty = {"output": "", "output_sha256": "", "model_digest": "", "num_faces": 0}
-        failed = replace(row, status="failed", reason=refusal.reason, message=refusal.message, **empty)
-        return _without_output(failed, ref)
+        failed = replace(row, status="failed", reason=refusal.reason, message=refusal.message, num_faces=0)
+        return _without_output(replace(failed, output="", output_sha256="", model_digest=""), ref)
     done = replace(row, status="duplicate", output=copy.item.output)
     others = tuple(_file(name, image) for name, image in contents.items() if name != copy.item.output)
     return Outcome(done, ref.fingerprint, len(png), others)

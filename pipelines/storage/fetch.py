@@ -13,8 +13,8 @@ from typing import Any
 
 from pipelines.storage import local, s3
 from pipelines.storage.errors import UnsafePlaceError
+from pipelines.storage.entry import Entry
 from pipelines.storage.files import (
-    Entry,
     Uri,
     absolute,
     digest,
