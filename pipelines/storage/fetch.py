@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.storage import local, s3
-from pipelines.storage.errors import UnsafePlaceError
 from pipelines.storage.entry import Entry
+from pipelines.storage.errors import UnsafePlaceError
 from pipelines.storage.files import (
     Uri,
     absolute,
