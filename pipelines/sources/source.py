@@ -6,7 +6,7 @@ import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from diffbfr.errors import DiffBFRError, UsageError
 
@@ -47,9 +47,14 @@ class PhotoRef:
 
 
 class PhotoSource(ABC):
-    """A listing of photos and a method to read them; can be pickled. `uri` opens the source again."""
+    """A listing of photos and a method to read them; can be pickled. `uri` opens the source again.
+
+    `encodes_itself`: equal pixels always come as equal bytes, because the source encodes them; the digest of
+    a photo's bytes then says as much as that of its pixels.
+    """
 
     uri: str
+    encodes_itself: ClassVar[bool] = False
 
     @abstractmethod
     def listing(self) -> Iterator[PhotoRef]:
