@@ -94,6 +94,7 @@ COMMAND_LINE = {
     "data verify": ["DATASET", "--level", "--workers", "--json"],
     "data retry": ["DATASET", "--json"],
     "data checksums": ["DATASET", "--split", "--variants", "--out", "--check", "--json"],
+    "setup faces": ["--from", "--json"],
 }
 
 
