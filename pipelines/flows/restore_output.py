@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffbfr.errors import UsageError, one_line
 from diffbfr.shards import ShardDamagedError
+from diffbfr.text import shown
 from pipelines import storage
 from pipelines.restoration.access import folder_mode
 from pipelines.restoration.damage import read_damage
