@@ -23,6 +23,7 @@ from pipelines.storage.fetch import (
     cache_folder,
     check_key,
     fetch_tree,
+    make_cache,
 )
 from pipelines.storage.files import (
     Uri,
@@ -99,6 +100,7 @@ __all__ = [
     "local_copy",
     "local_path",
     "make_folder",
+    "make_cache",
     "modified",
     "open_read",
     "place_error",
