@@ -109,7 +109,8 @@ def verify(
     """
     from diffbfr.shards import ShardDamagedError
     from pipelines.cluster import Cluster, ClusterConfig
-    from pipelines.dataset.verify import LEVELS, plan_verification, verify_records, verify_shard
+    from pipelines.dataset.verify import LEVELS, plan_verification, verify_shard
+    from pipelines.dataset.verify_records import verify_records
 
     folder = find_dataset(dataset)
     tasks = plan_verification(folder, level)

@@ -13,8 +13,8 @@ from diffbfr.errors import DiffBFRError, UsageError
 MAX_PHOTO_BYTES: Final = 1 << 29
 
 _PHOTOGRAPHIC: Final = (
-    ".png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .gif .pbm .pgm .ppm .pnm .tga .heic .heif .avif .jp2 .j2k "
-    ".jxl"
+    ".png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .gif .pbm .pgm .ppm .pnm .tga "
+    ".heic .heif .avif .jp2 .j2k .jxl"
 )
 IMAGE_SUFFIXES: Final = frozenset(_PHOTOGRAPHIC.split())
 """Suffixes of the files that a listing shows as photos.

@@ -131,9 +131,9 @@ class BatchReport:
 
     def counts(self) -> ReportCounts:
         """The photos by status, and the faces that were restored."""
-        by_status = Counter(outcome.row.status for outcome in self.outcomes)
+        by_status: Counter[str] = Counter(outcome.row.status for outcome in self.outcomes)
         faces = sum(outcome.row.num_faces for outcome in self.outcomes if outcome.row.status == "restored")
-        return ReportCounts(dict(by_status), faces)
+        return ReportCounts(by_status, faces)
 
 
 class RestoreWorker:
