@@ -36,6 +36,7 @@ SIZE_SLACK: Final = 1.1
 """The frame may be larger than the model's picture by this: points are placed to a few percent."""
 LEAST_DETAIL: Final = 0.2
 """Levels of 8 bits below which there is no detail to compare."""
+MOST_TURN: Final = 10.0
 NOISE_MARGIN: Final = 1.05
 """The spread of the estimate of noise, so that noise alone is none."""
 SECOND_OCTAVE: Final = 0.7
@@ -85,14 +86,14 @@ class ChoicePolicy:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a face is restored and why not, with what was measured; nan where it was not."""
+    """Whether a face is restored and why not, with what was measured; None where it was not."""
 
     face: Face
     reason: Reason
     eyes_px: float
     turn: float
-    contrast: float
-    detail: float
+    contrast: float | None
+    detail: float | None
 
     @property
     def is_chosen(self) -> bool:
@@ -121,12 +122,14 @@ def choose(photo: Photo, faces: Sequence[Face], policy: ChoicePolicy) -> list[Ve
 def turned_by(face: Face) -> float:
     """How far a head is turned to the side: 0 from the front, about 0.5 or more in profile.
 
-    The distance of the nose from the middle between the eyes, along the line of the eyes, in eye distances.
+    The distance of the nose from the middle between the eyes, along the line of the eyes, in eye distances;
+    at most `MOST_TURN`.
     """
     left, right, nose = face.points_array[:3]
     axis = right - left
     square = float(axis @ axis)
-    return abs(float((nose - (left + right) / 2) @ axis)) / square if square else float("inf")
+    shift = abs(float((nose - (left + right) / 2) @ axis))
+    return min(shift / square, MOST_TURN) if square else MOST_TURN
 
 
 def fine_detail(gray: Float32[np.ndarray, "px px"]) -> float:
@@ -163,7 +166,9 @@ def _edges(octave: Float32[np.ndarray, "h w"]) -> float:
 
 
 def _judge(photo: Photo, face: Face, policy: ChoicePolicy) -> Verdict:
-    turn, contrast, detail = turned_by(face), float("nan"), float("nan")
+    turn = turned_by(face)
+    contrast: float | None = None
+    detail: float | None = None
     reason: Reason = "chosen"
     frame = fit_frame(face.points_array)
     if face.eyes_px < policy.min_eyes_px:
@@ -180,7 +185,7 @@ def _judge(photo: Photo, face: Face, policy: ChoicePolicy) -> Verdict:
             detail = fine_detail(_gray(photo, frame, policy.model_px))
         if contrast < policy.min_contrast:
             reason = "covered"
-        elif detail > policy.max_detail:
+        elif detail is not None and detail > policy.max_detail:
             reason = "already_sharp"
     return Verdict(face, reason, face.eyes_px, turn, contrast, detail)
 
