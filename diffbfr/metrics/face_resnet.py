@@ -20,6 +20,7 @@ from diffbfr.metrics.info import MetricInfo
 from diffbfr.metrics.weights import load_weights
 
 CROP_PX: Final = 150
+NUM_FEATURES: Final = 128
 MEAN_RGB: Final = (122.782, 117.001, 104.298)
 BLOCKS: Final = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))
 """Channels, blocks, and whether the first block halves the map."""
@@ -34,7 +35,7 @@ INFO_COSINE: Final = MetricInfo(
     "identity cosine (dlib)", "1", "", "higher", _PROTOCOL.format("cosine of the vectors")
 )
 INFO_DEGREE: Final = MetricInfo(
-    "identity degree (dlib)", "1", "degree", "lower", _PROTOCOL.format("angle of the vectors")
+    "identity degree (dlib)", "1", "", "lower", _PROTOCOL.format("angle of the vectors in degrees,")
 )
 
 
@@ -83,7 +84,7 @@ class FaceResNet(nn.Module):
             for index in range(repeats):
                 self.blocks.append(ResidualBlock(width, channels, halve and index == 0))
                 width = channels
-        self.fc = nn.Linear(width, 128, bias=False)
+        self.fc = nn.Linear(width, NUM_FEATURES, bias=False)
 
     def forward(self, crop: Float[Tensor, "b 3 150 150"]) -> Float[Tensor, "b 128"]:
         """The vectors of RGB crops in [0, 255]."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from diffbfr.errors import UsageError
 from diffbfr.metrics.info import MetricInfo
 
+NUM_FEATURES: Final = 2048
 FID: Final = MetricInfo(
     name="FID",
     version="1",
@@ -25,6 +26,25 @@ FID: Final = MetricInfo(
     protocol="Frechet distance over the 2,048 pooled features of TensorFlow's inception-2015-12-05, "
     "pictures scaled to 299 px bilinearly without antialiasing; means and sample covariances in float64",
 )
+
+FID_EMBEDDING: Final = "inception-2015-12-05"
+DLIB: Final = MetricInfo(
+    name="frechet-dlib",
+    version="1",
+    unit="1e-3",
+    better="lower",
+    protocol="Frechet distance over the 128 numbers of dlib's face ResNet, times 1,000; not FID",
+)
+DLIB_EMBEDDING: Final = "dlib-face-resnet"
+MOBILEFACENET: Final = MetricInfo(
+    name="frechet-mobilefacenet",
+    version="1",
+    unit="1e-3",
+    better="lower",
+    protocol="Frechet distance over the 256 numbers of MobileFaceNet (picture and mirror), times 1,000; not "
+    "FID",
+)
+MOBILEFACENET_EMBEDDING: Final = "mobilefacenet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,12 +159,11 @@ def from_npz(data: bytes, name: str) -> FeatureStatistics:
             mean, covariance = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{name} holds no statistics ({error}); expected an .npz with mu and sigma; make one with "
-            "--write-statistics"
+            f"{name} holds no statistics; expected an .npz with the arrays of numbers mu and sigma; make "
+            "one with --write-statistics"
         ) from error
-    embedding = str(
-        facts.get("embedding", f"unnamed-{mean.size}" if mean.size != 2048 else "inception-2015-12-05")
-    )
+    guess = FID_EMBEDDING if mean.size == NUM_FEATURES else f"unnamed-{mean.size}"
+    embedding = str(facts.get("embedding", guess))
     return FeatureStatistics(
         embedding, int(facts.get("count", 0)), mean.reshape(-1), covariance, str(facts.get("source", ""))
     )

@@ -19,6 +19,8 @@ from diffbfr.errors import UsageError
 from diffbfr.metrics.crop import Frame, crop_frame
 from diffbfr.metrics.info import MetricInfo
 
+NUM_FEATURES: Final = 256
+"""Of a picture and its mirror."""
 CROP: Final = (112, 96)
 """Height and width of the network's input."""
 CROP_POINTS: Final = (

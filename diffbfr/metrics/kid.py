@@ -1,10 +1,11 @@
 """Kernel inception distance (Binkowski et al., arXiv:1801.01401): unbiased, so that few pictures suffice."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
 from diffbfr.errors import UsageError
 from diffbfr.metrics.info import MetricInfo
@@ -32,14 +33,27 @@ class KernelDistance:
     subset_size: int
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """Feature vectors that are read by their numbers: an array, or a file."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def __getitem__(self, numbers: NDArray[np.int64], /) -> NDArray[Any]:
+        """The vectors of these numbers, which rise."""
+        ...
+
+
 def kernel_distance(
-    features: Float[np.ndarray, "n d"],
-    others: Float[np.ndarray, "m d"],
+    features: Rows,
+    others: Rows,
     subset_size: int = SUBSET_SIZE,
     num_subsets: int = NUM_SUBSETS,
     seed: int = 0,
 ) -> KernelDistance:
-    """KID of two sets of features, which may be memory maps: one pair of subsets is in memory at a time."""
+    """KID of two sets of features, which may lie in files: one pair of subsets is in memory at a time."""
     size = min(subset_size, len(features), len(others))
     if size < 2:
         raise UsageError(

@@ -9,10 +9,11 @@ from diffbfr.errors import DiffBFRError, IncompleteError, UsageError, one_line
 from pipelines.cli.arguments import PhotosCommand
 from pipelines.cli.data import data
 from pipelines.cli.doctor import doctor
+from pipelines.cli.evaluate import evaluate
 from pipelines.cli.models import models
 from pipelines.cli.output import guard_streams, say_error
 from pipelines.cli.restore import restore
-from pipelines.cli.run import condition, evaluate, run, shard, train
+from pipelines.cli.run import condition, run, shard, train
 from pipelines.cli.setup import setup
 from pipelines.cli.signals import EndingSignals
 
@@ -81,14 +82,23 @@ def _run() -> tuple[str, int]:
             UsageError.exit_code,
         )
     except OSError as error:
+        from pipelines.storage import remedy_for
+
+        remedy = remedy_for(error)
+        first = f"{remedy}, then " if remedy else ""
         return _end(
             error,
-            f"{_system_message(error)}; expected it to be done; run the same command again",
+            f"{_system_message(error)}; expected it to be done; {first}run the same command again",
             IncompleteError.exit_code,
         )
     except Exception as error:
         if not _is_mlflow_error(error):
             raise
+        from pipelines.tracking.access import explain
+
+        known = explain("", error)
+        if known is not None:
+            return _end(known, str(known), known.exit_code)
         return _end(
             error,
             f"the registry answered {error}; expected what was asked for; run the same command again",

@@ -26,7 +26,7 @@ def _command(name: str, until: str | None, doc: str) -> Callable[..., None]:
         plan: options.Plan = False,
         as_json: options.Json = False,
     ) -> None:
-        _run(until, recipe, faces, root, config, overrides, plan, as_json)
+        run_until(until, recipe, faces, root, config, overrides, plan, as_json)
 
     command.__name__, command.__doc__ = name, doc
     return command
@@ -45,7 +45,7 @@ def _stage_command(name: str, stages: Any, doc: str) -> Callable[..., None]:
         plan: options.Plan = False,
         as_json: options.Json = False,
     ) -> None:
-        _run(f"{name}-{stage}", recipe, faces, root, config, overrides, plan, as_json)
+        run_until(f"{name}-{stage}", recipe, faces, root, config, overrides, plan, as_json)
 
     command.__name__, command.__doc__ = name, doc
     return command
@@ -66,21 +66,7 @@ condition = _stage_command(
 )
 
 
-def evaluate(
-    model: options.Model = "",
-    recipe: options.Recipe = options.DEFAULT_RECIPE,
-    faces: options.Faces = None,
-    root: options.Root = options.DEFAULT_ROOT,
-    config: options.Config = None,
-    overrides: options.Overrides = None,
-    plan: options.Plan = False,
-    as_json: options.Json = False,
-) -> None:
-    """Measure a cascade on held-out faces: the one that the recipe trains, or any that --model names."""
-    _run("evaluate", recipe, faces, root, config, overrides, plan, as_json, model)
-
-
-def _run(
+def run_until(
     until: str | None,
     recipe: str,
     faces: str | None,

@@ -118,7 +118,7 @@ def _storage_round_trip(root: str) -> str:
     """Write a file, read it back, list it, fail to create it again, and remove it."""
     folder = storage.join(root, f"doctor-{uuid.uuid4().hex[:8]}")
     place, data = storage.join(folder, "file"), bytes(range(256)) * 4096
-    storage.check_writable(root)
+    creation = storage.check_writable(root)
     try:
         storage.write_atomic(place, data)
         if storage.read_bytes(place) != data or storage.list_dir(folder) != ["file"]:
@@ -132,7 +132,7 @@ def _storage_round_trip(root: str) -> str:
             )
     finally:
         storage.remove_tree(folder)
-    return f"{root}: written, read back, created once, removed"
+    return f"{root}: written, read back, created once ({creation}), removed"
 
 
 def _tracking_round_trip(root: str, tracking: str | None) -> str:

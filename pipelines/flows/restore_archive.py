@@ -24,7 +24,7 @@ from typing import Final, get_args
 from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError, one_line
 from diffbfr.shards import ShardDamagedError
 from diffbfr.stages import Mode
-from diffbfr.text import without_secrets
+from diffbfr.text import shown, without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow
@@ -109,11 +109,23 @@ class RestoreReport:
 def restore_archive(
     source_uri: str, output_uri: str, model: RestorationModel, options: RestoreOptions, cluster: Cluster
 ) -> RestoreReport:
-    """Restore every face crop of an archive into a mirror of it; the counts include earlier runs."""
-    started = time.perf_counter()
+    """Restore every face crop of an archive into a mirror of it; the counts include earlier runs.
+
+    PlaceError for an error of the system that concerns no photo, such as a full disk.
+    """
     _check_options(options)
     source, output = open_source(source_uri, every_file=True), storage.absolute(output_uri)
     _check_output_outside_input(source.uri, output)
+    try:
+        return _restore_archive(source, output, model, options, cluster)
+    except OSError as error:
+        raise storage.place_error(error.filename or output, error, "used") from error
+
+
+def _restore_archive(
+    source: PhotoSource, output: str, model: RestorationModel, options: RestoreOptions, cluster: Cluster
+) -> RestoreReport:
+    started = time.perf_counter()
     listed = list(source.refs())
     refs = [ref for ref in listed if not ref.skipped]
     request = _request(source, model, options)
@@ -360,4 +372,4 @@ def _close(report: RestoreReport) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"diffbfr: {line}\n")
+    sys.stderr.write(f"diffbfr: {shown(line)}\n")

@@ -1,12 +1,10 @@
 """Render the page of a run: images as data URIs, numbers as text, in the template `report.html.j2`.
 
-Names and messages come from others. The template escapes them and isolates their direction, `shown` takes out
-controls and passwords, and the page's content security policy lets it load images in it, its own style and
-nothing else.
+Names and messages come from others. The template escapes them and isolates their direction, `rendering.py`
+takes out controls and passwords, and the page's content security policy lets it load images in it, its own
+style and nothing else.
 """
 
-import base64
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,13 @@ from typing import Final
 
 from diffbfr.metrics.info import MetricInfo
 from diffbfr.metrics.intervals import Interval
-from diffbfr.text import shown
 from pipelines import storage
 from pipelines.evaluation.scores import Evaluation, SubjectScores, protocol_lines
 from pipelines.evaluation.types import TITLES, Panel
 from pipelines.progress import duration
 from pipelines.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
 from pipelines.report.data import ReportData, RestoredPhoto, StepLine
-from pipelines.sources.sandboxed_images import shown_image
+from pipelines.report.rendering import image_uri, photo_uri, render_page
 
 _TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
 _LARGEST_PX: Final = 640
@@ -46,17 +43,10 @@ def write_report(
 
 def render(data: ReportData) -> str:
     """The page as text."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
-    )
-    text = _TEMPLATE.read_text(encoding="utf-8")
-    template = environment.from_string(text)
     evaluation = data.evaluation
-    return template.render(
+    return render_page(
+        _TEMPLATE,
         data=data,
-        style_hash=_style_hash(text),
         tiles=_tiles(data),
         columns=[(TITLES[name], _EXPLANATIONS[name]) for name in TITLES],
         rows=[_face_row(evaluation, panel) for panel in evaluation.panels] if evaluation else [],
@@ -135,18 +125,6 @@ class _Step:
     percent_of_longest: float
 
 
-def _shown(value: object) -> object:
-    """What the template writes for a value: text from others without controls and passwords."""
-    # images are long and ours: they are marked as safe
-    return shown(value) if type(value) is str else value
-
-
-def _style_hash(template: str) -> str:
-    """The source of the page's one style element, as a content security policy names it."""
-    style = template.partition("<style>")[2].partition("</style>")[0]
-    return f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}"
-
-
 def _tiles(data: ReportData) -> list[_Tile]:
     tiles = []
     if data.evaluation is not None:
@@ -173,7 +151,7 @@ def _tiles(data: ReportData) -> list[_Tile]:
 
 
 def _face_row(evaluation: Evaluation, panel: Panel) -> _FaceRow:
-    images = tuple(_Image(_uri(png), TITLES[name], name == "tem") for name, png in panel.images())
+    images = tuple(_Image(image_uri(png), TITLES[name], name == "tem") for name, png in panel.images())
     first = evaluation.metrics[0]
     scores = {
         row.subject: row.values[0]
@@ -185,7 +163,7 @@ def _face_row(evaluation: Evaluation, panel: Panel) -> _FaceRow:
 
 
 def _photo(photo: RestoredPhoto) -> _Photo:
-    sources = (_photo_uri(data) for data in (photo.before, photo.after, photo.spread))
+    sources = (photo_uri(data, _LARGEST_PX) for data in (photo.before, photo.after, photo.spread))
     return _Photo(photo, *sources)
 
 
@@ -228,17 +206,3 @@ def _change(before: Interval, after: Interval, metric: MetricInfo) -> str:
 
 def _better(before: Interval, after: Interval, metric: MetricInfo) -> bool:
     return after.mean >= before.mean if metric.better == "higher" else after.mean <= before.mean
-
-
-def _uri(data: bytes) -> str:
-    """An image file of our own as a data URI."""
-    from markupsafe import Markup
-
-    kind = "webp" if data[:4] == b"RIFF" else "jpeg" if data[:2] == b"\xff\xd8" else "png"
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
-
-
-def _photo_uri(data: bytes | None) -> str:
-    """A photo, or an output that may have been changed since, as a data URI of at most `_LARGEST_PX`."""
-    reduced = None if data is None else shown_image(data, _LARGEST_PX)
-    return "" if reduced is None else _uri(reduced)
