@@ -82,9 +82,13 @@ def _run() -> tuple[str, int]:
             UsageError.exit_code,
         )
     except OSError as error:
+        from pipelines.storage import remedy_for
+
+        remedy = remedy_for(error)
+        first = f"{remedy}, then " if remedy else ""
         return _end(
             error,
-            f"{_system_message(error)}; expected it to be done; run the same command again",
+            f"{_system_message(error)}; expected it to be done; {first}run the same command again",
             IncompleteError.exit_code,
         )
     except Exception as error:

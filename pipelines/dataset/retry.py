@@ -70,7 +70,13 @@ def restore_unchanged(task: ShardTask) -> dict[str, Face]:
         cached = load_sample(task.dataset_root, commit, sample, task.config, task.config)
         if cached is not None:
             faces[sample.key] = remake_face(
-                task.config, sample.key, sample.source, sample.source_bytes, sample.source_sha256, cached
+                task.config,
+                sample.key,
+                sample.source,
+                sample.source_bytes,
+                sample.source_sha256,
+                cached,
+                task.source.encodes_itself,
             )
     return faces
 

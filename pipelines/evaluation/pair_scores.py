@@ -245,7 +245,5 @@ def _rows_csv(scores: PairScores) -> bytes:
 def _read_rows(text: str) -> tuple[tuple[str, ...], dict[str, tuple[float, ...]]]:
     head, *lines = list(csv.reader(io.StringIO(text)))
     keys = tuple(line[0] for line in lines)
-    columns = {
-        name: tuple(float(line[position]) for line in lines) for position, name in enumerate(head[1:], 1)
-    }
-    return keys, columns
+    columns = zip(*(line[1:] for line in lines), strict=True)
+    return keys, {name: tuple(map(float, column)) for name, column in zip(head[1:], columns, strict=True)}

@@ -34,6 +34,7 @@ TRANSPORT_MODULES = (
     "pipelines.dataset.columns",
     "pipelines.dataset.commits",
     "pipelines.dataset.manifest",
+    "pipelines.dataset.record_checks",
     "pipelines.dataset.sealed_json",
     "pipelines.dataset.shard_cache",
     "pipelines.dataset.tables",

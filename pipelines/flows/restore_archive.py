@@ -24,7 +24,7 @@ from typing import Final, get_args
 from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError, one_line
 from diffbfr.shards import ShardDamagedError
 from diffbfr.stages import Mode
-from diffbfr.text import without_secrets
+from diffbfr.text import shown, without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow
@@ -372,4 +372,4 @@ def _close(report: RestoreReport) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"diffbfr: {line}\n")
+    sys.stderr.write(f"diffbfr: {shown(line)}\n")

@@ -24,6 +24,7 @@ from diffbfr.shards import ShardDamagedError
 from pipelines import storage
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
+from pipelines.restoration.access import file_mode
 from pipelines.restoration.request import CONTROL as CONTROL
 from pipelines.restoration.request import RestoreRequest, decode_request
 from pipelines.sources import PhotoRef
@@ -104,9 +105,9 @@ def commit_unit(output_uri: str, outcomes: Iterable[Outcome], request: RestoreRe
         "written": time.time(),
         "outcomes": rows,
     }
-    write_checksummed_json(
-        storage.join(output_uri, _COMMITS, f"{unit}.json"), json.loads(json.dumps(record)), within=output_uri
-    )
+    place = storage.join(output_uri, _COMMITS, f"{unit}.json")
+    mode = storage.FILE_MODE if request is None else file_mode(request.input)
+    write_checksummed_json(place, json.loads(json.dumps(record)), within=output_uri, mode=mode)
 
 
 def read_units(output_uri: str) -> CommittedUnits:

@@ -13,6 +13,7 @@ from diffbfr.errors import UsageError
 from diffbfr.shards import ShardDamagedError
 from pipelines import storage
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
+from pipelines.restoration.access import file_mode
 
 CONTROL: Final = ".diffbfr"
 """Folder inside the output for internal files: the pinned request and the units' records."""
@@ -77,7 +78,8 @@ def pin_request(output: str, request: RestoreRequest, committed: Collection[Rest
         _check_same(output, pinned, request)
     if mended or pinned is None:
         values = dataclasses.asdict(request)
-        written = write_checksummed_json(place, values, create_only=not mended, within=output)
+        mode = file_mode(request.input)
+        written = write_checksummed_json(place, values, create_only=not mended, within=output, mode=mode)
         if not written:  # another run began here at the same moment
             return pin_request(output, request, committed)
     return mended

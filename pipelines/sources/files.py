@@ -169,7 +169,7 @@ def _file_ref(path: Path | os.DirEntry[str], name: str, skipped: str = "") -> Ph
 def _read(ref: PhotoRef) -> bytes:
     check_size(ref)
     try:
-        if ref.name.endswith("/"):
+        if ref.name.endswith("/") and not storage.is_remote(ref.uri):
             _require_listable(ref)
         return storage.read_version(ref.uri, ref.fingerprint)
     except storage.ReplacedError as error:

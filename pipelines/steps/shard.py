@@ -172,8 +172,12 @@ def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
             digest = hashlib.sha256(data).hexdigest()
             kept = open_sample_cache(task.reuse_from, task.config).find(digest)
             if kept is not None:
-                return remake_face(task.config, key, ref.name, len(data), digest, kept)
-        outcome = run_sandboxed(make_face, task.config, key, ref.name, data, returns=Face)
+                return remake_face(
+                    task.config, key, ref.name, len(data), digest, kept, task.source.encodes_itself
+                )
+        outcome = run_sandboxed(
+            make_face, task.config, key, ref.name, data, task.source.encodes_itself, returns=Face
+        )
     except ImageRefused as error:
         return Quarantined(
             ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error)

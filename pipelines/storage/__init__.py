@@ -10,7 +10,7 @@ data.
 """
 
 from pipelines.storage.entry import Entry
-from pipelines.storage.errnos import is_about_one_file, place_error
+from pipelines.storage.errnos import is_about_one_file, place_error, remedy_for
 from pipelines.storage.errors import (
     ObjectUnavailableError,
     PlaceError,
@@ -109,6 +109,7 @@ __all__ = [
     "read_range",
     "read_version",
     "refuse_link",
+    "remedy_for",
     "remove_file",
     "remove_tree",
     "reopen_folder",

@@ -55,11 +55,16 @@ def is_about_one_file(error: OSError, writing: bool) -> bool:
 def place_error(uri: object, error: OSError, action: str = "written") -> PlaceError:
     """Return the error for a place where no file can be written, read or listed; it says what to do."""
     reason = error.strerror or str(error)
-    remedy = _REMEDIES.get(error.errno or 0, f"see that its files can be {action}")
+    remedy = remedy_for(error) or f"see that its files can be {action}"
     return PlaceError(
         f"{uri} cannot be {action} ({reason}); expected a place that works; {remedy}, then run the same "
         "command again"
     )
+
+
+def remedy_for(error: OSError) -> str:
+    """What to do about an error of the system, in words; "" if the number says nothing."""
+    return _REMEDIES.get(error.errno or 0, "")
 
 
 def needs_mending(error: OSError) -> bool:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.storage import local, s3
+from pipelines.storage.entry import Entry
 from pipelines.storage.errors import UnsafePlaceError
 from pipelines.storage.files import (
-    Entry,
     Uri,
     absolute,
     digest,

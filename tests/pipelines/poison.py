@@ -37,11 +37,13 @@ class OddError(ValueError):
         super().__init__(f"palette index out of range\nin {object()} of {how} {held}")
 
 
-def make_face(config: samples.ShardConfig, key: str, source: str, data: bytes) -> samples.Face:
+def make_face(
+    config: samples.ShardConfig, key: str, source: str, data: bytes, split_by_bytes: bool = False
+) -> samples.Face:
     """Misbehave if the end of the file has a magic digest; otherwise make the face."""
     for length in {len(mark) for mark in MARKS.values()}:
         misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
-    return samples.make_face(config, key, source, data)
+    return samples.make_face(config, key, source, data, split_by_bytes)
 
 
 def read_face(data: bytes, *sizes: int) -> face_input.FaceInput:

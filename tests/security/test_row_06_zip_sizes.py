@@ -133,6 +133,7 @@ LIES = {
 }
 
 
+@pytest.mark.slow
 def test_a_lie_in_the_index_is_one_row_and_its_neighbours_are_restored(
     tmp_path: Path, serial: Cluster
 ) -> None:

@@ -50,6 +50,7 @@ def make(path: Path, kind: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_among_photos_each_is_a_row_and_the_photos_are_restored(tmp_path: Path, serial: Cluster) -> None:
     for kind in SPECIAL:
         make(tmp_path / "photos" / f"{kind}.png", kind)
@@ -128,6 +129,7 @@ def test_a_folder_that_contains_itself_is_entered_once(tmp_path: Path) -> None:
         assert [ref.name for ref in open_source(tmp_path / "photos").refs()] == ["a/1.png"]
 
 
+@pytest.mark.slow
 def test_folders_deeper_than_python_calls_itself_are_listed(tmp_path: Path) -> None:
     depth = 1300
     folders = [tmp_path / ("d/" * level) for level in range(1, depth + 1)]

@@ -17,7 +17,8 @@ from diffbfr.shards.tar import build_tar
 from pipelines.dataset import manifest
 from pipelines.dataset.manifest import members_path, open_dataset, read_record, read_rows
 from pipelines.dataset.tables import write_rows
-from pipelines.dataset.verify import DatasetProblem, plan_verification, verify_records, verify_shard
+from pipelines.dataset.verify import plan_verification, verify_shard
+from pipelines.dataset.verify_records import DatasetProblem, verify_records
 from tests.pipelines.tiny_dataset import make_dataset
 
 Record = dict[str, Any]

@@ -320,5 +320,6 @@ def test_the_ledger_and_the_page_of_a_private_archive_are_private(photos: Path, 
     output = finished(photos, serial)
 
     assert output.stat().st_mode & 0o077 == 0
-    for name in (LEDGER, RECORD, PAGE, "twin.png"):
+    records = [path.relative_to(output) for path in (output / ".diffbfr/commits").iterdir()]
+    for name in (LEDGER, RECORD, PAGE, REQUEST, "twin.png", *records):
         assert (output / name).stat().st_mode & 0o077 == 0, name

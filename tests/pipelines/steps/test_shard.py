@@ -32,7 +32,7 @@ from pipelines.sources import PhotoRef, open_source
 from pipelines.steps.shard import ShardConfig, ShardTask, finish_dataset, plan_shards, shard
 
 ROOT = Path(__file__).parents[3]
-FROZEN_CONTENT = "475879acbc7eb721ee90fa8b62dcdde48354590c2b131e218f9bb26a3c756b53"
+FROZEN_CONTENT = "8eb1b3f5bd163813c8896c3803da9616523a10759f1f42b0567fc07e984e96fb"
 CONFIG = ShardConfig(
     hq_px=32,
     lq_px=8,

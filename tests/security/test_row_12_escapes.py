@@ -1,5 +1,6 @@
 """Names chosen by others reach a terminal and a page only as plain text: no escapes, no reordering."""
 
+import ast
 import io
 import json
 import logging
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import pipelines.cli.app as cli
 from diffbfr.errors import DiffBFRError
 from diffbfr.text import format_columns, printable, shown
-from pipelines.cli import app as cli
 from pipelines.cli.output import GuardedStream, guard_streams, say, say_block, say_json, table
 from pipelines.flows.lineage import Link, format_chain
 from pipelines.progress import Progress
@@ -154,6 +155,20 @@ def test_guarding_twice_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     guard_streams()
     assert sys.stderr is first
     assert isinstance(first, GuardedStream)
+
+
+def test_no_command_writes_around_the_rule() -> None:
+    """`say` writes lines, so a table goes through `say_block`; and no command prints by itself."""
+    for path in (Path(cli.__file__).parent).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            assert called != "print", f"{path}:{node.lineno}"
+            assert not called.endswith(".echo") or path.name == "output.py", f"{path}:{node.lineno}"
+            if called == "say" and path.name != "output.py":
+                written = ast.unparse(node)
+                assert not any(part in written for part in ("table(", "\\n")), f"{path}:{node.lineno}"
 
 
 @pytest.mark.slow
