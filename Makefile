@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(s
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check lint lock clean
+.PHONY: demo test check lint audit lock clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)  ## the whole pipeline on the embedded faces; ends with the path of report.html
@@ -15,13 +15,16 @@ test: $(INSTALLED)  ## every test: two at a time, then those that start a Ray of
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not cluster"
 	$(BIN)/python -m pytest -q -m cluster
 
-check: lint  ## what a commit must pass: format, lint, types, import contracts and the fast tests
+check: lint audit  ## what a commit must pass: format, lint, types, import contracts, audit and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not cluster"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: $(INSTALLED)  ## known vulnerabilities of the pinned packages, where the package index tells them
+	$(BIN)/python infra/audit_lock.py
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found; install it, or name one: make PYTHON=/path/to/python3"; exit 2; }

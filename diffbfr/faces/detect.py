@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import dist
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -61,6 +61,7 @@ class Face:
         )
 
 
+@runtime_checkable
 class FaceDetector(Protocol):
     """Finds faces in one image: an implementation, or a search that calls one on many views."""
 
@@ -72,6 +73,11 @@ class FaceDetector(Protocol):
     @property
     def sizes(self) -> tuple[float, float]:
         """The eye distances (px) between which upright faces are found in one call."""
+        ...
+
+    @property
+    def min_score(self) -> float:
+        """The score from which a find counts."""
         ...
 
     def detect(self, pixels: Pixels, min_score: float | None = None) -> Sequence[Face]:

@@ -6,6 +6,7 @@ No file stays open and no state is shared, so a dataset can be pickled, forked a
 
 import hashlib
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -250,14 +251,21 @@ class ShardedDataset:
 def _pread(path: Path, offset: int, length: int) -> bytes:
     """Read at an offset of a file that is opened for it: that costs microseconds, and no handle is forked."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise ShardDamagedError(
             f"{path} is gone; expected a committed shard; run the shard step again"
         ) from error
     try:
-        data = os.pread(handle, length, offset)
-        while len(data) < length and (more := os.pread(handle, length - len(data), offset + len(data))):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ShardDamagedError(f"{path} is no regular file; expected a shard; make it again")
+        # asked for no more than there is, a forged index costs no memory
+        length_there = max(0, min(length, status.st_size - offset)) if offset >= 0 else 0
+        data = os.pread(handle, length_there, max(0, offset))
+        while len(data) < length_there and (
+            more := os.pread(handle, length_there - len(data), offset + len(data))
+        ):
             data += more
     finally:
         os.close(handle)

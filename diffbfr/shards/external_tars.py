@@ -6,7 +6,6 @@ are untrusted: decode them with `images.decode`.
 """
 
 import hashlib
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 from diffbfr.errors import UsageError
 from diffbfr.shards.dataset import ColumnIndex, ShardedDataset
 from diffbfr.shards.schema import ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
+from diffbfr.shards.tar_headers import TarDamagedError, read_entries
 
 _END: Final = bytes(1024)
 
@@ -84,34 +84,33 @@ def open_tars(root: Path | str, column: str, split: Split = "train") -> ShardedD
 
 def _members(path: Path, column: str) -> Iterator[Member]:
     """Yield the files of one tar that have a key, in the order of the tar."""
+    if not path.is_file():
+        raise ShardDamagedError(f"{path} is no regular file; expected a whole tar; make it again")
     try:
-        with tarfile.open(path, "r:") as tar:
-            for entry in tar:
-                folder, slash, file = entry.name.rpartition("/")
-                stem, dot, name = file.partition(".")
-                if not entry.isfile() or not stem or not dot:
+        with path.open("rb") as file:
+            for entry in read_entries(file):
+                folder, slash, base = entry.name.rpartition("/")
+                stem, dot, name = base.partition(".")
+                if entry.kind != "file" or not stem or not dot:
                     continue
-                stream = tar.extractfile(entry)
-                assert stream is not None
-                digest = hashlib.sha256(stream.read()).hexdigest()
+                file.seek(entry.place)
+                digest = hashlib.sha256(file.read(entry.num_bytes)).hexdigest()
                 yield Member(
                     f"{folder}{slash}{stem}",
                     name,
                     column,
                     f"{column}/{path.name}",
-                    entry.offset_data,
-                    entry.size,
+                    entry.place,
+                    entry.num_bytes,
                     digest,
                 )
-            end = tar.offset
-    except (tarfile.TarError, OSError) as error:
+            file.seek(-min(len(_END), file.seek(0, 2)), 2)
+            end = file.read()
+    except (TarDamagedError, OSError) as error:
         raise ShardDamagedError(
             f"{path} cannot be read ({error}); expected a whole tar; make it again"
         ) from error
-    with path.open("rb") as file_of_tar:
-        file_of_tar.seek(end)
-        if file_of_tar.read(len(_END)) != _END:
-            raise ShardDamagedError(
-                f"{path} ends at byte {end} without the two empty blocks of a tar's end; expected it whole; "
-                "make it again"
-            )
+    if end != _END:
+        raise ShardDamagedError(
+            f"{path} ends without the two empty blocks of a tar's end; expected it whole; make it again"
+        )

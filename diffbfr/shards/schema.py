@@ -28,7 +28,9 @@ class Sample:
 
     `source` is the photo's name, `width` and `height` (px) its size after EXIF orientation, `source_sha256`
     the digest of its file. `pixel_sha256` and `low_pixel_sha256` are `images.pixel_digest` of the two stored
-    sizes, before any variant's flip or gray.
+    sizes, before any variant's flip or gray. `crop_sha256` is that of the photo's centred square before it
+    was resized, and decides the split. `near_hash` is the `perceptual_hash` of the ground truth. Both are ""
+    in tars that others made.
     """
 
     key: str
@@ -41,6 +43,8 @@ class Sample:
     pixel_sha256: str
     low_pixel_sha256: str
     variants: tuple[DegradationParams, ...]
+    crop_sha256: str = ""
+    near_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)

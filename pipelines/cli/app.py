@@ -82,14 +82,23 @@ def _run() -> tuple[str, int]:
             UsageError.exit_code,
         )
     except OSError as error:
+        from pipelines.storage import remedy_for
+
+        remedy = remedy_for(error)
+        first = f"{remedy}, then " if remedy else ""
         return _end(
             error,
-            f"{_system_message(error)}; expected it to be done; run the same command again",
+            f"{_system_message(error)}; expected it to be done; {first}run the same command again",
             IncompleteError.exit_code,
         )
     except Exception as error:
         if not _is_mlflow_error(error):
             raise
+        from pipelines.tracking.access import explain
+
+        known = explain("", error)
+        if known is not None:
+            return _end(known, str(known), known.exit_code)
         return _end(
             error,
             f"the registry answered {error}; expected what was asked for; run the same command again",

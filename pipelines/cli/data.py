@@ -12,6 +12,7 @@ from pipelines.cli.output import say, say_block, say_json, table
 if TYPE_CHECKING:
     from diffbfr.degradation import DegradationSpec
     from diffbfr.shards import DatasetInfo
+    from pipelines.dataset.near_duplicates import NearDuplicates
     from pipelines.dataset.summary import Summary
 
 data = typer.Typer(help="Datasets: show, verify, retry, checksums.", no_args_is_help=True)
@@ -21,6 +22,7 @@ Dataset = Annotated[
     typer.Argument(help="Folder of a dataset, or a root (its newest dataset).", metavar="DATASET"),
 ]
 _NUM_SHOWN = 20
+_NUM_OF_GROUP = 4
 
 
 @data.command()
@@ -38,12 +40,15 @@ def show(
     from pipelines import storage
     from pipelines.dataset.contact_sheet import contact_sheet
     from pipelines.dataset.manifest import open_dataset
+    from pipelines.dataset.near_duplicates import find_near_duplicates
     from pipelines.dataset.shard_plan import read_config
     from pipelines.dataset.summary import summarize
+    from pipelines.sources.sandboxed_images import decode_ours_sandboxed
 
     folder = find_dataset(dataset)
-    opened = open_dataset(folder)
+    opened = open_dataset(folder, decode_ours_sandboxed)
     summary, degradation = summarize(opened), read_config(folder).spec
+    alike = find_near_duplicates(opened.samples)
     if sheet:
         storage.write_atomic(sheet, contact_sheet(opened))
     if as_json:
@@ -61,12 +66,17 @@ def show(
                 "histograms": summary.histograms,
                 "gray": summary.gray,
                 "flipped": summary.flipped,
+                "near_duplicates": alike,
                 "degradation": described,
                 "sheet": sheet,
             }
         )
         return
-    say_block(table(("dataset", ""), _facts(folder, opened.info, degradation, summary)))
+    facts = _facts(folder, opened.info, degradation, summary)
+    say_block(table(("dataset", ""), [*facts, ("near-duplicates", _describe_near(alike))]))
+    for group in alike.across_splits[:_NUM_SHOWN]:
+        faces = ", ".join(f"{twin.source} ({twin.split})" for twin in group[:_NUM_OF_GROUP])
+        say(f"! these look the same: {faces}{', ...' if len(group) > _NUM_OF_GROUP else ''}")
     say("")
     sizes = [
         (size.column, _rounded(size.num_bytes / 1e6), _rounded(size.median / 1e3)) for size in summary.columns
@@ -100,7 +110,8 @@ def verify(
     """
     from diffbfr.shards import ShardDamagedError
     from pipelines.cluster import Cluster, ClusterConfig
-    from pipelines.dataset.verify import LEVELS, plan_verification, verify_records, verify_shard
+    from pipelines.dataset.verify import LEVELS, plan_verification, verify_shard
+    from pipelines.dataset.verify_records import verify_records
 
     folder = find_dataset(dataset)
     tasks = plan_verification(folder, level)
@@ -250,6 +261,16 @@ def _describe(degradation: "DegradationSpec") -> str:
         else "NOT portable: other machines may make other bytes"
     )
     return f"{degradation.preset} ({', '.join(ranges)}), {degradation.recipe}{before}; {portable}"
+
+
+def _describe_near(alike: "NearDuplicates") -> str:
+    if not alike.groups:
+        return "none"
+    across = len(alike.across_splits)
+    found = f"{alike.faces} faces in {alike.groups} groups, {alike.identical} of equal pixels"
+    if not across:
+        return f"{found}; no group lies in two splits"
+    return f"{found}; {across} groups lie in two splits or more: remove photos, or scores are too good"
 
 
 def _rounded(value: float) -> float:

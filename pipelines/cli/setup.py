@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli import options
-from pipelines.cli.output import say, say_json
+from pipelines.cli.output import say, say_block, say_json, table
 
 if TYPE_CHECKING:
     from pipelines.packages.weights import WeightRecord
 
 setup = typer.Typer(
-    help="Fetch the weights of other networks: metrics.",
+    help="Fetch the weights of other networks: faces, metrics.",
     no_args_is_help=True,
 )
 
@@ -24,9 +24,30 @@ From = Annotated[
 ]
 
 
-@setup.callback()
-def _group() -> None:
-    """Keep `setup` a group of commands, also while it has one."""
+@setup.command()
+def faces(
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="YuNet's .onnx, or the wheel of facenet-pytorch with MTCNN.", metavar="FILE"
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Fetch a face detector for whole photos: YuNet from its address, else MTCNN from the package index.
+
+    Both have pinned digests. --from takes a file that is here already.
+    """
+    from pipelines.flows.setup_faces import setup_from_file, setup_from_network
+
+    installed = setup_from_file(file) if file else setup_from_network()
+    facts = {"detector": str(installed.path), "from": installed.source, "licence": installed.licence}
+    if as_json:
+        say_json({**facts, "notes": installed.notes})
+        return
+    say_block(table(("setup faces", ""), list(facts.items())))
+    for note in installed.notes:
+        say(note)
 
 
 @setup.command()

@@ -61,7 +61,7 @@ def finish_column(dataset_root: str, info: ColumnInfo, tasks: Sequence[str]) -> 
             "many; make it again"
         )
     # the index is written shard by shard, so that memory holds the members of one shard
-    table = manifest.TableWriter(storage.join(root, manifest.members_path(info.column)), Member)
+    table = manifest.TableWriter(storage.join(root, manifest.members_path(info.column)), Member, root)
     quarantined: list[tuple[str, str]] = []
     for index, task in enumerate(tasks):
         commit = commits.find(root, _commits_folder(info.column), index, task)

@@ -12,10 +12,11 @@ from typing import Any
 
 from diffbfr.degradation import DegradationParams
 from diffbfr.errors import UsageError
-from diffbfr.shards import Member, Sample
+from diffbfr.shards import Member, Sample, ShardDamagedError
 from diffbfr.shards.schema import row_fields
 from diffbfr.shards.tar import BuiltTar, TarBuilder
 from pipelines import storage
+from pipelines.dataset.record_checks import check_member, check_tar
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 
 
@@ -108,7 +109,7 @@ def publish(root: str, folder: str, commit: Commit, staged: Sequence[StagedFiles
         uri = storage.join(root, tar.info.tar)
         # a late attempt may have replaced the tar after this one wrote it
         if storage.version(uri) != written[uri] and storage.digest(uri) != tar.info.sha256:
-            storage.write_atomic(uri, tar.built.data)
+            storage.write_atomic(uri, tar.built.data, within=root)
     return commit
 
 
@@ -132,10 +133,10 @@ def read(root: str, folder: str, index: int) -> Commit | None:
     """Read one commit record; None if there is none, `ShardDamagedError` if its checksum does not match."""
     uri = _record(root, folder, index)
     try:
-        return _decode(read_checksummed_json(uri))
+        return _checked(_decode(read_checksummed_json(uri)), index)
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{uri} is no commit record of this version ({error!r}); expected what a shard writes; remove "
             "the dataset and run again"
@@ -165,11 +166,12 @@ def _write(
         if existing is not None and existing != commit:
             return existing
         uri = storage.join(root, tar.info.tar)
-        storage.write_atomic(uri, tar.built.data)
+        storage.write_atomic(uri, tar.built.data, within=root)
         written[uri] = storage.version(uri)
     # the checksum is of plain JSON, so dataclasses and tuples are converted first
     record = json.loads(json.dumps(commit, default=row_fields))
-    if write_checksummed_json(_record(root, folder, commit.index), record, create_only=True, indent=None):
+    place = _record(root, folder, commit.index)
+    if write_checksummed_json(place, record, create_only=True, indent=None, within=root):
         return commit
     return _existing(root, folder, commit) or commit
 
@@ -212,7 +214,18 @@ def _remove_orphans(root: str, existing: Commit | None, written: Iterable[str]) 
     # a tar of an unknown shard is left: the record that comes next decides about it
     for uri in written:
         if uri in sums and storage.exists(uri) and storage.digest(uri) != sums[uri]:
-            storage.remove_tree(uri)
+            storage.remove_file(uri, within=root)
+
+
+def _checked(commit: Commit, index: int) -> Commit:
+    """The commit; `ShardDamagedError` if it is of another shard, or names what cannot be in it."""
+    if commit.index != index:
+        raise ShardDamagedError(f"the record of shard {index} says that it is of shard {commit.index}")
+    for tar in commit.tars:
+        check_tar(tar.tar, tar.num_bytes, tar.sha256, index)
+        for member in tar.members:
+            check_member(member, tar.tar, tar.num_bytes)
+    return commit
 
 
 def _decode(value: Any) -> Commit:

@@ -18,10 +18,19 @@ import numpy as np
 
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, decode_trusted
-from diffbfr.shards import ColumnIndex, ColumnInfo, DatasetInfo, Member, Sample, ShardedDataset
+from diffbfr.shards import (
+    ColumnIndex,
+    ColumnInfo,
+    DatasetInfo,
+    Member,
+    Sample,
+    ShardDamagedError,
+    ShardedDataset,
+)
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
 from pipelines import storage
 from pipelines.dataset.commits import Quarantined
+from pipelines.dataset.record_checks import check_column, check_index_tar, check_info
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.dataset.shard_cache import cache_of
 from pipelines.dataset.tables import TableWriter, read_rows, read_table, stream_rows, write_rows
@@ -197,13 +206,13 @@ def write_record(
     # tuples become lists here, as they are when the record is read and its checksum compared
     columns_made = [dataclasses.asdict(column) for column in columns]
     record = {**dataclasses.asdict(info), "columns": columns_made, "tables": dict(tables), **how}
-    write_checksummed_json(storage.join(root, DATASET_RECORD), json.loads(json.dumps(record)))
+    write_checksummed_json(storage.join(root, DATASET_RECORD), json.loads(json.dumps(record)), within=root)
 
 
 def write_column_record(root: str, info: ColumnInfo, table_sha256: str) -> None:
     """Write an appended column's `column.json` with a checksum, last, because it makes the column visible."""
     record = json.loads(json.dumps({**dataclasses.asdict(info), "table": table_sha256}))
-    write_checksummed_json(storage.join(root, info.column, COLUMN_RECORD), record)
+    write_checksummed_json(storage.join(root, info.column, COLUMN_RECORD), record, within=root)
 
 
 def read_record(root: str | Path) -> DatasetRecord:
@@ -216,9 +225,13 @@ def read_record(root: str | Path) -> DatasetRecord:
         place = storage.join(root, name, COLUMN_RECORD)
         if storage.exists(place):
             appended = read_checksummed_json(place)
+            if appended["column"] != name:
+                raise ShardDamagedError(f"{place} is of the column {appended['column']!r}; expected {name}")
             columns.append(_column_info(appended))
             tables[members_path(name)] = appended["table"]
-    info = DatasetInfo(**{field.name: made[field.name] for field in dataclasses.fields(DatasetInfo)})
+    info = check_info(made)
+    for path in tables:
+        storage.check_key(path, storage.join(root, DATASET_RECORD))
     return DatasetRecord(info, tuple(columns), made["recipe"], made["tools"], tables)
 
 
@@ -247,7 +260,9 @@ def read_shard_keys(root: str | Path) -> tuple[tuple[str, ...], ...]:
 
 def _column_info(record: Mapping[str, Any]) -> ColumnInfo:
     quarantined = tuple((key, name) for key, name in record.get("quarantined", ()))
-    return ColumnInfo(record["column"], tuple(record["names"]), record["model_digest"], quarantined)
+    return ColumnInfo(
+        check_column(record["column"]), tuple(record["names"]), record["model_digest"], quarantined
+    )
 
 
 def _read_column(root: str, info: ColumnInfo, keys: Sequence[str], sha256: str) -> ColumnIndex:
@@ -261,7 +276,14 @@ def _read_column(root: str, info: ColumnInfo, keys: Sequence[str], sha256: str) 
         )
     # millions of members share a few thousand tar names, so names are stored once
     tars = table["tar"].combine_chunks().dictionary_encode()
-    digest = b"".join(map(bytes.fromhex, table["sha256"].to_pylist()))
+    for tar in tars.dictionary.to_pylist():
+        check_index_tar(tar, info.column)
+    try:
+        digest = b"".join(map(bytes.fromhex, table["sha256"].to_pylist()))
+    except ValueError as error:
+        raise ShardDamagedError(
+            f"the index of {info.column} holds a digest that is none ({error}); expected 64 hex digits"
+        ) from error
     return ColumnIndex(
         info=info,
         tars=tuple(tars.dictionary.to_pylist()),

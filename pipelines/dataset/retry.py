@@ -50,11 +50,11 @@ def begin_retry(dataset_root: str) -> tuple[int, int]:
         commit = commits.read(root, COMMITS, int(name.removesuffix(".json")))
         if commit is not None and commit.quarantined:
             # removed before any shard is: readers must not take the dataset for a finished one
-            storage.remove_tree(storage.join(root, manifest.DATASET_RECORD))
+            storage.remove_file(storage.join(root, manifest.DATASET_RECORD), within=root)
             record = storage.join(root, COMMITS, name)
             withdrawn = storage.join(root, WITHDRAWN, name)
-            write_checksummed_json(withdrawn, read_checksummed_json(record), indent=None)
-            storage.remove_tree(record)
+            write_checksummed_json(withdrawn, read_checksummed_json(record), indent=None, within=root)
+            storage.remove_file(record, within=root)
             photos += len(commit.quarantined)
             shards += 1
     return photos, shards
@@ -70,7 +70,13 @@ def restore_unchanged(task: ShardTask) -> dict[str, Face]:
         cached = load_sample(task.dataset_root, commit, sample, task.config, task.config)
         if cached is not None:
             faces[sample.key] = remake_face(
-                task.config, sample.key, sample.source, sample.source_bytes, sample.source_sha256, cached
+                task.config,
+                sample.key,
+                sample.source,
+                sample.source_bytes,
+                sample.source_sha256,
+                cached,
+                task.source.encodes_itself,
             )
     return faces
 
@@ -83,4 +89,5 @@ def _last_write(folder: str) -> float:
 
 def clean_up_retry(task: ShardTask) -> None:
     """Remove the withdrawn record of a shard after it is committed again."""
-    storage.remove_tree(storage.join(task.dataset_root, WITHDRAWN, f"{task.index:06d}.json"))
+    record = storage.join(task.dataset_root, WITHDRAWN, f"{task.index:06d}.json")
+    storage.remove_file(record, within=task.dataset_root)

@@ -87,6 +87,8 @@ def load_sample(
         height=sample.height,
         pixel_sha256=sample.pixel_sha256,
         low_pixel_sha256=sample.low_pixel_sha256,
+        crop_sha256=sample.crop_sha256,
+        near_hash=sample.near_hash,
         hq=hq,
         low=contents[low_column, "png"],
     )

@@ -20,11 +20,17 @@ from diffbfr.images import (
     pixel_digest,
     resize,
 )
+from diffbfr.images.perceptual import perceptual_hash
 from diffbfr.shards import ColumnInfo, Sample, Split
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
 
-FORMAT: Final = "diffbfr-dataset-1"
-"""Changes whenever the same photos and configuration would give other pixels, LQ bytes, keys or splits."""
+FORMAT: Final = "diffbfr-dataset-2"
+"""Changes whenever the same photos and configuration would give other pixels, LQ bytes, keys or splits.
+
+Format 2 splits by pixels, format 1 split by the bytes of the file.
+"""
+_SEEDS: Final = "diffbfr-dataset-1"
+"""The format whose seeds are drawn: the low-quality faces of formats 1 and 2 are the same."""
 
 
 _MAX_PX: Final = 4096
@@ -72,7 +78,7 @@ class ShardConfig:
     @cached_property
     def recipe_digest(self) -> str:
         """Digest of what a sample's pixels and seeds depend on, without variants, shards, splits, codecs."""
-        parts = [FORMAT, self.hq_px, self.lq_px, self.seed, self.spec.digest]
+        parts = [_SEEDS, self.hq_px, self.lq_px, self.seed, self.spec.digest]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
@@ -88,7 +94,7 @@ class ShardConfig:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """A photo's two encoded ground truths and the digests of their pixels.
+    """A photo's two encoded ground truths, the digests of their pixels, and those of its centred square.
 
     `width` and `height` are those of the upright photo in pixels.
     """
@@ -97,6 +103,8 @@ class GroundTruth:
     height: int
     pixel_sha256: str
     low_pixel_sha256: str
+    crop_sha256: str
+    near_hash: str
     hq: bytes
     low: bytes
 
@@ -117,14 +125,16 @@ class Face:
     contents: tuple[tuple[bytes, ...], ...]
 
 
-def make_face(config: ShardConfig, key: str, source: str, data: bytes) -> Face:
+def make_face(config: ShardConfig, key: str, source: str, data: bytes, split_by_bytes: bool = False) -> Face:
     """Decode one photo, crop its centred square, resize it to both sizes and degrade every variant.
 
     `ImageRefused` if it cannot be used. A photo smaller than `hq_px` is refused, because an enlarged one
-    would train a model on blurred ground truth.
+    would train a model on blurred ground truth. `split_by_bytes` is for sources whose bytes follow from the
+    pixels (`PhotoSource.encodes_itself`).
     """
     photo = decode(data, min_px=config.hq_px).pixels
-    hq = resize(center_square(photo), config.hq_px, "bicubic")
+    square = center_square(photo)
+    hq = resize(square, config.hq_px, "bicubic")
     low = resize(hq, config.lq_px, "bicubic")
     height, width = photo.shape[:2]
     truth = GroundTruth(
@@ -132,14 +142,23 @@ def make_face(config: ShardConfig, key: str, source: str, data: bytes) -> Face:
         height,
         pixel_digest(hq),
         pixel_digest(low),
+        pixel_digest(square),
+        perceptual_hash(hq),
         encode_truth(hq, config.hq_codec),
         encode_stored_png(low),
     )
-    return _face(config, key, source, len(data), hashlib.sha256(data).hexdigest(), truth, lambda: hq, ())
+    sha256 = hashlib.sha256(data).hexdigest()
+    return _face(config, key, source, len(data), sha256, truth, lambda: hq, (), split_by_bytes)
 
 
 def remake_face(
-    config: ShardConfig, key: str, source: str, source_bytes: int, source_sha256: str, cached: CachedSample
+    config: ShardConfig,
+    key: str,
+    source: str,
+    source_bytes: int,
+    source_sha256: str,
+    cached: CachedSample,
+    split_by_bytes: bool = False,
 ) -> Face:
     """Make the sample that `make_face` makes from its cached part; only missing variants are degraded."""
     return _face(
@@ -151,6 +170,7 @@ def remake_face(
         cached.truth,
         lambda: decode(cached.truth.hq).pixels,
         cached.jpegs,
+        split_by_bytes,
     )
 
 
@@ -163,12 +183,13 @@ def _face(
     truth: GroundTruth,
     hq: Callable[[], Pixels],
     jpegs: Sequence[bytes],
+    split_by_bytes: bool,
 ) -> Face:
     """Draw the parameters of every variant, degrade those without a JPEG, and write the sample's row."""
     seeds = (sample_seed(config.recipe_digest, source_sha256, variant) for variant in range(config.variants))
     sample = Sample(
         key=key,
-        split=split_of(config, source_sha256),
+        split=split_of(config, source_sha256 if split_by_bytes else truth.crop_sha256),
         source=source,
         source_bytes=source_bytes,
         source_sha256=source_sha256,
@@ -177,6 +198,8 @@ def _face(
         pixel_sha256=truth.pixel_sha256,
         low_pixel_sha256=truth.low_pixel_sha256,
         variants=tuple(draw(config.spec, seed) for seed in seeds),
+        crop_sha256=truth.crop_sha256,
+        near_hash=truth.near_hash,
     )
     # cached variants come first, because variant i has the same seed in both datasets
     made = list(jpegs[: config.variants])
@@ -188,9 +211,14 @@ def _face(
     return Face(sample, ((truth.hq,), (truth.low,), (*made, row)))
 
 
-def split_of(config: ShardConfig, source_sha256: str) -> Split:
-    """The split of a photo, by its content: equal content has one split, and added photos move none."""
-    word = hashlib.sha256(f"diffbfr split\0{config.seed}\0{source_sha256}".encode()).digest()[:8]
+def split_of(config: ShardConfig, sha256: str) -> Split:
+    """The split of a photo, by the digest of its content: equal content has one split, in every dataset.
+
+    The content is what a model can see of a photo, the pixels of its centred square in full size: neither
+    the file's format, its EXIF data and its name, nor the size of the dataset's faces. Added photos move
+    none.
+    """
+    word = hashlib.sha256(f"diffbfr split\0{config.seed}\0{sha256}".encode()).digest()[:8]
     # a uniform number in [0, 1) from the content, so that no state is kept between runs
     share = int.from_bytes(word, "big") / 2**64
     if share < config.val_fraction:

@@ -6,6 +6,7 @@ from elsewhere says is checked where it is used. Paths that are not UTF-8 are wr
 Python represents them.
 """
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from diffbfr.shards import ShardDamagedError
 from pipelines import storage
 
 SEAL: Final = "seal"
+_NO_FILE: Final = (errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+"""What the system answers if a pipe, a device, a folder or a circle of links is in the place of a file."""
 _MAX_BYTES: Final = 1 << 29
 _READINGS: Final = 3
 """Number of reads of a record on S3 before it counts as damaged: the bytes may have changed in transit."""
@@ -48,7 +51,13 @@ def read_checksummed_json(uri: storage.Uri) -> dict[str, Any]:
     """
     found = ""
     for _ in range(_READINGS if storage.is_remote(uri) else 1):
-        data = storage.read_bytes(uri)
+        try:
+            data = storage.read_bytes(uri)
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
+            found = error.strerror or "it is no file"
+            break
         try:
             record: dict[str, Any] = decode_json(data.decode("utf-8", "surrogatepass"), _MAX_BYTES)
             if record.pop(SEAL) == _seal(record):

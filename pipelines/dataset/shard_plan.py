@@ -142,7 +142,7 @@ def _begin(root: str, config: ShardConfig) -> None:
     """Write the build record; CommitConflictError if the dataset was begun with a different one."""
     uri = storage.join(root, BUILD_RECORD)
     now = describe_build(config)
-    if write_checksummed_json(uri, now, create_only=True):
+    if write_checksummed_json(uri, now, create_only=True, within=root):
         return
     begun = flatten(read_checksummed_json(uri))
     wanted = flatten(now)
@@ -196,7 +196,7 @@ def _write_plan(task: ShardTask, photos: Sequence[tuple[str, PhotoRef]]) -> None
             return
     except FileNotFoundError:
         pass
-    write_checksummed_json(uri, plan, indent=None)
+    write_checksummed_json(uri, plan, indent=None, within=task.dataset_root)
 
 
 def _plan_path(root: str, index: int) -> str:

@@ -61,7 +61,7 @@ class TableWriter:
     def close(self) -> str:
         """Finish the file, publish it and return its sha256."""
         self._writer.close()
-        storage.put_file(self._path, self._uri, self._within, self._mode)
+        storage.put_file(self._path, self._uri, within=self._within, mode=self._mode)
         sha256 = storage.digest(self._path)
         self._remove()
         return sha256

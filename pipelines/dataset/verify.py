@@ -8,38 +8,27 @@ digests. Level 4 applies Eq. 13 again and compares every low-quality face byte b
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
-from typing import Any, Final
+from itertools import chain
+from typing import Final
 
 from diffbfr.degradation import degrade, draw, sample_seed
-from diffbfr.errors import DiffBFRError
+from diffbfr.errors import DiffBFRError, one_line
 from diffbfr.images import Pixels, pixel_digest, resize
 from diffbfr.shards import ColumnInfo, Sample
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
+from diffbfr.shards.tar import TarBuilder
 from pipelines import storage
-from pipelines.dataset import commits, manifest
-from pipelines.dataset.columns import member_of, read_quarantined
-from pipelines.dataset.commits import Commit, Quarantined, TarInfo
-from pipelines.dataset.identity import archive_line, visible_content
-from pipelines.dataset.manifest import DatasetRecord
+from pipelines.dataset import manifest
+from pipelines.dataset.commits import Commit, TarInfo
 from pipelines.dataset.samples import ShardConfig
-from pipelines.dataset.sealed_json import read_checksummed_json
-from pipelines.dataset.shard_plan import BUILD_RECORD, COMMITS, PLAN, read_config
+from pipelines.dataset.shard_plan import COMMITS, read_config
+from pipelines.dataset.verify_records import DatasetProblem, check_number_of_shards, records_of
 from pipelines.sources.sandboxed_images import decode_sandboxed
 
 LEVELS: Final = ("records", "sizes", "tar digests", "pixels", "low-quality faces")
 RECORDS, SIZES, DIGESTS, PIXELS, LOW_QUALITY = range(len(LEVELS))
-
-
-@dataclass(frozen=True)
-class DatasetProblem:
-    """A part of a dataset that differs from its commit: its path relative to the dataset, and a message."""
-
-    path: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -70,19 +59,8 @@ def plan_verification(dataset_root: str, level: int) -> list[VerifyTask]:
     root = storage.absolute(dataset_root)
     record = manifest.read_record(root)
     config = read_config(root)
+    check_number_of_shards(root, record)
     return [VerifyTask(index, root, level, record.columns, config) for index in range(record.info.num_shards)]
-
-
-def verify_records(dataset_root: str) -> list[DatasetProblem]:
-    """Level 0 for the whole dataset: the tables' digests, and the counts and identities, computed again."""
-    root = storage.absolute(dataset_root)
-    record = manifest.read_record(root)
-    return [
-        *_check_plans(root),
-        *_check_tables(root, record),
-        *_check_sums(root, record),
-        *_check_quarantined(root, record),
-    ]
 
 
 def verify_shard(task: VerifyTask) -> VerifyReport:
@@ -113,131 +91,20 @@ def verify_shard(task: VerifyTask) -> VerifyReport:
     )
 
 
-def _check_plans(root: str) -> Iterator[DatasetProblem]:
-    """Check the build record and the shards' plans, which the next run of the shard step reads."""
-    for path in (BUILD_RECORD, *(f"{PLAN}/{name}" for name in storage.list_dir(storage.join(root, PLAN)))):
-        try:
-            read_checksummed_json(storage.join(root, *path.split("/")))
-        except FileNotFoundError:
-            continue
-        except DiffBFRError as error:
-            yield DatasetProblem(path, str(error))
-
-
-def _check_tables(root: str, record: DatasetRecord) -> Iterator[DatasetProblem]:
-    for path, sha256 in sorted(record.tables.items()):
-        try:
-            found = storage.digest(storage.join(root, path))
-        except FileNotFoundError:
-            found = "nothing"
-        if found != sha256:
-            yield DatasetProblem(
-                path, f"the table has digest {found[:12]}; expected {sha256[:12]}; run the shard step again"
-            )
-
-
-def _check_sums(root: str, record: DatasetRecord) -> Iterator[DatasetProblem]:
-    """Compute counts and identities from the shards' records and compare them with `dataset.json`.
-
-    The rows of the tables are compared with the records too.
-    """
-    info = record.info
-    content, archive, splits = hashlib.sha256(), hashlib.sha256(), Counter[str]()
-    samples = _Table(root, manifest.SAMPLES, Sample, record)
-    quarantined = _Table(root, manifest.QUARANTINE, Quarantined, record)
-    for index in range(info.num_shards):
-        try:
-            commit = commits.read(root, COMMITS, index)
-        except DiffBFRError:
-            commit = None
-        if commit is None:
-            return  # verify_shard reports the record; without it no count can be right
-        content.update(visible_content(commit))
-        for tar in commit.tars:
-            archive.update(archive_line(tar))
-        splits.update(sample.split for sample in commit.samples)
-        samples.compare(commit.samples)
-        quarantined.compare(commit.quarantined)
-    figures = {
-        "num_samples": (samples.num_rows, info.num_samples),
-        "num_train": (splits["train"], info.num_train),
-        "num_val": (splits["val"], info.num_val),
-        "num_test": (splits["test"], info.num_test),
-        "num_quarantined": (quarantined.num_rows, info.num_quarantined),
-        "content_id": (content.hexdigest(), info.content_id),
-        "archive_id": (archive.hexdigest(), info.archive_id),
-    }
-    for name, (found, recorded) in figures.items():
-        if found != recorded:
-            yield DatasetProblem(
-                manifest.DATASET_RECORD,
-                f"{name} is {recorded}, the shards' records come to {found}; run the shard step again",
-            )
-    yield from (*samples.problems(), *quarantined.problems())
-
-
-class _Table:
-    """A table whose rows are compared with the shards' records, in order.
-
-    A table with a wrong digest is not compared, because `_check_tables` reports it.
-    """
-
-    def __init__(self, root: str, path: str, row_type: type[Any], record: DatasetRecord) -> None:
-        self.num_rows = 0
-        self._path = path
-        self._differs = False
-        self._damaged = False
-        self._rows = manifest.stream_rows(storage.join(root, path), row_type, record.tables[path])
-
-    def compare(self, committed: Sequence[Any]) -> None:
-        """Compare the next rows with those of a shard."""
-        self.num_rows += len(committed)
-        self._differs |= self._next_rows(len(committed)) != list(committed)
-
-    def problems(self) -> Iterator[DatasetProblem]:
-        """A problem if the rows differ from those of the shards, or if there are more of them."""
-        more = self._next_rows(1)
-        if (self._differs or more) and not self._damaged:
-            yield DatasetProblem(
-                self._path, "the rows are not those of the shards' records; run the shard step again"
-            )
-
-    def _next_rows(self, number: int) -> list[Any]:
-        try:
-            return list(islice(self._rows, number))
-        except DiffBFRError:
-            self._damaged = True
-            return []
-
-
-def _check_quarantined(root: str, record: DatasetRecord) -> Iterator[DatasetProblem]:
-    """Compare the degenerate images that an appended column's record names with its shards' records."""
-    for column in record.columns:
-        if not column.model_digest:
-            continue
-        try:
-            rows = read_quarantined(root, column.column, record.info.num_shards)
-        except DiffBFRError:
-            continue  # verify_shard reports the record
-        if tuple(map(member_of, rows)) != column.quarantined:
-            found = f"{len(column.quarantined)} images are quarantined, by the shards' records {len(rows)}"
-            yield DatasetProblem(
-                f"{column.column}/{manifest.COLUMN_RECORD}", f"{found}; run `diffbfr condition irm1` again"
-            )
-
-
 def _records(task: VerifyTask) -> list[Commit]:
-    """The commit records of one shard: the dataset's own first, then one for each appended column."""
-    folders = [COMMITS, *(f"{column.column}/{COMMITS}" for column in task.columns if column.model_digest)]
-    records = []
-    for folder in folders:
-        commit = commits.read(task.dataset_root, folder, task.index)
-        if commit is None:
-            raise DiffBFRError(
-                f"{folder}/{task.index:06d}.json is missing; expected a record for each shard; run the same "
-                "command again"
-            )
-        records.append(commit)
+    """The commit records of one shard: the dataset's own first, then one for each appended column.
+
+    DiffBFRError if one is missing, or if they do not name one tar for each column.
+    """
+    records = records_of(task.dataset_root, task.columns, task.index)
+    tars = chain.from_iterable(record.tars for record in records)
+    named = sorted(tar.tar.partition("/")[0] for tar in tars)
+    expected = sorted(column.column for column in task.columns)
+    if records[0].samples and named != expected:
+        raise DiffBFRError(
+            f"the records of shard {task.index} name tars of {', '.join(named)}; expected one of each of "
+            f"{', '.join(expected)}; make the shard again"
+        )
     return records
 
 
@@ -247,16 +114,22 @@ def _check_tar(task: VerifyTask, tar: TarInfo) -> tuple[list[DatasetProblem], by
     again = "remove it and run the same command again"
     try:
         num_bytes = storage.size(uri)
+        if num_bytes != tar.num_bytes:
+            message = f"the shard has {num_bytes} bytes; expected {tar.num_bytes}; {again}"
+            return [DatasetProblem(tar.tar, message)], b""
         data = storage.read_bytes(uri) if task.level >= DIGESTS else b""
     except FileNotFoundError:
         message = f"the shard is missing; expected {tar.num_bytes} bytes; run the same command again"
         return [DatasetProblem(tar.tar, message)], b""
-    if num_bytes != tar.num_bytes:
-        return [
-            DatasetProblem(tar.tar, f"the shard has {num_bytes} bytes; expected {tar.num_bytes}; {again}")
-        ], data
-    # a tar with the right digest needs no check of its members
-    if task.level < DIGESTS or hashlib.sha256(data).hexdigest() == tar.sha256:
+    except OSError as error:
+        message = f"the shard cannot be read ({error.strerror or one_line(error)}); expected a tar; {again}"
+        return [DatasetProblem(tar.tar, message)], b""
+    if task.level < DIGESTS:
+        return [], data
+    if hashlib.sha256(data).hexdigest() == tar.sha256:
+        if _rebuild(tar, data) != data:
+            message = "it holds other members than its record says; make the shard again"
+            return [DatasetProblem(tar.tar, message)], b""
         return [], data
     damaged = [
         f"{member.key}.{member.name}"
@@ -272,6 +145,20 @@ def _check_tar(task: VerifyTask, tar: TarInfo) -> tuple[list[DatasetProblem], by
     ], data
 
 
+def _rebuild(tar: TarInfo, data: bytes) -> bytes:
+    """The tar that the record describes, with the content at its places; b"" if a digest does not fit.
+
+    A record that was forged together with its tar has the right digest of it, and may lie about its members.
+    """
+    builder = TarBuilder()
+    for member in tar.members:
+        content = data[member.offset : member.offset + member.length]
+        if hashlib.sha256(content).hexdigest() != member.sha256:
+            return b""
+        builder.add(f"{member.key}.{member.name}", content)
+    return builder.build().data
+
+
 def _contents(
     records: Sequence[Commit], whole: Mapping[str, bytes]
 ) -> dict[str, dict[tuple[str, str], bytes]]:
@@ -283,7 +170,8 @@ def _contents(
             continue
         for member in tar.members:
             content = data[member.offset : member.offset + member.length]
-            contents[member.key][member.column, member.name] = content
+            # a forged record may name a key that no sample has
+            contents.setdefault(member.key, {})[member.column, member.name] = content
     return contents
 
 

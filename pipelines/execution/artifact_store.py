@@ -196,8 +196,16 @@ class ArtifactStore:
         found = {name: version for name, (_, version) in sorted(versions.items())}
         if not problems and found != verified:
             with contextlib.suppress(OSError):  # `--plan` may read a root that it cannot write
-                storage.write_json(storage.join(folder, VERIFIED), found)
+                storage.write_json(storage.join(folder, VERIFIED), found, within=self.root)
         return problems
+
+    def reopen(self, identity: Identity) -> None:
+        """Prepare to write an artifact: refuse links on the way and in it, remove what dead writers left."""
+        place = self.root
+        for part in ("artifacts", identity.step, identity.id):
+            place = storage.join(place, part)
+            storage.refuse_link(place)
+        storage.reopen_folder(place)
 
     def clear(self, identity: Identity) -> None:
         """Remove what a step must not resume from: corrupt outputs, or all of them if an input is stale."""
@@ -209,7 +217,7 @@ class ArtifactStore:
             storage.remove_tree(folder)
             return
         for name in self.corruption(record):
-            storage.remove_tree(_uri(folder, record.outputs[name].path))
+            storage.remove_file(_uri(folder, record.outputs[name].path), within=self.root)
 
     def commit(
         self,
@@ -237,8 +245,9 @@ class ArtifactStore:
         created = datetime.now(UTC).isoformat(timespec="microseconds")
         record = Record(identity, refs, dict(metadata), seconds, created, content or _content(refs), sources)
         versions = {name: version for name, (_, version) in _versions(folder, refs).items()}
-        storage.write_json(storage.join(folder, VERIFIED), versions)
-        storage.write_json(storage.join(folder, RECORD), {"id": identity.id, **dataclasses.asdict(record)})
+        described = {"id": identity.id, **dataclasses.asdict(record)}
+        storage.write_json(storage.join(folder, VERIFIED), versions, within=self.root)
+        storage.write_json(storage.join(folder, RECORD), described, within=self.root)
         return record
 
     def _read_verified(self, folder: str) -> Mapping[str, str]:
@@ -253,7 +262,7 @@ class ArtifactStore:
         place = storage.join(self.root, "artifacts", step, name, RECORD)
         try:
             values = storage.read_json(place)
-            outputs = {key: OutputRef(**output) for key, output in values["outputs"].items()}
+            outputs = {key: _checked(OutputRef(**output), place) for key, output in values["outputs"].items()}
             made = (
                 values["metadata"],
                 values["seconds"],
@@ -314,6 +323,16 @@ def _changes(before: Mapping[str, JSON], now: Mapping[str, JSON]) -> Iterator[tu
 
 def _show(value: JSON) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _checked(output: OutputRef, record: str) -> OutputRef:
+    """The output; UsageError unless its path stays among the artifacts, as what it names may be removed.
+
+    `../../STEP/ID/` leads from an artifact's folder to another's.
+    """
+    inside = re.sub(r"^\.\./\.\./[a-z0-9][a-z0-9_-]*/[0-9a-f]{20}/", "", output.path)
+    storage.check_key(inside, record)
+    return output
 
 
 def _output_ref(folder: str, path: str) -> OutputRef:

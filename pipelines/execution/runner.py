@@ -146,6 +146,7 @@ class _Runner:
 
 def _build_and_commit(step: Step, store: ArtifactStore) -> Record:
     started = time.monotonic()
+    store.reopen(step.identity)
     store.clear(step.identity)
     output = step.build(store.artifact_dir(step.identity))
     seconds = time.monotonic() - started

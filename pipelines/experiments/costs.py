@@ -13,8 +13,16 @@ from diffbfr.stages import STAGE_NAMES, Mode, StageName, StageSpec
 from pipelines.recipes.recipe import Recipe
 
 SECONDS_PER_HOUR = 3600
-BYTES_PER_CACHED_FILE = 2.4e3
-"""Of the journal, one photo that was restored: a row of its unit's record, as JSON."""
+JOURNAL_BYTES = 650
+"""Of one restored photo in the record of its unit, as JSON; `tests.benchmarks.scale.measure` counts it."""
+DRIVER_BYTES = 1_135
+"""Of one listed photo and its outcome in the driver's memory, from the same."""
+REQUESTS = {"GET": 2.3, "HEAD": 1.1, "PUT": 1.1}
+"""Of one photo that is restored from S3 to S3, from the same."""
+HQ_BYTES_PER_PIXEL = 1.9
+"""Of a lossless WebP of a face: 500 kB at 512 px (`docs/results.md`, sharding)."""
+LQ_BYTES = 6_600
+"""Of a degraded variant of a procedural face of 512 px, on the mean; its share of a dataset is small."""
 
 
 @dataclass(frozen=True)
@@ -104,28 +112,34 @@ class ArchiveLoad:
     """What restoring an archive asks of the object store and the driver, besides the networks."""
 
     units: int
-    puts: int
-    gets: int
     requests_per_s: float
     journal_bytes: float
+    driver_bytes: float
     usd: float
 
 
-def archive_load(
-    num_photos: int, photos_per_s: float, unit_size: int, prices: S3Prices, reads_per_photo: int = 2
-) -> ArchiveLoad:
-    """Requests and journal of an archive of single objects: each photo is read, its output written, a unit
-    committed.
-
-    A photo is read once to compare its digest where sizes are equal, and once to be restored.
-    """
-    units = -(-num_photos // unit_size)
-    puts, gets = num_photos + 2 * units, num_photos * reads_per_photo
+def archive_load(num_photos: int, photos_per_s: float, unit_size: int, prices: S3Prices) -> ArchiveLoad:
+    """Requests, journal and driver memory of an archive of single objects on S3."""
+    reads, puts = REQUESTS["GET"] + REQUESTS["HEAD"], REQUESTS["PUT"]
     return ArchiveLoad(
-        units,
-        puts,
-        gets,
-        (puts + gets) / num_photos * photos_per_s,
-        num_photos * BYTES_PER_CACHED_FILE,
-        puts * prices.per_put + gets * prices.per_get,
+        -(-num_photos // unit_size),
+        (reads + puts) * photos_per_s,
+        num_photos * JOURNAL_BYTES,
+        num_photos * DRIVER_BYTES,
+        num_photos * (puts * prices.per_put + reads * prices.per_get),
     )
+
+
+@dataclass(frozen=True)
+class DatasetSize:
+    """Shards and bytes of a dataset."""
+
+    shards: int
+    num_bytes: float
+
+
+def dataset_size(num_faces: int, shard_size: int, hq_px: int, variants: int) -> DatasetSize:
+    """Size of a dataset: ground truths at two sizes (the small one a quarter as wide), and the variants."""
+    pixels = hq_px**2 * (1 + 1 / 16)
+    num_bytes = num_faces * (pixels * HQ_BYTES_PER_PIXEL + variants * LQ_BYTES)
+    return DatasetSize(-(-num_faces // shard_size), num_bytes)

@@ -98,11 +98,7 @@ def find_changed_originals(plan: RestorePlan, current: Mapping[str, Outcome], ou
 
 
 def _is_intact(outcome: Outcome, output: str) -> bool:
-    return all(
-        storage.digest(storage.join(output, file.name)) == file.sha256
-        for file in outcome.files()
-        if file.sha256
-    )
+    return all(storage.digest(storage.join(output, file.name)) == file.sha256 for file in outcome.files())
 
 
 def split_units(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Final
 
 import diffbfr
+from diffbfr.documents import check_values
 from diffbfr.errors import UsageError
+from pipelines.recipes.settings_file import parse_yaml
 
 SERVED: Final = "pyfunc_model.py"
+_MAX_MLMODEL: Final = 1 << 18
 CASCADE_PATH: Final = "artifacts/cascade"
 """Folder of a cascade's safetensors within its MLflow model."""
 
@@ -51,6 +54,8 @@ def served_tags(model: Path) -> dict[str, str]:
     """Tags of a cascade version: its signature, and the SHA-256 of the code that serves it."""
     from mlflow.models import Model
 
+    # anyone may have written it, and MLflow reads it without limits
+    check_values(parse_yaml((model / "MLmodel").read_text()[:_MAX_MLMODEL]))
     signature = Model.load(str(model)).signature
     as_json = json.dumps(signature.to_dict() if signature is not None else None, sort_keys=True)
     return {

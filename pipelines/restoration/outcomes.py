@@ -24,6 +24,7 @@ from diffbfr.shards import ShardDamagedError
 from pipelines import storage
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
+from pipelines.restoration.access import file_mode
 from pipelines.restoration.request import CONTROL as CONTROL
 from pipelines.restoration.request import RestoreRequest, decode_request
 from pipelines.sources import PhotoRef
@@ -44,7 +45,7 @@ _FIELDS: Final[Mapping[str, Any]] = typing.get_type_hints(LedgerRow)
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One file of a restored photo; `name` is relative to the output, `sha256` "" if it is not known."""
+    """One file of a restored photo; `name` is relative to the output."""
 
     name: str
     num_bytes: int
@@ -104,9 +105,9 @@ def commit_unit(output_uri: str, outcomes: Iterable[Outcome], request: RestoreRe
         "written": time.time(),
         "outcomes": rows,
     }
-    write_checksummed_json(
-        storage.join(output_uri, _COMMITS, f"{unit}.json"), json.loads(json.dumps(record)), within=output_uri
-    )
+    place = storage.join(output_uri, _COMMITS, f"{unit}.json")
+    mode = storage.FILE_MODE if request is None else file_mode(request.input)
+    write_checksummed_json(place, json.loads(json.dumps(record)), within=output_uri, mode=mode)
 
 
 def read_units(output_uri: str) -> CommittedUnits:
@@ -155,8 +156,9 @@ class _DamagedRecordError(DiffBFRError):
 def _read_unit(uri: str) -> tuple[float, RestoreRequest | None, list[Outcome]]:
     """Time, request and outcomes of a record; `_DamagedRecordError` unless `commit_unit` could write it."""
     try:
-        request, written, rows = _read_record(uri)
-        return written, request, [_decode(row, uri) for row in rows]
+        record = read_checksummed_json(uri)
+        request = None if record["request"] is None else decode_request(record["request"])
+        return float(record["written"]), request, [_decode(row, uri) for row in record["outcomes"]]
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, ShardDamagedError) as error:
@@ -167,42 +169,19 @@ def _read_unit(uri: str) -> tuple[float, RestoreRequest | None, list[Outcome]]:
         raise _DamagedRecordError(error.strerror or one_line(error)) from error
 
 
-def _read_record(uri: str) -> tuple[RestoreRequest | None, float, list[Any]]:
-    """Request, time and rows of a record; earlier versions wrote a list of rows without a checksum."""
-    try:
-        record = read_checksummed_json(uri)
-    except ShardDamagedError:
-        try:
-            rows = storage.read_json(uri)
-        except (ValueError, RecursionError):
-            rows = None
-        if not isinstance(rows, list):
-            raise
-        return None, 0.0, rows
-    request = record["request"]
-    return (
-        None if request is None else decode_request(request),
-        float(record["written"]),
-        record["outcomes"],
-    )
-
-
 def _decode(value: Any, where: str) -> Outcome:
     """An outcome from plain values; ValueError, KeyError or TypeError unless `commit_unit` could write it."""
-    others = []
-    for other in value["others"]:
-        named = other if isinstance(other, dict) else {"name": other[0], "num_bytes": other[1], "sha256": ""}
-        others.append(OutputFile(**named))
+    others = tuple(OutputFile(**other) for other in value["others"])
     row = LedgerRow(**value["row"])
     for field, kind in _FIELDS.items():
         _check_type(getattr(row, field), kind, field)
-    outcome = Outcome(row, value["fingerprint"], value["output_bytes"], tuple(others))
+    outcome = Outcome(row, value["fingerprint"], value["output_bytes"], others)
     _check_type(outcome.fingerprint, str, "fingerprint")
     for file in outcome.files():
         _check_type(file.name, str, "output")
         _check_type(file.num_bytes, int, "output_bytes")
         check_output_name(file.name, where)
-        if file.sha256 and not _SHA256.fullmatch(file.sha256):
+        if not _SHA256.fullmatch(file.sha256):
             raise ValueError(f"the sha256 of {file.name!r} is {file.sha256!r}; expected 64 hex digits")
     if not row.output and outcome.others:
         raise ValueError(f"{row.name!r} has files and no output; expected none")

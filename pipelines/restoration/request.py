@@ -5,7 +5,6 @@ replaced and not a dead end.
 """
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +12,8 @@ from typing import Any, Final
 from diffbfr.errors import UsageError
 from diffbfr.shards import ShardDamagedError
 from pipelines import storage
-from pipelines.dataset.sealed_json import SEAL, read_checksummed_json, write_checksummed_json
+from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
+from pipelines.restoration.access import file_mode
 
 CONTROL: Final = ".diffbfr"
 """Folder inside the output for internal files: the pinned request and the units' records."""
@@ -48,7 +48,7 @@ def read_request(output: str) -> RestoreRequest | None:
     """The pinned request, None if there is none; `ShardDamagedError` if it cannot be read as one."""
     place = storage.join(output, REQUEST)
     try:
-        return decode_request(_read_values(place))
+        return decode_request(read_checksummed_json(place))
     except FileNotFoundError:
         return None
     except (OSError, TypeError) as error:
@@ -78,24 +78,11 @@ def pin_request(output: str, request: RestoreRequest, committed: Collection[Rest
         _check_same(output, pinned, request)
     if mended or pinned is None:
         values = dataclasses.asdict(request)
-        written = write_checksummed_json(place, values, create_only=not mended, within=output)
+        mode = file_mode(request.input)
+        written = write_checksummed_json(place, values, create_only=not mended, within=output, mode=mode)
         if not written:  # another run began here at the same moment
             return pin_request(output, request, committed)
     return mended
-
-
-def _read_values(place: str) -> Mapping[str, Any]:
-    """The fields of a request; earlier versions wrote them without a checksum."""
-    try:
-        return read_checksummed_json(place)
-    except ShardDamagedError:
-        try:
-            values = json.loads(storage.read_bytes(place))
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, dict) or SEAL in values:
-            raise
-        return values
 
 
 def _check_empty(output: str) -> None:

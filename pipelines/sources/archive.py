@@ -68,7 +68,7 @@ class ZipSource(PhotoSource):
             for entry in entries(file):
                 name, fingerprint = entry.name, f"crc32:{entry.crc:08x}"
                 problem = implausible(entry, end, num_packed)
-                num_packed += entry.packed_bytes
+                num_packed += 0 if problem else entry.packed_bytes
                 if name.rpartition("/")[2] == INDEX and not problem:
                     inside.append(
                         Index(

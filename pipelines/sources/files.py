@@ -41,8 +41,15 @@ class FolderSource(PhotoSource):
         yield from attach_checksums(refs, index_at(self.index), Path(self.uri).name)
 
     def read(self, ref: PhotoRef) -> bytes:
-        """Read a file; PhotoUnreadableError if it changed after it was listed or is not the published one."""
-        return check_published(ref, _read(ref))
+        """Read a file; PhotoUnreadableError if it changed after it was listed or is not the published one.
+
+        PlaceError if the whole folder went away, such as a disk that was pulled out: no photo is at fault.
+        """
+        try:
+            return check_published(ref, _read(ref))
+        except PhotoUnreadableError:
+            _require_folder(self.uri)
+            raise
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _file_ref(path: Path | os.DirEntry[str], name: str, skipped: str = "") -> PhotoRef:
     try:
         status = path.stat()
-    except OSError:
+    except OSError as error:
+        if not storage.is_about_one_file(error, writing=False):
+            raise storage.place_error(os.fspath(path), error, "read") from error
         return PhotoRef(os.fspath(path), name, 0, _NO_CONTENT, skipped=skipped)
     if not stat.S_ISREG(status.st_mode):
         return PhotoRef(os.fspath(path), name, 0, _NO_CONTENT, skipped=skipped)
@@ -160,7 +169,7 @@ def _file_ref(path: Path | os.DirEntry[str], name: str, skipped: str = "") -> Ph
 def _read(ref: PhotoRef) -> bytes:
     check_size(ref)
     try:
-        if ref.name.endswith("/"):
+        if ref.name.endswith("/") and not storage.is_remote(ref.uri):
             _require_listable(ref)
         return storage.read_version(ref.uri, ref.fingerprint)
     except storage.ReplacedError as error:
@@ -178,6 +187,14 @@ def _read(ref: PhotoRef) -> bytes:
         if not storage.is_about_one_file(error, writing=False):
             raise storage.place_error(Path(ref.uri).parent, error, "read") from error
         raise PhotoUnreadableError(f"{ref.name} cannot be read ({error.strerror})") from error
+
+
+def _require_folder(uri: str) -> None:
+    """Raise PlaceError unless a folder can be listed."""
+    try:
+        os.scandir(uri).close()
+    except OSError as error:
+        raise storage.place_error(uri, error, "read") from error
 
 
 def _require_listable(ref: PhotoRef) -> None:

@@ -6,7 +6,8 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import astuple, replace
+from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from diffbfr.errors import UsageError
 from pipelines.sources.source import PhotoRef
 
 _CACHE_KB: Final = 8192
+_values: Final = attrgetter(*(field.name for field in fields(PhotoRef)))  # `astuple` would copy each deeply
 
 
 @contextlib.contextmanager
@@ -44,7 +46,7 @@ def sort_refs(refs: Iterable[PhotoRef], in_order: bool = True) -> Iterator[Photo
         for ref in refs:
             shown = ref
             while not db.execute(
-                "INSERT OR IGNORE INTO photo VALUES (?, ?)", (shown.name, json.dumps(astuple(shown)))
+                "INSERT OR IGNORE INTO photo VALUES (?, ?)", (shown.name, json.dumps(_values(shown)))
             ).rowcount:
                 if not in_order:
                     raise UsageError(

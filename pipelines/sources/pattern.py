@@ -18,7 +18,7 @@ from pipelines import storage
 from pipelines.sources.archive import ZipSource, check_zip
 from pipelines.sources.braces import expand_braces
 from pipelines.sources.published import attach_checksums, find_index, index_at
-from pipelines.sources.source import PhotoRef, PhotoSource, printable_name
+from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, printable_name
 from pipelines.sources.tar import TarSource, check_tar
 
 _WILDCARDS: Final = "*?["
@@ -46,6 +46,9 @@ class PatternSource(PhotoSource):
 
     def _refs(self) -> Iterator[PhotoRef]:
         for stem, uri in _archives(self.uri):
+            if special := storage.special_kind(uri):
+                yield PhotoRef(uri, f"{stem}/", 0, special)
+                continue
             _, check = _KINDS[_suffix(uri)]
             check(uri)
             for ref in self._archive(uri).listing():
@@ -53,6 +56,8 @@ class PatternSource(PhotoSource):
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read a photo with the source of its archive."""
+        if ref.name.endswith("/"):
+            raise PhotoUnreadableError(f"{ref.uri} is {ref.fingerprint}; expected an archive of photos")
         return self._archive(ref.uri.rpartition("#")[0]).read(ref)
 
     def _archive(self, uri: str) -> PhotoSource:

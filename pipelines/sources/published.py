@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import IO, Final
 
 from diffbfr.errors import UsageError
@@ -75,7 +76,12 @@ def find_index(uri: str) -> str:
         for place in (uri, parent)
         if not storage.is_remote(uri) or place.count("/") > 1
     ]
-    return next((place for place in places if storage.exists(place)), "")
+    return next((place for place in places if _is_file(place)), "")
+
+
+def _is_file(place: str) -> bool:
+    """True for a file; a pipe or a device of this name is no index."""
+    return storage.exists(place) if storage.is_remote(place) else Path(place).is_file()
 
 
 def index_at(uri: str) -> Index | None:

@@ -52,6 +52,7 @@ ONE_CORE: Final = MappingProxyType({"OPENCV_FOR_THREADS_NUM": "1", "OMP_NUM_THRE
 """A worker has one core: two threads on one face cost a third more CPU time than one."""
 
 _PIPE_BYTES: Final = 1 << 20
+_MAX_FILE_BYTES: Final = 16 << 20
 _START_SECONDS: Final = 300.0
 _IDLE_SECONDS: Final = 30.0
 _ADDRESS: Final = re.compile(r"\b0x[0-9a-f]+")
@@ -70,6 +71,10 @@ class WorkerFailure:
 
     reason: FailureReason
     message: str
+
+
+class _ChildSilent(Exception):  # noqa: N818 - as below
+    pass
 
 
 class _ChildDied(Exception):  # noqa: N818 - an event that never leaves this module
@@ -103,7 +108,7 @@ def run_sandboxed(
             if answer.kind not in ("raised", "memory"):
                 raise MalformedAnswerError("it answers nothing")
             raised = decode_error(answer) if answer.kind == "raised" else None
-        except TimeoutError:
+        except _ChildSilent:
             child.end()
             return WorkerFailure("timed_out", f"it was not done after {seconds:g} s")
         except (_ChildDied, MalformedAnswerError) as error:
@@ -142,9 +147,11 @@ class _Child:
             env={**os.environ, **ONE_CORE},
             pipesize=_PIPE_BYTES if sys.platform == "linux" else -1,
         )
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         try:
             self._receive(_START_SECONDS)
-        except (_ChildDied, MalformedAnswerError, TimeoutError) as error:
+        except (_ChildDied, _ChildSilent, MalformedAnswerError) as error:
             self.end()
             self._errors.seek(0)
             printed = " ".join(self._errors.read().decode(errors="replace").split())[-500:]
@@ -165,11 +172,10 @@ class _Child:
     def ask(self, function: Callable[..., Any], arguments: Sequence[Any], seconds: float) -> Answer:
         """Send a call and wait for its answer."""
         question = pickle.dumps((function, tuple(arguments)))
+        deadline = time.monotonic() + seconds
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(_QUESTION_LENGTH.pack(len(question)))
-            self._process.stdin.write(question)
-            self._process.stdin.flush()
+            self._write(_QUESTION_LENGTH.pack(len(question)), deadline)
+            self._write(question, deadline)
         except OSError as error:
             raise _ChildDied("the child was gone") from error
         return self._receive(seconds)
@@ -183,6 +189,15 @@ class _Child:
                 if pipe is not None:
                     pipe.close()
 
+    def _write(self, data: bytes, deadline: float) -> None:
+        """Write to the child, which may have stopped reading."""
+        assert self._process.stdin is not None
+        handle, rest = self._process.stdin.fileno(), memoryview(data)
+        while rest:
+            if not select.select([], [handle], [], max(0.0, deadline - time.monotonic()))[1]:
+                raise _ChildSilent
+            rest = rest[os.write(handle, rest) :]
+
     def _receive(self, seconds: float) -> Answer:
         assert self._process.stdout is not None
         handle, deadline = self._process.stdout.fileno(), time.monotonic() + seconds
@@ -192,7 +207,7 @@ class _Child:
         pieces = bytearray()
         while len(pieces) < length:
             if not select.select([handle], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise TimeoutError
+                raise _ChildSilent
             piece = os.read(handle, min(length - len(pieces), 1 << 20))
             if not piece:
                 status = self._process.wait()
@@ -234,6 +249,8 @@ def serve(parent: int, num_bytes: int) -> None:
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # what libraries print about one photo after another must not fill the disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, _MAX_FILE_BYTES))
     send_answer(answers, encode_answer("ready"))
     limited = False
     while select.select([questions], [], [], _IDLE_SECONDS)[0] and (head := questions.read(8)):

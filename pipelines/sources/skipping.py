@@ -81,10 +81,15 @@ def is_system_folder(part: str) -> bool:
 
 def system_folder(name: str) -> str:
     """Return the outermost system folder of a name, with a slash at its end; "" if it lies in none."""
-    parts = name.replace("\\", "/").split("/")
-    for depth, part in enumerate(parts[:-1], start=1):
+    lower = name.lower()
+    parts = lower.replace("\\", "/").split("/")[:-1]
+    if _SYSTEM_FOLDERS.isdisjoint(parts) and ".trash-" not in lower:  # nearly every name ends here
+        return ""
+    end = 0
+    for part in parts:
+        end += len(part) + 1
         if is_system_folder(part):
-            return name[: sum(len(part) + 1 for part in parts[:depth])].rstrip("\\/") + "/"
+            return f"{name[: end - 1]}/"
     return ""
 
 

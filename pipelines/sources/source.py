@@ -6,14 +6,15 @@ import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from diffbfr.errors import DiffBFRError, UsageError
 
 MAX_PHOTO_BYTES: Final = 1 << 29
 
 _PHOTOGRAPHIC: Final = (
-    ".png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .gif .ppm .pgm .heic .heif .avif .jp2 .jxl"
+    ".png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .gif .pbm .pgm .ppm .pnm .tga "
+    ".heic .heif .avif .jp2 .j2k .jxl"
 )
 IMAGE_SUFFIXES: Final = frozenset(_PHOTOGRAPHIC.split())
 """Suffixes of the files that a listing shows as photos.
@@ -46,9 +47,14 @@ class PhotoRef:
 
 
 class PhotoSource(ABC):
-    """A listing of photos and a method to read them; can be pickled. `uri` opens the source again."""
+    """A listing of photos and a method to read them; can be pickled. `uri` opens the source again.
+
+    `encodes_itself`: equal pixels always come as equal bytes, because the source encodes them; the digest of
+    a photo's bytes then says as much as that of its pixels.
+    """
 
     uri: str
+    encodes_itself: ClassVar[bool] = False
 
     @abstractmethod
     def listing(self) -> Iterator[PhotoRef]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Final
+from typing import ClassVar, Final
 
 from diffbfr.documents import abridged
 from diffbfr.errors import UsageError
@@ -26,6 +26,7 @@ _EXAMPLE: Final = SYNTHETIC + ",".join(f"{name}={value}" for name, value in _DEF
 class SyntheticSource(PhotoSource):
     """Face i of seed s is `synthetic.render_face(1_000_000 s + i, px)` as PNG, rendered where it is read."""
 
+    encodes_itself: ClassVar[bool] = True
     uri: str
     count: int
     seed: int

@@ -121,15 +121,16 @@ def read_member(file: IO[bytes], entry: ZipEntry) -> bytes:
     return content.getvalue()
 
 
-def implausible(entry: ZipEntry, end: int, num_others: int) -> str:
+def implausible(entry: ZipEntry, end: int, num_before: int) -> str:
     """Say why an entry of the index cannot be true; "" if it can.
 
-    `end` is the offset where the index begins, `num_others` the number of bytes that the entries before it
-    take: members that overlap would be a small archive with an endless content.
+    `end` is the offset where the index begins, `num_before` what the entries before it take: members that
+    share their bytes would be a small archive with an endless content. One wrong size may make the sum twice
+    as large, and does not count against the others.
     """
     if entry.header < 0 or entry.header + entry.packed_bytes > end:
         return f"its index says {entry.packed_bytes} bytes at {entry.header}, beyond the end of the archive"
-    if num_others + entry.packed_bytes > end:
+    if num_before + entry.packed_bytes > 2 * end:
         return "it overlaps with other members"
     if entry.num_bytes > max(_FREE_BYTES, _MAX_RATIO * entry.packed_bytes):
         return f"its index says {entry.num_bytes} bytes in {entry.packed_bytes}, more than photos compress to"

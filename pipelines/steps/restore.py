@@ -131,9 +131,9 @@ class BatchReport:
 
     def counts(self) -> ReportCounts:
         """The photos by status, and the faces that were restored."""
-        by_status = Counter(outcome.row.status for outcome in self.outcomes)
+        by_status: Counter[str] = Counter(outcome.row.status for outcome in self.outcomes)
         faces = sum(outcome.row.num_faces for outcome in self.outcomes if outcome.row.status == "restored")
-        return ReportCounts(dict(by_status), faces)
+        return ReportCounts(by_status, faces)
 
 
 class RestoreWorker:
@@ -339,8 +339,14 @@ def _copy(copy: Copy, output_uri: str, source_uri: str) -> Outcome:
         return _without_output(replace(original, name=ref.name, duplicate_of=original.name, seconds=0.0), ref)
     started = time.perf_counter()
     # the file is read again: it may have been changed since an earlier run restored it
-    png = storage.read_bytes(storage.join(output_uri, original.output))
-    if hashlib.sha256(png).hexdigest() != original.output_sha256:
+    try:
+        png = storage.read_bytes(storage.join(output_uri, original.output))
+        digest = hashlib.sha256(png).hexdigest()
+    except OSError as error:
+        if not storage.is_about_one_file(error, writing=False):
+            raise storage.place_error(output_uri, error, "read") from error
+        digest = ""
+    if digest != original.output_sha256:
         failed = replace(
             _row(ref, "failed", "original_changed", f"{original.output} changed after it was restored"),
             sha256=original.sha256,

@@ -88,11 +88,13 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
     root = storage.absolute(dataset_root)
     config = tasks[0].config
     tables = {
-        column.column: manifest.TableWriter(storage.join(root, manifest.members_path(column.column)), Member)
+        column.column: manifest.TableWriter(
+            storage.join(root, manifest.members_path(column.column)), Member, root
+        )
         for column in config.columns
     }
-    samples = manifest.TableWriter(storage.join(root, manifest.SAMPLES), Sample)
-    quarantine = manifest.TableWriter(storage.join(root, manifest.QUARANTINE), Quarantined)
+    samples = manifest.TableWriter(storage.join(root, manifest.SAMPLES), Sample, root)
+    quarantine = manifest.TableWriter(storage.join(root, manifest.QUARANTINE), Quarantined, root)
     reasons, splits = Counter[str](), Counter[Split]()
     content, archive = hashlib.sha256(), hashlib.sha256()
     for task in tasks:
@@ -170,8 +172,12 @@ def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
             digest = hashlib.sha256(data).hexdigest()
             kept = open_sample_cache(task.reuse_from, task.config).find(digest)
             if kept is not None:
-                return remake_face(task.config, key, ref.name, len(data), digest, kept)
-        outcome = run_sandboxed(make_face, task.config, key, ref.name, data, returns=Face)
+                return remake_face(
+                    task.config, key, ref.name, len(data), digest, kept, task.source.encodes_itself
+                )
+        outcome = run_sandboxed(
+            make_face, task.config, key, ref.name, data, task.source.encodes_itself, returns=Face
+        )
     except ImageRefused as error:
         return Quarantined(
             ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error)

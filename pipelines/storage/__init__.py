@@ -10,7 +10,7 @@ data.
 """
 
 from pipelines.storage.entry import Entry
-from pipelines.storage.errnos import is_about_one_file, place_error
+from pipelines.storage.errnos import is_about_one_file, place_error, remedy_for
 from pipelines.storage.errors import (
     ObjectUnavailableError,
     PlaceError,
@@ -23,6 +23,7 @@ from pipelines.storage.fetch import (
     cache_folder,
     check_key,
     fetch_tree,
+    make_cache,
 )
 from pipelines.storage.files import (
     Uri,
@@ -46,10 +47,12 @@ from pipelines.storage.files import (
     read_json,
     read_range,
     read_version,
+    refuse_link,
     remove_file,
     remove_tree,
     reopen_folder,
     size,
+    special_kind,
     version,
     walk,
     write_atomic,
@@ -62,7 +65,6 @@ from pipelines.storage.names import (
     find_names,
     list_objects,
 )
-from pipelines.storage.regular import kind_of
 from pipelines.storage.s3 import (
     RemoteFile,
     is_transient,
@@ -93,11 +95,11 @@ __all__ = [
     "is_remote",
     "is_transient",
     "join",
-    "kind_of",
     "list_dir",
     "list_objects",
     "local_copy",
     "local_path",
+    "make_cache",
     "make_folder",
     "modified",
     "open_read",
@@ -108,10 +110,13 @@ __all__ = [
     "read_json",
     "read_range",
     "read_version",
+    "refuse_link",
+    "remedy_for",
     "remove_file",
     "remove_tree",
     "reopen_folder",
     "size",
+    "special_kind",
     "version",
     "walk",
     "write_atomic",

@@ -55,13 +55,37 @@ def is_about_one_file(error: OSError, writing: bool) -> bool:
 def place_error(uri: object, error: OSError, action: str = "written") -> PlaceError:
     """Return the error for a place where no file can be written, read or listed; it says what to do."""
     reason = error.strerror or str(error)
-    remedy = _REMEDIES.get(error.errno or 0, f"see that its files can be {action}")
+    remedy = remedy_for(error) or f"see that its files can be {action}"
     return PlaceError(
         f"{uri} cannot be {action} ({reason}); expected a place that works; {remedy}, then run the same "
         "command again"
     )
 
 
+def remedy_for(error: OSError) -> str:
+    """What to do about an error of the system, in words; "" if the number says nothing."""
+    return _REMEDIES.get(error.errno or 0, "")
+
+
+def needs_mending(error: OSError) -> bool:
+    """True if an error of a place passes once something is mended there, so that no other place is needed."""
+    return error.errno in _TRANSIENT
+
+
+_TRANSIENT: Final = frozenset(
+    (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EBUSY,
+    )
+)
 _REMEDIES: Final = {
     errno.ENOSPC: "free some space, or some inodes (`df -i`)",
     errno.EDQUOT: "free some of your quota",
@@ -71,6 +95,7 @@ _REMEDIES: Final = {
     errno.EIO: "check the disk",
     errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
     errno.ENFILE: "raise the limit of open files of the machine",
+    errno.ENOMEM: "free some memory",
     errno.ESTALE: "mount it again",
     errno.ENOTCONN: "mount it again",
 }

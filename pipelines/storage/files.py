@@ -17,9 +17,10 @@ from diffbfr.errors import UsageError, one_line
 from pipelines.storage import local, s3
 from pipelines.storage.drafts import draft_name, is_abandoned, is_draft
 from pipelines.storage.entry import Entry
+from pipelines.storage.errnos import needs_mending, place_error
 from pipelines.storage.errors import UnsafePlaceError, corrupt_error
 from pipelines.storage.names import find_names
-from pipelines.storage.regular import open_regular
+from pipelines.storage.regular import kind_of, open_regular
 from pipelines.storage.s3 import RemoteFile, connect
 
 Uri = str | Path
@@ -81,6 +82,16 @@ def exists(uri: Uri) -> bool:
 def is_dir(uri: Uri) -> bool:
     """True if a folder is there; on S3, if any key starts with this prefix."""
     return bool(connect().isdir(str(uri))) if is_remote(uri) else local_path(uri).is_dir()
+
+
+def special_kind(uri: Uri) -> str:
+    """Say in words what a place on this machine is if not a file or a folder (`a named pipe`); else ""."""
+    if is_remote(uri):
+        return ""
+    try:
+        return kind_of(local_path(uri).stat().st_mode)
+    except OSError:
+        return ""
 
 
 def size(uri: Uri) -> int:
@@ -292,6 +303,12 @@ def remove_file(uri: Uri, within: Uri) -> bool:
     return False
 
 
+def refuse_link(uri: Uri) -> None:
+    """Raise `UnsafePlaceError` if the place is a link on this machine."""
+    if not is_remote(uri):
+        local.refuse_links(local_path(uri), local_path(uri).parent)
+
+
 def make_folder(uri: Uri, mode: int = 0o777) -> None:
     """Make a folder on this machine, with these permission bits less the umask, unless it exists."""
     if not is_remote(uri) and not local_path(uri).exists():
@@ -336,11 +353,19 @@ def check_writable(uri: Uri, advice: str = "name another with --root") -> str:
         if is_remote(uri):
             return "If-None-Match"
         return "hard links" if local.creates_by_link(local_path(uri)) else "exclusive creation, no hard links"
+    except OSError as error:
+        if needs_mending(error) and not is_remote(uri):
+            raise place_error(uri, error) from error
+        raise _unwritable(uri, error, advice) from error
     # every storage client has errors of its own, and each means the same to the user
     except Exception as error:
-        raise UsageError(
-            f"cannot write to {uri} ({one_line(error)}); expected a writable folder or bucket; {advice}"
-        ) from error
+        raise _unwritable(uri, error, advice) from error
+
+
+def _unwritable(uri: Uri, error: Exception, advice: str) -> UsageError:
+    return UsageError(
+        f"cannot write to {uri} ({one_line(error)}); expected a writable folder or bucket; {advice}"
+    )
 
 
 def _rules(within: Uri, mode: int) -> local.WriteRules:

@@ -111,11 +111,11 @@ def refuse_links(path: Path, within: Path) -> None:
 
 
 def remove_file(path: Path, within: Path) -> bool:
-    """Remove a regular file below `within`; False if there is none, `UnsafePlaceError` for anything else."""
+    """Remove a file below `within`; False if there is none, `UnsafePlaceError` for a folder or a link."""
     refuse_links(path, within)
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise UnsafePlaceError(f"{path} is no regular file; expected one of our own; remove it yourself")
+        if stat.S_ISDIR(path.lstat().st_mode):
+            raise UnsafePlaceError(f"{path} is a folder; expected a file; move the folder elsewhere")
         path.unlink()
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -184,7 +184,8 @@ def _publish(
         else:
             unfinished.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # if it cannot be removed, a later run sweeps it
+            unfinished.unlink()
     _sync_folder(path.parent)
     return True
 

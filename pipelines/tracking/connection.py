@@ -1,26 +1,29 @@
 """The connection to MLflow: a SQLite file beside the artifacts by default, or any server or database URI."""
 
 import fcntl
+import functools
 import gc
 import logging
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from diffbfr.errors import UsageError
+from diffbfr.text import shown
 from pipelines import storage
+from pipelines.tracking.access import check_database, check_server, explained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _SQLITE = "sqlite:///"
-_PROBE_S = 5
+_QUOTED_SQLITE = "sqlite+pysqlite:///"
+"""MLflow would make a folder of the quoted name beside a file that is named by `sqlite:///`."""
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -48,20 +51,23 @@ class Registry:
     @cached_property
     def client(self) -> "MlflowClient":
         """The connected client. The first use creates a database and an experiment that do not exist."""
-        _check_reachable(self.uri)
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        with _gc_paused():
+        with _gc_paused(), explained(self.uri):
             from mlflow import MlflowClient
 
             logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
             database = database_file(self)
-            if database is not None and not database.exists():
+            if self.uri.startswith("http"):
+                check_server(self.uri, self.experiment)
+            elif database is None or database.exists():
+                check_database(self.uri)
+            else:
                 _make_database(database)
             client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        if client.get_experiment_by_name(self.experiment) is None:
-            with _ignore_existing():
-                client.create_experiment(self.experiment, artifact_location=self.artifacts)
+            if client.get_experiment_by_name(self.experiment) is None:
+                with _ignore_existing():
+                    client.create_experiment(self.experiment, artifact_location=self.artifacts)
         return client
 
     @cached_property
@@ -88,10 +94,13 @@ def open_registry(root: str, uri: str | None = None, experiment: str = "diffbfr"
                 f"root {root} is remote, SQLite needs a local file; expected the URI of an MLflow server; "
                 "set tracking.uri"
             )
-        uri = f"{_SQLITE}{storage.join(storage.absolute(root), 'mlflow.db')}"
+        uri = _sqlite_uri(storage.join(storage.absolute(root), "mlflow.db"))
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            _report_unused(name, uri, "tracking.uri")
+    _report_unused("MLFLOW_EXPERIMENT_NAME", experiment, "tracking.experiment")
     if uri.startswith(("http://", "https://")):
         return Registry(uri.rstrip("/"), None, experiment)
-    if not uri.startswith((_SQLITE, "postgresql", "mysql", "mssql")):
+    if not uri.startswith((_SQLITE, _QUOTED_SQLITE, "postgresql", "mysql", "mssql")):
         raise UsageError(
             f"tracking URI {uri!r} is neither http(s):// nor a database; expected one of them; correct "
             "tracking.uri"
@@ -102,7 +111,33 @@ def open_registry(root: str, uri: str | None = None, experiment: str = "diffbfr"
 
 def database_file(registry: Registry) -> Path | None:
     """The file of a SQLite registry; None if the registry is a server or another database."""
-    return Path(registry.uri.removeprefix(_SQLITE)) if registry.uri.startswith(_SQLITE) else None
+    for prefix in (_SQLITE, _QUOTED_SQLITE):
+        if registry.uri.startswith(prefix):
+            return Path(unquote(registry.uri.removeprefix(prefix).partition("?")[0]))
+    return None
+
+
+def _sqlite_uri(file: Path | str) -> str:
+    """The URI of a file, quoted where it has to be: `?` would begin a query, and `%20` is read as a space."""
+    path = str(file)
+    if "?" not in path and "%" not in path:
+        return f"{_SQLITE}{path}"
+    return f"{_QUOTED_SQLITE}{path.replace('%', '%25').replace('?', '%3F')}"
+
+
+@functools.cache
+def _report_unused(variable: str, used: str, setting: str) -> None:
+    """Say once that a variable of MLflow names another place than the one that is used."""
+    value = os.environ.get(variable, "").rstrip("/")
+    if value and value != used:
+        logging.getLogger(__name__).warning(
+            "%s=%s is not used, tracking goes to %s; name it with --set %s=...%s to use it",
+            variable,
+            shown(value),
+            shown(used),
+            setting,
+            ", or --tracking of `diffbfr models`," if setting == "tracking.uri" else "",
+        )
 
 
 def ensure_model(registry: Registry, name: str) -> None:
@@ -135,22 +170,6 @@ def _gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _check_reachable(uri: str) -> None:
-    """UsageError if nothing answers at an HTTP URI within 5 s; any HTTP status counts as an answer."""
-    if not uri.startswith("http"):
-        return
-    try:
-        urllib.request.urlopen(f"{uri}/health", timeout=_PROBE_S).close()
-    except urllib.error.HTTPError:
-        return
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error
-        raise UsageError(
-            f"no MLflow server answers at {uri} ({reason}); expected a running one; start it or correct "
-            "tracking.uri"
-        ) from error
-
-
 def _make_database(database: Path) -> None:
     """Create the tables in one process: MLflow fails if several create them in the same SQLite file.
 
@@ -165,5 +184,5 @@ def _make_database(database: Path) -> None:
             return
         draft = database.with_name(f".{database.name}.draft")
         draft.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"{_SQLITE}{draft}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=_sqlite_uri(draft)).search_experiments(max_results=1)
         draft.replace(database)

@@ -53,7 +53,7 @@ def main(folder: Path, address: str) -> int:
     for where, words in json.loads((folder / "commands.json").read_text()):
         words = [word.replace("cluster.address=auto", address) for word in words]
         started = time.monotonic()
-        done = subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=900)
+        done = subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=1800)
         results[where] = {
             "code": done.returncode,
             "seconds": round(time.monotonic() - started, 1),
@@ -62,7 +62,7 @@ def main(folder: Path, address: str) -> int:
         (folder / "results.json").write_text(json.dumps(results, indent=1))
     scraper.ending.set()
     (folder / "metrics.json").write_text(json.dumps(sorted(scraper.names)))
-    return 0
+    return int(any(result["code"] for result in results.values()))
 
 
 if __name__ == "__main__":

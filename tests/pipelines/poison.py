@@ -3,6 +3,7 @@
 `make_face` and `read_face` replace the real ones; the other functions run in a sandbox too.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -36,11 +37,13 @@ class OddError(ValueError):
         super().__init__(f"palette index out of range\nin {object()} of {how} {held}")
 
 
-def make_face(config: samples.ShardConfig, key: str, source: str, data: bytes) -> samples.Face:
+def make_face(
+    config: samples.ShardConfig, key: str, source: str, data: bytes, split_by_bytes: bool = False
+) -> samples.Face:
     """Misbehave if the end of the file has a magic digest; otherwise make the face."""
     for length in {len(mark) for mark in MARKS.values()}:
         misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
-    return samples.make_face(config, key, source, data)
+    return samples.make_face(config, key, source, data, split_by_bytes)
 
 
 def read_face(data: bytes, *sizes: int) -> face_input.FaceInput:
@@ -48,6 +51,13 @@ def read_face(data: bytes, *sizes: int) -> face_input.FaceInput:
     for length in {len(mark) for mark in MARKS.values()}:
         misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
     return face_input.read_face(data, *sizes)
+
+
+def decode_image(data: bytes, *sizes: int) -> Any:
+    """Misbehave if the end of the file has a magic digest; otherwise return no bytes."""
+    for length in {len(mark) for mark in MARKS.values()}:
+        misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
+    return np.zeros((8, 8, 3), np.uint8) if not sizes else b""
 
 
 def misbehave(how: str) -> str:
@@ -120,3 +130,59 @@ class MakeStopOnce:
 
     def __call__(self) -> StopOnce:
         return StopOnce(self.mark)
+
+
+@dataclass(frozen=True, eq=False)
+class LooseFace:
+    """What `FaceInput` is, unchecked."""
+
+    width: int
+    height: int
+    pixels: Any
+    kept: Any = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LooseKept:
+    """What `Kept` is, unchecked."""
+
+    icc: bytes | None = None
+    exif: bytes | None = None
+    dpi: Any = None
+    alpha: Any = None
+
+
+def face_of_another_size(data: bytes, lq_px: int, *sizes: int) -> LooseFace:
+    """Return more pixels than were asked for."""
+    return LooseFace(24, 24, np.zeros((lq_px + 1, lq_px, 3), np.uint8), LooseKept())
+
+
+def face_of_floats(data: bytes, lq_px: int, *sizes: int) -> LooseFace:
+    """Return pixels of another type."""
+    return LooseFace(24, 24, np.zeros((lq_px, lq_px, 3), np.float32), LooseKept())
+
+
+def face_with_odd_opacity(data: bytes, lq_px: int, *sizes: int) -> LooseFace:
+    """Return an opacity that is none."""
+    return LooseFace(24, 24, np.zeros((lq_px, lq_px, 3), np.uint8), LooseKept(alpha=b"no array"))
+
+
+def marking_read_face(data: bytes, *sizes: int) -> face_input.FaceInput:
+    """Leave a file that is named by this process, then read the face."""
+    (Path(os.environ["DIFFBFR_TEST_MARKS"]) / str(os.getpid())).touch()
+    return face_input.read_face(data, *sizes)
+
+
+def crash(data: bytes) -> Any:
+    """Crash at every image."""
+    return misbehave("crash")
+
+
+def send_raw(data: bytes) -> Any:
+    """Write to every pipe that this process has, as a child does that was taken over, and end it."""
+    for number in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.set_blocking(number, False)
+            os.write(number, data)
+    os._exit(0)

@@ -44,7 +44,9 @@ class Bucket:
             if within and slowdown < float("inf"):
                 return at + self.latency_s * slowdown
             self.refused += 1
-            at += self.latency_s + s3._PAUSE_S * 2**attempt
+            at += self.latency_s
+            if attempt + 1 < s3._TRIES:
+                at += s3._PAUSE_S * 2**attempt
         raise BucketError(at)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from diffbfr.errors import IncompleteError
 from pipelines.cluster import pool
+from pipelines.cluster.hangs import HangWatch
 from pipelines.progress import Progress
 from tests.benchmarks.scale.bucket import Bucket, BucketError
 from tests.benchmarks.scale.virtual_ray import TaskEnd, VirtualRay, virtual
@@ -44,6 +45,8 @@ class Archive:
     requests_per_unit: int = 2
     poisonous: frozenset[int] = frozenset()
     """Units that kill each worker that tries them."""
+    kills_once: tuple[tuple[int, float], ...] = ()
+    """Units that kill the first worker that tries them, after so many seconds."""
 
     @property
     def units(self) -> int:
@@ -80,6 +83,7 @@ class _World:
     random: random.Random
     duration: Callable[[int], float] | None = None
     last_begin: float = 0.0
+    killed: set[int] = field(default_factory=set)
     _slow: dict[int, bool] = field(default_factory=dict)
 
     def start_s(self, actor: int, now: float) -> float:
@@ -94,6 +98,10 @@ class _World:
     def run(self, actor: int, task: int, now: float) -> TaskEnd:
         self.last_begin = max(self.last_begin, now)
         clock = _WorkerClock(now)
+        after_s = dict(self.archive.kills_once).get(task)
+        if after_s is not None and task not in self.killed:
+            self.killed.add(task)
+            return TaskEnd(now + after_s, kills=True)
         if task in self.archive.poisonous:
             return TaskEnd(now + self._networks_s(actor, task) / 2, kills=True)
         saved, pool.time = pool.time, SimpleNamespace(sleep=clock.sleep)  # type: ignore[assignment]
@@ -137,6 +145,10 @@ class _WorkerClock:
         self.now += seconds
 
 
+def _no_factory() -> Callable[[int], int]:
+    raise AssertionError("`_World.run` runs the units")
+
+
 def simulate(
     fleet: Fleet,
     archive: Archive,
@@ -154,9 +166,8 @@ def simulate(
     with virtual(ray):
         progress = Progress("restore", archive.photos, "photos", stream=io.StringIO(), clock=lambda: ray.now)
         collector = pool.Collector[int, int]("restore", units, lambda unit: archive.unit_size, progress, None)
-        pool.run_actors(
-            lambda: lambda unit: unit, collector, fleet.workers, 1, 0.0, SimpleNamespace(is_set=lambda: False)
-        )  # type: ignore[arg-type]
+        hangs = HangWatch("restore", clock=lambda: ray.now)
+        pool.run_actors(_no_factory, collector, fleet.workers, 1, 0.0, lambda: None, hangs)
         try:
             collector.reports()
         except IncompleteError:

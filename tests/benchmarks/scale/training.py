@@ -5,6 +5,7 @@
 ranks then go on from the newest checkpoint, with fewer of them as long as another machine has not come.
 """
 
+import itertools
 import random
 from dataclasses import dataclass
 
@@ -72,12 +73,13 @@ def simulate(group: Group, work: Work, *, seed: int = 0, limit_s: float = 3e7) -
     monitor = TrainingMonitor(clock)
     step, ranks, gave_up = 0, group.ranks, False
     came_back: list[float] = []  # when lost machines are replaced
+    processes = itertools.count()  # the monitor drops what comes of an attempt that has ended
     while step < work.steps and clock.now < limit_s:
         if monitor.begin_attempt(0, ranks) > NUM_RETRIES:
             gave_up = True
             break
         clock.now += group.restart_s
-        step, grows = _attempt(monitor, clock, chance, group, work, step, ranks, came_back)
+        step, grows = _attempt(monitor, clock, chance, group, work, step, ranks, came_back, next(processes))
         if step >= work.steps:
             break
         if not grows:
@@ -105,6 +107,7 @@ def _attempt(
     first: int,
     ranks: int,
     came_back: list[float],
+    process: int,
 ) -> tuple[int, bool]:
     """Steps until a machine is lost, another has come, or all are done; the step to go on from, and why it
     ended."""
@@ -112,17 +115,17 @@ def _attempt(
     lost_at = NEVER
     if group.mean_life_s < NEVER:
         lost_at = clock.now + chance.expovariate(ranks / group.mean_life_s)
+    # Ray Train looks now and then whether there is room for more ranks, and then ends the group.
     grows_at = NEVER if not came_back else max(clock.now, min(came_back)) + RESIZE_S
-    step = first
-    while step < work.steps:
-        if clock.now + each_s > lost_at:
-            clock.now = max(clock.now, lost_at)
-            return step - step % work.checkpoint_steps, False
-        if (
-            clock.now > grows_at
-        ):  # Ray Train ends the group in order: the newest checkpoint is the last that is due
-            return step - step % work.checkpoint_steps, True
-        clock.now += each_s
-        step += 1
-        monitor.record_heartbeat(RankHeartbeat(0, 1, "node", step, NEVER))
-    return step, False
+    ends_at = min(lost_at, grows_at)
+    can_do = work.steps - first
+    steps = can_do if ends_at == NEVER else min(can_do, int((ends_at - clock.now) / each_s))
+    if steps:  # the first heartbeat comes after the first step; those between it and the last add up
+        for step, done in ((first + 1, 1), (first + steps, steps - 1)):
+            clock.now += done * each_s
+            monitor.record_heartbeat(RankHeartbeat(0, process, "node", step, NEVER))
+    if steps == can_do:
+        return work.steps, False
+    clock.now = max(clock.now, ends_at)
+    reached = first + steps
+    return reached - reached % work.checkpoint_steps, grows_at < lost_at

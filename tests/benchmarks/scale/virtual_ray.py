@@ -38,7 +38,7 @@ class World(Protocol):
         """Seconds until a new actor answers, the wait for a machine included."""
 
     def life_s(self, actor: int) -> float:
-        """Seconds after its start at which the actor's machine is lost; infinite for never."""
+        """Seconds from its request to the loss of the actor's machine; infinite for never."""
 
     def run(self, actor: int, task: Any, now: float) -> "TaskEnd":
         """Run a task that begins at `now`."""
@@ -114,7 +114,8 @@ class VirtualRay(ModuleType):
         return reference.result
 
     def kill(self, actor: "_Actor") -> None:
-        actor.alive = False
+        """End an actor; its call ends with an error."""
+        actor.lose()
 
     def at(self, time: float, event: Callable[[], None]) -> None:
         """Do something at a time."""
@@ -141,9 +142,9 @@ class _Actor:
         reference = self._current = Reference()
         ready = self._ray.now + self._ray.world.start_s(self._number, self._ray.now)
         self._ray.at(ready, lambda: self._end(reference, TaskEnd(ready)))
-        lost = ready + self._ray.world.life_s(self._number)
+        lost = self._ray.now + self._ray.world.life_s(self._number)
         if lost < float("inf"):
-            self._ray.at(lost, self._lose)
+            self._ray.at(lost, self._die)
         return reference
 
     def _run(self, task: Any) -> Reference:
@@ -160,18 +161,22 @@ class _Actor:
         if not self.alive or self._current is not reference:
             return
         if end.kills:
-            self._lose()
+            self._die()
             return
         self._current = None
         reference.result = end.result
         reference.error = None if end.error is None else RayTaskError(end.error)
         self._ray.finish(reference)
 
-    def _lose(self) -> None:
+    def _die(self) -> None:
+        self._ray.deaths += self.alive
+        self.lose()
+
+    def lose(self) -> None:
+        """The machine is lost, or the actor is killed."""
         if not self.alive:
             return
         self.alive = False
-        self._ray.deaths += 1
         if self._current is not None:
             reference, self._current = self._current, None
             reference.error = RayError("the actor died")

@@ -56,6 +56,7 @@ COMMAND_LINE = {
         "--seed",
         "--max-bad",
         "--verify",
+        "--strict",
         "--root",
         "--config",
         "--set",
@@ -94,6 +95,7 @@ COMMAND_LINE = {
     "data verify": ["DATASET", "--level", "--workers", "--json"],
     "data retry": ["DATASET", "--json"],
     "data checksums": ["DATASET", "--split", "--variants", "--out", "--check", "--json"],
+    "setup faces": ["--from", "--json"],
 }
 
 
@@ -165,7 +167,8 @@ def test_what_mlflow_refuses_is_one_line_and_what_is_wrong_with_us_is_not(
         (
             OSError(28, "No space left on device", "runs/a.tar"),
             3,
-            "runs/a.tar: No space left on device; expected it to be done; run the same command again",
+            "runs/a.tar: No space left on device; expected it to be done; free some space, or some inodes (`df -i`), "
+            "then run the same command again",
         ),
         (TimeoutError("no answer"), 3, "no answer; expected it to be done; run the same command again"),
     ],
@@ -230,6 +233,8 @@ def test_an_interruption_says_how_to_go_on(
         (["condition", "tem"], "tem"),
         (["restore", "empty", "out", "--model", "empty"], "holds no irm1.json"),
         (["restore", "empty", "out", "--model", "diffbfr-cascade@champion"], "no registry at"),
+        (["restore", "empty"], "restore has no OUTPUT; expected INPUT and OUTPUT"),
+        (["restore", "--verify", "empty"], "empty holds no restoration; expected the OUTPUT"),
         (["models", "list"], "no registry at runs/mlflow.db"),
         (["data", "show", "empty"], "empty holds no dataset.json"),
         (

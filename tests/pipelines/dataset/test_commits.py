@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,13 +31,13 @@ def _before_write(monkeypatch: pytest.MonkeyPatch, moment: int, act: Callable[[]
     """Act before the write number `moment`, as another process might."""
     write, calls = storage.write_atomic, []
 
-    def interrupted(uri: storage.Uri, data: bytes, create_only: bool = False) -> bool:
+    def interrupted(uri: storage.Uri, data: bytes, create_only: bool = False, **options: Any) -> bool:
         calls.append(uri)
         if len(calls) == moment + 1:
             with monkeypatch.context() as patch:
                 patch.setattr(storage, "write_atomic", write)
                 act()
-        return write(uri, data, create_only)
+        return write(uri, data, create_only, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_atomic", interrupted)
@@ -79,11 +80,11 @@ def test_who_commits_first_keeps_its_tars_though_another_wrote_over_them(
     write = storage.write_atomic
     _, others = _attempt(b"later")
 
-    def interrupted(uri: storage.Uri, data: bytes, create_only: bool = False) -> bool:
+    def interrupted(uri: storage.Uri, data: bytes, create_only: bool = False, **options: Any) -> bool:
         if create_only:
             for tar in others:  # the other has written all its tars, and dies before its record
                 write(tmp_path / tar.info.tar, tar.built.data)
-        return write(uri, data, create_only)
+        return write(uri, data, create_only, **options)
 
     monkeypatch.setattr(storage, "write_atomic", interrupted)
     first, staged = _attempt(b"first")

@@ -36,10 +36,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
         return degrade(*arguments)  # type: ignore[arg-type]
 
     def count_decoded(
-        function: object, config: ShardConfig, key: str, source: str, data: bytes, *, returns: type
+        function: object,
+        config: ShardConfig,
+        key: str,
+        source: str,
+        data: bytes,
+        split_by_bytes: bool,
+        *,
+        returns: type,
     ) -> object:
         counter.decoded.append(source)
-        return samples.make_face(config, key, source, data)
+        return samples.make_face(config, key, source, data, split_by_bytes)
 
     monkeypatch.setattr(samples, "degrade", count_degraded)
     monkeypatch.setattr("pipelines.steps.shard.run_sandboxed", count_decoded)

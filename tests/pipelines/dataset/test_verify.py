@@ -21,7 +21,8 @@ from pipelines.dataset.columns import finish_column, write_column_shard
 from pipelines.dataset.commits import Commit
 from pipelines.dataset.manifest import open_dataset
 from pipelines.dataset.samples import make_face
-from pipelines.dataset.verify import LEVELS, DatasetProblem, plan_verification, verify_records, verify_shard
+from pipelines.dataset.verify import LEVELS, plan_verification, verify_shard
+from pipelines.dataset.verify_records import DatasetProblem, verify_records
 from tests.pipelines.tiny_dataset import make_dataset, make_photos
 
 COLUMN = "irm1-0123456789ab"
@@ -260,7 +261,7 @@ def _count_found(root: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> int
     spans = _spans(dataset)
     tasks = plan_verification(str(root), 2)
     monkeypatch.setattr(
-        "pipelines.dataset.verify.commits.read", cache(commits.read)
+        "pipelines.dataset.verify_records.commits.read", cache(commits.read)
     )  # the records stay as they are
     found = 0
     for tar, bit in _flips(root, count, seed=count):
@@ -315,7 +316,7 @@ def test_every_512_byte_cut_of_every_shard_is_found_and_no_reader_gets_a_shorter
     dataset = open_dataset(root)
     spans = _spans(dataset)
     tasks = plan_verification(str(root), 1)
-    monkeypatch.setattr("pipelines.dataset.verify.commits.read", cache(commits.read))
+    monkeypatch.setattr("pipelines.dataset.verify_records.commits.read", cache(commits.read))
     cuts = 0
     for tar in sorted(root.rglob("*.tar")):
         whole = tar.read_bytes()

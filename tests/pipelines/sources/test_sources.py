@@ -2,6 +2,7 @@
 cannot.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -444,3 +445,239 @@ def test_a_folder_on_s3_is_listed_page_by_page_in_order(
     )
     assert [entry.path for entry in storage.walk(f"{s3_bucket}/pages")] == sorted(names)
     assert len(pages) == 2 * 4  # a listing has no digest: each page is read twice
+
+
+def test_hard_links_in_a_tar_have_the_content_of_the_member_before_them(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "hard.tar", "w") as archive:
+
+        def add(name: str, data: bytes | None = None, link: str = "") -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(data or b"")
+            if link:
+                member.type, member.linkname = tarfile.LNKTYPE, link
+            archive.addfile(member, io.BytesIO(data) if data else None)
+
+        add("./2010/1.png", b"first")
+        add("./family/aunt.png", link="./2010/1.png")
+        add("again.png", link="family/aunt.png")
+        add("./2010/1.png", b"second")
+        add("later.png", link="/2010/1.png")
+        add("early.png", link="last.png")
+        add("last.png", b"last")
+        add("side.png", link="nothing.png")
+    source = open_source(tmp_path / "hard.tar")
+    refs = {ref.name: ref for ref in source.refs()}
+    for name in ("early.png", "side.png"):
+        with pytest.raises(PhotoUnreadableError, match="a hard link to something that is not before it"):
+            source.read(refs.pop(name))
+    assert {name: source.read(ref) for name, ref in refs.items()} == {
+        "./2010/1.png": b"first",
+        "./2010/1.png#2": b"second",
+        "./family/aunt.png": b"first",
+        "again.png": b"first",
+        "last.png": b"last",
+        "later.png": b"second",
+    }
+
+
+def test_tars_joined_by_cat_are_one_tar_and_other_bytes_after_the_end_are_refused(tmp_path: Path) -> None:
+    one = _tar(tmp_path / "one.tar", {"a.png": b"one", "b.png": b"two"}).read_bytes()
+    other = _tar(tmp_path / "other.tar", {"b.png": b"three", "c.png": b"four"}).read_bytes()
+    joined = tmp_path / "joined.tar"
+    expected = {"a.png": b"one", "b.png": b"two", "b.png#2": b"three", "c.png": b"four"}
+    for zeros in (0, 512, 512 * 300):  # what different programs pad with
+        joined.write_bytes(one + bytes(zeros) + other)
+        assert _contents(open_source(joined)) == expected
+    joined.write_bytes(one.rstrip(b"\0").ljust(2048, b"\0") + other)  # the first without its end mark
+    assert _contents(open_source(joined)) == expected
+    joined.write_bytes(one + b"no header" * 100)
+    with pytest.raises(UsageError, match=r"what follows its end mark at byte \d+ is no tar"):
+        list(open_source(joined).refs())
+    joined.write_bytes(one + other[:1500])
+    with pytest.raises(UsageError, match="so it was cut"):
+        list(open_source(joined).refs())
+
+
+def _sparse_tar(path: Path, layout: str, content: bytes, pieces: list[tuple[int, int]]) -> Path:
+    """Write a member as GNU tar would in one of its four ways to store files with holes."""
+    stored = b"".join(content[offset : offset + size] for offset, size in pieces)
+    numbers = [number for piece in pieces for number in piece]
+    info = tarfile.TarInfo("GNUSparseFile.0/s.png" if layout == "1.0" else "s.png")
+    if layout == "old":
+        block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        block[124:136] = b"%011o\0" % len(stored)
+        block[156:157] = b"S"
+        texts = [b"%011o\0" % number for number in numbers]
+        block[386 : 386 + 96] = b"".join(texts[:8]).ljust(96, b"\0")
+        block[482], block[483:495] = len(texts) > 8, b"%011o\0" % len(content)
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+        more = b"".join(texts[8:]).ljust(512, b"\0") if len(texts) > 8 else b""
+        path.write_bytes(bytes(block) + more + stored + bytes(-len(stored) % 512 + 1024))
+        return path
+    if layout == "0.1":
+        headers = {"GNU.sparse.size": str(len(content)), "GNU.sparse.map": ",".join(map(str, numbers))}
+    else:
+        headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "s.png"}
+        headers["GNU.sparse.realsize"] = str(len(content))
+        sparse_map = "".join(f"{number}\n" for number in (len(pieces), *numbers)).encode()
+        stored = sparse_map + bytes(-len(sparse_map) % 512) + stored
+    info.pax_headers, info.size = headers, len(stored)
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info, io.BytesIO(stored))
+    return path
+
+
+@pytest.mark.parametrize("layout", ["old", "0.1", "1.0"])
+@pytest.mark.parametrize("num_pieces", [1, 3, 20])
+def test_a_sparse_member_is_read_with_its_holes(tmp_path: Path, layout: str, num_pieces: int) -> None:
+    content = bytearray(num_pieces * 2000 + 77)
+    pieces = [(number * 2000 + 100, 700) for number in range(num_pieces)]
+    for offset, size in pieces:
+        content[offset : offset + size] = bytes([1 + offset % 250]) * size
+    path = _sparse_tar(tmp_path / "a.tar", layout, bytes(content), pieces)
+    assert _contents(open_source(path)) == {"s.png": bytes(content)}
+
+
+def test_folders_in_a_zip_of_powershell_are_no_inputs(tmp_path: Path) -> None:
+    _zip(
+        tmp_path / "dotnet.zip",
+        {"Album\\": b"", "Album\\a.jpg": b"a", "b/": b"", "c\\d\\": b"", "e.png/": b"x"},
+    )
+    source = open_source(tmp_path / "dotnet.zip", every_file=True)
+    assert _contents(source) == {"Album\\a.jpg": b"a", "e.png/": b"x"}
+
+
+SYSTEM_FOLDERS = (
+    "@eaDir",
+    "#recycle",
+    "#snapshot",
+    "$RECYCLE.BIN",
+    ".thumbnails",
+    "System Volume Information",
+    "lost+found",
+    ".Trash-1000",
+    ".Trashes",
+    ".Spotlight-V100",
+    ".fseventsd",
+    "__MACOSX",
+    "@Recently-Snapshot",
+    ".AppleDouble",
+)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_folders_of_a_system_are_one_skipped_input_each_and_not_entered(tmp_path: Path, kind: str) -> None:
+    photos = {f"album/{folder}/deep/{n}.jpg": b"x" for folder in SYSTEM_FOLDERS for n in range(2)}
+    photos |= {"album/eaDir/1.jpg": b"photo", "lost+found.jpg": b"photo"}
+    make = {"folder": _folder, "zip": _zip, "tar": _tar}[kind]
+    place = make(tmp_path / f"photos.{kind}", photos)
+    expected = {"album/eaDir/1.jpg": b"photo", "lost+found.jpg": b"photo"}
+    assert _contents(open_source(place)) == expected
+    source = open_source(place, every_file=True)
+    assert _contents(source) == expected
+    assert _skipped(source) == {f"album/{folder}/": "system_folder" for folder in SYSTEM_FOLDERS}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("00000.json", "side_file"),
+        ("a/00000.TXT", "side_file"),
+        ("IMG_1.AAE", "side_file"),
+        ("IMG_1.jpg.xmp", "side_file"),
+        ("IMG_1.MOV", "video"),
+        (".DS_Store", "system_file"),
+        ("a/._IMG_1.jpg", "system_file"),
+        ("Thumbs.db", "system_file"),
+        ("DESKTOP.INI", "system_file"),
+        ("Icon\r", "system_file"),
+        ("more.zip", "archive"),
+        ("more.tar.gz", "archive"),
+        ("photo.jpg", ""),
+        ("photo", ""),
+        ("photo.cr2", ""),
+        ("photo.tmp", ""),
+        (".hidden.jpg", ""),
+        ("json", ""),
+    ],
+)
+def test_what_is_no_photo_by_its_name_is_skipped_with_a_reason(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    files = {name: b"x", "photo.png": b"photo"}
+    for place in (
+        _folder(tmp_path / "photos", files),
+        _zip(tmp_path / "a.zip", files),
+        _tar(tmp_path / "a.tar", files),
+    ):
+        (ref,) = [ref for ref in open_source(place, every_file=True).refs() if ref.name == name]
+        assert ref.skipped == reason
+
+
+def test_a_place_that_holds_only_what_is_skipped_holds_no_photos(tmp_path: Path) -> None:
+    for name in ("notes.txt", "@eaDir/a.jpg"):
+        with pytest.raises(UsageError, match="holds no images"):
+            list(open_source(_zip(tmp_path / "a.zip", {name: b"x"}), every_file=True).refs())
+
+
+def test_a_single_file_is_never_skipped_because_the_user_named_it(tmp_path: Path) -> None:
+    (ref,) = open_source(_folder(tmp_path, {"._a.jpg": b"x"}) / "._a.jpg", every_file=True).refs()
+    assert not ref.skipped
+
+
+@pytest.mark.parametrize("every_file", [False, True])
+def test_a_folder_that_cannot_be_listed_is_one_unreadable_input(
+    tmp_path: Path, every_file: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _folder(tmp_path / "photos", {"a.png": b"a", "b/1.png": b"b", "b/c/1.png": b"c", "d.png": b"d"})
+    scandir, locked = os.scandir, str(tmp_path / "photos" / "b")
+
+    def refuse(path: str) -> object:
+        if path == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    source = open_source(tmp_path / "photos", every_file)
+    refs = {ref.name: ref for ref in source.refs()}
+    assert sorted(refs) == ["a.png", "b/", "d.png"]
+    assert source.read(refs["d.png"]) == b"d"
+    with pytest.raises(PhotoUnreadableError, match=r"b/ cannot be read \(Permission denied\)"):
+        source.read(refs["b/"])
+    locked = str(tmp_path / "photos")
+    with pytest.raises(UsageError, match=r"photos cannot be listed \(Permission denied\)"):
+        list(open_source(tmp_path / "photos", every_file).refs())
+    monkeypatch.undo()
+    with pytest.raises(PhotoUnreadableError, match="run the command again"):
+        source.read(refs["b/"])
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.ENOTCONN])
+def test_a_place_that_fails_blames_no_photo(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"a.png": b"a", "b/1.png": b"b"}
+    sources = [open_source(_folder(tmp_path / "photos", files)), open_source(_zip(tmp_path / "a.zip", files))]
+    sources.append(open_source(_tar(tmp_path / "a.tar", files)))
+    refs = [next(source.refs()) for source in sources]
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    for source, ref in zip(sources, refs, strict=True):
+        with pytest.raises(storage.PlaceError, match="cannot be read") as caught:
+            source.read(ref)
+        assert caught.value.exit_code == 3
+
+
+def test_odd_names_reach_the_listing_as_text_that_can_be_written(tmp_path: Path) -> None:
+    names = ["esc\x1b[31m.png", "new\nline.png", "bell\x07.png", "\u202egnp.png"]
+    folder = _folder(tmp_path / "photos", dict.fromkeys(names, b"x"))
+    raw = os.fsencode(tmp_path / "photos") + b"/caf\xe9/\xff\xfe.png"
+    Path(os.fsdecode(raw)).parent.mkdir()
+    Path(os.fsdecode(raw)).write_bytes(b"x")
+    found = [ref.name for ref in open_source(folder, every_file=True).refs()]
+    assert found == sorted([*names, "caf\\xe9/\\xff\\xfe.png"])
+    assert all(name.encode("utf-8") for name in found)

@@ -22,7 +22,7 @@ from pipelines.cluster.pool import Collector, run_actors
 from pipelines.dataset import columns
 from pipelines.dataset.manifest import open_dataset
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
-from pipelines.dataset.verify import verify_records
+from pipelines.dataset.verify_records import verify_records
 from pipelines.progress import Progress
 from pipelines.steps.condition import (
     ConditionReport,

@@ -17,7 +17,7 @@ from pipelines import storage
 from pipelines.dataset.commits import Commit, Quarantined, TarInfo, publish
 from pipelines.dataset.manifest import SAMPLES, read_quarantine, stream_rows
 from pipelines.dataset.shard_plan import COMMITS, ShardTask, split_listing
-from pipelines.dataset.verify import verify_records
+from pipelines.dataset.verify_records import verify_records
 from pipelines.sources import open_source
 from pipelines.steps.shard import finish_dataset
 from tests.pipelines.tiny_dataset import CONFIG

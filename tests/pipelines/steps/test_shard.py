@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from pipelines.sources import PhotoRef, open_source
 from pipelines.steps.shard import ShardConfig, ShardTask, finish_dataset, plan_shards, shard
 
 ROOT = Path(__file__).parents[3]
-FROZEN_CONTENT = "475879acbc7eb721ee90fa8b62dcdde48354590c2b131e218f9bb26a3c756b53"
+FROZEN_CONTENT = "8eb1b3f5bd163813c8896c3803da9616523a10759f1f42b0567fc07e984e96fb"
 CONFIG = ShardConfig(
     hq_px=32,
     lq_px=8,
@@ -169,14 +170,16 @@ def test_a_crash_between_any_two_writes_leaves_no_trace(
             left[0] -= 1
 
         def write_some(
-            uri: storage.Uri, data: bytes, create_only: bool = False, spend: Callable[[], None] = spend
+            uri: storage.Uri, data: bytes, spend: Callable[[], None] = spend, **options: Any
         ) -> bool:
             spend()
-            return write(uri, data, create_only)
+            return write(uri, data, **options)
 
-        def put_some(source: Path, uri: storage.Uri, spend: Callable[[], None] = spend) -> None:
+        def put_some(
+            source: Path, uri: storage.Uri, spend: Callable[[], None] = spend, **options: Any
+        ) -> None:
             spend()
-            put(source, uri)
+            put(source, uri, **options)
 
         root = tmp_path / f"cut-{survives}"
         with monkeypatch.context() as patch:

@@ -20,7 +20,8 @@ from diffbfr.errors import IncompleteError, UsageError
 from pipelines import storage
 from pipelines.cluster import Cluster, pool
 from pipelines.dataset.manifest import open_dataset, read_quarantine
-from pipelines.dataset.verify import plan_verification, verify_records, verify_shard
+from pipelines.dataset.verify import plan_verification, verify_shard
+from pipelines.dataset.verify_records import verify_records
 from pipelines.sources import PhotoUnreadableError, archive, open_source, tar
 from pipelines.steps.shard import finish_dataset, plan_shards, shard
 from pipelines.storage import s3

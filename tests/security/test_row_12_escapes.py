@@ -1,5 +1,6 @@
 """Names chosen by others reach a terminal and a page only as plain text: no escapes, no reordering."""
 
+import ast
 import io
 import json
 import logging
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import pipelines.cli.app as cli
 from diffbfr.errors import DiffBFRError
 from diffbfr.text import format_columns, printable, shown
-from pipelines.cli import app as cli
 from pipelines.cli.output import GuardedStream, guard_streams, say, say_block, say_json, table
 from pipelines.flows.lineage import Link, format_chain
 from pipelines.progress import Progress
@@ -156,6 +157,20 @@ def test_guarding_twice_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(first, GuardedStream)
 
 
+def test_no_command_writes_around_the_rule() -> None:
+    """`say` writes lines, so a table goes through `say_block`; and no command prints by itself."""
+    for path in (Path(cli.__file__).parent).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            assert called != "print", f"{path}:{node.lineno}"
+            assert not called.endswith(".echo") or path.name == "output.py", f"{path}:{node.lineno}"
+            if called == "say" and path.name != "output.py":
+                written = ast.unparse(node)
+                assert not any(part in written for part in ("table(", "\\n")), f"{path}:{node.lineno}"
+
+
 @pytest.mark.slow
 def test_members_of_a_zip_and_files_of_a_folder_reach_no_terminal(tmp_path: Path) -> None:
     folder = tmp_path / "in"
@@ -175,3 +190,18 @@ def test_members_of_a_zip_and_files_of_a_folder_reach_no_terminal(tmp_path: Path
         assert controls((done.stdout + done.stderr).decode(), keep="\n") == []
         assert controls((output / "report.html").read_text(), keep="\n") == []
         assert done.stderr.decode().splitlines()[-1].startswith("diffbfr: 1 of 1 inputs are quarantined")
+
+
+def test_a_progress_bar_draws_on_a_terminal_and_a_label_does_not() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    with Progress(f"a{CLIPBOARD}", 1, "img", stream=GuardedStream(terminal)) as progress:
+        progress.advance(1, file="b\u202ec")
+    drawn = terminal.getvalue()
+    assert "\x1b[" in drawn
+    assert "\x1b]" not in drawn
+    assert "\u202e" not in drawn
+    assert "a\\x1b]52" in drawn

