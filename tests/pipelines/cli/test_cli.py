@@ -56,6 +56,7 @@ COMMAND_LINE = {
         "--seed",
         "--max-bad",
         "--verify",
+        "--strict",
         "--root",
         "--config",
         "--set",
