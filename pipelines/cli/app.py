@@ -16,6 +16,7 @@ from pipelines.cli.restore import restore
 from pipelines.cli.run import condition, run, shard, train
 from pipelines.cli.setup import setup
 from pipelines.cli.signals import EndingSignals
+from pipelines.storage.temporary import use_temporary_folder
 
 TRACEBACK_VARIABLE = "DIFFBFR_TRACEBACK"
 _INTERRUPTED = 130
@@ -72,6 +73,7 @@ def main() -> None:
 def _run() -> tuple[str, int]:
     """Run the command, which exits; returns the line and the exit code of an error that is known."""
     try:
+        use_temporary_folder()
         app()
     except DiffBFRError as error:
         return _end(error, str(error), error.exit_code)

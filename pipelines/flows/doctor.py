@@ -92,7 +92,7 @@ def doctor(root: str, tracking: str | None, cluster: Cluster) -> tuple[Check, ..
     except Exception as error:  # any reason why a worker does not answer is a result
         return (*checks, Check("worker", "answers", False, one_line(error)))
     answered = Check("worker", "answers", True, f"after {time.monotonic() - started:.1f} s")
-    return (*checks, answered, Check("cluster", "closed to others", *cluster.exposure()))
+    return (*checks, answered, Check("driver", "closed to others", *cluster.exposure()))
 
 
 def examine(task: DoctorTask) -> tuple[Check, ...]:

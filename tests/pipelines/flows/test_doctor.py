@@ -64,3 +64,18 @@ def test_a_worker_that_does_not_answer_is_a_row(
     assert doctor.doctor(str(tmp_path), None, serial)[-1] == doctor.Check(
         "worker", "answers", False, "worker: 1 of 1 tasks failed"
     )
+
+
+@pytest.mark.parametrize(
+    ("version", "mended"),
+    [((3, 11, 7), "3.11.14"), ((3, 12, 11), "3.12.12"), ((3, 13, 5), "3.13.6")],
+)
+def test_a_python_with_holes_in_tarfile_is_named(version: tuple[int, ...], mended: str) -> None:
+    note = doctor.describe_python(version)
+    assert "CVE-2025-8194 and CVE-2024-6232" in note
+    assert note.endswith(f"mended in {mended}")
+
+
+@pytest.mark.parametrize("version", [(3, 11, 14), (3, 12, 12), (3, 13, 6), (3, 14, 0)])
+def test_nothing_is_said_against_a_mended_python(version: tuple[int, ...]) -> None:
+    assert doctor.describe_python(version) == ""
