@@ -62,7 +62,7 @@ def main(folder: Path, address: str) -> int:
         (folder / "results.json").write_text(json.dumps(results, indent=1))
     scraper.ending.set()
     (folder / "metrics.json").write_text(json.dumps(sorted(scraper.names)))
-    return 0
+    return int(any(result["code"] for result in results.values()))
 
 
 if __name__ == "__main__":
