@@ -1,4 +1,4 @@
-"""The tables of `docs/scale.md`: `python -m tests.benchmarks.scale.tables [datasets|archives|restoring|training]...`.
+"""The tables of `docs/scale.md`: `python -m tests.benchmarks.scale.tables [TABLE]...`, of those in `TABLES`.
 
 Costs are counted, the others simulated; nothing depends on the machine that prints them.
 """
