@@ -48,8 +48,9 @@ def keyed_noise(
 ) -> Noise:
     """Noise that depends only on (key, stage, step): one CPU generator per image and step; 0 at step 0.
 
-    For a GPU the faces are drawn in parallel by `threads` (by default one for each core of the process) and sent without
-    waiting, while the GPU computes the estimate that was requested before. The numbers are the same.
+    For a GPU the faces are drawn in parallel by `threads` (by default one for each core of the process) and
+    sent without waiting, while the GPU computes the estimate that was requested before. The numbers are the
+    same.
     """
     to_gpu = torch.device(device).type == "cuda"
     pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) if to_gpu or threads else None
