@@ -36,7 +36,7 @@ def check_server(uri: str, experiment: str) -> None:
 
     try:
         answer = http_request(
-            get_default_host_creds(uri),
+            get_default_host_creds(uri),  # type: ignore[no-untyped-call]
             "/api/2.0/mlflow/experiments/get-by-name",
             "GET",
             max_retries=0,
@@ -61,7 +61,7 @@ def check_database(uri: str) -> None:
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
     with explained(uri):
-        create_sqlalchemy_engine(uri).connect().close()
+        create_sqlalchemy_engine(uri).connect().close()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
