@@ -7,7 +7,7 @@ tried in the order of `Reason`; the first that a face breaks is its reason.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import hypot
+from math import hypot, sqrt
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -162,7 +162,7 @@ def least_contrast(gray: Float32[np.ndarray, "64 64"]) -> float:
 def _edges(octave: Float32[np.ndarray, "h w"]) -> float:
     """The deviation of an octave without what is noise."""
     noise = 1.4826 * float(np.median(np.abs(octave - np.median(octave))))
-    return max(0.0, float(octave.var()) - NOISE_MARGIN * noise**2) ** 0.5
+    return sqrt(max(0.0, float(octave.var()) - NOISE_MARGIN * noise**2))
 
 
 def _judge(photo: Photo, face: Face, policy: ChoicePolicy) -> Verdict:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import dist
+from math import dist, sqrt
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -36,7 +36,7 @@ class Face:
     def side(self) -> float:
         """The geometric mean of the sides of the box."""
         left, top, right, bottom = self.box
-        return float(max(right - left, 0.0) * max(bottom - top, 0.0)) ** 0.5
+        return sqrt(max(right - left, 0.0) * max(bottom - top, 0.0))
 
     @property
     def points_array(self) -> Float64[np.ndarray, "5 2"]:

@@ -4,6 +4,7 @@ P-Net looks at every window of 12 px of an image pyramid, R-Net at 24 x 24 px of
 48 px, which also places the five points. Pixels enter as (x - 127.5) / 128.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import ceil, log
@@ -91,7 +92,8 @@ class Mtcnn:
 
         if not Path(weights).is_file():
             raise UsageError(f'no file {weights}; expected the weights of MTCNN; run "diffbfr setup faces"')
-        networks = nn.ModuleDict({"p": p_net(), "r": r_net(), "o": o_net()})
+        nets = (p_net(), r_net(), o_net())
+        networks = nn.ModuleDict(dict(zip("pro", nets, strict=True)))
         try:
             networks.load_state_dict(load_file(weights))
         except (RuntimeError, SafetensorError) as error:
@@ -99,8 +101,8 @@ class Mtcnn:
                 f'{weights} does not hold the three networks of MTCNN; run "diffbfr setup faces" again'
             ) from error
         networks.eval().requires_grad_(False)
-        self.name = "mtcnn"
-        self._p, self._r, self._o = (networks[name] for name in "pro")
+        self.name = f"mtcnn {hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:12]}"
+        self._p, self._r, self._o = nets
 
     @torch.inference_mode()
     def detect(self, pixels: Pixels, min_score: float | None = None) -> Sequence[Face]:
@@ -164,7 +166,7 @@ class Mtcnn:
         """What a network says of each box, brought to px x px."""
         stacked = np.stack([_window(picture, box, px) for box in boxes])
         windows = torch.from_numpy(stacked).permute(0, 3, 1, 2)
-        answers = [network(part) for part in windows.split(BATCH)]
+        answers = [network(part) for part in torch.split(windows, BATCH)]
         return [torch.cat(parts).numpy() for parts in zip(*answers, strict=True)]
 
 

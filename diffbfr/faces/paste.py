@@ -71,7 +71,8 @@ def paste(
     layers, gray = colour_layers(pasted), is_gray(colour_layers(photo))
     placed = [RestoredFace(face.frame.enlarged(upscale), face.pixels) for face in sorted(faces, key=_order)]
     everyone = [*(frame.enlarged(upscale) for frame in keep), *(face.frame for face in placed)]
-    masks = [mask_of(face.frame, *layers.shape[:2], everyone) for face in placed]
+    height, width = layers.shape[:2]
+    masks = [mask_of(face.frame, height, width, everyone) for face in placed]
     covered = [(face, mask) for face, mask in zip(placed, masks, strict=True) if mask is not None]
     grounds = [layers[mask.rows, mask.columns].copy() for _, mask in covered]
     for (face, mask), ground in zip(covered, grounds, strict=True):

@@ -155,7 +155,8 @@ def _levels(photo: Pixels, largest_reduction: float, coarsest_px: float) -> Iter
         if is_last:
             return
         even = view.pixels[: height // 2 * 2, : width // 2 * 2]
-        halved = cv2.resize(even, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        size = (width // 2, height // 2)
+        halved = np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA), np.uint8)
         view = View(halved, Similarity.of_resize(2.0).then(view.to_photo))
 
 

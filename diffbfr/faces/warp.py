@@ -34,7 +34,7 @@ def warp(
         source = cv2.resize(source, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
     to_source = to_image.then(Similarity.of_shift(-left, -top)).then(Similarity.of_resize(1 / reduction))
     samples = max(1, ceil(to_source.scale - 1e-6))
-    fine = cv2.warpAffine(
+    fine: NDArray[Any] = cv2.warpAffine(
         source.astype(np.float32),
         Similarity.of_resize(1 / samples).then(to_source).matrix,
         (width * samples, height * samples),
@@ -42,9 +42,8 @@ def warp(
         borderMode=cv2.BORDER_REFLECT,
     )
     if samples > 1:
-        fine = cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
-    sampled: NDArray[np.float32] = fine.reshape(height, width, -1)
-    return sampled
+        fine = np.asarray(cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA))
+    return np.asarray(fine, np.float32).reshape(height, width, -1)
 
 
 def _bounds(to_image: Similarity, height: int, width: int) -> tuple[int, int, int, int]:

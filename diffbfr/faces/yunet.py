@@ -34,7 +34,7 @@ class YuNet:
         model, no_config = np.frombuffer(data, np.uint8), np.empty(0, np.uint8)
         try:
             # OpenCV reads any ONNX file here; another network than YuNet fails on its first image.
-            self._network: Any = cv2.FaceDetectorYN.create("onnx", model, no_config, (64, 64))  # type: ignore[call-overload]
+            self._network: Any = cv2.FaceDetectorYN.create("onnx", model, no_config, (64, 64))
             self._network.detect(np.zeros((64, 64, 3), np.uint8))
         except cv2.error as error:
             raise UsageError(
