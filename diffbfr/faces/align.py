@@ -25,6 +25,8 @@ Photo = NDArray[Any]
 FRAME_PX: Final = 512
 FRAME_POINTS: Final[Float64[np.ndarray, "5 2"]] = np.array(FFHQ_LANDMARKS)
 FRAME_EYES_PX: Final = float(np.linalg.norm(FRAME_POINTS[1] - FRAME_POINTS[0]))
+FOUR_OF_FIVE: Final = ((1, 2, 3, 4), (0, 2, 3, 4), (0, 1, 3, 4), (0, 1, 2, 4), (0, 1, 2, 3))
+"""The points that are left without each one of the five."""
 OUTLIER: Final = 0.3
 """Eye distances by which a point must miss what the other four say before it is left out."""
 OUTLIER_GAIN: Final = 0.5
@@ -79,8 +81,7 @@ def fit_frame(points: Float64[np.ndarray, "5 2"]) -> Frame:
     error: a covered corner of the mouth, or the nose of a turned head. Every choice is tried, so that one
     point may be anywhere; two bad ones of five cannot be told from three. `UsageError` if the points are one.
     """
-    fits = [_fit(points, [0, 1, 2, 3, 4])]
-    fits += [_fit(points, [i for i in range(5) if i != left_out]) for left_out in range(5)]
+    fits = [_fit(points, list(chosen)) for chosen in (range(5), *FOUR_OF_FIVE)]
     best = min(range(1, 6), key=lambda i: fits[i].residual)
     missed = np.linalg.norm(fits[best].to_photo.inverse()(points) - FRAME_POINTS, axis=1) / FRAME_EYES_PX
     if missed[best - 1] > OUTLIER and fits[best].residual < OUTLIER_GAIN * fits[0].residual:

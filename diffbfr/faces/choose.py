@@ -36,6 +36,11 @@ SIZE_SLACK: Final = 1.1
 """The frame may be larger than the model's picture by this: points are placed to a few percent."""
 LEAST_DETAIL: Final = 0.2
 """Levels of 8 bits below which there is no detail to compare."""
+MOST_TURN: Final = 10.0
+NOISE_MARGIN: Final = 1.05
+"""The spread of the estimate of noise, so that noise alone is none."""
+SECOND_OCTAVE: Final = 0.7
+"""Share of the second octave in the third of a sharp photo."""
 CONTRAST_PX: Final = 64
 FEATURES: Final = (
     (slice(27, 34), slice(20, 29)),
@@ -54,7 +59,8 @@ class ChoicePolicy:
     the share of the box that must lie in the photo, `max_turn` how far the nose may be from the middle
     between the eyes, in eye distances, `min_contrast` the contrast of the eyes and the mouth
     (`least_contrast`) below which one of them is covered, and `max_detail` the share of fine detail
-    (`fine_detail`) above which a face is sharp already.
+    (`fine_detail`) above which a face is sharp already: at the size of the model's picture, so one that is
+    enlarged by more than 1.1 never is.
     """
 
     model_px: int
@@ -63,7 +69,7 @@ class ChoicePolicy:
     min_inside: float = 0.6
     max_turn: float = 0.55
     min_contrast: float = 0.2
-    max_detail: float = 0.5
+    max_detail: float = 0.85
     only_center: bool = False
     only_largest: bool = False
 
@@ -80,14 +86,14 @@ class ChoicePolicy:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a face is restored and why not, with what was measured; nan where it was not."""
+    """Whether a face is restored and why not, with what was measured; None where it was not."""
 
     face: Face
     reason: Reason
     eyes_px: float
     turn: float
-    contrast: float
-    detail: float
+    contrast: float | None
+    detail: float | None
 
     @property
     def is_chosen(self) -> bool:
@@ -116,27 +122,32 @@ def choose(photo: Photo, faces: Sequence[Face], policy: ChoicePolicy) -> list[Ve
 def turned_by(face: Face) -> float:
     """How far a head is turned to the side: 0 from the front, about 0.5 or more in profile.
 
-    The distance of the nose from the middle between the eyes, along the line of the eyes, in eye distances.
+    The distance of the nose from the middle between the eyes, along the line of the eyes, in eye distances;
+    at most `MOST_TURN`.
     """
     left, right, nose = face.points_array[:3]
     axis = right - left
     square = float(axis @ axis)
-    return abs(float((nose - (left + right) / 2) @ axis)) / square if square else float("inf")
+    shift = abs(float((nose - (left + right) / 2) @ axis))
+    return min(shift / square, MOST_TURN) if square else MOST_TURN
 
 
 def fine_detail(gray: Float32[np.ndarray, "px px"]) -> float:
-    """The detail of a gray frame in its two finest octaves, as a share of that in the third.
+    """The detail of a gray frame in its finest octave, as a share of that in the second.
 
-    0.55 and more for a sharp photo, 0.48 and less for one enlarged by 1.5; the lesser of the two octaves, as
-    the blocks of a strong JPEG fill the finest only. Of each octave the share that a normal distribution of
-    the same median has is taken off: noise is everywhere, edges are not.
+    0.87 and more for a sharp photo, 0.78 and less for one whose detail was lost by a factor of 1.5. At most
+    the share of the second octave in the third, over 0.7: noise and a JPEG's blocks fill the finest only. Of
+    each octave the share that a normal distribution of the same median has is taken off, as noise is
+    everywhere and edges are not.
     """
     import cv2
 
     blurred = [gray, *(cv2.GaussianBlur(gray, (0, 0), sigma) for sigma in (1.0, 2.0, 4.0))]
     part = slice(gray.shape[0] // 4, gray.shape[0] * 3 // 4)
-    finest, finer, third = (_edges((a - b)[part, part]) for a, b in pairwise(blurred))
-    return min(finest, finer) / third if third > LEAST_DETAIL else 0.0
+    finest, second, third = (_edges((a - b)[part, part]) for a, b in pairwise(blurred))
+    if min(second, third) < LEAST_DETAIL:
+        return 0.0
+    return min(finest / second, second / third / SECOND_OCTAVE)
 
 
 def least_contrast(gray: Float32[np.ndarray, "64 64"]) -> float:
@@ -151,11 +162,13 @@ def least_contrast(gray: Float32[np.ndarray, "64 64"]) -> float:
 def _edges(octave: Float32[np.ndarray, "h w"]) -> float:
     """The deviation of an octave without what is noise."""
     noise = 1.4826 * float(np.median(np.abs(octave - np.median(octave))))
-    return max(0.0, float(octave.var()) - noise**2) ** 0.5
+    return max(0.0, float(octave.var()) - NOISE_MARGIN * noise**2) ** 0.5
 
 
 def _judge(photo: Photo, face: Face, policy: ChoicePolicy) -> Verdict:
-    turn, contrast, detail = turned_by(face), float("nan"), float("nan")
+    turn = turned_by(face)
+    contrast: float | None = None
+    detail: float | None = None
     reason: Reason = "chosen"
     frame = fit_frame(face.points_array)
     if face.eyes_px < policy.min_eyes_px:
@@ -168,10 +181,11 @@ def _judge(photo: Photo, face: Face, policy: ChoicePolicy) -> Verdict:
         reason = "turned_away"
     else:
         contrast = least_contrast(_gray(photo, frame, CONTRAST_PX))
-        detail = fine_detail(_gray(photo, frame, policy.model_px))
+        if frame.scale * FRAME_PX * SIZE_SLACK >= policy.model_px:
+            detail = fine_detail(_gray(photo, frame, policy.model_px))
         if contrast < policy.min_contrast:
             reason = "covered"
-        elif detail > policy.max_detail:
+        elif detail is not None and detail > policy.max_detail:
             reason = "already_sharp"
     return Verdict(face, reason, face.eyes_px, turn, contrast, detail)
 

@@ -49,7 +49,8 @@ def warp(
 
 def _bounds(to_image: Similarity, height: int, width: int) -> tuple[int, int, int, int]:
     """Left, top, right and bottom pixel of the image that the grid needs, with one to spare on each side."""
-    edges = np.array([(x, y) for x in (-0.5, width - 0.5) for y in (-0.5, height - 0.5)])
+    right_edge, bottom_edge = width - 0.5, height - 0.5
+    edges = np.array([(-0.5, -0.5), (right_edge, -0.5), (-0.5, bottom_edge), (right_edge, bottom_edge)])
     corners = to_image(edges)
     left, top = np.floor(corners.min(0)).astype(int) - 1
     right, bottom = np.ceil(corners.max(0)).astype(int) + 2

@@ -38,4 +38,5 @@ def perceptual_hash(square: Pixels) -> str:
 def _cosines() -> NDArray[np.int64]:
     frequency, pixel = np.arange(_LOW)[:, None], np.arange(_SIDE_PX)[None]
     waves = np.cos(np.pi * (2 * pixel + 1) * frequency / (2 * _SIDE_PX))
-    return np.rint(waves * _SCALE).astype(np.int64)
+    cosines: NDArray[np.int64] = np.rint(waves * _SCALE).astype(np.int64)
+    return cosines

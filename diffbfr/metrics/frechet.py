@@ -18,6 +18,8 @@ from diffbfr.errors import UsageError
 from diffbfr.metrics.info import MetricInfo
 
 NUM_FEATURES: Final = 2048
+BLOCK_VECTORS: Final = 512
+"""Each block costs a pass over the covariance, which has 34 MB for FID."""
 FID: Final = MetricInfo(
     name="FID",
     version="1",
@@ -79,33 +81,37 @@ class FeatureStatistics:
 class MomentAccumulator:
     """Mean and covariance of vectors that arrive in batches: memory does not grow with their number.
 
-    Batches are combined by the update of Chan, Golub and LeVeque (1979), so that no precision is lost to a
-    large mean.
+    Vectors are gathered to blocks, which are combined by the update of Chan, Golub and LeVeque (1979), so
+    that no precision is lost to a large mean.
     """
 
     def __init__(self, width: int) -> None:
-        self.count = 0
+        self._count = 0
         self._mean = np.zeros(width)
         self._scatter = np.zeros((width, width))
+        self._waiting: list[NDArray[np.float64]] = []
+        self._num_waiting = 0
+
+    @property
+    def count(self) -> int:
+        """How many vectors were taken."""
+        return self._count + self._num_waiting
 
     def add(self, features: Float[np.ndarray, "n d"]) -> None:
         """Take a batch of vectors."""
-        batch = np.asarray(features, dtype=np.float64)
+        batch = np.array(features, dtype=np.float64)
         if batch.ndim != 2 or batch.shape[1] != len(self._mean):
             raise UsageError(f"features have the shape {batch.shape}; expected n x {len(self._mean)}")
         if not np.isfinite(batch).all():
             raise UsageError("features hold NaN or infinity; expected finite numbers; check the pictures")
-        if len(batch) == 0:
-            return
-        batch_mean = batch.mean(axis=0)
-        centred, shift = batch - batch_mean, batch_mean - self._mean
-        total = self.count + len(batch)
-        self._scatter += centred.T @ centred + np.outer(shift, shift) * (self.count * len(batch) / total)
-        self._mean = self._mean + shift * (len(batch) / total)
-        self.count = total
+        self._waiting.append(batch)
+        self._num_waiting += len(batch)
+        if self._num_waiting >= BLOCK_VECTORS:
+            self._combine()
 
     def statistics(self, embedding: str, source: str = "") -> FeatureStatistics:
         """The statistics of all vectors so far; UsageError below two, where there is no covariance."""
+        self._combine()
         if self.count < 2:
             raise UsageError(
                 f"a covariance of {self.count} pictures; expected at least 2, and {len(self._mean) + 1} for "
@@ -114,6 +120,19 @@ class MomentAccumulator:
         return FeatureStatistics(
             embedding, self.count, self._mean.copy(), self._scatter / (self.count - 1), source
         )
+
+    def _combine(self) -> None:
+        if not self._num_waiting:
+            return
+        block = np.concatenate(self._waiting)
+        self._waiting, self._num_waiting = [], 0
+        block_mean = block.mean(axis=0)
+        block -= block_mean
+        shift, total = block_mean - self._mean, self._count + len(block)
+        self._scatter += block.T @ block
+        self._scatter += np.outer(shift * (self._count * len(block) / total), shift)
+        self._mean += shift * (len(block) / total)
+        self._count = total
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:

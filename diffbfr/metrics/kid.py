@@ -87,4 +87,6 @@ def _sum_of_pairs(x: Float[np.ndarray, "n d"]) -> float:
 
 def _kernel(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
     base = x @ y.T / x.shape[1] + 1
-    return base * base * base  # a power of floats takes ten times as long
+    # a power of floats takes ten times as long
+    kernel: NDArray[np.float64] = base * base * base
+    return kernel

@@ -90,7 +90,8 @@ def _distance(features: Float64[Tensor, "blocks 36"], pristine: PristineModel) -
         return torch.tensor(math.nan, dtype=torch.float64)
     covariance = (pristine.covariance + torch.cov(usable.T)) / 2
     difference = pristine.mean - features.nanmean(dim=0)
-    return (difference @ torch.linalg.pinv(covariance, hermitian=True) @ difference).sqrt()
+    squared: Tensor = difference @ torch.linalg.pinv(covariance, hermitian=True) @ difference
+    return squared.sqrt()
 
 
 def _normalised(gray: Float64[Tensor, "h w"]) -> Float64[Tensor, "h w"]:

@@ -151,7 +151,7 @@ def _parse(block: bytes, position: int, ended: bool) -> tarfile.TarInfo:
             raise TarDamagedError(f"what follows its end mark at byte {position} is no tar") from error
         raise TarDamagedError(f"there is no header at byte {position}") from error
     if block[257:265] == b"ustar  \0":  # GNU keeps times where ustar has the beginning of a name
-        info.name = tarfile.nts(block[:100], "utf-8", "surrogateescape").rstrip("/")
+        info.name = block[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape").rstrip("/")
     return info
 
 
@@ -257,11 +257,13 @@ def _number(text: str) -> int:
 
 
 def _binary(field: bytes) -> int:
-    """Read a number of a header: octal digits, or big-endian with its first bit set."""
-    try:
-        return int(tarfile.nti(field))
-    except tarfile.HeaderError as error:
-        raise TarDamagedError("a header has something else where a number should stand") from error
+    """Read a number of a header: octal digits, or big-endian if its first bit is set."""
+    if field[0] & 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.partition(b"\0")[0].strip() or b"0"
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+        raise TarDamagedError("a header has something else where a number should stand")
+    return int(digits, 8)
 
 
 def _padded(size: int) -> int:

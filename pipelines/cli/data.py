@@ -43,9 +43,10 @@ def show(
     from pipelines.dataset.near_duplicates import find_near_duplicates
     from pipelines.dataset.shard_plan import read_config
     from pipelines.dataset.summary import summarize
+    from pipelines.sources.sandboxed_images import decode_ours_sandboxed
 
     folder = find_dataset(dataset)
-    opened = open_dataset(folder)
+    opened = open_dataset(folder, decode_ours_sandboxed)
     summary, degradation = summarize(opened), read_config(folder).spec
     alike = find_near_duplicates(opened.samples)
     if sheet:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.cli import options
-from pipelines.cli.output import say, say_json, table
+from pipelines.cli.output import say, say_block, say_json, table
 
 if TYPE_CHECKING:
     from pipelines.packages.weights import WeightRecord
@@ -45,7 +45,7 @@ def faces(
     if as_json:
         say_json({**facts, "notes": installed.notes})
         return
-    say(table(("setup faces", ""), list(facts.items())))
+    say_block(table(("setup faces", ""), list(facts.items())))
     for note in installed.notes:
         say(note)
 

@@ -129,8 +129,8 @@ def _change_constants(values: Mapping[str, bool]) -> dict[str, bool]:
     before = {name: getattr(ray_constants, name) for name in values}
     for name, value in values.items():
         setattr(ray_constants, name, value)
-    _raylet.Config.initialize("")
-    _raylet.AuthenticationTokenLoader.instance().reset_cache()
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
     return before
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from diffbfr.errors import UsageError
-from pipelines.cluster import orphans, pool, trainer
+from pipelines.cluster import exposure, orphans, pool, trainer
 from pipelines.cluster.hangs import HangWatch
 from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import LocalReporter
@@ -136,6 +137,8 @@ class Cluster:
     def __enter__(self) -> Self:
         orphans.end_orphans()
         remove_dead_folders(orphans.is_dead)
+        if self.config.num_workers == 0:
+            _limit_threads()
         return self
 
     def __exit__(
@@ -163,6 +166,15 @@ class Cluster:
         gpu_fraction = min(workers, gpus) / gpus if gpus else 0.0
         cpus = workers * self._cpus_per_worker(workers, num_parallel)
         return max(gpu_fraction, cpus / self._resource("CPU"))
+
+    def exposure(self) -> tuple[bool, str]:
+        """Whether other users and machines are kept out of the Ray that runs the work, and by what."""
+        if self.config.num_workers == 0:
+            return True, "no Ray: nothing listens"
+        if self.config.address is not None:
+            return exposure.describe_joined(self.config.address)
+        self.start()
+        return exposure.describe_own()
 
     def stop(self) -> None:
         """End the work of other threads by a KeyboardInterrupt; Ctrl-C reaches only the main thread."""
@@ -227,7 +239,7 @@ class Cluster:
                 self.start()
                 workers, gpus = self._num_workers_with_room(), int(self._resource("GPU"))
                 on_one_core = one_core and not gpus
-                num_actors = workers * self._cpus_per_worker(workers) if on_one_core else workers
+                num_actors = self._num_one_core_actors(workers) if on_one_core else workers
                 num_actors = min(num_actors, len(tasks))
                 cpus = 1 if on_one_core else self._cpus_per_worker(num_actors)
                 gpu_share = pool.gpu_share(num_actors, gpus)
@@ -361,6 +373,13 @@ class Cluster:
             )
         return cpus
 
+    def _num_one_core_actors(self, workers: int) -> int:
+        """An actor for each core of the workers, on this machine no more than it may use unless asked for."""
+        num_actors = workers * self._cpus_per_worker(workers)
+        if self.config.address is None and not self.config.cpus_per_worker:
+            num_actors = min(num_actors, machine.usable_cores())
+        return num_actors
+
     def _num_workers_with_room(self) -> int:
         """`num_workers`, or as many as there is room for, at least `min_workers`, where fewer will do."""
         workers, least = self.config.num_workers, self.config.min_workers
@@ -368,6 +387,18 @@ class Cluster:
             return workers
         room = int(self._resource("CPU")) // max(1, self.config.cpus_per_worker)
         return max(least, min(workers, room))
+
+
+def _limit_threads() -> None:
+    """Use no more threads than cores in this process; torch sees the affinity, but not a CPU quota."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    cores = machine.usable_cores()
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.set_num_threads(min(cores, torch.get_num_threads()))
+    elif cores < len(os.sched_getaffinity(0)):
+        os.environ["OMP_NUM_THREADS"] = str(cores)
 
 
 def _check_connection(address: str) -> None:

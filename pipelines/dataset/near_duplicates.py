@@ -53,16 +53,21 @@ def find_near_duplicates(samples: Sequence[Sample]) -> NearDuplicates:
         groups[root] += members
     alike = [sorted(group, key=lambda sample: sample.key) for group in groups.values() if len(group) > 1]
     pixels = Counter(sample.crop_sha256 for sample in hashed)
-    across = [group for group in alike if len({sample.split for sample in group}) > 1]
+    across = sorted((group for group in alike if _num_splits(group) > 1), key=lambda group: group[0].key)
     return NearDuplicates(
         groups=len(alike),
         faces=sum(map(len, alike)),
         identical=sum(count for count in pixels.values() if count > 1),
-        across_splits=tuple(
-            tuple(Twin(sample.key, sample.source, sample.split) for sample in group)
-            for group in sorted(across, key=lambda group: group[0].key)
-        ),
+        across_splits=tuple(tuple(map(_twin, group)) for group in across),
     )
+
+
+def _twin(sample: Sample) -> Twin:
+    return Twin(sample.key, sample.source, sample.split)
+
+
+def _num_splits(group: Sequence[Sample]) -> int:
+    return len({sample.split for sample in group})
 
 
 def _roots(hashes: Sequence[str]) -> list[int]:

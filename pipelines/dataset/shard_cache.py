@@ -69,7 +69,7 @@ class CachedTarStore(TarStore):
     def _fetch(self, expected: Tar, path: Path) -> IO[bytes]:
         """Fetch one tar unless another process has done so; `ShardDamagedError` if its digest is wrong."""
         uri = storage.join(self.root, expected.tar)
-        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        storage.make_cache(Path(self.folder))
         # 256 locks: processes that want the same shard wait, those that want others mostly do not
         with _locked(Path(self.folder) / f".{expected.sha256[:2]}.lock"):
             fetched = _open_locked(path)

@@ -10,13 +10,20 @@ if TYPE_CHECKING:
     from diffbfr.metrics.cards import ProtocolCard
 
 SETUP: Final = "run diffbfr setup metrics"
+REMEDIES: Final = {
+    "squeezenet": "set DIFFBFR_SQUEEZENET to its weights",
+    "mobilefacenet": "set DIFFBFR_IDENTITY to its weights",
+    "detector": "run diffbfr setup faces",
+}
+"""What to do for weights that `diffbfr setup metrics` does not fetch."""
 
 
 @dataclass(frozen=True)
 class MetricFiles:
     """Where the weights are, "" if there are none; paths are the same on every worker.
 
-    `squeezenet` and `mobilefacenet` are the user's files (`DIFFBFR_SQUEEZENET`, `DIFFBFR_IDENTITY`).
+    `squeezenet` and `mobilefacenet` are the user's files (`DIFFBFR_SQUEEZENET`, `DIFFBFR_IDENTITY`); the
+    `detector` is that of `diffbfr setup faces`.
     """
 
     lpips_alex: str = ""
@@ -26,6 +33,7 @@ class MetricFiles:
     niqe: str = ""
     squeezenet: str = ""
     mobilefacenet: str = ""
+    detector: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,10 @@ def metric_table() -> Mapping[str, MetricEntry]:
     }
 
 
-def installed_files(squeezenet: str | None, mobilefacenet: str | None) -> MetricFiles:
-    """The weights in the cache of this machine, and the user's."""
+def installed_files(
+    squeezenet: str | None, mobilefacenet: str | None, detector: str | None = None
+) -> MetricFiles:
+    """The weights in the cache of this machine, and those that are given."""
     from pipelines.packages import metric_weights
     from pipelines.packages.weights import find_weights
 
@@ -91,16 +101,14 @@ def installed_files(squeezenet: str | None, mobilefacenet: str | None) -> Metric
         "niqe": metric_weights.NIQE,
     }
     found = {field: str(find_weights(item.name) or "") for field, item in sets.items()}
-    return MetricFiles(**found, squeezenet=squeezenet or "", mobilefacenet=mobilefacenet or "")
+    given = {"squeezenet": squeezenet, "mobilefacenet": mobilefacenet, "detector": detector}
+    return MetricFiles(**found, **{name: path or "" for name, path in given.items()})
 
 
 def unavailable(key: str, entry: MetricEntry, files: MetricFiles, has_lq: bool, side_px: int) -> str:
     """Why a metric cannot be measured here, "" if it can."""
-    if entry.file == "detector":
-        return "no face detector is installed"
     if entry.file and not getattr(files, entry.file):
-        variable = {"squeezenet": "DIFFBFR_SQUEEZENET", "mobilefacenet": "DIFFBFR_IDENTITY"}.get(entry.file)
-        return f"set {variable} to its weights" if variable else SETUP
+        return REMEDIES.get(entry.file, SETUP)
     if entry.needs_lq and not has_lq:
         return "give the inputs with --lq"
     if side_px < entry.smallest_px:

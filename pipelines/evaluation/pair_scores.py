@@ -225,12 +225,15 @@ def _read_line(plain: Mapping[str, Any]) -> MetricLine:
     return MetricLine(
         plain["key"],
         MetricInfo(**plain["info"]),
-        None
-        if interval is None
-        else Interval(*(float(interval[name]) for name in ("mean", "low", "high")), int(interval["count"])),
+        None if interval is None else _read_interval(interval),
         None if score is None else SetScore(**score),
         plain.get("unavailable", ""),
     )
+
+
+def _read_interval(plain: Mapping[str, Any]) -> Interval:
+    mean, low, high = (float(plain[name]) for name in ("mean", "low", "high"))
+    return Interval(mean, low, high, int(plain["count"]))
 
 
 def _rows_csv(scores: PairScores) -> bytes:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -96,6 +97,8 @@ def make_probes(metrics: Sequence[str], files: MetricFiles) -> dict[str, Probe]:
         probes["dlib"] = _dlib_probe(files.face_resnet, wanted, device)
     if wanted & {"mobilefacenet_cosine", "frechet_mobilefacenet"}:
         probes["mobilefacenet"] = _mobilefacenet_probe(files.mobilefacenet, wanted, device)
+    if "landmark_distance" in wanted:
+        probes["landmark_distance"] = _landmark_probe(files.detector)
     if wanted & {"fid", "kid"}:
         from diffbfr.metrics.frechet import FID_EMBEDDING
         from diffbfr.metrics.inception import InceptionFeatures
@@ -138,6 +141,23 @@ def _niqe_probe(weights: str) -> Probe:
 
     pristine = load_pristine(weights)
     return lambda batch, readings: readings.add_values("niqe", niqe(batch.levels[0], pristine))
+
+
+def _landmark_probe(weights: str) -> Probe:
+    from diffbfr.faces.weights import load_detector
+    from diffbfr.metrics.landmarks import landmark_distance
+
+    detector = load_detector(Path(weights))
+
+    def five_points(pixels: Pixels) -> "NDArray[np.float64] | None":
+        faces = detector.detect(pixels)
+        return faces[0].points_array if faces else None
+
+    def probe(batch: PairBatch, readings: Readings) -> None:
+        values = landmark_distance(batch.restored, batch.references, five_points)
+        readings.add_values("landmark_distance", values)
+
+    return probe
 
 
 def _features_only(embedding: str, network: Embedding) -> Probe:

@@ -23,6 +23,7 @@ CONTENT_MODULES = (
     "pipelines.evaluation",
     "pipelines.execution.model_ref",
     "pipelines.flows.restore_archive",
+    "pipelines.flows.restore_output",
     "pipelines.flows.restore_plan",
     "pipelines.restoration",
     "pipelines.sources",

@@ -90,10 +90,8 @@ def training_costs(recipe: Recipe, gpu: Gpu, goodput: float = 1.0) -> Mapping[St
 def face_flops(recipe: Recipe, mode: Mode | None = None) -> float:
     """Operations of restoring one face: the evaluations of all three stages."""
     chosen = mode or recipe.sampling.mode
-    return sum(
-        evaluation_flops(stage.unet) * num_evaluations(stage, chosen)
-        for stage in (recipe.stage(name).stage for name in STAGE_NAMES)
-    )
+    stages = [recipe.stage(name).stage for name in STAGE_NAMES]
+    return sum(evaluation_flops(stage.unet) * num_evaluations(stage, chosen) for stage in stages)
 
 
 def num_evaluations(stage: StageSpec, mode: Mode) -> int:

@@ -8,7 +8,7 @@ import platform
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from diffbfr.errors import DiffBFRError, one_line
@@ -16,6 +16,10 @@ from pipelines import storage
 from pipelines.cluster import Cluster
 
 Version = tuple[int, ...]
+
+_TARFILE_HOLES = "CVE-2025-8194 and CVE-2024-6232 in tarfile"
+_TARFILE_MENDED: Mapping[Version, int] = {(3, 11): 14, (3, 12): 12, (3, 13): 6}
+"""The first release of each minor version of Python that has neither; later minor versions never had both."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def doctor(root: str, tracking: str | None, cluster: Cluster) -> tuple[Check, ..
         checks += cluster.map(examine, [DoctorTask(root, tracking, "worker")], label="worker")[0]
     except Exception as error:  # any reason why a worker does not answer is a result
         return (*checks, Check("worker", "answers", False, one_line(error)))
-    return (*checks, Check("worker", "answers", True, f"after {time.monotonic() - started:.1f} s"))
+    answered = Check("worker", "answers", True, f"after {time.monotonic() - started:.1f} s")
+    return (*checks, answered, Check("cluster", "closed to others", *cluster.exposure()))
 
 
 def examine(task: DoctorTask) -> tuple[Check, ...]:
@@ -109,9 +114,19 @@ def _version_check(where: str, requirement: Requirement) -> Check:
         return Check(where, package, not wanted, detail)
     version = tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3])
     if wanted and requirement.since <= version < requirement.before:
-        return Check(where, package, True, text)
+        note = describe_python(version) if package == "python" else ""
+        return Check(where, package, True, f"{text}{note}")
     limits = f"expected >={_dotted(requirement.since)},<{_dotted(requirement.before)}: " if wanted else ""
     return Check(where, package, False, f"{text}; {limits}{requirement.why}")
+
+
+def describe_python(version: Version) -> str:
+    """What is known against a version of Python, "" if nothing."""
+    mended = _TARFILE_MENDED.get(version[:2])
+    if mended is None or version[2] >= mended:
+        return ""
+    mended_in = _dotted((*version[:2], mended))
+    return f"; has {_TARFILE_HOLES}, against which archives are guarded; mended in {mended_in}"
 
 
 def _storage_round_trip(root: str) -> str:

@@ -28,6 +28,7 @@ from pipelines.evaluation.pair_task import PairPart, PairTask, make_pair_worker,
 from pipelines.evaluation.pairing import PairedFolders, chunks, pair_folders, read_picture
 from pipelines.evaluation.scores import digest_of_keys
 from pipelines.evaluation.set_scores import score_sets
+from pipelines.flows.setup_faces import detector_weights
 from pipelines.steps.evaluate import identity_weights, squeezenet_weights
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def evaluate_pairs(request: PairRequest, out: storage.Uri, cluster: "Cluster") -
     folders = pair_folders(request.restored, request.reference, request.lq)
     side_px = _check_sizes(request, folders)
     given, statistics_text = _open_statistics(request, folders)
-    files = installed_files(squeezenet_weights(None), identity_weights(None))
+    files = installed_files(squeezenet_weights(None), identity_weights(None), _detector())
     missing = _missing(request, table, files, min(side_px), given)
     measured = {key: table[key] for key in request.metrics if key not in missing}
     _check_count(request, folders, measured)
@@ -123,6 +124,14 @@ def library_versions() -> dict[str, str]:
 
     found = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {"diffbfr": __version__, "python": platform.python_version(), **found}
+
+
+def _detector() -> str | None:
+    """The file of the face detector; None if none is installed."""
+    try:
+        return str(detector_weights())
+    except UsageError:
+        return None
 
 
 def _check_sizes(request: PairRequest, folders: PairedFolders) -> tuple[int, int]:

@@ -12,34 +12,36 @@ The same command resumes an interrupted run, and does nothing when nothing is le
 damaged are made again from the records of the units; a unit whose record is damaged is restored again.
 """
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final, get_args
 
-from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError, one_line
-from diffbfr.shards import ShardDamagedError
+from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError
 from diffbfr.stages import Mode
-from diffbfr.text import shown, without_secrets
+from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow
+from pipelines.flows.restore_output import (
+    check_output_outside_input,
+    noted_damage,
+    open_output,
+    remove_outdated,
+    say,
+)
 from pipelines.flows.restore_plan import find_changed_originals, find_current, plan_restore, split_units
-from pipelines.restoration.access import file_mode, folder_mode
-from pipelines.restoration.damage import clear_damage, read_damage
+from pipelines.restoration.access import file_mode
+from pipelines.restoration.damage import clear_damage
 from pipelines.restoration.outcomes import (
     LEDGER,
-    CommittedUnits,
     Outcome,
-    read_units,
     remove_damaged,
 )
 from pipelines.restoration.records import close_records
-from pipelines.restoration.request import RestoreRequest, pin_request
+from pipelines.restoration.request import RestoreRequest
 from pipelines.restoration.samples import first_prefix
 from pipelines.sources import PhotoRef, PhotoSource, open_source
 from pipelines.steps.restore import (
@@ -115,7 +117,7 @@ def restore_archive(
     """
     _check_options(options)
     source, output = open_source(source_uri, every_file=True), storage.absolute(output_uri)
-    _check_output_outside_input(source.uri, output)
+    check_output_outside_input(source.uri, output)
     try:
         return _restore_archive(source, output, model, options, cluster)
     except OSError as error:
@@ -129,11 +131,11 @@ def _restore_archive(
     listed = list(source.refs())
     refs = [ref for ref in listed if not ref.skipped]
     request = _request(source, model, options)
-    units = _open_output(output, request)
+    units = open_output(output, request)
 
     known = list(units.outcomes)
     sizes = {entry.path: entry.num_bytes for entry in storage.walk(output)}
-    current = _without(find_current(source, refs, known, sizes), _noted_damage(output))
+    current = _without(find_current(source, refs, known, sizes), noted_damage(output))
     plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples))
     changed = find_changed_originals(plan, current, output)
     if changed:
@@ -158,7 +160,7 @@ def _restore_archive(
         num_worked=len(plan.items) + len(copies),
         seconds=time.perf_counter() - started,
     )
-    _remove_outdated(output, known, outcomes)
+    remove_outdated(output, known, outcomes)
     _close(report)
     remove_damaged(output, units.damaged)
     clear_damage(output)
@@ -202,18 +204,6 @@ def _check_options(options: RestoreOptions) -> None:
         )
 
 
-def _check_output_outside_input(source: str, output: str) -> None:
-    """Refuse an output folder inside the input, because the next run would list its files as photos."""
-    inside = output == source or output.startswith(f"{source.rstrip('/')}/")
-    if not storage.is_remote(source) and not storage.is_remote(output):
-        place = Path(output).resolve()
-        inside = inside or place.is_relative_to(Path(source).resolve())
-    if inside:
-        raise UsageError(
-            f"the output {output} lies inside the input {source}; expected a folder outside it; name another"
-        )
-
-
 def _request(source: PhotoSource, model: RestorationModel, options: RestoreOptions) -> RestoreRequest:
     return RestoreRequest(
         input=without_secrets(source.uri),
@@ -225,33 +215,6 @@ def _request(source: PhotoSource, model: RestorationModel, options: RestoreOptio
         hq_px=model.hq_px,
         samples=options.samples,
     )
-
-
-def _open_output(output: str, request: RestoreRequest) -> CommittedUnits:
-    """Begin or take over the output folder; returns what earlier runs committed there."""
-    storage.make_folder(output, folder_mode(request.input))
-    storage.reopen_folder(output)
-    storage.check_writable(output, "name another output")
-    units = read_units(output)
-    mended = pin_request(output, request, units.requests)
-    if mended:
-        _say(mended)
-    if units.damaged:
-        name, reason = next(iter(units.damaged.items()))
-        _say(
-            f"{len(units.damaged)} records of {output} cannot be used (first: {name}: {reason}); their "
-            "photos are restored again"
-        )
-    return units
-
-
-def _noted_damage(output: str) -> frozenset[str]:
-    """The inputs that a check of the output named."""
-    try:
-        return read_damage(output)
-    except ShardDamagedError as error:
-        _say(f"{one_line(error)}; what the last check found is lost: run `diffbfr restore --verify` again")
-        return frozenset()
 
 
 def _without(outcomes: Mapping[str, Outcome], names: Collection[str]) -> dict[str, Outcome]:
@@ -340,21 +303,6 @@ def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
     return counts
 
 
-def _remove_outdated(output: str, known: Iterable[Outcome], outcomes: Mapping[str, Outcome]) -> None:
-    """Remove the images of inputs that changed and gave no new image, so that no stale image remains."""
-    before = _files(outcome for outcome in known if outcome.row.name in outcomes)
-    for stale in sorted(before - _files(outcomes.values())):
-        storage.remove_file(storage.join(output, stale), within=output)
-
-
-def _files(outcomes: Iterable[Outcome]) -> set[str]:
-    """Names of all output files."""
-    names: set[str] = set()
-    for outcome in outcomes:
-        names.update(file.name for file in outcome.files())
-    return names
-
-
 def _close(report: RestoreReport) -> None:
     """Write the ledger, then the record; nothing if an earlier run already wrote the same."""
     summary = {
@@ -368,8 +316,4 @@ def _close(report: RestoreReport) -> None:
     }
     replaced = close_records(report.output, report.rows, summary, file_mode(report.source))
     if replaced and not report.num_worked:
-        _say(f"{' and '.join(replaced)} in {report.output} did not fit the records; written again")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"diffbfr: {shown(line)}\n")
+        say(f"{' and '.join(replaced)} in {report.output} did not fit the records; written again")

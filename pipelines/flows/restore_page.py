@@ -12,6 +12,7 @@ from pipelines import storage
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.flows.restore_archive import RestoreReport
+from pipelines.flows.restore_output import say
 from pipelines.report import LineageLink, ReportData, RestoredPhoto, write_report
 from pipelines.restoration.access import file_mode
 from pipelines.restoration.outcomes import PAGE
@@ -35,7 +36,7 @@ def write_restore_page(report: RestoreReport) -> str | None:
         if report.num_worked or not is_page_intact(report.output):
             _write(place, report)
     except Exception as error:  # a page of any kind is worth less than the exit code of the run
-        sys.stderr.write(f"diffbfr: no report page at {place} ({one_line(error)}); the ledger is complete\n")
+        say(f"no report page at {place} ({one_line(error)}); the ledger is complete")
         return None
     return place
 

@@ -64,9 +64,9 @@ def render_pairs(scores: PairScores, folders: PairedFolders) -> str:
 
 
 def _ranking(scores: PairScores) -> MetricLine | None:
-    by_key = {line.key: line for line in scores.lines if line.interval is not None}
-    chosen = next((key for key in RANKED_BY if key in by_key), None) or next(iter(by_key), None)
-    return by_key[chosen] if chosen else None
+    measured = [line for line in scores.lines if line.interval is not None]
+    by_key = {line.key: line for line in measured}
+    return next((by_key[key] for key in RANKED_BY if key in by_key), measured[0] if measured else None)
 
 
 def _worst_first(scores: PairScores, ranking: MetricLine) -> list[int]:

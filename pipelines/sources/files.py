@@ -176,9 +176,12 @@ def _read(ref: PhotoRef) -> bytes:
         # without the folder, so that the record is the same wherever the photos lie
         raise PhotoUnreadableError(f"{ref.name}{str(error).removeprefix(ref.uri)}") from error
     except FileNotFoundError as error:
-        raise PhotoUnreadableError(
-            f"{ref.name} cannot be read: it is gone; expected it as listed; run the command again"
-        ) from error
+        found = (
+            "it is a link to a file that does not exist; mend or remove the link"
+            if ref.fingerprint == _NO_CONTENT
+            else "it is gone; expected it as listed; run the command again"
+        )
+        raise PhotoUnreadableError(f"{ref.name} cannot be read: {found}") from error
     except storage.ObjectUnavailableError as error:
         raise PhotoUnreadableError(f"{ref.name}{str(error).removeprefix(ref.uri)}") from error
     except OSError as error:

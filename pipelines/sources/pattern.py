@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import pairwise, takewhile
 from posixpath import commonprefix
 from types import MappingProxyType
@@ -129,7 +130,7 @@ def _matching(folder: str, patterns: list[str]) -> list[str]:
 
     names = storage.find_names(folder, is_wanted, commonprefix([_fixed_part(name) for name in patterns]))
     missing = sorted(plain.difference(name.removesuffix("/") for name in names))
-    missing += [pattern for pattern in wild if not any(_matches(pattern, name) for name in names)]
+    missing += [pattern for pattern in wild if not list(filter(partial(_matches, pattern), names))]
     if missing:
         others = f", nor {len(missing) - 1} more of {len(patterns)}" if len(missing) > 1 else ""
         raise UsageError(

@@ -241,7 +241,9 @@ def serve(parent: int, num_bytes: int) -> None:
 
     Whatever libraries print to standard output goes to standard error, so that it is no answer.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A signal to all is for the parent: a child that it ended would read as a photo that crashed it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":  # elsewhere the end of its input ends the child
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:

@@ -114,7 +114,10 @@ def _next(file: IO[bytes], place: int, shift: int) -> tuple[ZipEntry, int]:
 
 
 def _large(extra: bytes, *values: int) -> list[int]:
-    """Return the values with those from the extra field filled in, which holds them in this order."""
+    """Return the values with those from the extra field filled in, which holds them in this order.
+
+    Without such a field they stay as they are: no member has that size or place, so reading it fails.
+    """
     at = 0
     while at + 4 <= len(extra):
         kind, num_bytes = struct.unpack_from("<HH", extra, at)
@@ -126,15 +129,19 @@ def _large(extra: bytes, *values: int) -> list[int]:
             stored = iter(struct.unpack_from(f"<{num_bytes // 8}Q", extra, at + 4))
             return [next(stored) if value == _IN_EXTRA else value for value in values]
         at += 4 + num_bytes
-    raise BadZipFile("a size or a place is missing in its index")
+    return list(values)
 
 
 def _name(raw: bytes, flags: int) -> str:
-    """Decode a member's name: as UTF-8 if flagged or valid (macOS sets no flag), else as cp437."""
+    """Decode a member's name: as UTF-8 if flagged or valid (macOS sets no flag), else as cp437.
+
+    Bytes that are no UTF-8 in a flagged name become `%ff`: one bad name must not hide the other members.
+    """
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
         if flags & _UTF8_FLAG:
-            raise
-        name = raw.decode("cp437")
+            name = raw.decode("utf-8", "backslashreplace").replace("\\x", "%")
+        else:
+            name = raw.decode("cp437")
     return name.partition("\0")[0]

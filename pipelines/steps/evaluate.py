@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from diffbfr.errors import UsageError
-from diffbfr.images import Pixels, encode_png, lq_to_model, resize, to_pixels, to_tensor
+from diffbfr.errors import UsageError, one_line
+from diffbfr.images import ImageRefused, Pixels, encode_png, lq_to_model, resize, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.metrics.info import MetricInfo
 from diffbfr.stages import Mode
 from pipelines.evaluation.types import EvaluateReport, EvaluateTask, Panel, Row, Subject
+from pipelines.sources.sandboxed_images import decode_ours_sandboxed
 from pipelines.steps.definition import StepDef, driver_only, without
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateRepo
     """Load networks and manifest once; return the function that runs this task and those with other keys."""
     from pipelines.dataset.manifest import open_dataset
 
-    dataset = open_dataset(first.dataset)
+    dataset = open_dataset(first.dataset, decode_ours_sandboxed)
     if (dataset.info.lq_px, dataset.info.hq_px) != (first.cascade.lq_px, first.cascade.hq_px):
         raise UsageError(
             f"the dataset holds {dataset.info.lq_px} -> {dataset.info.hq_px} px, the cascade in "
@@ -83,7 +84,13 @@ def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateRepo
                 f"{first.cascade.folder} and {first.dataset}; expected one cascade and one dataset a worker; "
                 "make another worker"
             )
-        return _measure(task, dataset, model, meters)
+        try:
+            return _measure(task, dataset, model, meters)
+        except ImageRefused as error:
+            raise UsageError(
+                f"{task.dataset} holds an image that cannot be decoded ({one_line(error)}); expected those "
+                "of the shard step; find it with `diffbfr data verify --level 3` and make its shard again"
+            ) from error
 
     return run
 

@@ -360,8 +360,8 @@ def _copy(copy: Copy, output_uri: str, source_uri: str) -> Outcome:
     refusal = _write_outputs(output_uri, contents, file_mode(source_uri, ref.uri))
     row = replace(original, name=ref.name, duplicate_of=original.name, seconds=time.perf_counter() - started)
     if refusal is not None:
-        empty = {"output": "", "output_sha256": "", "model_digest": "", "num_faces": 0}
-        failed = replace(row, status="failed", reason=refusal.reason, message=refusal.message, **empty)
+        emptied = replace(row, output="", output_sha256="", model_digest="", num_faces=0)
+        failed = replace(emptied, status="failed", reason=refusal.reason, message=refusal.message)
         return _without_output(failed, ref)
     done = replace(row, status="duplicate", output=copy.item.output)
     others = tuple(_file(name, image) for name, image in contents.items() if name != copy.item.output)

@@ -57,7 +57,7 @@ def _free_folder(home: Path) -> Iterator[Path]:
     Ray ends ranks by killing them, so that they cannot clean up: the next attempt gets the same folder and
     removes what is in it.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    storage.make_cache(home)
     for number in itertools.count():
         with (home / f"{number}.lock").open("w") as lock:
             try:

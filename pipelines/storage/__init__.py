@@ -23,6 +23,7 @@ from pipelines.storage.fetch import (
     cache_folder,
     check_key,
     fetch_tree,
+    make_cache,
 )
 from pipelines.storage.files import (
     Uri,
@@ -98,6 +99,7 @@ __all__ = [
     "list_objects",
     "local_copy",
     "local_path",
+    "make_cache",
     "make_folder",
     "modified",
     "open_read",

@@ -4,6 +4,7 @@ A file is verified while it is fetched (`storage/s3.py`), and its sha256 is kept
 digest, such as one that a failing disk has altered, is fetched again.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffbfr.errors import UsageError
 from pipelines.storage import local, s3
 from pipelines.storage.entry import Entry
 from pipelines.storage.errors import UnsafePlaceError
@@ -29,8 +31,29 @@ from pipelines.storage.files import (
 
 
 def cache_folder(room: str) -> Path:
-    """Return the folder for copies from S3 on this machine: `DIFFBFR_CACHE`, else `~/.cache/diffbfr`."""
-    return Path(os.environ.get("DIFFBFR_CACHE", "~/.cache/diffbfr")).expanduser() / room
+    """Return the folder for copies from S3 on this machine, which `make_cache` makes.
+
+    It is `DIFFBFR_CACHE`, else `diffbfr` in `XDG_CACHE_HOME`, else in `~/.cache`.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    place = Path(os.environ.get("DIFFBFR_CACHE") or Path(base) / "diffbfr")
+    try:
+        return place.expanduser() / room
+    except RuntimeError:  # this user has no home: it fails where a copy is made, if any is
+        return Path(os.devnull) / room
+
+
+def make_cache(folder: Path) -> None:
+    """Make a folder of the cache; UsageError if it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UsageError(
+            f"no room for local copies in {folder} ({error.strerror}); expected a writable folder; set "
+            "DIFFBFR_CACHE to one"
+        ) from error
 
 
 def check_key(key: str, where: Uri) -> None:
@@ -52,6 +75,7 @@ def fetch_tree(uri: Uri, cache: Path, wanted: Callable[[str], object] = lambda k
     """
     if not is_remote(uri):
         return local_path(uri)
+    make_cache(cache)
     target = cache / hashlib.sha256(absolute(uri).encode()).hexdigest()[:20]
     record = cache / f"{target.name}.json"
     known = _read_record(record)

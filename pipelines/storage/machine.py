@@ -69,7 +69,7 @@ def _read_numbers(file: Path) -> list[int]:
 
 def _cgroup_folders(controller: str) -> Iterator[Path]:
     """The folders of this process's cgroups that may limit a controller, and of all groups above them."""
-    groups = {}
+    groups: dict[str, str] = {}
     for line in _read_lines(_PROCESS / "cgroup"):
         _, names, path = line.split(":", 2)
         groups |= dict.fromkeys(names.split(","), path)  # version 2 has no names

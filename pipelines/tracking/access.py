@@ -29,14 +29,14 @@ def check_server(uri: str, experiment: str) -> None:
 
     The request is one of MLflow's own, so that its settings of TLS, proxies and credentials hold for it.
     """
-    _check_listens(uri, "MLflow server")
+    _check_listens(uri)
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
     try:
         answer = http_request(
-            get_default_host_creds(uri),
+            get_default_host_creds(uri),  # type: ignore[no-untyped-call]
             "/api/2.0/mlflow/experiments/get-by-name",
             "GET",
             max_retries=0,
@@ -57,11 +57,11 @@ def check_server(uri: str, experiment: str) -> None:
 
 def check_database(uri: str) -> None:
     """UsageError unless a connection to a database can be made; MLflow would try for minutes."""
-    _check_listens(uri, "database")
+    _check_listens(uri)
     from mlflow.store.db.utils import create_sqlalchemy_engine
 
     with explained(uri):
-        create_sqlalchemy_engine(uri).connect().close()
+        create_sqlalchemy_engine(uri).connect().close()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def _describe_unreachable(uri: str, error: Exception) -> str:
     settings = [name for name in variables if not Path(os.environ.get(name) or "/").exists()]
     if settings:
         reason = f"{' and '.join(settings)} names a file that is not there"
-    return _describe_no_answer(uri, "MLflow server", reason)
+    return _describe_no_answer(uri, reason)
 
 
 def _describe_refusal(uri: str, reason: str) -> str:
@@ -152,7 +152,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def _check_listens(uri: str, what: str) -> None:
+def _check_listens(uri: str) -> None:
     """UsageError if nobody listens at the host of a URI; a proxy is not asked."""
     parts = urlsplit(uri)
     kind = parts.scheme.partition("+")[0]
@@ -164,11 +164,14 @@ def _check_listens(uri: str, what: str) -> None:
     try:
         socket.create_connection(place, timeout=_PROBE_S).close()
     except OSError as error:
-        raise UsageError(_describe_no_answer(uri, what, one_line(error))) from error
+        raise UsageError(_describe_no_answer(uri, one_line(error))) from error
 
 
-def _describe_no_answer(uri: str, what: str, reason: str) -> str:
-    return (
-        f"no {what} answers at {without_secrets(uri)} ({reason}); expected a running one; start it or "
-        "correct tracking.uri"
+def _describe_no_answer(uri: str, reason: str) -> str:
+    place = f"{without_secrets(uri)} ({reason})"
+    found = (
+        f"no MLflow server answers at {place}"
+        if uri.startswith("http")
+        else f"no database answers at {place}"
     )
+    return f"{found}; expected a running one; start it or correct tracking.uri"

@@ -174,6 +174,11 @@ def marking_read_face(data: bytes, *sizes: int) -> face_input.FaceInput:
     return face_input.read_face(data, *sizes)
 
 
+def crash(data: bytes) -> Any:
+    """Crash at every image."""
+    return misbehave("crash")
+
+
 def send_raw(data: bytes) -> Any:
     """Write to every pipe that this process has, as a child does that was taken over, and end it."""
     for number in range(3, 64):

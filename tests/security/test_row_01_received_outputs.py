@@ -164,6 +164,16 @@ def test_records_that_are_no_files_do_not_hang(photos: Path, serial: Cluster) ->
     assert set(read_units(str(output)).damaged) == {"pipe.json", "folder.json", "deep.json"}
 
 
+def test_the_name_of_a_planted_record_is_printed_without_its_controls(
+    photos: Path, serial: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = restore(photos, serial)
+    (output / ".diffbfr/commits/\x1b]52;c;eA==\x07.json").write_text("planted")
+    restore(photos, serial)
+    assert "cannot be used" in (said := capsys.readouterr().err)
+    assert "\x1b" not in said
+
+
 def test_a_record_of_an_artifact_that_names_another_tree_removes_nothing(
     tmp_path: Path, victim: Path
 ) -> None:

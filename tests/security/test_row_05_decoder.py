@@ -2,23 +2,31 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from diffbfr.errors import UsageError
 from diffbfr.images import ImageRefused
 from pipelines.cluster import Cluster, ClusterConfig
+from pipelines.dataset.manifest import open_dataset
+from pipelines.evaluation.types import EvaluateTask
+from pipelines.execution.model_ref import pin_model
 from pipelines.flows.restore_archive import RestoreOptions, restore_archive
 from pipelines.flows.restore_page import write_restore_page
 from pipelines.restoration import face_input
 from pipelines.sources import open_source, sandboxed_images
 from pipelines.sources.sandbox import WorkerFailure, run_sandboxed
+from pipelines.steps.evaluate import evaluate
 from pipelines.steps.restore import RestoreTask, RestoreWorker, WorkItem
 from tests.pipelines import poison
 from tests.pipelines.fake_cascade import FakeModel
 from tests.pipelines.sample_archive import encode, face
+from tests.pipelines.tiny_cascade import HQ_PX, LQ_PX, make_tiny_cascade
+from tests.pipelines.tiny_dataset import CONFIG, build, picture
 
 HOSTILE = {
     "crash": "crashed",
@@ -36,6 +44,13 @@ def photos(folder: Path, hostile: dict[int, str], num: int = 8) -> Path:
         mark = poison.MARKS.get(hostile.get(number, ""), b"")
         (folder / f"{number}.png").write_bytes(encode(face(number, 24), "PNG") + mark)
     return folder
+
+
+def photos_of(folder: Path, px: int) -> None:
+    """Two large faces."""
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(picture(number, px, px))
 
 
 @pytest.fixture
@@ -126,3 +141,18 @@ def test_nothing_is_decoded_in_the_process_of_the_worker(
     pids = {int(path.name) for path in tmp_path.glob("[0-9]*")}
     assert len(pids) == 1
     assert os.getpid() not in pids
+
+
+@pytest.mark.slow
+def test_evaluate_decodes_a_dataset_in_the_sandbox_and_names_it_when_an_image_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dataset may be another's; a rank that trains on it trusts it."""
+    config = replace(CONFIG, hq_px=HQ_PX, lq_px=LQ_PX, variants=1, test_fraction=1.0, val_fraction=0.0)
+    photos_of(tmp_path / "photos", HQ_PX)
+    build(tmp_path / "photos", tmp_path / "data", config)
+    keys = tuple(open_dataset(tmp_path / "data").keys("test"))
+    task = EvaluateTask(0, str(tmp_path / "data"), pin_model(make_tiny_cascade(tmp_path / "cascade")), keys)
+    monkeypatch.setattr(sandboxed_images, "decode_trusted", poison.crash)
+    with pytest.raises(UsageError, match=r"holds an image that cannot be decoded .*data verify"):
+        evaluate(task)

@@ -177,3 +177,31 @@ def test_what_zipfile_writes_is_read_whatever_it_is_packed_with(tmp_path: Path) 
     contents = {ref.name: source.read(ref) for ref in source.refs()}
     assert contents.pop("white.bmp") == white
     assert set(contents.values()) == {PHOTO}
+
+
+@pytest.mark.parametrize("field", [20, 24, 42])
+def test_an_entry_without_its_64_bit_field_is_one_damaged_row(tmp_path: Path, field: int) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bad.png", PHOTO)
+        archive.writestr("good.png", PHOTO + b" ")
+    data = bytearray(path.read_bytes())
+    entry = data.find(b"PK\1\2")
+    data[entry + field : entry + field + 4] = b"\xff" * 4  # "see the extra field", and there is none
+    path.write_bytes(data)
+    source = open_source(str(path))
+    bad, good = source.refs()
+    with pytest.raises(PhotoUnreadableError, match=r"bad\.png"):
+        source.read(bad)
+    assert source.read(good) == PHOTO + b" "
+
+
+def test_a_flagged_name_that_is_no_utf8_hides_no_other_member(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é.png", PHOTO)
+        archive.writestr("good.png", PHOTO)
+    path.write_bytes(path.read_bytes().replace("é.png".encode(), b"\xff\xfe.png"))
+    source = open_source(str(path))
+    assert [ref.name for ref in source.refs()] == ["%ff%fe.png", "good.png"]
+    assert [source.read(ref) for ref in source.refs()] == [PHOTO, PHOTO]

@@ -59,13 +59,13 @@ def test_a_restored_photo_leaves_out_a_profile_that_no_reader_would_take(tmp_pat
 
 
 @pytest.mark.slow
-def test_sixteen_profiles_of_200_mb_take_the_memory_of_a_few_files(tmp_path: Path) -> None:
-    """They took 4.2 GB when a unit held all of them."""
+def test_profiles_of_200_mb_take_the_memory_of_one_at_a_time(tmp_path: Path) -> None:
+    """A unit held all of its profiles: sixteen took 4.2 GB. Now the number makes no difference."""
     folder = tmp_path / "in"
     folder.mkdir()
-    data = with_profile("TIFF", 200_000_000)
-    for number in range(16):
-        (folder / f"{number}.tif").write_bytes(data + bytes([number]))
+    (folder / "0.tif").write_bytes(with_profile("TIFF", 200_000_000))
+    for number in range(1, 6):
+        (folder / f"{number}.tif").hardlink_to(folder / "0.tif")
     program = (
         "import resource, sys\n"
         "from pathlib import Path\n"

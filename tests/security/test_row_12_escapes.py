@@ -190,3 +190,18 @@ def test_members_of_a_zip_and_files_of_a_folder_reach_no_terminal(tmp_path: Path
         assert controls((done.stdout + done.stderr).decode(), keep="\n") == []
         assert controls((output / "report.html").read_text(), keep="\n") == []
         assert done.stderr.decode().splitlines()[-1].startswith("diffbfr: 1 of 1 inputs are quarantined")
+
+
+def test_a_progress_bar_draws_on_a_terminal_and_a_label_does_not() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    with Progress(f"a{CLIPBOARD}", 1, "img", stream=GuardedStream(terminal)) as progress:
+        progress.advance(1, file="b\u202ec")
+    drawn = terminal.getvalue()
+    assert "\x1b[" in drawn
+    assert "\x1b]" not in drawn
+    assert "\u202e" not in drawn
+    assert "a\\x1b]52" in drawn

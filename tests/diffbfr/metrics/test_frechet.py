@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
 from diffbfr.errors import UsageError
+from diffbfr.metrics import frechet
 from diffbfr.metrics.frechet import (
     FeatureStatistics,
     MomentAccumulator,
@@ -58,9 +59,12 @@ def test_features_have_the_distance_by_scipys_square_root(count: int) -> None:
     assert abs(frechet_distance(statistics(x), statistics(y)) - wanted) < tolerance * max(1, wanted)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 50])
-def test_moments_are_those_of_all_vectors_at_once(chunk: int) -> None:
+@pytest.mark.parametrize(("chunk", "block"), [(1, 1), (3, 7), (50, 7), (3, 512)])
+def test_moments_are_those_of_all_vectors_at_once(
+    chunk: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Float32 features with a mean far from zero, as networks give them."""
+    monkeypatch.setattr(frechet, "BLOCK_VECTORS", block)
     features = (np.random.default_rng(2).normal(size=(50, 6)) + 1000).astype(np.float32)
     found = statistics(features, chunk)
     exact = features.astype(np.float64)

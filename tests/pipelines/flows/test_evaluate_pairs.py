@@ -38,7 +38,7 @@ METRICS = (
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_random_weights(tmp_path / "cache")
     monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "cache"))
-    for variable in ("DIFFBFR_SQUEEZENET", "DIFFBFR_IDENTITY"):
+    for variable in ("DIFFBFR_SQUEEZENET", "DIFFBFR_IDENTITY", "DIFFBFR_FACE_DETECTOR"):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -120,6 +120,7 @@ def test_a_metric_without_weights_is_unavailable_and_says_what_to_do(
     for key in ("lpips_alex", "lpips_vgg", "niqe", "identity_cosine", "fid", "kid", "frechet_dlib"):
         assert reasons[key] == "run diffbfr setup metrics"
     assert reasons["squeezenet_distance"] == "set DIFFBFR_SQUEEZENET to its weights"
+    assert reasons["landmark_distance"] == "run diffbfr setup faces"
     assert reasons["consistency"] == "give the inputs with --lq"
 
 

@@ -138,7 +138,7 @@ def test_linked_folders_are_entered_once_and_a_broken_link_is_an_unreadable_phot
     refs = {ref.name: ref for ref in source.refs()}
     assert sorted(refs) == ["a/1.png", "broken.png", "linked/2.png"]
     assert source.read(refs["linked/2.png"]) == b"two"
-    with pytest.raises(PhotoUnreadableError, match=r"broken\.png cannot be read"):
+    with pytest.raises(PhotoUnreadableError, match=r"broken\.png cannot be read: it is a link to a file"):
         source.read(refs["broken.png"])
 
 

@@ -1,0 +1,88 @@
+"""SIGTERM and SIGHUP end a command like Ctrl-C: one line, 128 and the number of the signal, in time."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+_COMMAND = """
+import sys, time
+from diffbfr.errors import IncompleteError
+from pipelines.cli import app, signals
+
+def work():
+    try:
+        print("working", flush=True)
+        time.sleep(60)
+    finally:
+        {last}
+
+signals.GRACE_S = 1.0
+app.app = work
+app.main()
+"""
+
+
+def start(
+    last: str = "print('drained', flush=True)", **options: Callable[[], object]
+) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COMMAND.format(last=last)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code", "line"),
+    [
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        (signal.SIGHUP, 129, "ended by SIGHUP"),
+        (signal.SIGINT, 130, "interrupted"),
+    ],
+)
+def test_a_signal_drains_and_is_one_line(number: signal.Signals, exit_code: int, line: str) -> None:
+    process = start()
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (exit_code, "drained\n")
+    assert errors == f"diffbfr: {line}; the same command goes on from here\n"
+
+
+def test_what_fails_because_of_the_signal_is_no_second_line() -> None:
+    process = start("raise IncompleteError('3 of 4 tasks failed')")
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert errors == "diffbfr: ended by SIGTERM; the same command goes on from here\n"
+
+
+def test_an_end_that_takes_too_long_is_cut_and_a_second_signal_changes_nothing() -> None:
+    process = start("time.sleep(60)")
+    started = time.monotonic()
+    process.terminate()
+    time.sleep(0.2)
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert time.monotonic() - started < 10
+    assert errors == "diffbfr: ended by SIGTERM; the same command goes on from here\n"
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    """As `nohup` starts a command."""
+    process = start(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
