@@ -131,9 +131,10 @@ def _ray_up() -> Iterator[Entrypoint]:
 
 def _slurm() -> Iterator[Entrypoint]:
     (array,) = re.findall(r"# ENTRYPOINT\n\s+entrypoint=\((.*?)\)\n", SBATCH, re.DOTALL)
-    yield Entrypoint("slurm/diffbfr.sbatch", (*shlex.split(array), "--set", "cluster.address=HEAD:6379"))
+    address = ("--set", "cluster.address=HEAD:6379")  # which the script appends
+    yield Entrypoint("slurm/diffbfr.sbatch", (*shlex.split(array), *address))
     (line,) = re.findall(r"^#\s+sbatch .*?diffbfr\.sbatch (diffbfr .*)$", SBATCH, re.MULTILINE)
-    yield Entrypoint("slurm/diffbfr.sbatch: comment", tuple(shlex.split(line)))
+    yield Entrypoint("slurm/diffbfr.sbatch: comment", (*shlex.split(line), *address))
 
 
 def _product_call(line: str) -> tuple[str, ...]:
