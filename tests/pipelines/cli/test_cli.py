@@ -223,7 +223,7 @@ def test_an_interruption_says_how_to_go_on(
         ),
         (["run", "--config", "file/x.yaml"], "no configuration file at file/x.yaml"),
         (["run", "--config", "latin.yaml"], "latin.yaml cannot be parsed ('utf-8' codec can't decode"),
-        (["run", "--set", "data.variants=-1"], "data.variants is -1; expected 1 or more"),
+        (["run", "--set", "data.variants=-1"], "data has variants=-1; expected 1..10000"),
         (
             ["evaluate", "--model", "absent"],
             "no cascade at absent; expected packaged, NAME@ALIAS of the registry or a folder",
