@@ -22,7 +22,7 @@ MESSAGES: Final = MappingProxyType(
     {
         SYSTEM_FOLDER: "a folder that a system keeps for itself (thumbnails, trash, snapshots), not entered",
         SYSTEM_FILE: "a file that a system keeps for itself, no photo",
-        SIDE_FILE: "a file that goes with photos (text, metadata, checksums), no photo",
+        SIDE_FILE: "a file that goes with photos (text, documents, metadata, checksums), no photo",
         VIDEO: "a video or a sound, no photo",
         ARCHIVE: "an archive inside the input, not opened; name it as an input of its own",
         FOLDER_MARKER: "an empty object that stands for a folder, no photo",
@@ -54,7 +54,8 @@ _SYSTEM_FILES: Final = frozenset(_SYSTEM_FILE_NAMES.split()) | {"icon\r"}
 _SYSTEM_PREFIXES: Final = ("._", "synofile_thumb_", ".sync_", ".~lock.", ".nfs0000", "~$")
 _SIDE: Final = (
     ".json .jsonl .txt .csv .tsv .xml .xmp .yaml .yml .toml .html .htm .md .ini .cfg .log .nfo .url .lnk "
-    ".aae .thm .ctg .ind .pp3 .dop .cos .cls .npy .npz .parquet .md5 .sha1 .sha256 .sfv .par2"
+    ".aae .thm .ctg .ind .pp3 .dop .cos .cls .npy .npz .parquet .md5 .sha1 .sha256 .sfv .par2 "
+    ".pdf .rtf .doc .docx .xls .xlsx .ppt .pptx .odt .ods .odp .pages .numbers .eml .msg"
 )
 _SIDE_FILES: Final = frozenset(
     ("readme", "license", "licence", "copying", "md5sums", "sha1sums", "sha256sums")

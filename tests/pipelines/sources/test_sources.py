@@ -586,6 +586,8 @@ def test_folders_of_a_system_are_one_skipped_input_each_and_not_entered(tmp_path
         ("a/00000.TXT", "side_file"),
         ("IMG_1.AAE", "side_file"),
         ("IMG_1.jpg.xmp", "side_file"),
+        ("Album/letter.PDF", "side_file"),
+        ("Album/notes.docx", "side_file"),
         ("IMG_1.MOV", "video"),
         (".DS_Store", "system_file"),
         ("a/._IMG_1.jpg", "system_file"),
