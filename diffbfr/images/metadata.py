@@ -5,7 +5,7 @@ thumbnail (it shows the photo before it was cropped) and no maker's note (it may
 """
 
 import math
-from typing import Final
+from typing import Final, Literal
 
 from PIL import ExifTags, Image
 
@@ -26,7 +26,7 @@ _SHOT: Final[tuple[int, ...]] = (
     ExifTags.Base.LensModel,
 )
 _MAX_CHARACTERS: Final = 128
-_MAX_DPI: Final = 100_000.0
+MAX_DPI: Final = 100_000.0
 _NO_DENSITY: Final[tuple[float, float]] = (72.0, 72.0)
 """What Pillow says of a JPEG with EXIF but without a density."""
 
@@ -51,10 +51,26 @@ def kept_exif(image: Image.Image) -> bytes | None:
         return None
 
 
+def oriented_exif(exif: bytes | None, orientation: int) -> bytes:
+    """Return an EXIF block of ours with the orientation of a file's pixels."""
+    block = Image.Exif()
+    if exif is not None:
+        block.load(exif)
+    block[ExifTags.Base.Orientation] = orientation
+    return block.tobytes()
+
+
 def kept_icc(image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
     """Return the colour profile if it describes RGB, and a note if it is too large to be kept."""
+    return profile_of(image, "rgb")
+
+
+def profile_of(image: Image.Image, channels: Literal["rgb", "gray"]) -> tuple[bytes | None, tuple[str, ...]]:
+    """Return the colour profile if pixels of these channels may carry it, as `kept_icc`."""
     icc = image.info.get("icc_profile")
-    if not isinstance(icc, bytes) or icc[16:20] != b"RGB " or image.mode == "CMYK":
+    # many programs put the profile of a colour photo beside gray pixels, and readers take it
+    spaces = (b"RGB ", b"GRAY") if channels == "gray" else (b"RGB ",)
+    if not isinstance(icc, bytes) or icc[16:20] not in spaces or image.mode == "CMYK":
         return None, ()
     if len(icc) > MAX_ICC_BYTES:
         return None, (f"its colour profile of {len(icc)} bytes was left out; at most 1 MiB is kept",)
@@ -68,7 +84,7 @@ def kept_density(image: Image.Image) -> tuple[float, float] | None:
         guessed = (across, down) == _NO_DENSITY and "exif" in image.info and not _says_density(image)
     except Exception:  # absent, or numbers that are none
         return None
-    valid = all(math.isfinite(value) and 0 < value <= _MAX_DPI for value in (across, down))
+    valid = all(math.isfinite(value) and 0 < value <= MAX_DPI for value in (across, down))
     return (across, down) if valid and not guessed else None
 
 

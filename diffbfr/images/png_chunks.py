@@ -8,7 +8,7 @@ pixels, and both would otherwise refuse a sound picture or take the memory that 
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 from diffbfr.images.errors import ImageRefused
@@ -59,6 +59,11 @@ def without_bad_chunks(data: bytes) -> tuple[bytes, tuple[str, ...]]:
 def only_pixels(data: bytes) -> bytes:
     """Return the file with no ancillary chunk except transparency, which is part of the pixels."""
     return _without(data, [chunk for chunk in _chunks(data) if chunk.kind not in _PIXEL_CHUNKS])
+
+
+def without_kinds(data: bytes, kinds: Collection[bytes]) -> bytes:
+    """Return a sound file without the chunks of these kinds."""
+    return _without(data, [chunk for chunk in _chunks(data) if chunk.kind in kinds])
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:

@@ -19,7 +19,7 @@ from diffbfr.images import CODECS, Pixels
 
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 NAMESPACE = "urn:diffbfr:restoration:1.0:"
-_KEYWORD = "XML:com.adobe.xmp"
+XMP_KEYWORD = "XML:com.adobe.xmp"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def encode_signed_png(
     `alpha` (h w) is the opacity, `exif` a block that may be passed on (`diffbfr.images.metadata`).
     """
     info = PngInfo()
-    info.add_itxt(_KEYWORD, provenance.xmp())
+    info.add_itxt(XMP_KEYWORD, provenance.xmp())
     options: dict[str, Any] = {"icc_profile": icc, "exif": exif, "dpi": dpi}
     given = {name: value for name, value in options.items() if value is not None}
     shown = pixels if alpha is None else np.dstack([pixels, alpha])
