@@ -25,6 +25,25 @@ _SHOT: Final[tuple[int, ...]] = (
     ExifTags.Base.LensMake,
     ExifTags.Base.LensModel,
 )
+_DESCRIPTIVE: Final[tuple[int, ...]] = (
+    *_CAMERA,
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Software,
+    ExifTags.Base.Artist,
+    ExifTags.Base.HostComputer,
+    ExifTags.Base.Copyright,
+    ExifTags.Base.Rating,
+    ExifTags.Base.XPTitle,
+    ExifTags.Base.XPComment,
+    ExifTags.Base.XPAuthor,
+    ExifTags.Base.XPKeywords,
+    ExifTags.Base.XPSubject,
+)
+_OF_THE_SIZE: Final = frozenset(
+    (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight, ExifTags.IFD.Interop)
+)
+MAX_EXIF_BYTES: Final = 65_000
+"""A segment of a JPEG holds little more; an orientation may be added."""
 _MAX_CHARACTERS: Final = 128
 MAX_DPI: Final = 100_000.0
 _NO_DENSITY: Final[tuple[float, float]] = (72.0, 72.0)
@@ -49,6 +68,29 @@ def kept_exif(image: Image.Image) -> bytes | None:
     except Exception:
         # A damaged EXIF block says nothing about the pixels, and has no date that could be kept.
         return None
+
+
+def whole_exif(image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
+    """Return an EXIF block with position, author, camera and maker's note, and a note if it is too long.
+
+    Its orientation, sizes and thumbnail describe another picture than the restored one, and stay out.
+    """
+    try:
+        found = image.getexif()
+        kept = Image.Exif()
+        kept.update({tag: found[tag] for tag in _DESCRIPTIVE if tag in found})
+        for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            tags = {tag: value for tag, value in found.get_ifd(ifd).items() if tag not in _OF_THE_SIZE}
+            if tags:
+                kept.get_ifd(ifd).update(tags)
+                kept[ifd] = tags
+        block = kept.tobytes() if dict(kept) else None
+    except Exception:  # as in kept_exif
+        return kept_exif(image), ("its EXIF is damaged; only date and camera were kept",)
+    if block is not None and len(block) > MAX_EXIF_BYTES:
+        reason = f"its EXIF of {len(block)} bytes is longer than 64 kB; only date and camera were kept"
+        return kept_exif(image), (reason,)
+    return block, ()
 
 
 def oriented_exif(exif: bytes | None, orientation: int) -> bytes:

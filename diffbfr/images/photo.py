@@ -6,7 +6,7 @@ pipeline calls this in a process of its own.
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from diffbfr.images.depth import deep_colours, stored_bits
 from diffbfr.images.jpeg_coding import JpegCoding, coding_of
 from diffbfr.images.loading import Limits, Loaded, load
-from diffbfr.images.metadata import MAX_DPI, kept_density, kept_exif, profile_of
+from diffbfr.images.metadata import MAX_DPI, kept_density, kept_exif, profile_of, whole_exif
+from diffbfr.images.opening import open_image, turn_to
 from diffbfr.images.orientation import SWAPS_AXES, turned
 from diffbfr.images.rgb import deep_gray, is_deep_gray, orientation_of, refusing_damage, rgba, unagreed
 from diffbfr.images.signature import FORMATS
 from diffbfr.images.tiff_pages import read_pages
 
+Metadata: TypeAlias = Literal["date", "all"]
 PhotoPixels: TypeAlias = NDArray[Any]
 """Upright uint8 or uint16 pixels: gray [h, w], gray and alpha [h, w, 2], RGB [h, w, 3] or RGBA [h, w, 4]."""
 
@@ -28,9 +30,9 @@ PhotoPixels: TypeAlias = NDArray[Any]
 class SourcePhoto:
     """A photo with all that its restored version takes over.
 
-    `icc`: its colour profile, of gray only beside gray pixels. `exif`: date and camera. `dpi`: pixels per
-    inch across and down. `orientation`: the EXIF number by which its file was turned. `jpeg`: how a JPEG was
-    encoded. `compressed`: whether the pixels of a TIFF are.
+    `icc`: its colour profile, of gray only beside gray pixels. `exif`: date and camera, or more on request.
+    `dpi`: pixels per inch across and down. `orientation`: the EXIF number by which its file was turned.
+    `jpeg`: how a JPEG was encoded. `compressed`: whether the pixels of a TIFF are.
     `notes`: a sentence for each thing that was left out.
     """
 
@@ -78,32 +80,52 @@ def check_pixels(pixels: NDArray[Any]) -> None:
         raise TypeError("the pixels are not uint8 or uint16 of 1 to 4 channels")
 
 
-def read_photo(data: bytes, *, max_pixels: int = 100_000_000, min_px: int = 1) -> SourcePhoto:
+def read_photo(
+    data: bytes, *, max_pixels: int = 100_000_000, min_px: int = 1, metadata: Metadata = "date"
+) -> SourcePhoto:
     """Decode one file to upright pixels of its own depth and channels, or raise `ImageRefused`.
 
-    `max_pixels` and `min_px` (the shorter side) are checked on the header.
+    `max_pixels` and `min_px` (the shorter side) are checked on the header. `metadata`: of the EXIF, keep date
+    and camera alone, or all with the position.
     """
-    return load(data, Limits(max_pixels, min_px), _photo)
+    return load(data, Limits(max_pixels, min_px), lambda loaded: _photo(loaded, metadata))
 
 
-def _photo(loaded: Loaded) -> SourcePhoto:
+def _photo(loaded: Loaded, metadata: Metadata) -> SourcePhoto:
     image = loaded.image
     orientation = orientation_of(image)
     with refusing_damage(loaded.format):
         pixels = turned(_as_stored(loaded), orientation)
     icc, about_icc = profile_of(image, "gray" if pixels.ndim == 2 or pixels.shape[2] == 2 else "rgb")
+    exif, about_exif = _exif(loaded, metadata)
     dpi = kept_density(image)
     return SourcePhoto(
         pixels=pixels,
         format=loaded.format,
         icc=icc,
-        exif=kept_exif(image) if loaded.exif is None else loaded.exif,
+        exif=exif,
         dpi=dpi[::-1] if dpi is not None and orientation in SWAPS_AXES else dpi,
         orientation=orientation,
         jpeg=coding_of(image) if loaded.format == "JPEG" else None,
         compressed=loaded.format != "TIFF" or image.info.get("compression") != "raw",
-        notes=(*loaded.notes, *about_icc, *_reductions(loaded, pixels), *_other_pictures(loaded)),
+        notes=(
+            *loaded.notes,
+            *about_icc,
+            *about_exif,
+            *_reductions(loaded, pixels),
+            *_other_pictures(loaded),
+        ),
     )
+
+
+def _exif(loaded: Loaded, metadata: Metadata) -> tuple[bytes | None, tuple[str, ...]]:
+    if metadata == "date":
+        return kept_exif(loaded.image) if loaded.exif is None else loaded.exif, ()
+    if loaded.format != "TIFF":
+        return whole_exif(loaded.image)
+    header = open_image(loaded.data, "TIFF")  # Pillow closed the file when it had loaded it
+    turn_to(header, loaded.page, loaded.data, "TIFF")
+    return whole_exif(header)
 
 
 def _as_stored(loaded: Loaded) -> PhotoPixels:

@@ -20,6 +20,7 @@ _BLACK_IS_ZERO, _RGB = 1, 2
 _UNASSOCIATED_ALPHA: Final = 2
 _PREDICTOR: Final = 317
 _INCHES: Final = 2
+_INNER: Final = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 
 
 def encode_tiff(
@@ -90,8 +91,9 @@ def _add_exif(tags: TiffImagePlugin.ImageFileDirectory_v2, exif: bytes | None) -
     block = Image.Exif()
     block.load(exif)
     for tag, value in block.items():
-        if tag != ExifTags.IFD.Exif:
+        if tag not in _INNER:
             tags[tag] = value
-    shot = block.get_ifd(ExifTags.IFD.Exif)
-    if shot:
-        tags[ExifTags.IFD.Exif] = dict(shot)
+    for inner in _INNER:
+        found = block.get_ifd(inner)
+        if found:
+            tags[inner] = dict(found)

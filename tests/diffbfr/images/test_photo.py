@@ -1,5 +1,6 @@
 """A photo is read with every bit, channel and setting that its file has."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -11,18 +12,18 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from diffbfr.faces.align import colour_layers
-from diffbfr.images import ImageRefused, decode
+from diffbfr.images import ImageRefused, Pixels, decode
 from diffbfr.images.deep_png import encode_deep_png
 from diffbfr.images.jpeg_coding import JpegCoding
 from diffbfr.images.orientation import turned, turned_back
 from diffbfr.images.photo import SourcePhoto, read_photo
 from diffbfr.images.tiff_writer import encode_tiff
-from tests.diffbfr.image_corpus import chunk, file_of, picture
+from tests.diffbfr.image_corpus import Case, chunk, corpus, file_of, picture
 
 DRAWS = np.random.default_rng(5)
 DEEP = DRAWS.integers(0, 1 << 16, (21, 34, 4), dtype=np.uint16)
 SHALLOW = DRAWS.integers(0, 256, (21, 34, 4), dtype=np.uint8)
-CHANNELS = {"gray": 0, "gray_alpha": [0, 3], "rgb": [0, 1, 2], "rgba": [0, 1, 2, 3]}
+CHANNELS: dict[str, Any] = {"gray": 0, "gray_alpha": [0, 3], "rgb": [0, 1, 2], "rgba": [0, 1, 2, 3]}
 
 
 def deep_png(pixels: np.ndarray, *extra: bytes) -> bytes:
@@ -170,6 +171,41 @@ def test_date_and_camera_are_kept_and_no_position() -> None:
     assert dict(kept) == {ExifTags.Base.Model: "box camera"}
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_all_metadata_is_kept_on_request_without_thumbnail_and_orientation(file_format: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    exif[ExifTags.Base.Artist] = "somebody"
+    exif[ExifTags.Base.ImageWidth] = 48
+    exif.get_ifd(ExifTags.IFD.Exif).update({ExifTags.Base.FNumber: 2.5, ExifTags.Base.MakerNote: b"note"})
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (51.0, 30.0, 15.5)
+    exif.get_ifd(ExifTags.IFD.IFD1)[ExifTags.Base.Compression] = 6
+    if file_format == "TIFF":  # Pillow writes no inner directories there
+        data = encode_tiff(picture(), exif=exif.tobytes())
+    else:
+        data = file_of(picture(), file_format, exif=exif)
+    photo = read_photo(data, metadata="all")
+    kept = Image.Exif()
+    kept.load(photo.exif or b"")
+    assert set(kept) == {ExifTags.Base.Artist, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo}
+    assert kept.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FNumber] == 2.5
+    assert kept.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] == b"note"
+    assert kept.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] == (51.0, 30.0, 15.5)
+    assert not kept.get_ifd(ExifTags.IFD.IFD1)
+
+
+def test_metadata_too_long_for_a_jpeg_is_left_out_but_for_the_date() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Model] = "box camera"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] = bytes(70_000)
+    data = file_of(picture(), "PNG", exif=exif)
+    photo = read_photo(data, metadata="all")
+    assert photo.exif == read_photo(data).exif
+    assert photo.exif
+    assert len(photo.notes) == 1
+    assert "only date and camera" in photo.notes[0]
+
+
 def test_a_profile_of_gray_is_kept_beside_gray_pixels_only() -> None:
     gray, colour = SHALLOW[..., 0], np.ascontiguousarray(SHALLOW[..., :3])
     for pixels, space, is_kept in (
@@ -218,6 +254,43 @@ def test_gray_of_a_pnm_keeps_16_bits() -> None:
     np.testing.assert_array_equal(photo.pixels, levels)
 
 
+def outcome(data: bytes) -> tuple[Pixels | None, str]:
+    """The pixels of `decode`, or the reason of its refusal."""
+    try:
+        return decode(data, alpha="drop").pixels, ""
+    except ImageRefused as refused:
+        return None, refused.reason_code
+
+
+@pytest.mark.parametrize("case", corpus(), ids=lambda case: case.id)
+def test_a_file_has_the_fate_that_decode_gives_it(case: Case) -> None:
+    """The same refusal, or the same picture in its own depth and channels."""
+    expected, reason = outcome(case.data)
+    if expected is None:
+        assert refusal(case.data).reason_code == reason
+        return
+    pixels = read_photo(case.data).pixels
+    colours = colour_layers(pixels)
+    shallow = colours if pixels.dtype == np.uint8 else (colours // 256).astype(np.uint8)
+    assert pixels.shape[:2] == expected.shape[:2]
+    # of 16 bits, Pillow takes the upper half of a colour and rounds gray
+    nearest = 0 if pixels.dtype == np.uint8 else 1
+    assert np.abs(shallow.astype(int) - expected).max() <= nearest
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_damaged_16_bit_colours_are_read_or_refused_and_nothing_else(file_format: str) -> None:
+    sound = deep_png(DEEP) if file_format == "PNG" else encode_tiff(DEEP)
+    draws = np.random.default_rng(1)
+    for _ in range(150):
+        data = bytearray(sound)
+        for at in draws.integers(0, len(data), draws.integers(1, 6)):
+            data[at] = draws.integers(0, 256)
+        cut = bytes(data[: draws.integers(1, len(data))]) if draws.random() < 0.2 else bytes(data)
+        with contextlib.suppress(ImageRefused):
+            read_photo(cut, max_pixels=100_000)
+
+
 def test_limits_and_damage_are_those_of_decode() -> None:
     data = deep_png(DEEP)
     assert refusal(data, max_pixels=100).reason_code == "too_many_pixels"
@@ -252,7 +325,7 @@ def test_an_encoded_deep_png_is_what_libpng_reads(channels: str) -> None:
     data = encode_deep_png(pixels, file_of(np.zeros((1, 1), np.uint8), "PNG", dpi=(300, 300)))
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert found is not None
-    order = {"gray": ..., "gray_alpha": [0, 3], "rgb": [2, 1, 0], "rgba": [2, 1, 0, 3]}[channels]
+    order: Any = {"gray": ..., "gray_alpha": [0, 3], "rgb": [2, 1, 0], "rgba": [2, 1, 0, 3]}[channels]
     np.testing.assert_array_equal(found[..., order] if channels != "gray" else found, pixels)
     assert len(data) < pixels.nbytes / 2
     assert Image.open(io.BytesIO(data)).info["dpi"] == pytest.approx((300, 300), rel=1e-4)
