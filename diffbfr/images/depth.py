@@ -22,6 +22,7 @@ _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 _COMPONENT_BITS_AT: Final = 42
 """From the start of a JPEG 2000 codestream."""
 _ASSOCIATED_ALPHA: Final = 1
+_APART: Final = 2
 _ROWS_AT_ONCE: Final = 64
 
 
@@ -54,8 +55,10 @@ def deep_colours(loaded: Loaded) -> DeepPixels | None:
         return None
     if stored_bits(loaded) != 16:
         return None
-    if loaded.format == "TIFF" and _ASSOCIATED_ALPHA in _extra_samples(loaded):
+    if loaded.format == "TIFF" and _ASSOCIATED_ALPHA in _values(loaded, TiffImagePlugin.EXTRASAMPLES):
         raise _unread("its colours are multiplied by their opacity")
+    if loaded.format == "TIFF" and _APART in _values(loaded, TiffImagePlugin.PLANAR_CONFIGURATION):
+        raise _unread("its channels lie apart")
     deep = _by_opencv(loaded)
     upper = np.asarray(loaded.image)
     if deep is None or deep.ndim != 3 or deep.shape[:2] != upper.shape[:2] or deep.shape[2] < upper.shape[2]:
@@ -89,11 +92,13 @@ def _by_opencv(loaded: Loaded) -> DeepPixels | None:
     return np.asarray(cv2.cvtColor(found, order), np.uint16)
 
 
-def _extra_samples(loaded: Loaded) -> tuple[int, ...]:
+def _values(loaded: Loaded, tag: int) -> tuple[int, ...]:
+    """The values of a TIFF's tag."""
     image = loaded.image
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return ()
-    return tuple(image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ()))
+    found = image.tag_v2.get(tag, ())
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _unread(why: str) -> ImageRefused:

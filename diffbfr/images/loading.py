@@ -17,7 +17,7 @@ from PIL import Image
 from diffbfr.images.errors import ImageRefused
 from diffbfr.images.jpeg_markers import end_variants, has_end, read_frame
 from diffbfr.images.metadata import kept_exif
-from diffbfr.images.opening import load_image, open_image, turn_to
+from diffbfr.images.opening import load_image, mend_planes, open_image, turn_to
 from diffbfr.images.png_chunks import only_pixels, without_bad_chunks
 from diffbfr.images.signature import format_of
 from diffbfr.images.tiff_pages import main_page, read_pages
@@ -91,6 +91,7 @@ def _load(
     if page:
         turn_to(image, page, data, file_format)
     limits.check(image.size)
+    mend_planes(image)
     exif = kept_exif(image) if file_format == "TIFF" else None  # Pillow closes the file when it has loaded it
     load_image(image, data, file_format)
     return take(Loaded(image, file_format, data, page, exif, notes))

@@ -15,6 +15,9 @@ from diffbfr.images.errors import ImageRefused
 
 _OPTIONAL: Final = {"WEBP": "webp", "AVIF": "avif", "JPEG 2000": "jpg_2000"}
 """Formats for which Pillow may have been built without their library."""
+_APART: Final = 2
+"""Planar configuration of a TIFF whose channels follow each other."""
+_PLANES: Final = frozenset("RGBA")
 _UNSUPPORTED: Final = (
     "unsupported",
     "not supported",
@@ -56,6 +59,27 @@ def turn_to(image: Image.Image, page: int, data: bytes, file_format: str) -> Non
         raise
     except Exception as error:  # as in open_image
         raise _unopened(error, data, file_format) from error
+
+
+def mend_planes(image: Image.Image) -> None:
+    """Have an opened TIFF of 16 bits whose channels lie apart, uncompressed, decoded as such.
+
+    Pillow 13 takes their bytes for pixels of 8 bits, which gives a picture of noise.
+    """
+    from PIL import TiffImagePlugin
+
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return
+    tags = image.tag_v2
+    is_apart = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == _APART and len(image.getbands()) > 1
+    if is_apart and set(tags.get(TiffImagePlugin.BITSPERSAMPLE, ())) == {16}:
+        depth = ";16L" if image.tag_v2.prefix == b"II" else ";16B"
+        image.tile = [
+            tile._replace(args=(tile.args[0] + depth, *tile.args[1:]))
+            if tile.codec_name == "raw" and isinstance(tile.args, tuple) and tile.args[0] in _PLANES
+            else tile
+            for tile in image.tile
+        ]
 
 
 def load_image(image: Image.Image, data: bytes, file_format: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, TiffTags
 
 from diffbfr.faces.align import colour_layers
 from diffbfr.images import ImageRefused, Pixels, decode
@@ -36,7 +36,7 @@ def deep_png(pixels: np.ndarray, *extra: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def refusal(data: bytes, **limits: int) -> ImageRefused:
+def refusal(data: bytes, **limits: Any) -> ImageRefused:
     with pytest.raises(ImageRefused) as caught:
         read_photo(data, **limits)
     assert "\n" not in str(caught.value)
@@ -94,6 +94,35 @@ def test_a_turned_tiff_of_16_bit_colours_comes_upright(orientation: int) -> None
     kept.append(struct.pack("<HHIHH", 274, 3, 1, orientation, 0))
     data[10 : 10 + 12 * len(kept)] = b"".join(sorted(kept, key=lambda entry: struct.unpack_from("<H", entry)))
     np.testing.assert_array_equal(read_photo(bytes(data)).pixels, turned(DEEP[..., :3], orientation))
+
+
+def tiff_of_planes(pixels: np.ndarray, order: str) -> bytes:
+    """An uncompressed RGB TIFF of 16 bits whose channels follow each other, in two strips each."""
+    height, width, _ = pixels.shape
+    rows = height // 2 + 1
+    parts = [pixels[top : top + rows, :, band] for band in range(3) for top in (0, rows)]
+    strips = [part.astype(f"{order}u2").tobytes() for part in parts]
+    tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II" if order == "<" else b"MM")
+    for tag, value in ((256, width), (257, height), (258, (16, 16, 16)), (259, 1), (262, 2), (277, 3)):
+        tags[tag] = value
+    tags[278], tags[284] = rows, 2
+    for tag, values in (
+        (279, [len(strip) for strip in strips]),
+        (273, np.cumsum([0, *map(len, strips)])[:-1]),
+    ):
+        tags.tagtype[tag] = TiffTags.LONG
+        tags[tag] = tuple(int(value) for value in values)
+    buffer = io.BytesIO()
+    tags.save(buffer)
+    return buffer.getvalue() + b"".join(strips)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bit_colours_whose_channels_lie_apart(order: str) -> None:
+    """With 8 bits they are what they are, and not noise; whole they are not read."""
+    data = tiff_of_planes(DEEP[..., :3], order)
+    np.testing.assert_array_equal(decode(data).pixels, DEEP[..., :3] >> 8)
+    assert "its channels lie apart" in str(refusal(data))
 
 
 def test_gray_of_16_bits_that_counts_from_white_is_inverted_not_reduced() -> None:
