@@ -26,15 +26,21 @@ app.main()
 """
 
 
+def _handle_signals_again() -> None:
+    """A shell that starts tests in the background has some of them ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(
-    last: str = "print('drained', flush=True)", **options: Callable[[], object]
+    last: str = "print('drained', flush=True)", preexec_fn: Callable[[], object] = _handle_signals_again
 ) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", _COMMAND.format(last=last)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,  # type: ignore[call-overload]
+        preexec_fn=preexec_fn,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
