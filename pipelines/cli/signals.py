@@ -33,10 +33,17 @@ class EndingSignals:
         # A handler runs between two operations of the main thread, which may wait in one; a thread does not.
         numbers, writer = socket.socketpair()
         writer.setblocking(False)
-        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+        wakeup = writer.detach()
+        _watch(wakeup)
         threading.Thread(target=self._end_late, args=(numbers, handled), name="grace", daemon=True).start()
         for number in handled:
             signal.signal(number, self._handle)
+        # a forked process would share the socket, and a signal to it would end this process
+        os.register_at_fork(
+            before=lambda: _watch(-1),
+            after_in_parent=lambda: _watch(wakeup),
+            after_in_child=lambda: _restore_defaults(handled),
+        )
 
     @property
     def received(self) -> bool:
@@ -67,3 +74,15 @@ class EndingSignals:
         self._received = signal.Signals(number)
         self._say(self.line)
         os._exit(self.exit_code)
+
+
+def _watch(wakeup: int) -> None:
+    """Have the numbers of signals written to a socket, to none for -1; only the main thread may change it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+
+
+def _restore_defaults(handled: Sequence[signal.Signals]) -> None:
+    _watch(-1)
+    for number in handled:
+        signal.signal(number, signal.SIG_DFL)

@@ -22,6 +22,7 @@ from tests.infra.manifests import INFRA, ROOT, entrypoints
 from tests.pipelines.conftest import _s3_server as _s3_server  # a fixture
 from tests.pipelines.registry.mlflow_server import mlflow_server
 
+ASKED_FOR = "DIFFBFR_TEST_ENTRYPOINTS"
 SMALLER = [
     "data.faces=synthetic:count=24,seed=0,px=128",
     "data.shard_size=12",
@@ -98,6 +99,9 @@ def bucket(_s3_server: dict[str, str]) -> dict[str, str]:
     return _s3_server
 
 
+@pytest.mark.skipif(
+    not os.environ.get(ASKED_FOR), reason=f"takes ten minutes and more; set {ASKED_FOR}=1 to run it"
+)
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(3600)

@@ -9,32 +9,41 @@ from collections.abc import Callable
 import pytest
 
 _COMMAND = """
-import sys, time
+import os, signal, sys, time
 from diffbfr.errors import IncompleteError
-from pipelines.cli import app, signals
+from pipelines.cli import app
+from pipelines.cli import signals as ending
 
 def work():
     try:
         print("working", flush=True)
-        time.sleep(60)
+        {work}
     finally:
         {last}
 
-signals.GRACE_S = 1.0
+ending.GRACE_S = 1.0
 app.app = work
 app.main()
 """
 
 
+def _handle_signals_again() -> None:
+    """A shell that starts tests in the background has some of them ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(
-    last: str = "print('drained', flush=True)", **options: Callable[[], object]
+    last: str = "print('drained', flush=True)",
+    preexec_fn: Callable[[], object] = _handle_signals_again,
+    work: str = "time.sleep(60)",
 ) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND.format(last=last)],
+        [sys.executable, "-c", _COMMAND.format(last=last, work=work)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,  # type: ignore[call-overload]
+        preexec_fn=preexec_fn,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
@@ -86,3 +95,14 @@ def test_an_ignored_hangup_stays_ignored() -> None:
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode == 143
+
+
+def test_a_signal_to_a_forked_process_ends_that_process_alone() -> None:
+    process = start(
+        "print('drained', flush=True)",
+        work="child = os.fork() or time.sleep(60)\n        time.sleep(1)\n        os.kill(child, signal.SIGTERM)\n"
+        "        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n        time.sleep(3)",
+    )
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (0, "-15\ndrained\n")
+    assert errors == ""

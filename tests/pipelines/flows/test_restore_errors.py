@@ -17,6 +17,7 @@ import pytest
 from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError
 from pipelines.cluster import Cluster
 from pipelines.flows.restore_archive import RestoreOptions, RestoreReport, require_clean, restore_archive
+from pipelines.restoration.face_input import read_face
 from pipelines.restoration.outcomes import LEDGER, read_units
 from tests.pipelines.fake_cascade import FakeModel
 from tests.pipelines.sample_archive import encode, face
@@ -56,6 +57,13 @@ def matrix(*operations: str) -> list[Any]:
             marks = () if name in FEW else (pytest.mark.slow,)
             cases.append(pytest.param(operation, name, marks=marks, id=f"{operation}-{name}"))
     return cases
+
+
+@pytest.fixture(autouse=True)
+def decoding_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder's process takes a second to start, and no case is about it."""
+    monkeypatch.setattr("pipelines.steps.restore.start_reader", lambda: None)
+    monkeypatch.setattr("pipelines.steps.restore.read_face_sandboxed", read_face)
 
 
 @pytest.fixture

@@ -346,9 +346,16 @@ def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar_and_is
 
 def test_a_worker_holds_its_shard_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make_large(
-        function: object, config: ShardConfig, key: str, source: str, data: bytes, *, returns: type[Face]
+        function: object,
+        config: ShardConfig,
+        key: str,
+        source: str,
+        data: bytes,
+        encodes_itself: bool,
+        *,
+        returns: type[Face],
     ) -> Face:
-        face = make_face(config, key, source, data)
+        face = make_face(config, key, source, data, encodes_itself)
         return replace(face, contents=((os.urandom(2_000_000),), (os.urandom(200_000),), face.contents[2]))
 
     monkeypatch.setattr("pipelines.steps.shard.run_sandboxed", make_large)
