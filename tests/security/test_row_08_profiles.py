@@ -64,7 +64,7 @@ def test_profiles_of_200_mb_take_the_memory_of_one_at_a_time(tmp_path: Path) -> 
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "0.tif").write_bytes(with_profile("TIFF", 200_000_000))
-    for number in range(1, 6):
+    for number in range(1, 12):
         (folder / f"{number}.tif").hardlink_to(folder / "0.tif")
     program = (
         "import resource, sys\n"
@@ -84,7 +84,7 @@ def test_profiles_of_200_mb_take_the_memory_of_one_at_a_time(tmp_path: Path) -> 
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     worker_kib = int(done.stdout.split()[0])
-    assert worker_kib < 1_500_000
+    assert worker_kib < 1_800_000  # twelve at once are 2.4 GB more than a worker
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
