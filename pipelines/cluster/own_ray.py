@@ -80,6 +80,7 @@ class OwnRay:
                 logging_level=logging.ERROR,
                 _temp_dir=str(folder / RAY_FOLDER),
             )
+        silence_ray()
         _close_to_others(folder)
         self.processes = RayProcesses.find()
         self.resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -158,3 +159,15 @@ def _close_to_others(folder: Path) -> None:
             mode = place.lstat().st_mode
             if not stat.S_ISLNK(mode):
                 place.chmod(stat.S_IMODE(mode) & 0o700)
+
+
+def silence_ray() -> None:
+    """Keep what Ray says about dead workers off standard output, which may hold JSON; our lines say it."""
+    from ray._private import worker
+
+    # there is no setting: `log_to_driver` is about the output of workers alone
+    worker.print_to_stdstream = _discard
+
+
+def _discard(data: object, ignore_prefix: bool = False) -> None:
+    """Print nothing."""

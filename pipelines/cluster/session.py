@@ -16,7 +16,7 @@ from pipelines.cluster import exposure, orphans, pool, trainer
 from pipelines.cluster.hangs import HangWatch
 from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import LocalReporter
-from pipelines.cluster.own_ray import OwnRay, kept_signal_handlers
+from pipelines.cluster.own_ray import OwnRay, kept_signal_handlers, silence_ray
 from pipelines.cluster.private_folder import remove_dead_folders
 from pipelines.cluster.protocol import Metrics, TrainingReporter
 from pipelines.progress import Progress
@@ -345,6 +345,7 @@ class Cluster:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
+                silence_ray()
         # Nobody listens, it is no address, or the cluster runs another version of Ray or Python.
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
