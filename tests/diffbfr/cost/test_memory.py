@@ -100,13 +100,13 @@ def test_irm2_of_table_6_fits_a_card_of_24_gb_with_recomputing() -> None:
 @pytest.mark.slow
 def test_an_estimate_of_a_batch_that_no_machine_holds_takes_no_memory() -> None:
     code = """
-import resource
 import diffbfr.cost.memory as memory
 from diffbfr.stages import IRM2
+from tests.memory import peak_kib
 
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kib()
 print(memory.training_memory(IRM2.unet, 0, 1024).activations)
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+print(1024 * (peak_kib() - before))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     estimate, taken = map(int, done.stdout.split())

@@ -92,12 +92,13 @@ def test_a_dataset_that_was_begun_otherwise_is_not_gone_on_with(
 
 
 _MEASURE = """
-import resource, sys, tempfile
+import sys
 from pipelines.sources import PhotoRef
 from pipelines.dataset.shard_plan import split_listing
+from tests.memory import peak_kib
 refs = (PhotoRef(f"s3://bucket/photos/{n:09d}.png", f"{n // 1000:06d}/{n:09d}.png", 1 << 20, f"{n:032x}") for n in range(int(sys.argv[1])))
 count = sum(len(part) for part in split_listing(refs, 250))
-print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(count, peak_kib())
 """
 
 

@@ -24,6 +24,7 @@ from tests.pipelines.tiny_dataset import CONFIG
 
 FEW, MANY, SHARD = 1_000, 10_000, 100
 SLACK = 1 << 18
+TAR_BYTES = 10_240
 PARAMS = DegradationParams(sigma=0.5, r=2.0, delta=3.0, q=70, gray=False, flip=False, noise_seed=1)
 
 
@@ -97,8 +98,8 @@ def _committed(root: Path, num_shards: int) -> list[ShardTask]:
                 for key in kept
                 for name in column.names
             )
-            tars.append(TarInfo(tar, 0, "5" * 64, members))
-            storage.write_atomic(root / tar, b"")
+            tars.append(TarInfo(tar, TAR_BYTES, "5" * 64, members))
+            storage.write_atomic(root / tar, bytes(TAR_BYTES))
         samples = tuple(replace(template, key=key) for key in kept)
         publish(str(root), COMMITS, Commit(task.index, task.digest, samples, tuple(tars), refused), [])
     return tasks
