@@ -137,6 +137,7 @@ def restore(
         raise UsageError(
             "restore has no OUTPUT; expected INPUT and OUTPUT; name a folder for the restored photos"
         )
+    from pipelines import storage
     from pipelines.cluster import Cluster
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
     from pipelines.flows.restore_page import write_restore_page
@@ -169,9 +170,10 @@ def restore(
         detector=detector,
     )
     with Cluster(recipe.cluster) as cluster:
-        report = restore_archive(
-            source, output, cascade.stage_to(_staging_place(output, cascade.digest)), chosen, cluster
-        )
+        if cluster.is_joined:
+            storage.check_writable(output, "name another output")
+            cascade = cascade.stage_to(_staging_place(output, cascade.digest))
+        report = restore_archive(source, output, cascade, chosen, cluster)
     page = write_restore_page(report)
     if as_json:
         say_json(
