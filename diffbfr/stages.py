@@ -33,6 +33,8 @@ FOLD_PX = 16
 """Maps at least this wide are enlarged and convolved in one operation (`models.convolution.UpsampleConv`)."""
 MAX_STEPS, MAX_IMAGE_PX, MAX_PATCH_PX, MAX_ATTENTION_PX = 10_000, 2048, 16, 128
 MAX_LEVELS, MAX_BLOCKS, MAX_CHANNELS, MAX_PRIOR_STD = 10, 16, 4096, 100.0
+PAPER_FIDELITY = 0.5
+"""The fidelity at which the truncated starts are those of Table 6 (`StageSpec.start_at`)."""
 """Bounds of a specification, some times what Table 6 has: specifications come from others too."""
 SAMPLING = ("start", "fast", "reverse_variance", "reverse_clamp")
 """Fields of a stage that only sampling uses: the same weights serve any values of them."""
@@ -264,6 +266,17 @@ class StageSpec:
     def conditional(self) -> bool:
         """Whether the network takes an image beside y_t (Table 6): x_0 in IRM-1, x'_0 in IRM-2."""
         return self.name != "tem"
+
+    def start_at(self, fidelity: float) -> int:
+        """The truncated start N(f) = N 2^(1 - 2f), at most T and at least the evaluations of mode `fast`.
+
+        `fidelity` f in [0, 1]: 0.5 is the paper's N, 1 halves it, so that more of the start image stays, and
+        0 doubles it, so that more is drawn anew.
+        """
+        if not 0 <= fidelity <= 1:
+            raise UsageError(f"fidelity is {fidelity}; expected a number from 0 to 1")
+        moved = round(self.start * math.exp2(1 - 2 * fidelity))
+        return min(max(moved, self.fast.num_evaluations), self.schedule.num_steps)
 
     @property
     def trained(self) -> "StageSpec":

@@ -1,13 +1,15 @@
 """Parquet tables of frozen dataclass rows; the one module that imports pyarrow.
 
-The schema follows from the annotations of the rows: scalars are plain columns, a tuple of dataclasses is a
-list of structs. Tables are written and read one row group at a time and published atomically.
+The schema follows from the annotations of the rows: scalars are plain columns, None is null, a tuple of
+dataclasses is a list of structs. Tables are written and read one row group at a time and published
+atomically.
 """
 
 import contextlib
 import dataclasses
 import shutil
 import tempfile
+import types
 import typing
 import weakref
 from collections.abc import Iterable, Iterator
@@ -136,6 +138,9 @@ def _arrow_type(kind: Any) -> pa.DataType:
     """The arrow type of an annotation: a scalar, a Literal of strings, a dataclass, or a tuple of these."""
     if kind in _SCALARS:
         return _SCALARS[kind]
+    if typing.get_origin(kind) is types.UnionType:
+        (kept,) = (inner for inner in typing.get_args(kind) if inner is not type(None))
+        return _arrow_type(kept)
     if typing.get_origin(kind) is Literal:
         return pa.string()
     if typing.get_origin(kind) is tuple:
@@ -143,7 +148,8 @@ def _arrow_type(kind: Any) -> pa.DataType:
     if dataclasses.is_dataclass(kind):
         return pa.struct([(name, _arrow_type(inner)) for name, inner in typing.get_type_hints(kind).items()])
     raise TypeError(
-        f"{kind!r} has no place in a table; expected str, int, float, bool, a dataclass or a tuple of them"
+        f"{kind!r} has no place in a table; expected str, int, float, bool, one of them or None, a dataclass "
+        "or a tuple of them"
     )
 
 
