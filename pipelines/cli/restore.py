@@ -10,6 +10,7 @@ from pipelines.cli.cascades import pin
 from pipelines.cli.output import say, say_block, say_json, table
 
 if TYPE_CHECKING:
+    from pipelines.restoration.request import PhotoSettings
     from pipelines.sources.detector import DetectorRef
 
 _NUM_SHOWN = 20
