@@ -11,7 +11,7 @@ from pipelines.cli.output import say, say_block, say_json, table
 
 if TYPE_CHECKING:
     from pipelines.restoration.request import PhotoSettings
-    from pipelines.sources.detector import DetectorRef
+    from pipelines.sources.weights_ref import WeightsRef
 
 _NUM_SHOWN = 20
 _WHOLE = "Whole photos"
@@ -169,6 +169,7 @@ def restore(
         samples=samples,
         photos=photos,
         detector=detector,
+        identity=None if aligned else _identity(output),
     )
     with Cluster(recipe.cluster) as cluster:
         if cluster.is_joined:
@@ -195,15 +196,28 @@ def restore(
     require_clean(report, max_bad, strict)
 
 
-def _whole(output: str, settings: dict[str, Any]) -> "tuple[PhotoSettings, DetectorRef]":
+def _whole(output: str, settings: dict[str, Any]) -> "tuple[PhotoSettings, WeightsRef]":
     """The settings for whole photos, and the detector of this machine where all workers find it."""
     from pipelines import storage
     from pipelines.flows.setup_faces import detector_weights
     from pipelines.restoration.request import CONTROL, PhotoSettings
-    from pipelines.sources.detector import pin_detector
+    from pipelines.sources.weights_ref import pin_weights
 
-    detector = pin_detector(detector_weights()).stage_to(storage.join(output, CONTROL, "faces"))
+    detector = pin_weights(detector_weights()).stage_to(storage.join(output, CONTROL, "faces"))
     return PhotoSettings(detector.sha256, **settings), detector
+
+
+def _identity(output: str) -> "WeightsRef | None":
+    """The face network of this machine, where all workers find it; None if it is not set up."""
+    from pipelines import storage
+    from pipelines.packages.metric_weights import FACE_RESNET
+    from pipelines.packages.weights import find_weights
+    from pipelines.restoration.request import CONTROL
+    from pipelines.sources.weights_ref import pin_weights
+
+    found = find_weights(FACE_RESNET.name)
+    place = storage.join(output, CONTROL, "faces")
+    return None if found is None else pin_weights(found, "face network").stage_to(place)
 
 
 def _check_plain(settings: dict[str, Any]) -> None:

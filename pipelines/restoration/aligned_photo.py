@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from diffbfr.keys import draw_keys
 from pipelines.restoration.face_input import FaceInput
 from pipelines.restoration.face_queue import FaceDraw, Failure
+from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.provenance import Provenance, encode_signed_png
 from pipelines.restoration.request import RestoreRequest
 from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
@@ -20,7 +21,7 @@ class AlignedPhoto:
     read: FaceInput
     draws: Sequence[FaceDraw]
 
-    def finish(self, request: RestoreRequest) -> Finished:
+    def finish(self, request: RestoreRequest, identity: IdentityCheck | None = None) -> Finished:
         """Encode the draws and their spread; one failed draw fails the face."""
         row = replace(
             self.file.row("restored", message="; ".join(self.read.notes)),

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.restoration.face_queue import FaceDraw
 from pipelines.restoration.face_rows import FaceRow
+from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.outcomes import Outcome
 from pipelines.restoration.request import RestoreRequest
 from pipelines.sources import PhotoRef
@@ -59,7 +60,7 @@ class OpenPhoto(Protocol):
         """Every restoration of every face to be restored."""
         ...
 
-    def finish(self, request: RestoreRequest) -> Finished:
+    def finish(self, request: RestoreRequest, identity: IdentityCheck | None) -> Finished:
         """Compose and encode the outputs, once every draw has its result."""
         ...
 

@@ -152,13 +152,13 @@ def restore(faces: Sequence[Pixels], count: int, out: Path) -> list[tuple[str, .
     from pipelines.flows.restore_archive import RestoreOptions, restore_archive
     from pipelines.restoration.face_rows import read_faces as read_rows
     from pipelines.restoration.request import PhotoSettings
-    from pipelines.sources.detector import pin_detector
+    from pipelines.sources.weights_ref import pin_weights
 
     photos = out / "photos"
     photos.mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(scenes(faces, count)):
         Image.fromarray(scene.pixels).save(photos / f"{number:05d}.png")
-    detector = pin_detector(detector_weights())
+    detector = pin_weights(detector_weights())
     options = RestoreOptions(False, photos=PhotoSettings(detector.sha256), detector=detector)
     started = time.perf_counter()
     with Cluster(ClusterConfig(num_workers=0)) as cluster:
