@@ -35,7 +35,7 @@ def stage_loss(
         time = drawn.to(device, torch.float32)
     else:
         drawn = levels[batch.t]
-        time = batch.t.to(device, torch.float32)
+        time = denoiser.time_of(batch.t).to(device)
     level = drawn.to(device).view(-1, 1, 1, 1)
     y_t = level.float() * batch.y_0 + (1 - level.square()).sqrt().float() * batch.noise
     output = net(y_t, time, batch.condition, batch.dropout_seeds)

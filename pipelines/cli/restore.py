@@ -1,6 +1,6 @@
 """`diffbfr restore`: restore an archive of photos into a mirror with a ledger."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -9,7 +9,12 @@ from pipelines.cli import options
 from pipelines.cli.cascades import pin
 from pipelines.cli.output import say, say_block, say_json, table
 
+if TYPE_CHECKING:
+    from pipelines.restoration.request import PhotoSettings
+    from pipelines.sources.detector import DetectorRef
+
 _NUM_SHOWN = 20
+_WHOLE = "Whole photos"
 
 
 def restore(
@@ -38,9 +43,70 @@ def restore(
         typer.Option(
             "--samples",
             min=1,
-            help="Restorations of each face: folders sample-0, sample-1 .. and spread, where they differ.",
+            help="Restorations of each photo: folders sample-0, sample-1 .. and spread, where they differ.",
         ),
     ] = 1,
+    file_format: Annotated[
+        Literal["png", "jpeg", "webp"] | None,
+        typer.Option(
+            "--format", help="Format of all outputs; each input's own if not given.", rich_help_panel=_WHOLE
+        ),
+    ] = None,
+    fidelity: Annotated[
+        float,
+        typer.Option(
+            "--fidelity",
+            min=0.0,
+            max=1.0,
+            help="1 stays nearest to the photo, 0 draws most anew; 0.5 is the paper's.",
+            rich_help_panel=_WHOLE,
+        ),
+    ] = 0.5,
+    strength: Annotated[
+        float,
+        typer.Option(
+            "--strength",
+            min=0.0,
+            max=1.0,
+            help="Blend: 0 is the photo, 1 the restored face.",
+            rich_help_panel=_WHOLE,
+        ),
+    ] = 1.0,
+    upscale: Annotated[
+        Literal["1", "2", "4"],
+        typer.Option("--upscale", help="Enlarge the photos.", rich_help_panel=_WHOLE),
+    ] = "1",
+    min_face: Annotated[
+        float,
+        typer.Option(
+            "--min-face",
+            help="Pixels between the eyes below which a face is left alone.",
+            rich_help_panel=_WHOLE,
+        ),
+    ] = 8.0,
+    any_size: Annotated[
+        bool,
+        typer.Option(
+            "--any-size",
+            help="Restore faces too that have more pixels than the cascade makes.",
+            rich_help_panel=_WHOLE,
+        ),
+    ] = False,
+    only_center: Annotated[
+        bool,
+        typer.Option("--only-center", help="Only the face nearest to the centre.", rich_help_panel=_WHOLE),
+    ] = False,
+    only_largest: Annotated[
+        bool, typer.Option("--only-largest", help="Only the largest face.", rich_help_panel=_WHOLE)
+    ] = False,
+    keep_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--keep-metadata",
+            help="Keep all EXIF, the position too; date and camera stay anyway.",
+            rich_help_panel=_WHOLE,
+        ),
+    ] = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Another seed gives other details.")] = None,
     max_bad: Annotated[
         int, typer.Option("--max-bad", help="Exit 4 if more inputs than this cannot be read.")
@@ -60,7 +126,7 @@ def restore(
     overrides: options.Overrides = None,
     as_json: options.Json = False,
 ) -> None:
-    """Restore an archive: one ledger row for each input.
+    """Restore the faces of an archive of photos: one ledger row for each input.
 
     The same command resumes an interrupted run, and does nothing when nothing is left. After `diffbfr restore
     --verify OUTPUT` it makes again what differed.
@@ -72,24 +138,43 @@ def restore(
         raise UsageError(
             "restore has no OUTPUT; expected INPUT and OUTPUT; name a folder for the restored photos"
         )
+    from pipelines import storage
     from pipelines.cluster import Cluster
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
     from pipelines.flows.restore_page import write_restore_page
     from pipelines.recipes.overrides import load
 
     recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
+    settings = {
+        "min_face": min_face,
+        "any_size": any_size,
+        "only": "center" if only_center else "largest" if only_largest else "",
+        "fidelity": fidelity,
+        "strength": strength,
+        "upscale": int(upscale),
+        "file_format": file_format or "",
+        "keep_metadata": keep_metadata,
+    }
+    if only_center and only_largest:
+        raise UsageError("restore has --only-center and --only-largest; expected one of the two at most")
+    cascade = pin(model, root, recipe.tracking.uri)
+    photos, detector = (None, None) if aligned else _whole(output, settings)
+    if aligned:
+        _check_plain(settings)
     chosen = RestoreOptions(
         aligned=aligned,
         mode=mode or recipe.sampling.mode,
         seed=recipe.restore.seed if seed is None else seed,
         unit_size=recipe.restore.unit_size,
         samples=samples,
+        photos=photos,
+        detector=detector,
     )
-    cascade = pin(model, root, recipe.tracking.uri)
     with Cluster(recipe.cluster) as cluster:
-        report = restore_archive(
-            source, output, cascade.stage_to(_staging_place(output, cascade.digest)), chosen, cluster
-        )
+        if cluster.is_joined:
+            storage.check_writable(output, "name another output")
+            cascade = cascade.stage_to(_staging_place(output, cascade.digest))
+        report = restore_archive(source, output, cascade, chosen, cluster)
     page = write_restore_page(report)
     if as_json:
         say_json(
@@ -108,6 +193,28 @@ def restore(
         if page is not None:
             say(f"report: {page}")
     require_clean(report, max_bad, strict)
+
+
+def _whole(output: str, settings: dict[str, Any]) -> "tuple[PhotoSettings, DetectorRef]":
+    """The settings for whole photos, and the detector of this machine where all workers find it."""
+    from pipelines import storage
+    from pipelines.flows.setup_faces import detector_weights
+    from pipelines.restoration.request import CONTROL, PhotoSettings
+    from pipelines.sources.detector import pin_detector
+
+    detector = pin_detector(detector_weights()).stage_to(storage.join(output, CONTROL, "faces"))
+    return PhotoSettings(detector.sha256, **settings), detector
+
+
+def _check_plain(settings: dict[str, Any]) -> None:
+    """Refuse options for whole photos beside --aligned."""
+    from pipelines.restoration.request import PhotoSettings
+
+    if PhotoSettings("", **settings) != PhotoSettings(""):
+        raise UsageError(
+            "restore has --aligned and an option for whole photos; expected one of the two; leave --aligned "
+            "out, or that option"
+        )
 
 
 def _verify(source: str, output: str, config: str | None, overrides: list[str] | None, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Parquet tables of frozen dataclass rows; the one module that imports pyarrow.
 
 The schema follows from the annotations of the rows: scalars are plain columns, a tuple of dataclasses is a
-list of structs, a dataclass or None a struct that may be null. Tables are written and read one row group at a
+list of structs, and what may be None may be null. Tables are written and read one row group at a
 time and published atomically. A table of an earlier version may lack columns whose fields have defaults.
 """
 
@@ -159,15 +159,16 @@ def _arrow_type(kind: Any) -> pa.DataType:
     if dataclasses.is_dataclass(kind):
         return pa.struct([(name, _arrow_type(inner)) for name, inner in typing.get_type_hints(kind).items()])
     raise TypeError(
-        f"{kind!r} has no place in a table; expected str, int, float, bool, a dataclass or a tuple of them"
+        f"{kind!r} has no place in a table; expected str, int, float, bool, one of them or None, a dataclass "
+        "or a tuple of them"
     )
 
 
 def _optional(kind: Any) -> Any:
-    """The dataclass of the annotation `X | None`; None for any other annotation."""
+    """X of the annotation `X | None`; None for any other annotation."""
     if typing.get_origin(kind) is not types.UnionType:
         return None
-    return next((inner for inner in typing.get_args(kind) if dataclasses.is_dataclass(inner)), None)
+    return next(inner for inner in typing.get_args(kind) if inner is not type(None))
 
 
 def _to_table(rows: Iterable[Any], row_type: type[Any], schema: pa.Schema) -> pa.Table:
@@ -195,8 +196,9 @@ def _builder(row_type: type[Any]) -> Any:
     nested: dict[str, Any] = {}
     optional: dict[str, Any] = {}
     for name, kind in typing.get_type_hints(row_type).items():
-        if (struct := _optional(kind)) is not None:
-            optional[name] = _builder(struct)
+        if (inner := _optional(kind)) is not None:
+            if dataclasses.is_dataclass(inner):
+                optional[name] = _builder(inner)
         elif typing.get_origin(kind) is tuple:
             inner = typing.get_args(kind)[0]
             is_struct = isinstance(inner, type) and dataclasses.is_dataclass(inner)

@@ -43,6 +43,8 @@ TRANSPORT_MODULES = (
     "pipelines.dataset.tables",
     "pipelines.execution.artifact_store",
     "pipelines.execution.fingerprint",
+    "pipelines.execution.staging",
+    "pipelines.flows.places",
     "pipelines.progress",
     "pipelines.steps.definition",
     "pipelines.storage",

@@ -1,13 +1,15 @@
-"""Output names in the mirror of an archive: safe, with the suffix `.png`, and unique on every file system."""
+"""Output names in the mirror of an archive: safe, with a suffix of their format, and unique anywhere."""
 
 import hashlib
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
 from typing import Final
 
+from pipelines.restoration.photo_output import SUFFIXES, WantedFormat
 from pipelines.restoration.request import CONTROL
 from pipelines.sources import IMAGE_SUFFIXES
 
@@ -21,26 +23,64 @@ RESERVED: Final = frozenset(
 """Names in the output folder that are this project's own; a folder of the input gets `_` in front."""
 
 _DIGEST_DIGITS: Final = 16
-_SUFFIX: Final = ".png"
+_PNG: Final = ".png"
+_MAX_SUFFIX_BYTES: Final = 16
 
 
-def output_names(names: Iterable[str], taken: Mapping[str, str]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Naming:
+    """How an input's name becomes its output's.
+
+    `file_format` is that of all outputs. Without it each keeps its name, and one of a format that is not
+    written back gets `.png` behind it (`copied_name` takes that off again).
+    """
+
+    file_format: WantedFormat | None = "png"
+
+    def short(self, name: str) -> str:
+        """The name that an output has if nothing else has it."""
+        suffix = PurePosixPath(name).suffix.lower()
+        if self.file_format is None:
+            return f"{name}{_PNG}" if _is_foreign(name) else name
+        known = SUFFIXES[self.file_format]
+        if suffix in known and self.file_format != "png":
+            return name
+        path = PurePosixPath(name)
+        return str(path.with_suffix(known[0])) if suffix in IMAGE_SUFFIXES else f"{path}{known[0]}"
+
+
+PNG_NAMING: Final = Naming("png")
+
+
+def copied_name(output: str, name: str) -> str:
+    """The output's name where an input that was to become PNG under `name` and `.png` keeps its format."""
+    return output.removesuffix(_PNG) if _is_foreign(name) else output
+
+
+def output_names(
+    names: Iterable[str], taken: Mapping[str, str], naming: Naming = PNG_NAMING
+) -> dict[str, str]:
     """Map each input's name to its output's, relative to the output folder.
 
-    `trip/a.jpg` becomes `trip/a.png`. Inputs that would share a name, also on a file system that ignores case
-    or composes accents, keep their suffix: `a.jpg.png` and `a.tif.png`; so does an input whose output would
-    have the name of another's folder. A number is added if that is not enough. A name that is too long for a
-    file system is shortened and gets a digest. `taken` holds the names that earlier runs assigned; they are
-    kept. For an unchanged archive an interrupted and resumed run assigns the names of an uninterrupted one.
+    Where all outputs are PNG, `trip/a.jpg` becomes `trip/a.png`, and inputs that would share a name, also on
+    a file system that ignores case or composes accents, keep their suffix: `a.jpg.png` and `a.tif.png`; so
+    does an input whose output would have the name of another's folder. A number is added if that is not
+    enough, and where names are kept. A name that is too long for a file system is shortened and gets a
+    digest. `taken` holds the names that earlier runs assigned; they are kept. For an unchanged archive an
+    interrupted and resumed run assigns the names of an uninterrupted one.
     """
     listed = {name: _safe(name) for name in names}
-    shared = Counter(_normalized(_with_png_suffix(safe)) for safe in listed.values())
+    shared = Counter(_normalized(naming.short(safe)) for safe in listed.values())
     given = dict(taken)
     mirror = _Mirror(given.values(), listed.values())
     for name, safe in listed.items():
         if name not in given:
-            short = _with_png_suffix(safe)
-            given[name] = mirror.add(safe, short if shared[_normalized(short)] == 1 else "")
+            short = naming.short(safe)
+            suffix = PurePosixPath(short).suffix
+            if naming.file_format is None:
+                given[name] = mirror.add(safe, short, short.removesuffix(suffix), suffix)
+            else:
+                given[name] = mirror.add(safe, short if shared[_normalized(short)] == 1 else "", safe, suffix)
     return given
 
 
@@ -64,17 +104,17 @@ class _Mirror:
         for file in planned:
             self._node(self._beside_files(file).rpartition("/")[0], self._folders)
 
-    def add(self, safe: str, short: str) -> str:
-        """Add a file under the first free name: short, else with the input's suffix, else with a number."""
-        folder, slash, file = self._beside_files(safe).rpartition("/")
-        parent = self._node(folder)
-        for candidate in (short.rpartition("/")[2], f"{file}{_SUFFIX}"):
-            name = _fitting(candidate)
+    def add(self, safe: str, short: str, stem: str, suffix: str) -> str:
+        """Add a file under the first free name: short, else stem and suffix, else those with a number."""
+        folder, slash, _ = self._beside_files(safe).rpartition("/")
+        parent, stem = self._node(folder), stem.rpartition("/")[2]
+        for candidate in (short.rpartition("/")[2], f"{stem}{suffix}"):
+            name = _fitting(candidate, suffix)
             if name and self._take(parent, name):
                 return f"{folder}{slash}{name}"
         # numbers are never freed, so that each is tried once, however many names are equal
-        for number in self._numbers[self._child(parent, f"{file}{_SUFFIX}")]:
-            name = _fitting(f"{file}.{number}{_SUFFIX}")
+        for number in self._numbers[self._child(parent, f"{stem}{suffix}")]:
+            name = _fitting(f"{stem}.{number}{suffix}", suffix)
             if self._take(parent, name):
                 return f"{folder}{slash}{name}"
         raise AssertionError
@@ -113,9 +153,10 @@ class _Mirror:
         return "/".join([*kept, file])
 
 
-def _with_png_suffix(name: str) -> str:
-    path = PurePosixPath(name)
-    return str(path.with_suffix(_SUFFIX)) if path.suffix.lower() in IMAGE_SUFFIXES else f"{path}{_SUFFIX}"
+def _is_foreign(name: str) -> bool:
+    """Whether a name is that of a picture in a format that is not written."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix in IMAGE_SUFFIXES and not any(suffix in written for written in SUFFIXES.values())
 
 
 def _safe(name: str) -> str:
@@ -137,13 +178,12 @@ def _is_reserved(part: str) -> bool:
     return _normalized(part).rstrip(" .") in RESERVED
 
 
-def _fitting(part: str) -> str:
+def _fitting(part: str, suffix: str = "") -> str:
     """Return a name that a file system takes: a long one is cut, and its digest put before its suffix."""
     if len(part.encode()) <= MAX_NAME_BYTES:
         return part
-    suffix = _SUFFIX if part.endswith(_SUFFIX) else ""
-    end = f"~{_digest(part)}{suffix}"
-    return f"{_cut(part, MAX_NAME_BYTES - len(end))}{end}"
+    end = f"~{_digest(part)}{suffix if len(suffix.encode()) <= _MAX_SUFFIX_BYTES else ''}"
+    return f"{_cut(part, MAX_NAME_BYTES - len(end.encode()))}{end}"
 
 
 def _fitting_folders(folders: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from pipelines.dataset import commits
 from pipelines.execution.artifact_store import ArtifactStore, Identity, OutputRef, Record
 from pipelines.execution.dag import Step
 from pipelines.execution.fingerprint import code_fingerprint
+from pipelines.execution.staging import stage_models
 from pipelines.recipes.recipe import SCRATCH, Recipe
 from pipelines.steps.definition import StepDef
 from pipelines.tracking.metrics_log import MetricRecord
@@ -87,6 +88,13 @@ class RunContext:
 
             return str(Path(diffbfr.__file__).parent / "weights" / "tiny")
         return storage.absolute(self.recipe.init)
+
+    def initial_for_workers(self) -> str:
+        """The same folder for a task: where workers may be on other machines, a copy under the root."""
+        folder = self.initial_folder()
+        if not folder or storage.is_remote(folder) or not self.cluster.is_joined:
+            return folder
+        return stage_models(folder, self.initial_digest(), self.store.root)
 
     @cache  # noqa: B019 - one context a process
     def initial_digest(self) -> str:

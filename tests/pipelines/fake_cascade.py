@@ -22,7 +22,13 @@ class FakeCascade:
     log: str
     is_batch_invariant: bool = False
 
-    def restore(self, x_0: Tensor, noise_keys: Sequence[str], mode: str) -> Restoration:
+    def restore(
+        self,
+        x_0: Tensor,
+        noise_keys: Sequence[str],
+        mode: str,
+        fidelity: Sequence[float] | None = None,
+    ) -> Restoration:
         time.sleep(self.pause_s)
         assert x_0.dtype == torch.float32
         assert len(noise_keys) == len(x_0)

@@ -11,7 +11,7 @@ import torch
 from diffbfr.models.denoiser import Denoiser
 from diffbfr.shards import ShardedDataset
 from diffbfr.stages import LossKind, StageName
-from diffbfr.training.batches import PositionLoader
+from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.objective import min_snr_weight, stage_loss
 from tests.diffbfr.tiny import COLUMN, TINY_STAGES, wake
@@ -27,6 +27,18 @@ def _denoiser(
     return wake(
         Denoiser(replace(TINY_STAGES["irm2"], predicts=predicts, loss=loss, prior_std=prior_std, unet=unet))
     ).double()
+
+
+@pytest.mark.parametrize("first_step", [1, 0])
+def test_a_training_hears_the_steps_as_the_sampler_does(first_step: int) -> None:
+    tem = TINY_STAGES["tem"]
+    denoiser = Denoiser(replace(tem, unet=replace(tem.unet, first_step=first_step)))
+    heard: list[torch.Tensor] = []
+    denoiser.net.register_forward_pre_hook(lambda net, inputs: heard.append(inputs[1]))
+    t = torch.tensor([1, 700])
+    images = torch.zeros(2, 3, tem.px, tem.px)
+    stage_loss(denoiser, denoiser, Batch(images, None, images, t, torch.zeros(2), torch.zeros(2).long()))
+    assert heard[0].tolist() == [first_step, 699 + first_step]
 
 
 @PREDICTS
