@@ -197,7 +197,7 @@ def _builder(row_type: type[Any]) -> Any:
     optional: dict[str, Any] = {}
     for name, kind in typing.get_type_hints(row_type).items():
         if (inner := _optional(kind)) is not None:
-            if dataclasses.is_dataclass(inner):
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
                 optional[name] = _builder(inner)
         elif typing.get_origin(kind) is tuple:
             inner = typing.get_args(kind)[0]
