@@ -10,7 +10,7 @@ import torch
 
 from diffbfr.models.denoiser import Denoiser
 from diffbfr.shards import ShardedDataset
-from diffbfr.stages import LossKind
+from diffbfr.stages import LossKind, StageName
 from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.objective import min_snr_weight, stage_loss
@@ -109,3 +109,27 @@ def test_the_loss_is_the_weighted_mean_and_a_huge_gamma_leaves_the_noise_alone(
         assert stage_loss(denoiser, denoiser, together, 1e12).item() == pytest.approx(
             stage_loss(denoiser, denoiser, together).item()
         )
+
+
+@pytest.mark.parametrize("name", ["irm1", "irm2", "tem"])
+def test_what_lies_outside_of_the_photo_teaches_nothing(
+    tiny_dataset: ShardedDataset, name: StageName
+) -> None:
+    stage = TINY_STAGES[name]
+    config = TrainingConfig(num_samples=16, global_batch=4, learning_rate=1e-3, seed=2)
+    column = COLUMN if name == "irm2" else None
+    with closing(PositionLoader(tiny_dataset, stage, config, column).batches()) as batches:
+        batch = next(batches)
+    assert batch.valid is None
+    denoiser = wake(Denoiser(stage))
+    whole = stage_loss(denoiser, denoiser, batch)
+    everywhere = torch.ones(4, 1, stage.px, stage.px)
+    assert torch.equal(stage_loss(denoiser, denoiser, replace(batch, valid=everywhere)), whole)
+    left = everywhere.clone()
+    left[..., stage.px // 2 :] = 0
+    halves = [stage_loss(denoiser, denoiser, replace(batch, valid=part)) for part in (left, 1 - left)]
+    torch.testing.assert_close(halves[0] + halves[1], whole)
+    nothing = stage_loss(denoiser, denoiser, replace(batch, valid=torch.zeros_like(left)))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in denoiser.net.parameters())
