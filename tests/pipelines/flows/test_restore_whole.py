@@ -316,5 +316,5 @@ def test_a_face_network_compares_the_faces_before_and_after(
     assert all(cosine is not None and -1 <= cosine <= 1 for cosine in found)
     assert len(set(found)) > 1
     (tmp_path / "face.safetensors").write_bytes(b"other")
-    with pytest.raises(UsageError, match="the face network .* has sha256"):
+    with pytest.raises(UsageError, match=r"the face network .* has sha256"):
         restore(album / "trip", tmp_path / "again", serial, options)
