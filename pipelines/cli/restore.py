@@ -1,5 +1,7 @@
 """`diffbfr restore`: restore an archive of photos into a mirror with a ledger."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -142,6 +144,7 @@ def restore(
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
     from pipelines.flows.restore_page import write_restore_page
     from pipelines.recipes.overrides import load
+    from pipelines.restoration.request import CONTROL
 
     recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
     photos, detector = None, None
@@ -166,7 +169,7 @@ def restore(
     if not aligned:
         from pipelines.restoration.request import PhotoSettings
 
-        detector = _detector(output)
+        detector = _detector()
         photos = PhotoSettings(
             detector=detector.sha256,
             min_face=min_face,
@@ -191,7 +194,9 @@ def restore(
     with Cluster(recipe.cluster) as cluster:
         if cluster.is_joined:
             storage.check_writable(output, "name another output")
-            cascade = cascade.stage_to(_staging_place(output, cascade.digest))
+            cascade = cascade.stage_to(storage.join(output, CONTROL, f"cascade-{cascade.digest[:12]}"))
+            if detector is not None:
+                chosen = replace(chosen, detector=detector.stage_to(storage.join(output, CONTROL, "faces")))
         report = restore_archive(source, output, cascade, chosen, cluster)
     page = write_restore_page(report)
     if as_json:
@@ -213,14 +218,15 @@ def restore(
     require_clean(report, max_bad, strict)
 
 
-def _detector(output: str) -> "DetectorRef":
-    """The face detector of this machine, where the workers of other machines find it too."""
-    from pipelines import storage
+def _detector() -> "DetectorRef":
+    """The face detector of this machine; it is loaded once here, so that no photo is read in vain."""
+    from diffbfr.faces.weights import load_detector
     from pipelines.flows.setup_faces import detector_weights
-    from pipelines.restoration.request import CONTROL
     from pipelines.sources.detector import pin_detector
 
-    return pin_detector(detector_weights()).stage_to(storage.join(output, CONTROL, "faces"))
+    pinned = pin_detector(detector_weights())
+    load_detector(Path(pinned.place))
+    return pinned
 
 
 def _verify(source: str, output: str, config: str | None, overrides: list[str] | None, as_json: bool) -> None:
@@ -240,11 +246,3 @@ def _verify(source: str, output: str, config: str | None, overrides: list[str] |
         for problem in report.problems[:_NUM_SHOWN]:
             say(f"{problem.path}: {problem.message}")
     require_same(report)
-
-
-def _staging_place(output: str, digest: str) -> str:
-    """Address of the cascade's copy for workers on other machines, inside the output folder."""
-    from pipelines import storage
-    from pipelines.restoration.request import CONTROL
-
-    return storage.join(output, CONTROL, f"cascade-{digest[:12]}")

@@ -24,7 +24,7 @@ class DetectorRef:
         except FileNotFoundError as error:
             raise UsageError(
                 f"no face detector at {self.place} on this machine; expected the file that the run began "
-                "with; give an output on S3, from which every machine gets it, or put it there"
+                "with; put it there, or run the command again"
             ) from error
         if found != self.sha256:
             raise UsageError(
@@ -34,8 +34,8 @@ class DetectorRef:
         return local / name
 
     def stage_to(self, folder: str) -> "DetectorRef":
-        """Copy a local file to a folder on S3, for workers on other machines; nothing else is copied."""
-        if storage.is_remote(self.place) or not storage.is_remote(folder):
+        """Copy a local file to a folder that workers on other machines reach; one on S3 is not copied."""
+        if storage.is_remote(self.place):
             return self
         name = self.place.rpartition("/")[2]
         place = storage.join(folder, f"{self.sha256[:12]}-{name}")
