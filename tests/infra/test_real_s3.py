@@ -2,11 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,7 @@ import pytest
 
 from pipelines import storage
 from tests.infra.ceph import CephServer, ceph
-from tests.infra.manifests import ROOT
-from tests.infra.test_run_entrypoints import SMALLER
+from tests.infra.smoke import contents, run_here
 
 ASKED_FOR = "DIFFBFR_TEST_SERVICES"
 AWAY_S = 60.0
@@ -23,7 +20,6 @@ STEPS = ("shard", "train-irm1", "train-tem", "condition-irm1", "train-irm2", "ca
 """Every step of a run that writes to the root while it works; the registration writes at its end alone."""
 CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 MOST_RUNS = 30
-DIFFBFR = (sys.executable, "-c", "from pipelines.cli import main; main()")
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get(ASKED_FOR), reason=f"takes many minutes; set {ASKED_FOR}=1"),
@@ -37,38 +33,6 @@ pytestmark = [
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephServer]:
     with ceph(tmp_path_factory.mktemp("ceph")) as running:
         yield running
-
-
-def command(root: str, tracking: Path) -> list[str]:
-    settings = [*SMALLER, f"tracking.uri=sqlite:///{tracking}/mlflow.db", "cluster.num_workers=2"]
-    words = ["run", "--recipe", "smoke", "--root", root]
-    return [*DIFFBFR, *words, *(word for it in settings for word in ("--set", it))]
-
-
-def run(root: str, tracking: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    tracking.mkdir(exist_ok=True)
-    return subprocess.run(
-        command(root, tracking),
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-
-
-def contents(root: str) -> dict[str, dict[str, str]]:
-    """Step -> output -> digest, of a finished run: of pictures and weights, not of times and addresses."""
-    found = {}
-    for step in storage.list_dir(storage.join(root, "artifacts")):
-        (artifact,) = storage.list_dir(storage.join(root, "artifacts", step))
-        record = storage.read_json(storage.join(root, "artifacts", step, artifact, "record.json"))
-        found[step] = {
-            name: output["sha256"]
-            for name, output in record["outputs"].items()
-            if output["path"].endswith((".tar", ".safetensors", ".png", ".csv", "samples.parquet"))
-        }
-    return found
 
 
 def files(root: str) -> set[str]:
@@ -112,9 +76,9 @@ def test_a_run_is_the_same_with_and_without_checksum_trailers(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     root = f"s3://diffbfr/{mode}"
-    done = run(root, tmp_path / "tracking", environment)
+    done = run_here(root, tmp_path / "tracking", environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    local = run(str(tmp_path / "local"), tmp_path / "tracking-local", environment)
+    local = run_here(str(tmp_path / "local"), tmp_path / "tracking-local", environment)
     assert local.returncode == 0, local.stderr[-3000:]
     assert contents(root) == contents(str(tmp_path / "local"))
 
@@ -129,7 +93,7 @@ def test_a_server_that_is_away_for_a_minute_in_each_step_loses_and_doubles_nothi
     codes, lines = [], []
     started = time.monotonic()
     while not codes or codes[-1]:
-        done = run("s3://diffbfr/away", tmp_path / "tracking", server.environment)
+        done = run_here("s3://diffbfr/away", tmp_path / "tracking", server.environment)
         codes.append(done.returncode)
         lines.append(done.stderr.strip().splitlines()[-1:])
         assert done.returncode in (0, 3), done.stderr[-3000:]
@@ -137,7 +101,7 @@ def test_a_server_that_is_away_for_a_minute_in_each_step_loses_and_doubles_nothi
     outages.ending.set()
     outages.join()
     seconds = time.monotonic() - started
-    undisturbed = run("s3://diffbfr/undisturbed", tmp_path / "tracking-2", server.environment)
+    undisturbed = run_here("s3://diffbfr/undisturbed", tmp_path / "tracking-2", server.environment)
     assert undisturbed.returncode == 0, undisturbed.stderr[-3000:]
     print(json.dumps({"codes": codes, "lines": lines, "seconds": seconds, "during": outages.begun}, indent=1))
     assert set(outages.begun) == set(STEPS)
