@@ -1,5 +1,7 @@
 """`diffbfr restore`: restore an archive of photos into a mirror with a ledger."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -10,6 +12,7 @@ from pipelines.cli.cascades import pin
 from pipelines.cli.output import say, say_block, say_json, table
 
 if TYPE_CHECKING:
+    from pipelines.flows.restore_archive import RestoreOptions
     from pipelines.restoration.request import PhotoSettings
     from pipelines.sources.weights_ref import WeightsRef
 
@@ -143,6 +146,7 @@ def restore(
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
     from pipelines.flows.restore_page import write_restore_page
     from pipelines.recipes.overrides import load
+    from pipelines.restoration.request import CONTROL
 
     recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
     settings = {
@@ -158,7 +162,7 @@ def restore(
     if only_center and only_largest:
         raise UsageError("restore has --only-center and --only-largest; expected one of the two at most")
     cascade = pin(model, root, recipe.tracking.uri)
-    photos, detector = (None, None) if aligned else _whole(output, settings)
+    photos, detector = (None, None) if aligned else _whole(settings)
     if aligned:
         _check_plain(settings)
     chosen = RestoreOptions(
@@ -169,12 +173,13 @@ def restore(
         samples=samples,
         photos=photos,
         detector=detector,
-        identity=None if aligned else _identity(output),
+        identity=None if aligned else _identity(),
     )
     with Cluster(recipe.cluster) as cluster:
         if cluster.is_joined:
             storage.check_writable(output, "name another output")
-            cascade = cascade.stage_to(_staging_place(output, cascade.digest))
+            cascade = cascade.stage_to(storage.join(output, CONTROL, f"cascade-{cascade.digest[:12]}"))
+            chosen = _staged(chosen, storage.join(output, CONTROL, "faces"))
         report = restore_archive(source, output, cascade, chosen, cluster)
     page = write_restore_page(report)
     if as_json:
@@ -196,28 +201,36 @@ def restore(
     require_clean(report, max_bad, strict)
 
 
-def _whole(output: str, settings: dict[str, Any]) -> "tuple[PhotoSettings, WeightsRef]":
-    """The settings for whole photos, and the detector of this machine where all workers find it."""
-    from pipelines import storage
+def _whole(settings: dict[str, Any]) -> "tuple[PhotoSettings, WeightsRef]":
+    """The settings for whole photos, and the face detector of this machine.
+
+    It is loaded once here, so that no photo is read in vain.
+    """
+    from diffbfr.faces.weights import load_detector
     from pipelines.flows.setup_faces import detector_weights
-    from pipelines.restoration.request import CONTROL, PhotoSettings
+    from pipelines.restoration.request import PhotoSettings
     from pipelines.sources.weights_ref import pin_weights
 
-    detector = pin_weights(detector_weights()).stage_to(storage.join(output, CONTROL, "faces"))
+    detector = pin_weights(detector_weights())
+    load_detector(Path(detector.place))
     return PhotoSettings(detector.sha256, **settings), detector
 
 
-def _identity(output: str) -> "WeightsRef | None":
-    """The face network of this machine, where all workers find it; None if it is not set up."""
-    from pipelines import storage
+def _identity() -> "WeightsRef | None":
+    """The face network of this machine; None if it is not set up."""
     from pipelines.packages.metric_weights import FACE_RESNET
     from pipelines.packages.weights import find_weights
-    from pipelines.restoration.request import CONTROL
     from pipelines.sources.weights_ref import pin_weights
 
     found = find_weights(FACE_RESNET.name)
-    place = storage.join(output, CONTROL, "faces")
-    return None if found is None else pin_weights(found, "face network").stage_to(place)
+    return None if found is None else pin_weights(found, "face network")
+
+
+def _staged(chosen: "RestoreOptions", place: str) -> "RestoreOptions":
+    """The options with the weights where the workers of other machines find them."""
+    detector = None if chosen.detector is None else chosen.detector.stage_to(place)
+    identity = None if chosen.identity is None else chosen.identity.stage_to(place)
+    return replace(chosen, detector=detector, identity=identity)
 
 
 def _check_plain(settings: dict[str, Any]) -> None:
@@ -248,11 +261,3 @@ def _verify(source: str, output: str, config: str | None, overrides: list[str] |
         for problem in report.problems[:_NUM_SHOWN]:
             say(f"{problem.path}: {problem.message}")
     require_same(report)
-
-
-def _staging_place(output: str, digest: str) -> str:
-    """Address of the cascade's copy for workers on other machines, inside the output folder."""
-    from pipelines import storage
-    from pipelines.restoration.request import CONTROL
-
-    return storage.join(output, CONTROL, f"cascade-{digest[:12]}")

@@ -30,7 +30,7 @@ class WeightsRef:
         except FileNotFoundError as error:
             raise UsageError(
                 f"no {self.what} at {self.place} on this machine; expected the file that the run began "
-                "with; give an output on S3, from which every machine gets it, or put it there"
+                "with; put it there, or run the command again"
             ) from error
         if found != self.sha256:
             raise UsageError(
@@ -40,8 +40,8 @@ class WeightsRef:
         return local / name
 
     def stage_to(self, folder: str) -> "WeightsRef":
-        """Copy a local file to a folder on S3, for workers on other machines; nothing else is copied."""
-        if storage.is_remote(self.place) or not storage.is_remote(folder):
+        """Copy a local file to a folder that workers on other machines reach; one on S3 is not copied."""
+        if storage.is_remote(self.place):
             return self
         name = self.place.rpartition("/")[2]
         place = storage.join(folder, f"{self.sha256[:12]}-{name}")
