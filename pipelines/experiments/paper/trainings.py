@@ -82,11 +82,21 @@ class FullSizeDataset(ShardedDataset):
 def train_seed(plan: Plan, seed: int) -> Trained:
     """Train or find the weights of a seed; an interrupted training continues."""
     recipe = cascade_recipe(plan, seed)
-    report = train_cascade.run(recipe, plan.root, until="cascade")
-    store = ArtifactStore(plan.root)
-    folders = {line.name: _folder(store, line.artifact) for line in report.steps}
+    folders = _run(recipe, plan.root)
     one_stage = _train_one_stage(plan, recipe, folders["shard"], seed)
     return Trained(seed, Path(folders["cascade"]), one_stage)
+
+
+def train_cascade_of_seed(plan: Plan, seed: int) -> Path:
+    """Train or find the cascade of a seed without IRM-s; its folder."""
+    return Path(_run(cascade_recipe(plan, seed), plan.root)["cascade"])
+
+
+def _run(recipe: Recipe, root: str) -> dict[str, str]:
+    """Run the product's pipeline up to the cascade; the folder of every step."""
+    report = train_cascade.run(recipe, root, until="cascade")
+    store = ArtifactStore(root)
+    return {line.name: _folder(store, line.artifact) for line in report.steps}
 
 
 def cascade_recipe(plan: Plan, seed: int) -> Recipe:
