@@ -28,8 +28,8 @@ from diffbfr.stages import ReverseVariance, SamplerSpec
 Epsilon: TypeAlias = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, "b _d h w"]]
 """epsilon_theta(y_t, t), with the condition already bound; its value for a face at t = 0 is not used.
 
-It returns the noise of every channel, and as many of variance range after it where a learned variance is
-asked for.
+It returns the noise of every channel, and as many channels of variance range after it where a learned
+variance is asked for.
 """
 Noise: TypeAlias = Callable[[Int[Tensor, " b"]], Float[Tensor, "b c h w"]]
 """Standard normal noise of every face at its step.

@@ -11,6 +11,8 @@ from diffbfr.errors import UsageError
 
 T_QUANTILES: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """The 97.5 % quantile of Student's t for 1 to 9 degrees of freedom."""
+NORMAL_QUANTILE: Final = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
 MAX_SEEDS: Final = len(T_QUANTILES) + 1
 
 
