@@ -1,6 +1,6 @@
 """`diffbfr restore`: restore an archive of photos into a mirror with a ledger."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +10,7 @@ from pipelines.cli.cascades import pin
 from pipelines.cli.output import say, say_block, say_json, table
 
 if TYPE_CHECKING:
+    from pipelines.restoration.request import PhotoSettings
     from pipelines.sources.detector import DetectorRef
 
 _NUM_SHOWN = 20
@@ -137,46 +138,29 @@ def restore(
         raise UsageError(
             "restore has no OUTPUT; expected INPUT and OUTPUT; name a folder for the restored photos"
         )
+    from pipelines import storage
     from pipelines.cluster import Cluster
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
     from pipelines.flows.restore_page import write_restore_page
     from pipelines.recipes.overrides import load
 
     recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
-    photos, detector = None, None
+    settings = {
+        "min_face": min_face,
+        "any_size": any_size,
+        "only": "center" if only_center else "largest" if only_largest else "",
+        "fidelity": fidelity,
+        "strength": strength,
+        "upscale": int(upscale),
+        "file_format": file_format or "",
+        "keep_metadata": keep_metadata,
+    }
     if only_center and only_largest:
         raise UsageError("restore has --only-center and --only-largest; expected one of the two at most")
-    given = (
-        file_format,
-        fidelity != 0.5,
-        strength != 1.0,
-        upscale != "1",
-        min_face != 8.0,
-        any_size,
-        only_center,
-        only_largest,
-        keep_metadata,
-    )
-    if aligned and any(given):
-        raise UsageError(
-            "restore has --aligned and an option for whole photos; expected one of the two; leave --aligned "
-            "out, or that option"
-        )
-    if not aligned:
-        from pipelines.restoration.request import PhotoSettings
-
-        detector = _detector(output)
-        photos = PhotoSettings(
-            detector=detector.sha256,
-            min_face=min_face,
-            any_size=any_size,
-            only="center" if only_center else "largest" if only_largest else "",
-            fidelity=fidelity,
-            strength=strength,
-            upscale=int(upscale),  # type: ignore[arg-type]
-            file_format=file_format or "",
-            keep_metadata=keep_metadata,
-        )
+    cascade = pin(model, root, recipe.tracking.uri)
+    photos, detector = (None, None) if aligned else _whole(output, settings)
+    if aligned:
+        _check_plain(settings)
     chosen = RestoreOptions(
         aligned=aligned,
         mode=mode or recipe.sampling.mode,
@@ -186,11 +170,11 @@ def restore(
         photos=photos,
         detector=detector,
     )
-    cascade = pin(model, root, recipe.tracking.uri)
     with Cluster(recipe.cluster) as cluster:
-        report = restore_archive(
-            source, output, cascade.stage_to(_staging_place(output, cascade.digest)), chosen, cluster
-        )
+        if cluster.is_joined:
+            storage.check_writable(output, "name another output")
+            cascade = cascade.stage_to(_staging_place(output, cascade.digest))
+        report = restore_archive(source, output, cascade, chosen, cluster)
     page = write_restore_page(report)
     if as_json:
         say_json(
@@ -214,14 +198,26 @@ def restore(
     require_clean(report, max_bad, strict)
 
 
-def _detector(output: str) -> "DetectorRef":
-    """The face detector of this machine, where the workers of other machines find it too."""
+def _whole(output: str, settings: dict[str, Any]) -> "tuple[PhotoSettings, DetectorRef]":
+    """The settings for whole photos, and the detector of this machine where all workers find it."""
     from pipelines import storage
     from pipelines.flows.setup_faces import detector_weights
-    from pipelines.restoration.request import CONTROL
+    from pipelines.restoration.request import CONTROL, PhotoSettings
     from pipelines.sources.detector import pin_detector
 
-    return pin_detector(detector_weights()).stage_to(storage.join(output, CONTROL, "faces"))
+    detector = pin_detector(detector_weights()).stage_to(storage.join(output, CONTROL, "faces"))
+    return PhotoSettings(detector.sha256, **settings), detector
+
+
+def _check_plain(settings: dict[str, Any]) -> None:
+    """Refuse options for whole photos beside --aligned."""
+    from pipelines.restoration.request import PhotoSettings
+
+    if PhotoSettings("", **settings) != PhotoSettings(""):
+        raise UsageError(
+            "restore has --aligned and an option for whole photos; expected one of the two; leave --aligned "
+            "out, or that option"
+        )
 
 
 def _verify(source: str, output: str, config: str | None, overrides: list[str] | None, as_json: bool) -> None:

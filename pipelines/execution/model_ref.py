@@ -39,8 +39,8 @@ class ModelRef:
         return cascade
 
     def stage_to(self, place: str) -> "ModelRef":
-        """Copy a local cascade to a folder on S3, for workers on other machines; one on S3 is not copied."""
-        if storage.is_remote(self.folder) or not storage.is_remote(place):
+        """Copy a local cascade to a place that workers on other machines reach; one on S3 is not copied."""
+        if storage.is_remote(self.folder):
             return self
         if _sizes(self.folder) != _sizes(place):
             storage.put_tree(Path(self.folder), place)

@@ -1,13 +1,11 @@
-"""The registered weights that a training starts from, brought to where its workers find them."""
-
-from pathlib import Path
+"""The registered weights that a training starts from."""
 
 from pipelines import storage
 from pipelines.recipes.recipe import Recipe
 
 
 def find_initial(recipe: Recipe, root: str, ref: str) -> str:
-    """Folder of a registered stage or cascade, by NAME@ALIAS; below the root if that is on S3.
+    """Folder on this machine of a registered stage or cascade, by NAME@ALIAS or NAME@VERSION.
 
     UsageError if there is none. Its digest is checked.
     """
@@ -15,11 +13,4 @@ def find_initial(recipe: Recipe, root: str, ref: str) -> str:
     from pipelines.tracking.connection import open_registry
 
     registry = open_registry(root, recipe.tracking.uri, recipe.tracking.experiment)
-    version = get_version(registry, ref)
-    folder = fetch(registry, version, storage.cache_folder("models"))
-    if not storage.is_remote(root):
-        return str(folder)
-    place = storage.join(root, "initial", version.digest[:12])
-    if not storage.exists(place):
-        storage.put_tree(Path(folder), place)
-    return place
+    return str(fetch(registry, get_version(registry, ref), storage.cache_folder("models")))

@@ -26,6 +26,7 @@ from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow
+from pipelines.flows.places import require_places
 from pipelines.flows.restore_output import (
     check_output_outside_input,
     noted_damage,
@@ -141,6 +142,9 @@ def _restore_archive(
     known = list(units.outcomes)
     sizes = {entry.path: entry.num_bytes for entry in storage.walk(output)}
     current = _without(find_current(source, refs, known, sizes), noted_damage(output))
+    waiting = [ref for ref in refs if ref.name not in current]
+    if waiting:
+        require_places(cluster, output, [(source, waiting)])
     plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples), _naming(options))
     changed = find_changed_originals(plan, current, output)
     if changed:

@@ -19,6 +19,7 @@ from pipelines.execution.dag import Step
 from pipelines.execution.run_report import RunReport, StepReport
 from pipelines.execution.runner import run_steps
 from pipelines.flows.initial_weights import find_initial
+from pipelines.flows.preflight import check_run
 from pipelines.flows.register import REGISTER
 from pipelines.flows.restore_samples import RESTORE
 from pipelines.recipes.recipe import Recipe
@@ -95,6 +96,7 @@ def run(
         if all(it.action == "HIT" for it in decisions) and not has_pending_tracking(store.root):
             results = run_steps(steps, store)
         else:
+            check_run(ctx, decisions)
             results = _run_tracked(ctx, steps, mirror)
     return _report(ctx, results, time.monotonic() - started)
 

@@ -6,6 +6,7 @@ type of its field.
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffbfr.degradation import DegradationSpec
@@ -34,6 +35,11 @@ class DataConfig:
     scaled to `hq_px`. The fractions of held-out faces are by content; `val` is used during development,
     `test` for the final figures only. `hq_codec` is the lossless format of the ground truths. More than
     `max_bad` unusable photos end the run (None: any number, but not all).
+
+    With `align` the photos are whole ones, and every usable face of each is found and aligned to the FFHQ
+    frame. One whose frame would have to be enlarged more than `max_enlargement` is left out. `detector` is
+    the file of the detector's weights; None is `DIFFBFR_FACE_DETECTOR`, or what `diffbfr setup faces`
+    brought.
     """
 
     faces: str
@@ -47,6 +53,9 @@ class DataConfig:
     degradation: DegradationSpec = field(default_factory=DegradationSpec)
     hq_codec: Codec = "webp"
     max_bad: int | None = None
+    align: bool = False
+    max_enlargement: float = 1.1
+    detector: str | None = None
 
     def __post_init__(self) -> None:
         check_whole("data", "hq_px", self.hq_px, 2, MAX_HQ_PX)
@@ -57,8 +66,16 @@ class DataConfig:
     def shard_config(self) -> "ShardConfig":
         """The fields that the content of the dataset depends on."""
         from pipelines.dataset.samples import ShardConfig
+        from pipelines.storage import digest
 
-        return ShardConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(ShardConfig)})
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ShardConfig)}
+        return ShardConfig(**values | {"detector": digest(self.find_detector()) if self.align else ""})
+
+    def find_detector(self) -> Path:
+        """The weights of the face detector on this machine; `UsageError` if there are none."""
+        from pipelines.packages.face_detectors import detector_weights
+
+        return detector_weights(self.detector)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pipelines.dataset import commits
 from pipelines.execution.artifact_store import ArtifactStore, Identity, OutputRef, Record
 from pipelines.execution.dag import Step
 from pipelines.execution.fingerprint import code_fingerprint
+from pipelines.execution.staging import stage_models
 from pipelines.recipes.recipe import SCRATCH, Recipe
 from pipelines.steps.definition import StepDef
 from pipelines.tracking.metrics_log import MetricRecord
@@ -99,6 +100,13 @@ class RunContext:
         if "@" in init and not storage.is_remote(init) and not storage.exists(init):
             return self.find_model(init)
         return storage.absolute(init)
+
+    def initial_for_workers(self, name: StageName) -> str:
+        """The same folder for a task: where workers may be on other machines, a copy under the root."""
+        folder = self.initial_folder(name)
+        if not folder or storage.is_remote(folder) or not self.cluster.is_joined:
+            return folder
+        return stage_models(folder, self.initial_digest(name), self.store.root)
 
     @cache  # noqa: B019 - one context a process
     def initial_digest(self, name: StageName | None = None) -> str:

@@ -175,7 +175,7 @@ def _task(ctx: "RunContext", name: StageName, folder: str) -> TrainTask:
         folder=folder,
         column=column.get("column", ""),
         column_model=column.get("irm1", ""),
-        initial=ctx.initial_folder(name),
+        initial=ctx.initial_for_workers(name),
         initial_digest=ctx.initial_digest(name),
         recompute_px=cluster.recompute_px,
         micro_batch=cluster.micro_batch,

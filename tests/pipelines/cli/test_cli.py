@@ -54,6 +54,15 @@ COMMAND_LINE = {
         "--mode",
         "--aligned",
         "--samples",
+        "--format",
+        "--fidelity",
+        "--strength",
+        "--upscale",
+        "--min-face",
+        "--any-size",
+        "--only-center",
+        "--only-largest",
+        "--keep-metadata",
         "--seed",
         "--max-bad",
         "--verify",
@@ -64,7 +73,7 @@ COMMAND_LINE = {
         "--json",
     ],
     "setup metrics": ["--from", "--json"],
-    "doctor": ["--root", "--config", "--set", "--json"],
+    "doctor": ["--root", "--address", "--config", "--set", "--json"],
     "models list": MODELS,
     "models show": ["NAME@VERSION", *MODELS],
     "models lineage": ["NAME@VERSION", "--deep", *MODELS],
@@ -524,15 +533,28 @@ def test_an_archive_is_restored_with_the_right_exit_code_and_a_rerun_does_nothin
         "--root",
         str(tmp_path),
     ]
+    monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "no cache"))
+    monkeypatch.delenv("DIFFBFR_FACE_DETECTOR", raising=False)
     assert call(monkeypatch, *words) == 2
-    assert "add --aligned" in capsys.readouterr().err
+    assert 'run "diffbfr setup faces"' in capsys.readouterr().err
+    assert call(monkeypatch, *words, "--aligned", "--upscale", "2") == 2
+    assert "--aligned and an option for whole photos" in capsys.readouterr().err
+    assert call(monkeypatch, *words, "--only-center", "--only-largest") == 2
+    assert "--only-center and --only-largest" in capsys.readouterr().err
     assert call(monkeypatch, *words, "--aligned") == 4
     shown = capsys.readouterr()
     assert "restored          2" in shown.out
     assert "1 of 3 inputs are quarantined (first: broken.png" in shown.err
     assert call(monkeypatch, *words, "--aligned", "--max-bad", "1", "--json") == 0
     ended = json.loads(capsys.readouterr().out)
-    assert ended["counts"] == {"restored": 2, "duplicate": 0, "quarantined": 1, "failed": 0, "skipped": 0}
+    assert ended["counts"] == {
+        "restored": 2,
+        "no_face": 0,
+        "duplicate": 0,
+        "quarantined": 1,
+        "failed": 0,
+        "skipped": 0,
+    }
     assert Path(ended["ledger"]).is_file()
     assert len(list(Path(out).glob("*.png"))) == 2
     assert call(monkeypatch, *words, "--aligned", "--seed", "7") == 2
@@ -562,7 +584,9 @@ def test_the_doctor_names_what_is_wrong_and_fails(
         == 1
     )
     shown = capsys.readouterr()
-    assert "driver  storage                 BAD  cannot write to" in shown.out
+    assert re.search(
+        r"^driver, worker +storage +BAD +.*; expected a folder or bucket", shown.out, re.MULTILINE
+    )
     assert shown.err.splitlines()[-1].startswith("diffbfr: ")
 
 
