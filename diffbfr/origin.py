@@ -4,7 +4,7 @@ A header goes wherever the file goes: into a cascade, the registry, a bucket, an
 weights that were trained further. So no copy of imported weights loses its licence.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from diffbfr.documents import abridged, decode_json
 from diffbfr.errors import UsageError, one_line
-from diffbfr.spec import from_dict
+from diffbfr.spec import from_dict, to_dict
 
 ORIGIN: Final = "origin"
 """Key of the origin among the metadata of a safetensors file."""
@@ -69,3 +69,9 @@ def read_origins(folder: Path, stages: Iterable[str]) -> dict[str, Origin]:
 def licences(origins: Iterable[Origin]) -> tuple[str, ...]:
     """Each licence once, with the checkpoint that it is of."""
     return tuple(dict.fromkeys(f"{origin.source}: {origin.licence}" for origin in origins))
+
+
+def with_origins(record: Mapping[str, object], folder: Path, stages: Iterable[str]) -> dict[str, object]:
+    """The record of a cascade in a folder, with the origins of its stages if others trained any."""
+    origins = {stage: to_dict(origin) for stage, origin in read_origins(folder, stages).items()}
+    return {**record, "origins": origins} if origins else dict(record)

@@ -189,6 +189,7 @@ def restore(
                 "report": page,
                 "ledger": report.ledger,
                 "model": report.model_digest,
+                "licences": report.licences,
                 "seconds": report.seconds,
                 "counts": report.counts,
             }
@@ -198,6 +199,8 @@ def restore(
         say(f"ledger: {report.ledger}")
         if page is not None:
             say(f"report: {page}")
+        for licence in report.licences:
+            say(f"licence of the model: {licence}")
     require_clean(report, max_bad, strict)
 
 

@@ -101,6 +101,7 @@ class RestoreReport:
     source: str
     output: str
     model_digest: str
+    licences: tuple[str, ...]
     hq_px: int
     options: RestoreOptions
     counts: RestoreCounts
@@ -163,6 +164,7 @@ def _restore_archive(
         source=source.uri,
         output=output,
         model_digest=model.digest,
+        licences=model.licences,
         hq_px=model.hq_px,
         options=options,
         counts=_count(rows),
@@ -228,6 +230,7 @@ def _request(source: PhotoSource, model: RestorationModel, options: RestoreOptio
         hq_px=model.hq_px,
         samples=options.samples,
         photos=options.photos,
+        licences=model.licences,
     )
 
 
@@ -336,6 +339,8 @@ def _close(report: RestoreReport) -> None:
         "counts": asdict(report.counts),
         "seconds": sum(row.seconds for row in report.rows),
     }
+    if report.licences:
+        summary["licences"] = list(report.licences)
     faces = None if report.options.aligned else report.faces
     replaced = close_records(report.output, report.rows, faces, summary, file_mode(report.source))
     if replaced and not report.num_worked:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_HQ_PX, MAX_VARIANTS, MAX_SHARD_SIZE = 4096, 10_000, 100_000
 _MAX_AT_ONCE = 10_000
 SCRATCH = "scratch"
-"""With `PACKAGED` the values of `Recipe.init`; anything else is the folder of a cascade."""
+"""With `PACKAGED` the values of `Recipe.init`; anything else names a cascade or a stage."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,15 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage: its specification (a column of Table 6) and its training."""
+    """One stage: its specification (a column of Table 6) and its training.
+
+    `init` is the origin of its initial weights: "" takes those of the recipe's `init`; "scratch", "packaged",
+    NAME@ALIAS of the registry or a folder with the stage, alone or in a cascade, are its own.
+    """
 
     stage: StageSpec
     training: TrainingConfig
+    init: str = ""
 
     def __post_init__(self) -> None:
         check_training(self.stage, self.training)
@@ -160,8 +165,8 @@ class TrackingConfig:
 class Recipe:
     """The configuration of a run.
 
-    `init` is the origin of the initial weights: "scratch", "packaged" (the small cascade in the package) or
-    the folder of a cascade.
+    `init` is the origin of the initial weights: "scratch", "packaged" (the small cascade in the package),
+    NAME@ALIAS of the registry or the folder of a cascade; a stage may have its own (`irm1.init`).
     """
 
     name: str
@@ -195,6 +200,10 @@ class Recipe:
                 f"evaluate.variant is {self.evaluate.variant}, data.variants {self.data.variants}; expected "
                 "a smaller one"
             )
+
+    def init_of(self, name: StageName | None) -> str:
+        """The origin of a stage's initial weights; of the recipe's for None."""
+        return self.init if name is None else self.stage(name).init or self.init
 
     def stage(self, name: StageName) -> StageConfig:
         """The configuration of one stage."""

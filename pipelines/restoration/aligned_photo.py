@@ -39,7 +39,7 @@ class AlignedPhoto:
                 return Finished(replace(failed, num_faces=0, samples=1))
             assert draw.result is not None
             images.append(draw.result)
-        made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed)
+        made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed, request.licences)
         kept = self.read.kept
         pngs = [
             encode_signed_png(image, made_by, kept.icc, exif=kept.exif, dpi=kept.dpi, alpha=kept.alpha)

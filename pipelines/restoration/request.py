@@ -53,7 +53,8 @@ class PhotoSettings:
 class RestoreRequest:
     """Everything that an output depends on: the input, the model's digest, and how it is used.
 
-    `photos` is None if the inputs are aligned face crops.
+    `photos` is None if the inputs are aligned face crops. `licences` are those of weights in the model that
+    others trained.
     """
 
     input: str
@@ -65,6 +66,7 @@ class RestoreRequest:
     hq_px: int
     samples: int
     photos: PhotoSettings | None = None
+    licences: tuple[str, ...] = ()
 
 
 def decode_request(values: Mapping[str, Any]) -> RestoreRequest:

@@ -97,7 +97,7 @@ class WholePhoto:
             if others:
                 files[others[-1]] = _encoded_spread(np.zeros((self.read.height, self.read.width)))
             return Finished(row, files, rows)
-        made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed)
+        made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed, request.licences)
         file_format = written_format(photo.format, self.settings.file_format or None)
         pictures, spread = self._compose(photo, restored, request.samples)
         encoded = [

