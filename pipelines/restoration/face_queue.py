@@ -2,8 +2,8 @@
 
 A network that sees a batch at once always gets batches of the same size, the last one padded: kernels round
 differently at another size (measured: one level in 1 of 70,000 values), but not with other images in the
-batch. On a CPU it computes on one thread, whose number decides the last bits of a sum. So neither the order of
-the photos, nor their batch, nor a retry, nor the machine's cores change a byte.
+batch. On a CPU it computes on one thread, because the number of threads decides the last bits of a sum. So
+neither the order of the photos, nor their batch, nor a retry, nor the machine's cores change a byte.
 """
 
 import time
