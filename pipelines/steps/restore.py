@@ -10,32 +10,33 @@ A photo that kills its decoder, never ends or exhausts the memory has a row with
 of its unit are restored as if it were not there.
 """
 
-import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
-from diffbfr.errors import UsageError, one_line
-from diffbfr.images import ImageRefused
+from diffbfr.errors import one_line
 from pipelines import storage
 from pipelines.cluster.protocol import ReportCounts
 from pipelines.restoration.access import file_mode
-from pipelines.restoration.aligned_photo import open_aligned
-from pipelines.restoration.face_input import read_face_sandboxed, start_reader
 from pipelines.restoration.face_queue import FaceQueue, Failure
 from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.model import RestorationModel
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, OutputFile, commit_unit
+from pipelines.restoration.photo_reading import PhotoReader
 from pipelines.restoration.request import RestoreRequest
-from pipelines.restoration.whole_input import read_whole_sandboxed, start_whole_reader
-from pipelines.restoration.whole_photo import open_whole
-from pipelines.restoration.work import OpenPhoto, ReadFile, WorkItem, empty_row, without_output
+from pipelines.restoration.work import (
+    OpenPhoto,
+    WorkItem,
+    empty_row,
+    finish_photo,
+    is_restored,
+    sha256_of,
+    without_output,
+)
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
-from pipelines.sources.sandbox import WorkerFailure
 from pipelines.sources.skipping import MESSAGES
 from pipelines.sources.weights_ref import WeightsRef
 
@@ -99,7 +100,7 @@ class RestoreWorker:
                 waiting.append(opened)
                 queue.add(opened.draws)
             queue.run(until_empty=number == len(task.items))
-            for photo in list(filter(_is_restored, waiting)):
+            for photo in list(filter(is_restored, waiting)):
                 waiting.remove(photo)
                 while len(writing) >= _WRITE_BEHIND:
                     writing.popleft().result()
@@ -138,25 +139,13 @@ class RestoreWorker:
 
 
 class _Reading:
-    """How the photos of a unit are read: as aligned crops, or whole with a detector."""
+    """How the photos of a unit are read from their source."""
 
     def __init__(self, task: RestoreTask, lq_px: int, hq_px: int) -> None:
         self._source = task.source
-        self._request = task.request
-        self._lq_px = lq_px
-        self._hq_px = hq_px
-        self._weights: Path | None = None
-        if task.request.photos is not None:
-            if task.detector is None:
-                raise UsageError("the task has no face detector; expected one for whole photos")
-            self._weights = task.detector.fetch()
-
-    def warm_up(self) -> None:
-        """Start the child process of this thread."""
-        if self._weights is None:
-            start_reader()
-        else:
-            start_whole_reader()
+        weights = None if task.detector is None else task.detector.fetch()
+        self._reader = PhotoReader(task.request, lq_px, hq_px, weights)
+        self.warm_up = self._reader.warm_up
 
     def open(self, item: WorkItem) -> OpenPhoto | Outcome:
         """Read and decode a photo; the outcome instead if it is refused."""
@@ -165,26 +154,7 @@ class _Reading:
             data = self._source.read(item.ref)
         except PhotoUnreadableError as error:
             return without_output(empty_row(item.ref, "quarantined", UNREADABLE, one_line(error)), item.ref)
-        sha256 = hashlib.sha256(data).hexdigest()
-        try:
-            opened = self._decode(data, lambda: ReadFile(item, data, sha256, time.perf_counter() - started))
-        except ImageRefused as error:
-            reason, message = str(error.reason_code), one_line(error)
-        else:
-            if not isinstance(opened, WorkerFailure):
-                return opened
-            reason, message = opened.reason, f"decoding it failed: {opened.message}"
-        row = replace(empty_row(item.ref, "quarantined", reason, message), num_bytes=len(data), sha256=sha256)
-        return without_output(replace(row, seconds=time.perf_counter() - started), item.ref)
-
-    def _decode(self, data: bytes, file: Callable[[], ReadFile]) -> OpenPhoto | WorkerFailure:
-        request = self._request
-        if self._weights is None:
-            read = read_face_sandboxed(data, self._lq_px, self._hq_px)
-            return read if isinstance(read, WorkerFailure) else open_aligned(file(), read, request)
-        assert request.photos is not None
-        whole = read_whole_sandboxed(data, self._weights, request.photos, self._lq_px, self._hq_px)
-        return whole if isinstance(whole, WorkerFailure) else open_whole(file(), whole, request)
+        return self._reader.open(item, data, time.perf_counter() - started)
 
 
 def skipped_outcome(ref: PhotoRef) -> Outcome:
@@ -226,22 +196,14 @@ def write_outputs(output_uri: str, contents: Mapping[str, bytes], mode: int) -> 
 
 def output_file(name: str, content: bytes) -> OutputFile:
     """The record of a written file."""
-    return OutputFile(name, len(content), hashlib.sha256(content).hexdigest())
-
-
-def _is_restored(photo: OpenPhoto) -> bool:
-    return all(draw.is_done for draw in photo.draws)
+    return OutputFile(name, len(content), sha256_of(content))
 
 
 def _write(task: RestoreTask, photo: OpenPhoto, identity: IdentityCheck | None) -> Outcome:
     """Compose, encode and write a photo."""
     started = time.perf_counter()
     item = photo.file.item
-    try:
-        finished = photo.finish(task.request, identity)
-    except ImageRefused as error:
-        row = photo.file.row("failed", str(error.reason_code), one_line(error))
-        return without_output(row, item.ref)
+    finished = finish_photo(photo, task.request, identity)
     row = finished.row
     if not finished.files:
         return without_output(row, item.ref)
