@@ -2,7 +2,8 @@
 
 A network that sees a batch at once always gets batches of the same size, the last one padded: kernels round
 differently at another size (measured: one level in 1 of 70,000 values), but not with other images in the
-batch. So neither the order of the photos, nor their batch, nor a retry changes a byte.
+batch. On a CPU it computes on one thread, because the number of threads decides the last bits of a sum. So
+neither the order of the photos, nor their batch, nor a retry, nor the machine's cores change a byte.
 """
 
 import time
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from diffbfr.cost.threads import single_thread
 from diffbfr.errors import DiffBFRError, UsageError, one_line
 from diffbfr.images import Pixels, to_pixels, to_tensor
 from diffbfr.metrics.consistency import consistency
@@ -81,19 +83,32 @@ class FaceQueue:
         """Put draws at the end."""
         self._waiting += draws
 
+    @property
+    def num_free(self) -> int:
+        """How many draws the next batch lacks; 0 if it is full."""
+        return max(0, self._size - len(self._waiting))
+
     def run(self, *, until_empty: bool = False) -> None:
         """Run every full batch; with `until_empty` the rest too."""
         while len(self._waiting) >= self._size or (until_empty and self._waiting):
-            batch = self._waiting[: self._size]
-            del self._waiting[: self._size]
-            started = time.perf_counter()
+            self.run_batch()
+
+    def run_batch(self) -> Sequence[FaceDraw]:
+        """Run the next batch, full or not; returns its draws, of which some may wait once more."""
+        batch = self._waiting[: self._size]
+        if not batch:
+            return []
+        del self._waiting[: self._size]
+        started = time.perf_counter()
+        with single_thread():
             results = self._restore(batch)
-            # networks see batches that mix photos, so each face is charged an equal part of their time
-            seconds = (time.perf_counter() - started) / len(batch)
-            for draw, result in zip(batch, results, strict=True):
-                draw.seconds += seconds
-                draw.take(result)
-                self._waiting += [] if draw.is_done else [draw]
+        # networks see batches that mix photos, so each face is charged an equal part of their time
+        seconds = (time.perf_counter() - started) / len(batch)
+        for draw, result in zip(batch, results, strict=True):
+            draw.seconds += seconds
+            draw.take(result)
+            self._waiting += [] if draw.is_done else [draw]
+        return batch
 
     def _restore(self, batch: Sequence[FaceDraw]) -> list[Pixels | Failure]:
         """Restore a batch, padded to its full size unless the model is batch-invariant.

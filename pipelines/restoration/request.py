@@ -22,7 +22,7 @@ CONTROL: Final = ".diffbfr"
 
 REQUEST: Final = f"{CONTROL}/request.json"
 
-MIN_CONSISTENCY: Final = 18.0
+MIN_CONSISTENCY: Final = 20.0
 """Consistency in dB below which a face is drawn again."""
 
 
@@ -53,7 +53,8 @@ class PhotoSettings:
 class RestoreRequest:
     """Everything that an output depends on: the input, the model's digest, and how it is used.
 
-    `photos` is None if the inputs are aligned face crops.
+    `photos` is None if the inputs are aligned face crops. `licences` are those of weights in the model that
+    others trained.
     """
 
     input: str
@@ -65,6 +66,7 @@ class RestoreRequest:
     hq_px: int
     samples: int
     photos: PhotoSettings | None = None
+    licences: tuple[str, ...] = ()
 
 
 def decode_request(values: Mapping[str, Any]) -> RestoreRequest:

@@ -1,12 +1,16 @@
 """A photo on its way through a restoration: what is to be done, what was read, and what is to be written."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+from diffbfr.errors import one_line
+from diffbfr.images import ImageRefused
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.restoration.face_queue import FaceDraw
 from pipelines.restoration.face_rows import FaceRow
+from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.outcomes import Outcome
 from pipelines.restoration.request import RestoreRequest
 from pipelines.sources import PhotoRef
@@ -59,9 +63,29 @@ class OpenPhoto(Protocol):
         """Every restoration of every face to be restored."""
         ...
 
-    def finish(self, request: RestoreRequest) -> Finished:
+    def finish(self, request: RestoreRequest, identity: IdentityCheck | None) -> Finished:
         """Compose and encode the outputs, once every draw has its result."""
         ...
+
+
+def is_restored(photo: OpenPhoto) -> bool:
+    """Whether every face of a photo has passed the cascade."""
+    return all(draw.is_done for draw in photo.draws)
+
+
+def finish_photo(
+    photo: OpenPhoto, request: RestoreRequest, identity: IdentityCheck | None = None
+) -> Finished:
+    """Compose and encode a photo; one that its format cannot hold is `failed`, without a file."""
+    try:
+        return photo.finish(request, identity)
+    except ImageRefused as error:
+        return Finished(photo.file.row("failed", str(error.reason_code), one_line(error)))
+
+
+def sha256_of(data: bytes) -> str:
+    """The identity of a file: the sha256 of its bytes in hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def empty_row(

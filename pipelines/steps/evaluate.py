@@ -285,7 +285,9 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     files = write_evaluation(evaluation, folder)
     # an infinite PSNR is no JSON number; it stays in the evaluation's own files
     finite = {name: value for name, value in means(evaluation).items() if abs(value) != float("inf")}
-    metadata = {"faces": evaluation.protocol.num_images, **finite}
+    metadata: dict[str, Any] = {"faces": evaluation.protocol.num_images, **finite}
+    if cascade.licences:
+        metadata["licences"] = list(cascade.licences)
     content = storage.digest(storage.join(folder, "rows.csv"))
     return StepOutput({name: name for name in files}, metadata, content)
 

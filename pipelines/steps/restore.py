@@ -10,33 +10,35 @@ A photo that kills its decoder, never ends or exhausts the memory has a row with
 of its unit are restored as if it were not there.
 """
 
-import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
-from diffbfr.errors import UsageError, one_line
-from diffbfr.images import ImageRefused
+from diffbfr.errors import one_line
 from pipelines import storage
 from pipelines.cluster.protocol import ReportCounts
 from pipelines.restoration.access import file_mode
-from pipelines.restoration.aligned_photo import open_aligned
-from pipelines.restoration.face_input import read_face_sandboxed, start_reader
 from pipelines.restoration.face_queue import FaceQueue, Failure
+from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.model import RestorationModel
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, OutputFile, commit_unit
+from pipelines.restoration.photo_reading import PhotoReader
 from pipelines.restoration.request import RestoreRequest
-from pipelines.restoration.whole_input import read_whole_sandboxed, start_whole_reader
-from pipelines.restoration.whole_photo import open_whole
-from pipelines.restoration.work import OpenPhoto, ReadFile, WorkItem, empty_row, without_output
+from pipelines.restoration.work import (
+    OpenPhoto,
+    WorkItem,
+    empty_row,
+    finish_photo,
+    is_restored,
+    sha256_of,
+    without_output,
+)
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
-from pipelines.sources.detector import DetectorRef
-from pipelines.sources.sandbox import WorkerFailure
 from pipelines.sources.skipping import MESSAGES
+from pipelines.sources.weights_ref import WeightsRef
 
 _READ_AHEAD: Final = 2
 _WRITE_BEHIND: Final = 2
@@ -45,14 +47,18 @@ _WRITE_BEHIND: Final = 2
 
 @dataclass(frozen=True)
 class RestoreTask:
-    """A unit of photos with different content; `detector` is None for aligned face crops."""
+    """A unit of photos with different content; `detector` is None for aligned face crops.
+
+    With `identity`, the weights of a face network, the faces before and after are compared.
+    """
 
     index: int
     source: PhotoSource
     items: tuple[WorkItem, ...]
     output_uri: str
     request: RestoreRequest
-    detector: DetectorRef | None = None
+    detector: WeightsRef | None = None
+    identity: WeightsRef | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,12 @@ class RestoreWorker:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-photos")
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-photos")
         self._is_warm = False
+        self._identity: tuple[WeightsRef, IdentityCheck] | None = None
         self._cascade = model.load()
 
     def __call__(self, task: RestoreTask) -> BatchReport:
         """Restore a unit: write its images, then its record."""
+        identity = self._identity_of(task)
         queue = FaceQueue(self._cascade, task.request.mode, task.request.batch_faces)
         outcomes: dict[str, Outcome | Future[Outcome]] = {}
         waiting: list[OpenPhoto] = []
@@ -92,16 +100,24 @@ class RestoreWorker:
                 waiting.append(opened)
                 queue.add(opened.draws)
             queue.run(until_empty=number == len(task.items))
-            for photo in list(filter(_is_restored, waiting)):
+            for photo in list(filter(is_restored, waiting)):
                 waiting.remove(photo)
                 while len(writing) >= _WRITE_BEHIND:
                     writing.popleft().result()
-                writing.append(self._writer.submit(_write, task, photo))
+                writing.append(self._writer.submit(_write, task, photo, identity))
                 outcomes[photo.file.item.ref.name] = writing[-1]
         results = [outcomes[item.ref.name] for item in task.items]
         done = tuple(found if isinstance(found, Outcome) else found.result() for found in results)
         commit(task.output_uri, done, task.request)
         return BatchReport(done)
+
+    def _identity_of(self, task: RestoreTask) -> IdentityCheck | None:
+        """The comparison of a task, loaded once."""
+        if task.identity is None:
+            return None
+        if self._identity is None or self._identity[0] != task.identity:
+            self._identity = task.identity, IdentityCheck(task.identity.fetch())
+        return self._identity[1]
 
     def _read_ahead(self, task: RestoreTask) -> Iterator[OpenPhoto | Outcome]:
         """The unit's photos in their order, read and decoded ahead of their use."""
@@ -123,25 +139,13 @@ class RestoreWorker:
 
 
 class _Reading:
-    """How the photos of a unit are read: as aligned crops, or whole with a detector."""
+    """How the photos of a unit are read from their source."""
 
     def __init__(self, task: RestoreTask, lq_px: int, hq_px: int) -> None:
         self._source = task.source
-        self._request = task.request
-        self._lq_px = lq_px
-        self._hq_px = hq_px
-        self._weights: Path | None = None
-        if task.request.photos is not None:
-            if task.detector is None:
-                raise UsageError("the task has no face detector; expected one for whole photos")
-            self._weights = task.detector.fetch()
-
-    def warm_up(self) -> None:
-        """Start the child process of this thread."""
-        if self._weights is None:
-            start_reader()
-        else:
-            start_whole_reader()
+        weights = None if task.detector is None else task.detector.fetch()
+        self._reader = PhotoReader(task.request, lq_px, hq_px, weights)
+        self.warm_up = self._reader.warm_up
 
     def open(self, item: WorkItem) -> OpenPhoto | Outcome:
         """Read and decode a photo; the outcome instead if it is refused."""
@@ -150,26 +154,7 @@ class _Reading:
             data = self._source.read(item.ref)
         except PhotoUnreadableError as error:
             return without_output(empty_row(item.ref, "quarantined", UNREADABLE, one_line(error)), item.ref)
-        sha256 = hashlib.sha256(data).hexdigest()
-        try:
-            opened = self._decode(data, lambda: ReadFile(item, data, sha256, time.perf_counter() - started))
-        except ImageRefused as error:
-            reason, message = str(error.reason_code), one_line(error)
-        else:
-            if not isinstance(opened, WorkerFailure):
-                return opened
-            reason, message = opened.reason, f"decoding it failed: {opened.message}"
-        row = replace(empty_row(item.ref, "quarantined", reason, message), num_bytes=len(data), sha256=sha256)
-        return without_output(replace(row, seconds=time.perf_counter() - started), item.ref)
-
-    def _decode(self, data: bytes, file: Callable[[], ReadFile]) -> OpenPhoto | WorkerFailure:
-        request = self._request
-        if self._weights is None:
-            read = read_face_sandboxed(data, self._lq_px, self._hq_px)
-            return read if isinstance(read, WorkerFailure) else open_aligned(file(), read, request)
-        assert request.photos is not None
-        whole = read_whole_sandboxed(data, self._weights, request.photos, self._lq_px, self._hq_px)
-        return whole if isinstance(whole, WorkerFailure) else open_whole(file(), whole, request)
+        return self._reader.open(item, data, time.perf_counter() - started)
 
 
 def skipped_outcome(ref: PhotoRef) -> Outcome:
@@ -211,22 +196,14 @@ def write_outputs(output_uri: str, contents: Mapping[str, bytes], mode: int) -> 
 
 def output_file(name: str, content: bytes) -> OutputFile:
     """The record of a written file."""
-    return OutputFile(name, len(content), hashlib.sha256(content).hexdigest())
+    return OutputFile(name, len(content), sha256_of(content))
 
 
-def _is_restored(photo: OpenPhoto) -> bool:
-    return all(draw.is_done for draw in photo.draws)
-
-
-def _write(task: RestoreTask, photo: OpenPhoto) -> Outcome:
+def _write(task: RestoreTask, photo: OpenPhoto, identity: IdentityCheck | None) -> Outcome:
     """Compose, encode and write a photo."""
     started = time.perf_counter()
     item = photo.file.item
-    try:
-        finished = photo.finish(task.request)
-    except ImageRefused as error:
-        row = photo.file.row("failed", str(error.reason_code), one_line(error))
-        return without_output(row, item.ref)
+    finished = finish_photo(photo, task.request, identity)
     row = finished.row
     if not finished.files:
         return without_output(row, item.ref)
