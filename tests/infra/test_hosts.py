@@ -28,15 +28,15 @@ from tests.infra.hosts import Host, Network, network
 from tests.infra.smoke import contents, diffbfr, run_here, run_words
 
 ASKED_FOR = "DIFFBFR_TEST_SERVICES"
-NUM_FACES = 24
+NUM_FACES = 8
 FIXED_ORDER = [f"{stage}.training.reduce_leaves=2" for stage in ("irm1", "irm2", "tem")]
 """With it, weights do not depend on the number of ranks, which changes while hosts come and go."""
 LONGER = [
-    "data.shard_size=4",
+    "data.shard_size=8",
     *(
         f"{stage}.training.{setting}"
         for stage in ("irm1", "tem")
-        for setting in ("num_samples=96", "checkpoint_samples=16")
+        for setting in ("num_samples=48", "checkpoint_samples=8")
     ),
 ]
 
@@ -64,10 +64,10 @@ class Hosts:
     def ray_address(self) -> str:
         return f"{self.head.address}:6379"
 
-    def join(self) -> Host:
+    def join(self, cpus: int = 1) -> Host:
         """Start another worker."""
         host = self._add(f"worker{len(self.workers)}", weights=False)
-        self._start_ray(host, [f"--address={self.ray_address}", "--num-cpus=1"])
+        self._start_ray(host, [f"--address={self.ray_address}", f"--num-cpus={cpus}"])
         self.workers.append(host)
         return host
 
@@ -82,6 +82,9 @@ class Hosts:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": "/tmp/token",
             "DIFFBFR_FACE_DETECTOR": "",
+            # of a machine that is busy, and is several hosts at once
+            "RAY_raylet_start_wait_time_s": "300",
+            "RAY_worker_niceness": "0",
         }
         host = self._net.add(name, environment, weights)
         host.write("/tmp/token", self._token)
@@ -153,14 +156,14 @@ def test_the_first_face_comes_soon_and_no_worker_needs_the_drivers_disk(hosts: H
     done: list[subprocess.CompletedProcess[str]] = []
     job = threading.Thread(
         target=lambda: done.append(
-            hosts.submit(*words, *as_words([f"cluster.address={hosts.ray_address}", "restore.unit_size=4"]))
+            hosts.submit(*words, *as_words([f"cluster.address={hosts.ray_address}", "restore.unit_size=1"]))
         )
     )
     job.start()
     seconds = wait_for(lambda: [path for path in below("first") if path.endswith(".png")]) - hosts.started
     job.join()
     assert done[0].returncode == 0, done[0].stdout[-3000:]
-    here = diffbfr([*words[:2], "s3://diffbfr/first-here", "--aligned", "--set", "restore.unit_size=4"])
+    here = diffbfr([*words[:2], "s3://diffbfr/first-here", "--aligned", "--set", "restore.unit_size=2"])
     assert here.returncode == 0, here.stderr
     assert ledger("s3://diffbfr/first") == ledger("s3://diffbfr/first-here")
     print(json.dumps({"seconds from ray start to the first face": round(seconds, 1)}))
@@ -275,7 +278,25 @@ def test_a_restore_through_a_lost_and_a_new_host_equals_one_machine(hosts: Hosts
     troubles = threading.Thread(target=trouble)
     troubles.start()
     words = ["restore", "s3://diffbfr/faces", "s3://diffbfr/lost", "--aligned", "--mode", "fast"]
-    done = hosts.submit(*words, *as_words([*elastic(hosts), "restore.unit_size=2"]))
+    done = hosts.submit(*words, *as_words([*elastic(hosts), "restore.unit_size=1"]))
     troubles.join()
     assert done.returncode == 0, done.stdout[-3000:]
     assert ledger("s3://diffbfr/lost") == ledger("s3://diffbfr/first-here")
+
+
+def test_two_workers_on_two_hosts_and_on_one(hosts: Hosts) -> None:
+    """What a second host costs or brings: the same restoration with the same number of workers."""
+    words = ["restore", "s3://diffbfr/faces"]
+    settings = as_words([f"cluster.address={hosts.ray_address}", "restore.unit_size=2"])
+    seconds: dict[str, float] = {}
+    for name in ("two hosts", "one host"):
+        if name == "one host":
+            for host in hosts.workers:
+                host.kill()
+            hosts.join(cpus=2)
+        started = time.monotonic()
+        done = hosts.submit(*words, f"s3://diffbfr/{name.replace(' ', '-')}", "--aligned", *settings)
+        seconds[name] = round(time.monotonic() - started, 1)
+        assert done.returncode == 0, done.stdout[-3000:]
+    print(json.dumps({"seconds of the same restoration by two workers": seconds}))
+    assert ledger("s3://diffbfr/two-hosts") == ledger("s3://diffbfr/one-host")
