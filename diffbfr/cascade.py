@@ -22,7 +22,7 @@ from diffbfr.digests import model_digest
 from diffbfr.errors import UsageError
 from diffbfr.models.denoiser import Denoiser, Precision, upsample
 from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
-from diffbfr.stages import STAGE_NAMES, Mode, StageSpec
+from diffbfr.stages import PAPER_FIDELITY, STAGE_NAMES, Mode, StageSpec
 
 RECORD: Final = "cascade.json"
 
@@ -99,19 +99,29 @@ class Cascade:
         return self.device.type == "cpu"
 
     def restore(
-        self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast"
+        self,
+        x_0: Float[Tensor, "b 3 low low"],
+        noise_keys: Sequence[str],
+        mode: Mode = "fast",
+        fidelity: Sequence[float] | None = None,
     ) -> Restoration:
         """Restore a batch of aligned faces in [-1, 1], with one noise key per face.
+
+        `fidelity` in [0, 1] moves the truncated starts of each face (`StageSpec.start_at`); None is the
+        paper's 0.5 for all.
 
         This is Algorithm 1, a draw from Eq. 7b (which approximates Eq. 7a, a cascade in the sense of Eq. 6).
         A face with its key is restored to the same image alone and in any batch: bitwise on the CPU, where
         the networks run on one image at a time, and to float32's rounding elsewhere.
         """
+        fidelity = [PAPER_FIDELITY] * len(noise_keys) if fidelity is None else fidelity
         low = self.identity(x_0, noise_keys, mode)
         second = self.irm2.spec
+        n_1 = [self.irm2.spec.start_at(f) for f in fidelity]
+        n_2 = [self.tem.spec.start_at(f) for f in fidelity]
         enlarged = upsample(low, second.px, second.resize_kernel, clamp=second.resize_clamp)
-        high = sample(self.irm2, noise_keys, mode, start_image=enlarged, condition=enlarged)
-        polished = sample(self.tem, noise_keys, mode, start_image=high, condition=None)
+        high = sample(self.irm2, noise_keys, mode, start_image=enlarged, condition=enlarged, starts=n_1)
+        polished = sample(self.tem, noise_keys, mode, start_image=high, condition=None, starts=n_2)
         return Restoration(low, high, polished)
 
     def identity(

@@ -9,6 +9,7 @@ TEM's "Attention resolutions [32, 16, 8]" are read as pixels, like IRM's: 378.3 
 and 16 px) they would give 473.7 GFLOP and 151,642,022.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Literal
 
 from diffbfr.documents import abridged, check_whole
 from diffbfr.errors import UsageError
+from diffbfr.spec import LATER
 
 StageName = Literal["irm1", "irm2", "tem"]
 Mode = Literal["fast", "faithful"]
@@ -31,6 +33,8 @@ FOLD_PX = 16
 """Maps at least this wide are enlarged and convolved in one operation (`models.convolution.UpsampleConv`)."""
 MAX_STEPS, MAX_IMAGE_PX, MAX_PATCH_PX, MAX_ATTENTION_PX = 10_000, 2048, 16, 128
 MAX_LEVELS, MAX_BLOCKS, MAX_CHANNELS, MAX_PRIOR_STD = 10, 16, 4096, 100.0
+PAPER_FIDELITY = 0.5
+"""The fidelity at which the truncated starts are those of Table 6 (`StageSpec.start_at`)."""
 """Bounds of a specification, some times what Table 6 has: specifications come from others too."""
 SAMPLING = ("start", "fast", "reverse_variance", "reverse_clamp")
 """Fields of a stage that only sampling uses: the same weights serve any values of them."""
@@ -80,6 +84,11 @@ class UNetSpec:
     """Side of the pixel blocks that the stem folds into channels and the head unfolds.
 
     The paper has 1; 2 makes small networks cheap.
+    """
+    first_step: int = dataclasses.field(default=1, metadata=LATER)
+    """Number by which a network whose `time` is the step knows the first step, 1..T or 0..T - 1.
+
+    The paper counts from 1; the networks of guided diffusion were trained counting from 0.
     """
 
     def __post_init__(self) -> None:
@@ -131,6 +140,11 @@ class UNetSpec:
         check_whole("unet", "channels in its widest level", widest, 1, MAX_CHANNELS)
         if not 0 <= self.dropout < 1:
             raise UsageError(f"unet has dropout={self.dropout}; expected a probability in [0, 1)")
+        check_whole("unet", "first_step", self.first_step, 0, 1)
+        if not self.first_step and self.time != "step":
+            raise UsageError(
+                f"unet has first_step=0 with time={self.time}; expected 1, its time is no step; leave it out"
+            )
 
     def level_px(self, level: int) -> int:
         """Side length (px) of a level's feature maps."""
@@ -253,6 +267,17 @@ class StageSpec:
         """Whether the network takes an image beside y_t (Table 6): x_0 in IRM-1, x'_0 in IRM-2."""
         return self.name != "tem"
 
+    def start_at(self, fidelity: float) -> int:
+        """The truncated start N(f) = N 2^(1 - 2f), at most T and at least the evaluations of mode `fast`.
+
+        `fidelity` f in [0, 1]: 0.5 is the paper's N, 1 halves it, so that more of the start image stays, and
+        0 doubles it, so that more is drawn anew.
+        """
+        if not 0 <= fidelity <= 1:
+            raise UsageError(f"fidelity is {fidelity}; expected a number from 0 to 1")
+        moved = round(self.start * math.exp2(1 - 2 * fidelity))
+        return min(max(moved, self.fast.num_evaluations), self.schedule.num_steps)
+
     @property
     def trained(self) -> "StageSpec":
         """What a training depends on: this stage with its sampling fields (`SAMPLING`) at fixed values."""
@@ -334,6 +359,20 @@ TEM = StageSpec(
     start=100,
     fast=SamplerSpec("sde_dpmpp_2m", 8),
 )
+
+IRM2_SR3 = replace(
+    IRM2,
+    unet=replace(
+        IRM2.unet,
+        channel_multipliers=(1, 2, 4, 8, 16),
+        res_blocks=(1, 1, 1, 1, 1),
+        attention_px=(),
+    ),
+)
+"""SR3 from 64 to 512 px as its public checkpoint has it: five levels, attention in the middle alone."""
+
+TEM_DIFFACE = replace(TEM, unet=replace(TEM.unet, first_step=0))
+"""DifFace's prior of faces at 512 px: the network of Table 6, which counts its steps from 0."""
 
 IRM1_TINY = replace(
     IRM1,

@@ -40,6 +40,8 @@ PUBLIC_MODULES = (
     "diffbfr.samplers",
     "diffbfr.checkpoint",
     "diffbfr.ema",
+    "diffbfr.origin",
+    "diffbfr.importing.checkpoints",
     "diffbfr.keys",
     "diffbfr.errors",
     "diffbfr.images",

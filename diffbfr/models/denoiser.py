@@ -55,9 +55,9 @@ class Denoiser(nn.Module):
         return output.to(y_t.dtype)
 
     def time_of(self, t: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The network's time input at step t."""
+        """The network's time input at step t, which a network may count from 0 (`UNetSpec.first_step`)."""
         if self.spec.unet.time == "step":
-            return t.to(torch.float32)
+            return (t - 1 + self.spec.unet.first_step).to(torch.float32)
         return self.schedule.gamma.sqrt()[t.cpu()].to(torch.float32)
 
     def epsilon(

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffbfr.errors import UsageError
@@ -30,6 +32,8 @@ class Batch:
     """Position of an IRM's noise level between t - 1 and t, uniform in [0, 1)."""
     dropout_seeds: Int[Tensor, " b"]
     """Seeds of the dropout masks (`diffbfr.models.dropout`)."""
+    valid: Float[Tensor, "b 1 h w"] | None = None
+    """1 where a face's photo holds the pixel and 0 elsewhere; None where every photo holds its whole face."""
 
     def cut(self, part: slice) -> "Batch":
         """Select some of the images."""
@@ -41,6 +45,7 @@ class Batch:
             self.t[part],
             self.fraction[part],
             self.dropout_seeds[part],
+            None if self.valid is None else self.valid[part],
         )
 
 
@@ -113,7 +118,8 @@ class PositionLoader:
         top, left = torch.randint(self.stage.px - side + 1, (2,), generator=generator).tolist()
         target, condition = self._pair(key, variant)
         dropout_seed = position_seed(self.config.seed, f"{self.stage.name}/dropout", position)
-        return _Sample(target, condition, noise, t, fraction, (top, left), side, dropout_seed)
+        valid = self.dataset.valid(key, variant, self.stage.px) if self.dataset.is_aligned else None
+        return _Sample(target, condition, noise, t, fraction, (top, left), side, dropout_seed, valid)
 
     def keys_at(self, position: int, count: int) -> list[str]:
         """Keys of the faces at `count` positions from `position` on."""
@@ -161,6 +167,7 @@ class PositionLoader:
         conditions = [sample.condition for sample in samples if sample.condition is not None]
         corners = [sample.corner for sample in samples]
         side = samples[0].side
+        valid = [torch.from_numpy(sample.valid)[None] for sample in samples if sample.valid is not None]
         return Batch(
             y_0=_crop(to_tensor([sample.target for sample in samples]), corners, side),
             condition=_crop(self._condition(conditions), corners, side) if conditions else None,
@@ -168,6 +175,7 @@ class PositionLoader:
             t=torch.tensor([sample.t for sample in samples]),
             fraction=torch.tensor([sample.fraction for sample in samples]),
             dropout_seeds=torch.tensor([sample.dropout_seed for sample in samples]),
+            valid=_crop(torch.stack(valid), corners, side) if valid else None,
         )
 
     def _condition(self, pixels: list[Pixels]) -> Float[Tensor, "b 3 h w"]:
@@ -217,8 +225,8 @@ def _variants_left(dataset: ShardedDataset, column: str | None) -> dict[str, lis
 
 
 def _crop(
-    images: Float[Tensor, "b 3 h w"], corners: Sequence[tuple[int, int]], side: int
-) -> Float[Tensor, "b 3 side side"]:
+    images: Float[Tensor, "b c h w"], corners: Sequence[tuple[int, int]], side: int
+) -> Float[Tensor, "b c side side"]:
     """Cut a square of `side` px out of each image, at its (top, left) corner."""
     if side == images.shape[-1]:
         return images
@@ -240,6 +248,7 @@ class _Sample:
     """Top and left of the patch that is trained on; all positions of a step share its side."""
     side: int
     dropout_seed: int
+    valid: NDArray[np.float32] | None
 
 
 def position_seed(seed: int, stage: str, position: int) -> int:

@@ -14,6 +14,7 @@ from pipelines.cli.models import models
 from pipelines.cli.output import guard_streams, say_error
 from pipelines.cli.restore import restore
 from pipelines.cli.run import condition, run, shard, train
+from pipelines.cli.serve import serve
 from pipelines.cli.setup import setup
 from pipelines.cli.signals import EndingSignals
 from pipelines.storage.temporary import use_temporary_folder
@@ -40,6 +41,7 @@ app.command(cls=PhotosCommand)(train)
 app.command(cls=PhotosCommand)(condition)
 app.command(cls=PhotosCommand)(evaluate)
 app.command(cls=PhotosCommand)(restore)
+app.command("app")(serve)
 app.add_typer(models, name="models")
 app.add_typer(data, name="data")
 app.add_typer(setup, name="setup")

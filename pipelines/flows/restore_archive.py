@@ -6,7 +6,7 @@ resume     read the outcomes that earlier runs committed and keep those that are
 match      compare inputs of equal size by sha256, so that equal bytes are restored once
 restore    run units of photos on device actors; each unit's record is written after its images
 copy       give each duplicate its own file
-close      write ledger.parquet, then restore.json
+close      write ledger.parquet and faces.parquet, then restore.json
 ```
 The same command resumes an interrupted run, and does nothing when nothing is left. Files of its own that are
 damaged are made again from the records of the units; a unit whose record is damaged is restored again.
@@ -17,7 +17,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Final, get_args
+from itertools import chain
+from typing import Any, Final, get_args
 
 from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError
 from diffbfr.stages import Mode
@@ -25,6 +26,7 @@ from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow
+from pipelines.flows.places import require_places
 from pipelines.flows.restore_output import (
     check_output_outside_input,
     noted_damage,
@@ -35,26 +37,22 @@ from pipelines.flows.restore_output import (
 from pipelines.flows.restore_plan import find_changed_originals, find_current, plan_restore, split_units
 from pipelines.restoration.access import file_mode
 from pipelines.restoration.damage import clear_damage
+from pipelines.restoration.face_rows import FaceRow
+from pipelines.restoration.model import RestorationModel
 from pipelines.restoration.outcomes import (
     LEDGER,
     Outcome,
     remove_damaged,
 )
+from pipelines.restoration.output_names import PNG_NAMING, Naming
 from pipelines.restoration.records import close_records
-from pipelines.restoration.request import RestoreRequest
+from pipelines.restoration.request import PhotoSettings, RestoreRequest
 from pipelines.restoration.samples import first_prefix
+from pipelines.restoration.work import WorkItem
 from pipelines.sources import PhotoRef, PhotoSource, open_source
-from pipelines.steps.restore import (
-    BatchReport,
-    Copy,
-    CopyTask,
-    RestorationModel,
-    RestoreTask,
-    RestoreWorker,
-    WorkItem,
-    copy_duplicates,
-    skipped_outcome,
-)
+from pipelines.sources.weights_ref import WeightsRef
+from pipelines.steps.copy_duplicates import Copy, CopyTask, copy_duplicates
+from pipelines.steps.restore import BatchReport, RestoreTask, RestoreWorker, skipped_outcome
 
 _COPIES_PER_UNIT: Final = 64
 
@@ -63,10 +61,11 @@ _COPIES_PER_UNIT: Final = 64
 class RestoreOptions:
     """How to restore an archive.
 
-    `aligned` states that the inputs are square face crops in the FFHQ frame. `unit_size` is the number of
-    photos in a commit, `samples` the number of restorations of each face (`pipelines.restoration.samples`).
-    `batch_faces` is the batch size of the cascade. It is part of the pinned request, because kernels round
-    differently at another size.
+    `aligned` states that the inputs are square face crops in the FFHQ frame; whole photos have `photos` and a
+    `detector` of the sha256 that these name, and may have the weights of a face network (`identity`).
+    `unit_size` is the number of photos in a commit, `samples` the number of restorations of each face
+    (`pipelines.restoration.samples`). `batch_faces` is the batch size of the cascade. It is part of the
+    pinned request, because kernels round differently at another size.
     """
 
     aligned: bool
@@ -75,6 +74,9 @@ class RestoreOptions:
     unit_size: int = 16
     batch_faces: int = 4
     samples: int = 1
+    photos: PhotoSettings | None = None
+    detector: WeightsRef | None = None
+    identity: WeightsRef | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class RestoreCounts:
     """Number of inputs by status; the sum is the number of all inputs."""
 
     restored: int
+    no_face: int
     duplicate: int
     quarantined: int
     failed: int
@@ -90,15 +93,20 @@ class RestoreCounts:
 
 @dataclass(frozen=True)
 class RestoreReport:
-    """Result of a restoration: `rows` is the ledger; `num_worked` inputs were processed in this run."""
+    """Result of a restoration: `rows` is the ledger, `faces` the table of faces.
+
+    `num_worked` inputs were processed in this run.
+    """
 
     source: str
     output: str
     model_digest: str
+    licences: tuple[str, ...]
     hq_px: int
     options: RestoreOptions
     counts: RestoreCounts
     rows: tuple[LedgerRow, ...]
+    faces: tuple[FaceRow, ...]
     num_worked: int
     seconds: float
 
@@ -111,7 +119,7 @@ class RestoreReport:
 def restore_archive(
     source_uri: str, output_uri: str, model: RestorationModel, options: RestoreOptions, cluster: Cluster
 ) -> RestoreReport:
-    """Restore every face crop of an archive into a mirror of it; the counts include earlier runs.
+    """Restore every photo or face crop of an archive into a mirror of it; the counts include earlier runs.
 
     PlaceError for an error of the system that concerns no photo, such as a full disk.
     """
@@ -136,11 +144,14 @@ def _restore_archive(
     known = list(units.outcomes)
     sizes = {entry.path: entry.num_bytes for entry in storage.walk(output)}
     current = _without(find_current(source, refs, known, sizes), noted_damage(output))
-    plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples))
+    waiting = [ref for ref in refs if ref.name not in current]
+    if waiting:
+        require_places(cluster, output, [(source, waiting)])
+    plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples), _naming(options))
     changed = find_changed_originals(plan, current, output)
     if changed:
         current = _without(current, changed)
-        plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples))
+        plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples), _naming(options))
     outcomes = dict(current)
     outcomes.update(_restore(plan.items, source, output, model, request, options, cluster))
     # a duplicate is copied from its original's file, so all originals are restored before
@@ -153,10 +164,12 @@ def _restore_archive(
         source=source.uri,
         output=output,
         model_digest=model.digest,
+        licences=model.licences,
         hq_px=model.hq_px,
         options=options,
         counts=_count(rows),
         rows=rows,
+        faces=tuple(chain.from_iterable(outcomes[ref.name].faces for ref in refs)),
         num_worked=len(plan.items) + len(copies),
         seconds=time.perf_counter() - started,
     )
@@ -190,10 +203,12 @@ def require_clean(report: RestoreReport, max_bad: int = 0, strict: bool = False)
 
 
 def _check_options(options: RestoreOptions) -> None:
-    if not options.aligned:
+    if options.aligned == (options.photos is not None) or (options.photos is None) != (
+        options.detector is None
+    ):
         raise UsageError(
-            "whole photos are not restored yet; expected square face crops in the FFHQ frame; if the input "
-            "holds them, add --aligned"
+            "the inputs are either aligned face crops, or whole photos with settings and a detector; "
+            "expected one of the two"
         )
     if options.mode not in get_args(Mode):
         raise UsageError(f"mode {options.mode!r} is unknown; expected one of {', '.join(get_args(Mode))}")
@@ -214,7 +229,13 @@ def _request(source: PhotoSource, model: RestorationModel, options: RestoreOptio
         aligned=options.aligned,
         hq_px=model.hq_px,
         samples=options.samples,
+        photos=options.photos,
+        licences=model.licences,
     )
+
+
+def _naming(options: RestoreOptions) -> Naming:
+    return PNG_NAMING if options.photos is None else Naming(options.photos.file_format or None)
 
 
 def _without(outcomes: Mapping[str, Outcome], names: Collection[str]) -> dict[str, Outcome]:
@@ -237,11 +258,9 @@ def _restore(
             source=source,
             items=tuple(unit),
             output_uri=output,
-            mode=options.mode,
-            seed=options.seed,
-            batch_faces=options.batch_faces,
-            samples=options.samples,
             request=request,
+            detector=options.detector,
+            identity=options.identity,
         )
         for index, unit in enumerate(split_units(items, options.unit_size))
     ]
@@ -290,6 +309,7 @@ def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
     by_status = Counter(row.status for row in rows)
     counts = RestoreCounts(
         restored=by_status["restored"],
+        no_face=by_status["no_face"],
         duplicate=by_status["duplicate"],
         quarantined=by_status["quarantined"],
         failed=by_status["failed"],
@@ -303,17 +323,25 @@ def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
     return counts
 
 
+def _plain(options: RestoreOptions) -> dict[str, Any]:
+    """The options without where weights lie, which is this machine's."""
+    return {name: value for name, value in asdict(options).items() if name not in ("detector", "identity")}
+
+
 def _close(report: RestoreReport) -> None:
     """Write the ledger, then the record; nothing if an earlier run already wrote the same."""
     summary = {
         "input": without_secrets(report.source),
         "model": report.model_digest,
         "hq_px": report.hq_px,
-        "options": asdict(report.options),
+        "options": _plain(report.options),
         "inputs": len(report.rows),
         "counts": asdict(report.counts),
         "seconds": sum(row.seconds for row in report.rows),
     }
-    replaced = close_records(report.output, report.rows, summary, file_mode(report.source))
+    if report.licences:
+        summary["licences"] = list(report.licences)
+    faces = None if report.options.aligned else report.faces
+    replaced = close_records(report.output, report.rows, faces, summary, file_mode(report.source))
     if replaced and not report.num_worked:
         say(f"{' and '.join(replaced)} in {report.output} did not fit the records; written again")

@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.restoration.outcomes import UNREADABLE, Outcome
-from pipelines.restoration.output_names import output_names
+from pipelines.restoration.output_names import PNG_NAMING, Naming, output_names
+from pipelines.restoration.work import WorkItem
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
-from pipelines.steps.restore import WorkItem
 
 _PHOTOS_PER_TASK: Final = 64
 Item = TypeVar("Item")
@@ -58,6 +58,7 @@ def plan_restore(
     current: Mapping[str, Outcome],
     cluster: Cluster,
     prefix: str = "",
+    naming: Naming = PNG_NAMING,
 ) -> RestorePlan:
     """Name the outputs and find the duplicates.
 
@@ -67,7 +68,7 @@ def plan_restore(
     taken = {
         name: known.row.output.removeprefix(prefix) for name, known in current.items() if known.row.output
     }
-    outputs = output_names((ref.name for ref in refs), taken)
+    outputs = output_names((ref.name for ref in refs), taken, naming)
     digests = _digest_equal_sizes(source, refs, current, cluster)
     # an input with the bytes of a finished one needs no restoration
     originals = {

@@ -6,6 +6,7 @@ What differs is named, and noted in the output, so that the next run of the same
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from diffbfr.errors import DiffBFRError, UsageError, one_line
@@ -76,7 +77,7 @@ def verify_restoration(output_uri: str, cluster: Cluster, source_uri: str = "") 
     names = {ref.name for ref in listed}
     for name in sorted({outcome.row.name for outcome in units.outcomes} - names):
         problems.append(RestoreProblem(name, "the input is gone; expected it as it was restored"))
-    problems += _check_own_files(output, listed, outcomes)
+    problems += _check_own_files(output, listed, outcomes, request)
     write_damage(output, again)
     return RestoreVerification(
         source=source.uri,
@@ -219,13 +220,15 @@ def _compare(place: str, num_bytes: int, sha256: str) -> str:
 
 
 def _check_own_files(
-    output: str, refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome]
+    output: str, refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome], request: RestoreRequest
 ) -> list[RestoreProblem]:
     """Problems of the ledger, its record and the page, if the restoration came to its end."""
     skipped = {ref.name: skipped_outcome(ref) for ref in refs if ref.skipped}
     finished = {**outcomes, **skipped}
     rows = [finished[ref.name].row for ref in refs if ref.name in finished]
-    problems = [RestoreProblem(name, message) for name, message in records_problems(output, rows).items()]
+    faces = list(chain.from_iterable(finished[row.name].faces for row in rows))
+    found = records_problems(output, rows, None if request.aligned else faces)
+    problems = [RestoreProblem(name, message) for name, message in found.items()]
     if not is_page_intact(output):
         problems.append(RestoreProblem(PAGE, "it is missing or damaged"))
     return problems

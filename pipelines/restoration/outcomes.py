@@ -19,12 +19,14 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
-from diffbfr.errors import DiffBFRError, one_line
+from diffbfr.errors import DiffBFRError, UsageError, one_line
 from diffbfr.shards import ShardDamagedError
+from diffbfr.spec import from_dict
 from pipelines import storage
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.restoration.access import file_mode
+from pipelines.restoration.face_rows import FACES, FaceRow
 from pipelines.restoration.request import CONTROL as CONTROL
 from pipelines.restoration.request import RestoreRequest, decode_request
 from pipelines.sources import PhotoRef
@@ -32,7 +34,7 @@ from pipelines.sources import PhotoRef
 LEDGER: Final = "ledger.parquet"
 RECORD: Final = "restore.json"
 PAGE: Final = "report.html"
-OWN_NAMES: Final = frozenset((CONTROL, LEDGER, RECORD, PAGE))
+OWN_NAMES: Final = frozenset((CONTROL, LEDGER, FACES, RECORD, PAGE))
 """Names in the output folder, in lower case, that no restored photo can have."""
 
 UNREADABLE: Final = "unreadable"
@@ -56,13 +58,14 @@ class OutputFile:
 class Outcome:
     """One ledger row, with the input's fingerprint and the output's size, which show whether it is current.
 
-    `others` are the further files if there are several samples.
+    `others` are the further files if there are several samples, `faces` the rows of a whole photo's faces.
     """
 
     row: LedgerRow
     fingerprint: str
     output_bytes: int
     others: tuple[OutputFile, ...] = ()
+    faces: tuple[FaceRow, ...] = ()
 
     def is_current(self, ref: PhotoRef, output_sizes: Mapping[str, int]) -> bool:
         """Whether this input, as it is listed now, needs no more work."""
@@ -161,7 +164,7 @@ def _read_unit(uri: str) -> tuple[float, RestoreRequest | None, list[Outcome]]:
         return float(record["written"]), request, [_decode(row, uri) for row in record["outcomes"]]
     except FileNotFoundError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, ShardDamagedError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError, ShardDamagedError) as error:
         raise _DamagedRecordError(one_line(error)) from error
     except OSError as error:
         if not storage.is_about_one_file(error, writing=False):
@@ -175,7 +178,9 @@ def _decode(value: Any, where: str) -> Outcome:
     row = LedgerRow(**value["row"])
     for field, kind in _FIELDS.items():
         _check_type(getattr(row, field), kind, field)
-    outcome = Outcome(row, value["fingerprint"], value["output_bytes"], others)
+    # records of versions that restored aligned faces alone have no faces
+    faces = tuple(from_dict(FaceRow, face) for face in value.get("faces", ()))
+    outcome = Outcome(row, value["fingerprint"], value["output_bytes"], others, faces)
     _check_type(outcome.fingerprint, str, "fingerprint")
     for file in outcome.files():
         _check_type(file.name, str, "output")

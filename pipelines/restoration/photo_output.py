@@ -85,11 +85,12 @@ def check_holds(photo: SourcePhoto, file_format: WrittenFormat, upscale: int = 1
 
 
 def encode_photo(
-    photo: SourcePhoto, pixels: PhotoPixels, provenance: Provenance, file_format: WrittenFormat
+    photo: SourcePhoto, pixels: PhotoPixels, provenance: Provenance | None, file_format: WrittenFormat
 ) -> EncodedPhoto:
     """Encode the restored pixels of a photo, of its depth and channels, with what is kept of its metadata.
 
-    The same arguments give the same bytes. `ImageRefused` as in `check_holds`.
+    `provenance` is None for a photo in which no model changed a pixel. The same arguments give the same
+    bytes. `ImageRefused` as in `check_holds`.
     """
     if pixels.dtype != photo.pixels.dtype or pixels.shape[2:] != photo.pixels.shape[2:]:
         raise ValueError(
@@ -106,7 +107,7 @@ def encode_photo(
         notes.append("its colour profile of gray was left out; WebP has colours only")
     if photo.dpi is not None and file_format == "webp":
         notes.append("its density was left out; WebP has none")
-    kept = _Kept(icc, photo.exif, photo.dpi, provenance.xmp().encode())
+    kept = _Kept(icc, photo.exif, photo.dpi, None if provenance is None else provenance.xmp().encode())
     return EncodedPhoto(encode(photo, np.ascontiguousarray(shown), kept), file_format, tuple(notes))
 
 
@@ -115,7 +116,7 @@ class _Kept:
     icc: bytes | None
     exif: bytes | None
     dpi: tuple[float, float] | None
-    xmp: bytes
+    xmp: bytes | None
 
     def options(self, *names: str) -> dict[str, Any]:
         """What there is of it, by the names of Pillow's encoders."""
@@ -157,7 +158,8 @@ def _coded(coding: JpegCoding, *, is_gray: bool) -> dict[str, Any]:
 def _png(photo: SourcePhoto, pixels: PhotoPixels, kept: _Kept) -> bytes:
     info = PngInfo()
     # uncompressed, as XMP prescribes for PNG
-    info.add_itxt(XMP_KEYWORD, kept.xmp.decode())
+    if kept.xmp is not None:
+        info.add_itxt(XMP_KEYWORD, kept.xmp.decode())
     options = kept.options("icc_profile", "exif", "dpi")
     level = CODECS["png"]["compress_level"]
     if pixels.dtype == np.uint8:

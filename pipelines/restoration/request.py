@@ -7,10 +7,12 @@ replaced and not a dead end.
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from diffbfr.errors import UsageError
 from diffbfr.shards import ShardDamagedError
+from diffbfr.spec import from_dict
+from diffbfr.stages import PAPER_FIDELITY, Mode
 from pipelines import storage
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.restoration.access import file_mode
@@ -20,28 +22,56 @@ CONTROL: Final = ".diffbfr"
 
 REQUEST: Final = f"{CONTROL}/request.json"
 
+MIN_CONSISTENCY: Final = 18.0
+"""Consistency in dB below which a face is drawn again."""
+
+
+@dataclass(frozen=True)
+class PhotoSettings:
+    """How whole photos are restored.
+
+    `detector` is the sha256 of the detector's weights. `min_face` (px between the eyes), `any_size` and
+    `only` choose faces (`diffbfr.faces.choose`). `fidelity` in [0, 1] moves the starts of IRM-2 and TEM
+    (`StageSpec.start_at`); a face whose consistency is below `min_consistency` dB is drawn again. `strength`
+    in [0, 1] blends with the photo, `upscale` enlarges it, `file_format` is "" for the input's. Without
+    `keep_metadata`, date and camera are all that stays of the EXIF.
+    """
+
+    detector: str
+    min_face: float = 8.0
+    any_size: bool = False
+    only: Literal["", "center", "largest"] = ""
+    fidelity: float = PAPER_FIDELITY
+    min_consistency: float = MIN_CONSISTENCY
+    strength: float = 1.0
+    upscale: Literal[1, 2, 4] = 1
+    file_format: Literal["", "png", "jpeg", "webp"] = ""
+    keep_metadata: bool = False
+
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """Everything that an output depends on: the input, the model's digest, and how it is used."""
+    """Everything that an output depends on: the input, the model's digest, and how it is used.
+
+    `photos` is None if the inputs are aligned face crops. `licences` are those of weights in the model that
+    others trained.
+    """
 
     input: str
     model: str
-    mode: str
+    mode: Mode
     seed: int
     batch_faces: int
     aligned: bool
     hq_px: int
     samples: int
+    photos: PhotoSettings | None = None
+    licences: tuple[str, ...] = ()
 
 
 def decode_request(values: Mapping[str, Any]) -> RestoreRequest:
-    """Read a request from plain values; TypeError if a field is missing, unknown or of another type."""
-    request = RestoreRequest(**values)
-    for field in dataclasses.fields(RestoreRequest):
-        if type(getattr(request, field.name)) is not field.type:
-            raise TypeError(f"{field.name} is {getattr(request, field.name)!r}; expected {field.type}")
-    return request
+    """Read a request from plain values; UsageError if a field is missing, unknown or of another type."""
+    return from_dict(RestoreRequest, values)
 
 
 def read_request(output: str) -> RestoreRequest | None:
@@ -51,7 +81,7 @@ def read_request(output: str) -> RestoreRequest | None:
         return decode_request(read_checksummed_json(place))
     except FileNotFoundError:
         return None
-    except (OSError, TypeError) as error:
+    except (OSError, UsageError) as error:
         if isinstance(error, OSError) and not storage.is_about_one_file(error, writing=False):
             raise
         raise ShardDamagedError(f"{place} is no request of a restoration ({error}); expected one") from error
@@ -94,10 +124,17 @@ def _check_empty(output: str) -> None:
 
 
 def _check_same(output: str, pinned: RestoreRequest, request: RestoreRequest) -> None:
-    for field in dataclasses.fields(RestoreRequest):
-        begun, wanted = getattr(pinned, field.name), getattr(request, field.name)
-        if begun != wanted:
+    begun, wanted = _fields(pinned), _fields(request)
+    for name in dict.fromkeys([*begun, *wanted]):
+        if begun.get(name) != wanted.get(name):
             raise UsageError(
-                f"{output} was begun with {field.name} {begun!r}, this request has {wanted!r}; "
+                f"{output} was begun with {name} {begun.get(name)!r}, this request has {wanted.get(name)!r}; "
                 "expected the same request to continue it; name another output folder"
             )
+
+
+def _fields(request: RestoreRequest) -> dict[str, Any]:
+    """The fields of a request, with those of its settings for whole photos."""
+    plain = dataclasses.asdict(request)
+    photos = plain.pop("photos") or {}
+    return {**plain, **photos}

@@ -5,11 +5,13 @@ Sample 0 is the file that a single restoration writes.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from diffbfr.faces.align import colour_layers
 from diffbfr.images import Pixels
+from diffbfr.images.photo import PhotoPixels
 
 SPREAD_GAIN: Final = 4
 """Gray levels of a heat map for each 8-bit level of standard deviation; it saturates at 64 levels."""
@@ -25,7 +27,8 @@ def other_outputs(output: str, samples: int) -> tuple[str, ...]:
     if samples < 2:
         return ()
     name = output.removeprefix(first_prefix(samples))
-    return (*(f"sample-{number}/{name}" for number in range(1, samples)), f"spread/{name}")
+    spread = name if name.lower().endswith(".png") else f"{name}.png"
+    return (*(f"sample-{number}/{name}" for number in range(1, samples)), f"spread/{spread}")
 
 
 def pixel_std(samples: Sequence[Pixels]) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
@@ -36,6 +39,29 @@ def pixel_std(samples: Sequence[Pixels]) -> "np.ndarray[tuple[int, int], np.dtyp
     stacked = np.stack(samples).astype(np.float64)
     variance: np.ndarray[tuple[int, int], np.dtype[np.float64]] = stacked.var(axis=0, ddof=1).mean(axis=-1)
     return np.sqrt(variance)
+
+
+class SpreadOfPhoto:
+    """`pixel_std` of photos that come one by one, of any depth and channels; alpha is left out."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, photo: PhotoPixels) -> None:
+        """Add one photo (Welford 1962)."""
+        layers = colour_layers(photo) * (255 / np.iinfo(photo.dtype).max)
+        self._count += 1
+        change = layers - self._mean
+        self._mean = self._mean + change / self._count
+        self._squares = self._squares + change * (layers - self._mean)
+
+    def value(self) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
+        """The deviation of each pixel, h x w, in 8-bit levels."""
+        variance = self._squares.mean(axis=-1) / (self._count - 1)
+        deviation: np.ndarray[tuple[int, int], np.dtype[np.float64]] = np.sqrt(variance)
+        return deviation
 
 
 def std_heatmap(spread: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> Pixels:

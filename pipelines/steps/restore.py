@@ -1,126 +1,64 @@
 """Restore: a unit of photos in, restored images and their committed outcomes out.
 
-Faces and their samples run through the cascade in batches that mix photos. The noise of a sample is keyed by
-the content of its photo and the number of the sample alone. A network that sees a batch at once always gets
-batches of the same size, the last one padded: kernels round differently at another size (measured: one level
-in 1 of 70,000 values), but not with other images in the batch. So neither the order of the photos, nor their
-batch, nor a retry changes a byte. A face whose restoration fails for one sample is recorded as failed, and no
-file is written for it.
+Photos are read and decoded in a child process by a thread that runs ahead, their faces pass the cascade in
+batches that mix photos (`pipelines.restoration.face_queue`), and another thread composes, encodes and writes
+each photo as soon as its last face is there. The noise of a draw is keyed by the content of its photo, the
+number of the face and the number of the draw alone, so neither the order of the photos, nor their batch, nor
+a retry changes a byte.
 
-Photos are decoded in a child process (`pipelines.restoration.face_input`), by a thread that runs ahead while
-the network computes. A photo that kills its decoder, never ends or exhausts the memory has a row with that
-reason, and the others of its unit are restored as if it were not there.
+A photo that kills its decoder, never ends or exhausts the memory has a row with that reason, and the others
+of its unit are restored as if it were not there.
 """
 
-import hashlib
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Final
 
-from diffbfr.errors import DiffBFRError, UsageError, one_line
-from diffbfr.images import ImageRefused, Pixels, to_pixels, to_tensor
-from diffbfr.keys import noise_key
-from diffbfr.stages import Mode
+from diffbfr.errors import one_line
 from pipelines import storage
 from pipelines.cluster.protocol import ReportCounts
-from pipelines.dataset.manifest import LedgerRow
 from pipelines.restoration.access import file_mode
-from pipelines.restoration.face_input import FaceInput, read_face_sandboxed, start_reader
+from pipelines.restoration.face_queue import FaceQueue, Failure
+from pipelines.restoration.identity import IdentityCheck
+from pipelines.restoration.model import RestorationModel
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, OutputFile, commit_unit
-from pipelines.restoration.provenance import Provenance, encode_signed_png
+from pipelines.restoration.photo_reading import PhotoReader
 from pipelines.restoration.request import RestoreRequest
-from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
+from pipelines.restoration.work import (
+    OpenPhoto,
+    WorkItem,
+    empty_row,
+    finish_photo,
+    is_restored,
+    sha256_of,
+    without_output,
+)
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
-from pipelines.sources.sandbox import WorkerFailure
 from pipelines.sources.skipping import MESSAGES
+from pipelines.sources.weights_ref import WeightsRef
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
-    from diffbfr.cascade import Restoration
-
-
-class LoadedModel(Protocol):
-    """What a worker needs of a loaded cascade (`diffbfr.cascade.Cascade`)."""
-
-    @property
-    def is_batch_invariant(self) -> bool:
-        """Whether the number of faces in a batch changes no bit of any of them."""
-        ...
-
-    def restore(
-        self, x_0: 'Float[Tensor, "b 3 lq lq"]', noise_keys: Sequence[str], mode: Mode
-    ) -> "Restoration":
-        """Restore a batch of faces in [-1, 1] with one noise key a face; the result's `tem` is b 3 hq hq."""
-        ...
-
-
-class RestorationModel(Protocol):
-    """A cascade identified by its digest; it is picklable, and each worker loads it."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of the cascade's files."""
-        ...
-
-    @property
-    def lq_px(self) -> int:
-        """Side of the input in pixels."""
-        ...
-
-    @property
-    def hq_px(self) -> int:
-        """Side of the output in pixels."""
-        ...
-
-    def load(self) -> LoadedModel:
-        """Load the cascade on this machine."""
-        ...
-
-
-@dataclass(frozen=True)
-class WorkItem:
-    """One photo and the output file of its restoration, relative to the output folder."""
-
-    ref: PhotoRef
-    output: str
+_READ_AHEAD: Final = 2
+_WRITE_BEHIND: Final = 2
+"""Photos that wait decoded or composed, beside those whose faces wait for a batch."""
 
 
 @dataclass(frozen=True)
 class RestoreTask:
-    """A unit of photos with different content."""
+    """A unit of photos with different content; `detector` is None for aligned face crops.
+
+    With `identity`, the weights of a face network, the faces before and after are compared.
+    """
 
     index: int
     source: PhotoSource
     items: tuple[WorkItem, ...]
     output_uri: str
-    mode: Mode
-    seed: int
-    batch_faces: int
-    samples: int = 1
-    request: RestoreRequest | None = None
-
-
-@dataclass(frozen=True)
-class Copy:
-    """One photo that has the same bytes as another input, and the ledger row of that input."""
-
-    item: WorkItem
-    original: LedgerRow
-
-
-@dataclass(frozen=True)
-class CopyTask:
-    """A unit of duplicates."""
-
-    index: int
-    copies: tuple[Copy, ...]
-    output_uri: str
-    request: RestoreRequest | None = None
+    request: RestoreRequest
+    detector: WeightsRef | None = None
+    identity: WeightsRef | None = None
 
 
 @dataclass(frozen=True)
@@ -143,115 +81,96 @@ class RestoreWorker:
         self._model = model
         # one thread, because the child process that decodes belongs to its thread
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-photos")
-        self._reader.submit(start_reader)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-photos")
+        self._is_warm = False
+        self._identity: tuple[WeightsRef, IdentityCheck] | None = None
         self._cascade = model.load()
 
     def __call__(self, task: RestoreTask) -> BatchReport:
         """Restore a unit: write its images, then its record."""
-        opened: list[_Face | Outcome] = []
-        waiting: list[tuple[_Face, int]] = []
-        results: list[Pixels | _Failure] = []
-        seconds = 0.0
-        for photo in self._read_ahead(task):
-            opened.append(photo)
-            if isinstance(photo, _Face):
-                waiting += [(photo, number) for number in range(task.samples)]
-            is_last = len(opened) == len(task.items)
-            while len(waiting) >= task.batch_faces or (is_last and waiting):
-                started = time.perf_counter()
-                results += self._restore(waiting[: task.batch_faces], task)
-                del waiting[: task.batch_faces]
-                seconds += time.perf_counter() - started
-        faces = [photo for photo in opened if isinstance(photo, _Face)]
-        finished: dict[str, Outcome] = {}
-        for i, face in enumerate(faces):
-            samples = results[i * task.samples : (i + 1) * task.samples]
-            # networks see batches that mix photos, so each face is charged an equal part of their time
-            timed = replace(face, seconds=face.seconds + seconds / len(faces))
-            finished[face.item.ref.name] = self._write(task, timed, samples)
-        outcomes = tuple(
-            finished[photo.item.ref.name] if isinstance(photo, _Face) else photo for photo in opened
-        )
-        _commit(task, outcomes)
-        return BatchReport(outcomes)
+        identity = self._identity_of(task)
+        queue = FaceQueue(self._cascade, task.request.mode, task.request.batch_faces)
+        outcomes: dict[str, Outcome | Future[Outcome]] = {}
+        waiting: list[OpenPhoto] = []
+        writing: deque[Future[Outcome]] = deque()
+        for number, opened in enumerate(self._read_ahead(task), start=1):
+            if isinstance(opened, Outcome):
+                outcomes[opened.row.name] = opened
+            else:
+                waiting.append(opened)
+                queue.add(opened.draws)
+            queue.run(until_empty=number == len(task.items))
+            for photo in list(filter(is_restored, waiting)):
+                waiting.remove(photo)
+                while len(writing) >= _WRITE_BEHIND:
+                    writing.popleft().result()
+                writing.append(self._writer.submit(_write, task, photo, identity))
+                outcomes[photo.file.item.ref.name] = writing[-1]
+        results = [outcomes[item.ref.name] for item in task.items]
+        done = tuple(found if isinstance(found, Outcome) else found.result() for found in results)
+        commit(task.output_uri, done, task.request)
+        return BatchReport(done)
 
-    def _read_ahead(self, task: RestoreTask) -> Iterator["_Face | Outcome"]:
+    def _identity_of(self, task: RestoreTask) -> IdentityCheck | None:
+        """The comparison of a task, loaded once."""
+        if task.identity is None:
+            return None
+        if self._identity is None or self._identity[0] != task.identity:
+            self._identity = task.identity, IdentityCheck(task.identity.fetch())
+        return self._identity[1]
+
+    def _read_ahead(self, task: RestoreTask) -> Iterator[OpenPhoto | Outcome]:
         """The unit's photos in their order, read and decoded ahead of their use."""
-        pending = [
-            self._reader.submit(_open_face, task.source, item, self._model.lq_px, self._model.hq_px)
-            for item in task.items
-        ]
+        reading = _Reading(task, self._model.lq_px, self._model.hq_px)
+        if not self._is_warm:
+            self._reader.submit(reading.warm_up)
+            self._is_warm = True
+        pending: deque[Future[OpenPhoto | Outcome]] = deque()
         try:
-            for photo in pending:
-                yield photo.result()
+            for item in task.items:
+                pending.append(self._reader.submit(reading.open, item))
+                if len(pending) > _READ_AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             for photo in pending:
                 photo.cancel()
 
-    def _restore(self, wanted: Sequence[tuple["_Face", int]], task: RestoreTask) -> list["Pixels | _Failure"]:
-        """Restore a batch, padded to its full size unless the model is batch-invariant.
 
-        If the batch fails, each of its samples is restored alone, so that only the bad ones fail.
-        """
-        missing = 0 if self._cascade.is_batch_invariant else task.batch_faces - len(wanted)
-        full = [*wanted, *[wanted[-1]] * missing]
-        try:
-            keys = [noise_key(face.sha256, draw=number, seed=task.seed) for face, number in full]
-            restored = self._cascade.restore(
-                to_tensor([face.read.pixels for face, _ in full]), keys, task.mode
-            )
-            return list(to_pixels(restored.tem[: len(wanted)]))
-        except UsageError:
-            raise
-        except (RuntimeError, DiffBFRError) as error:  # torch raises RuntimeError, also if out of memory
-            if len(wanted) == 1:
-                return [_Failure("restore_error", one_line(error))]
-        results: list[Pixels | _Failure] = []
-        for one in wanted:
-            results += self._restore([one], task)
-        return results
+class _Reading:
+    """How the photos of a unit are read from their source."""
 
-    def _write(self, task: RestoreTask, face: "_Face", samples: Sequence["Pixels | _Failure"]) -> Outcome:
-        """Write the images of a face; one failed sample fails the face."""
-        failure = next((sample for sample in samples if isinstance(sample, _Failure)), None)
-        if failure is not None:
-            return _without_output(face.row("failed", failure.reason, failure.message), face.item.ref)
+    def __init__(self, task: RestoreTask, lq_px: int, hq_px: int) -> None:
+        self._source = task.source
+        weights = None if task.detector is None else task.detector.fetch()
+        self._reader = PhotoReader(task.request, lq_px, hq_px, weights)
+        self.warm_up = self._reader.warm_up
+
+    def open(self, item: WorkItem) -> OpenPhoto | Outcome:
+        """Read and decode a photo; the outcome instead if it is refused."""
         started = time.perf_counter()
-        made_by = Provenance(self._model.digest, face.sha256, task.mode, task.seed)
-        images = [sample for sample in samples if not isinstance(sample, _Failure)]
-        spread = pixel_std(images) if task.samples > 1 else None
-        kept = face.read.kept
-        pngs = [
-            encode_signed_png(image, made_by, kept.icc, exif=kept.exif, dpi=kept.dpi, alpha=kept.alpha)
-            for image in images
-        ]
-        if spread is not None:
-            pngs.append(encode_signed_png(std_heatmap(spread), made_by, kept.icc))
-        outputs = (face.item.output, *other_outputs(face.item.output, task.samples))
-        mode = file_mode(task.source.uri, face.item.ref.uri)
-        refusal = _write_outputs(task.output_uri, dict(zip(outputs, pngs, strict=True)), mode)
-        if refusal is not None:
-            return _without_output(face.row("failed", refusal.reason, refusal.message), face.item.ref)
-        row = replace(
-            face.row("restored", "", "; ".join(face.read.notes)),
-            num_faces=1,
-            output=face.item.output,
-            output_sha256=hashlib.sha256(pngs[0]).hexdigest(),
-            model_digest=self._model.digest,
-            seconds=face.seconds + time.perf_counter() - started,
-            samples=task.samples,
-            spread=0.0 if spread is None else float(spread.mean()),
-        )
-        others = tuple(_file(output, png) for output, png in zip(outputs[1:], pngs[1:], strict=True))
-        return Outcome(row, face.item.ref.fingerprint, len(pngs[0]), others)
+        try:
+            data = self._source.read(item.ref)
+        except PhotoUnreadableError as error:
+            return without_output(empty_row(item.ref, "quarantined", UNREADABLE, one_line(error)), item.ref)
+        return self._reader.open(item, data, time.perf_counter() - started)
 
 
 def skipped_outcome(ref: PhotoRef) -> Outcome:
     """Return the outcome of an input that is no photo by its name; it is not read."""
-    return _without_output(_row(ref, "skipped", ref.skipped, MESSAGES[ref.skipped]), ref)
+    return without_output(empty_row(ref, "skipped", ref.skipped, MESSAGES[ref.skipped]), ref)
 
 
-def _write_outputs(output_uri: str, contents: Mapping[str, bytes], mode: int) -> "_Failure | None":
+def commit(output_uri: str, outcomes: tuple[Outcome, ...], request: RestoreRequest) -> None:
+    """Write the record of a unit."""
+    try:
+        commit_unit(output_uri, outcomes, request)
+    except OSError as error:
+        raise storage.place_error(output_uri, error) from error
+
+
+def write_outputs(output_uri: str, contents: Mapping[str, bytes], mode: int) -> Failure | None:
     """Write the files of one photo; the failure if the file system refuses one of them, and none is left.
 
     A PlaceError if the file system refuses every file, such as a full disk: no photo is at fault then.
@@ -267,7 +186,7 @@ def _write_outputs(output_uri: str, contents: Mapping[str, bytes], mode: int) ->
                 raise storage.place_error(output_uri, error) from error
             for earlier in written:
                 storage.remove_file(earlier, within=output_uri)
-            return _Failure(
+            return Failure(
                 "output_refused",
                 f"{output} cannot be written ({error.strerror}); expected a name that the file system of the "
                 "output takes; rename the input, or name an output elsewhere",
@@ -275,130 +194,29 @@ def _write_outputs(output_uri: str, contents: Mapping[str, bytes], mode: int) ->
     return None
 
 
-def copy_duplicates(task: CopyTask) -> BatchReport:
-    """Copy the original's images, or its refusal, to each duplicate; then write the unit's record."""
-    source_uri = task.request.input if task.request is not None else ""
-    outcomes = tuple(_copy(copy, task.output_uri, source_uri) for copy in task.copies)
-    _commit(task, outcomes)
-    return BatchReport(outcomes)
+def output_file(name: str, content: bytes) -> OutputFile:
+    """The record of a written file."""
+    return OutputFile(name, len(content), sha256_of(content))
 
 
-@dataclass(frozen=True, eq=False)
-class _Face:
-    """A photo that was decoded, and the facts about its file."""
-
-    item: WorkItem
-    num_bytes: int
-    sha256: str
-    read: FaceInput
-    seconds: float
-
-    def row(self, status: Literal["restored", "failed"], reason: str, message: str) -> LedgerRow:
-        """The ledger row of the photo; the fields of an output are left empty."""
-        return replace(
-            _row(self.item.ref, status, reason, message),
-            num_bytes=self.num_bytes,
-            sha256=self.sha256,
-            width=self.read.width,
-            height=self.read.height,
-            seconds=self.seconds,
-        )
-
-
-@dataclass(frozen=True)
-class _Failure:
-    reason: str
-    message: str
-
-
-def _open_face(source: PhotoSource, item: WorkItem, lq_px: int, hq_px: int) -> _Face | Outcome:
-    """Read and decode an aligned face crop; the outcome instead if it is refused."""
+def _write(task: RestoreTask, photo: OpenPhoto, identity: IdentityCheck | None) -> Outcome:
+    """Compose, encode and write a photo."""
     started = time.perf_counter()
-    try:
-        data = source.read(item.ref)
-    except PhotoUnreadableError as error:
-        return _without_output(_row(item.ref, "quarantined", UNREADABLE, one_line(error)), item.ref)
-    sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        read = read_face_sandboxed(data, lq_px, hq_px)
-    except ImageRefused as error:
-        reason: str = error.reason_code
-        message = one_line(error)
-    else:
-        seconds = time.perf_counter() - started
-        if not isinstance(read, WorkerFailure):
-            return _Face(item, len(data), sha256, read, seconds)
-        reason, message = read.reason, f"decoding it failed: {read.message}"
-    row = replace(_row(item.ref, "quarantined", reason, message), num_bytes=len(data), sha256=sha256)
-    return _without_output(replace(row, seconds=time.perf_counter() - started), item.ref)
-
-
-def _copy(copy: Copy, output_uri: str, source_uri: str) -> Outcome:
-    original, ref = copy.original, copy.item.ref
-    if original.status != "restored":
-        return _without_output(replace(original, name=ref.name, duplicate_of=original.name, seconds=0.0), ref)
-    started = time.perf_counter()
-    # the file is read again: it may have been changed since an earlier run restored it
-    try:
-        png = storage.read_bytes(storage.join(output_uri, original.output))
-        digest = hashlib.sha256(png).hexdigest()
-    except OSError as error:
-        if not storage.is_about_one_file(error, writing=False):
-            raise storage.place_error(output_uri, error, "read") from error
-        digest = ""
-    if digest != original.output_sha256:
-        failed = replace(
-            _row(ref, "failed", "original_changed", f"{original.output} changed after it was restored"),
-            sha256=original.sha256,
-            duplicate_of=original.name,
-        )
-        return _without_output(failed, ref)  # the next run restores both
-    contents = {copy.item.output: png}
-    originals = other_outputs(original.output, original.samples)
-    for theirs, ours in zip(originals, other_outputs(copy.item.output, original.samples), strict=True):
-        contents[ours] = storage.read_bytes(storage.join(output_uri, theirs))
-    refusal = _write_outputs(output_uri, contents, file_mode(source_uri, ref.uri))
-    row = replace(original, name=ref.name, duplicate_of=original.name, seconds=time.perf_counter() - started)
+    item = photo.file.item
+    finished = finish_photo(photo, task.request, identity)
+    row = finished.row
+    if not finished.files:
+        return without_output(row, item.ref)
+    refusal = write_outputs(task.output_uri, finished.files, file_mode(task.source.uri, item.ref.uri))
     if refusal is not None:
-        emptied = replace(row, output="", output_sha256="", model_digest="", num_faces=0)
-        failed = replace(emptied, status="failed", reason=refusal.reason, message=refusal.message)
-        return _without_output(failed, ref)
-    done = replace(row, status="duplicate", output=copy.item.output)
-    others = tuple(_file(name, image) for name, image in contents.items() if name != copy.item.output)
-    return Outcome(done, ref.fingerprint, len(png), others)
-
-
-def _file(name: str, content: bytes) -> OutputFile:
-    return OutputFile(name, len(content), hashlib.sha256(content).hexdigest())
-
-
-def _commit(task: RestoreTask | CopyTask, outcomes: Sequence[Outcome]) -> None:
-    try:
-        commit_unit(task.output_uri, outcomes, task.request)
-    except OSError as error:
-        raise storage.place_error(task.output_uri, error) from error
-
-
-def _without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:
-    return Outcome(row, ref.fingerprint, 0)
-
-
-def _row(
-    ref: PhotoRef, status: Literal["restored", "quarantined", "failed", "skipped"], reason: str, message: str
-) -> LedgerRow:
-    return LedgerRow(
-        name=ref.name,
-        status=status,
-        reason=reason,
-        message=message,
-        num_bytes=ref.bytes,
-        sha256="",
-        width=0,
-        height=0,
-        num_faces=0,
-        duplicate_of="",
-        output="",
-        output_sha256="",
-        model_digest="",
-        seconds=0.0,
+        failed = replace(row, status="failed", reason=refusal.reason, message=refusal.message, num_faces=0)
+        return without_output(replace(failed, spread=0.0), item.ref)
+    first, *others = (output_file(name, content) for name, content in finished.files.items())
+    row = replace(
+        row,
+        output=first.name,
+        output_sha256=first.sha256,
+        model_digest=task.request.model if row.num_faces else "",
+        seconds=row.seconds + time.perf_counter() - started,
     )
+    return Outcome(row, item.ref.fingerprint, first.num_bytes, tuple(others), finished.faces)

@@ -15,10 +15,12 @@ from diffbfr.images import encode_png
 from diffbfr.synthetic import render_face
 from pipelines.cluster import Cluster
 from pipelines.execution.model_ref import pin_model
+from pipelines.restoration.work import WorkItem
 from pipelines.sources import open_source
-from pipelines.steps.restore import BatchReport, RestoreTask, RestoreWorker, WorkItem
+from pipelines.steps.restore import BatchReport, RestoreTask, RestoreWorker
 from tests.benchmarks.scale.bucket import Bucket
 from tests.benchmarks.scale.restoring import Archive, Fleet, simulate
+from tests.pipelines.restore_requests import make_request
 
 PHOTOS, UNIT_SIZE, KILLER, KILLED_AFTER_S = 16, 2, 3, 1.0
 
@@ -63,7 +65,9 @@ def test_a_real_restoration_takes_as_long_as_the_simulated_one(cluster: Cluster,
     items = [WorkItem(ref, f"{ref.name}.png") for ref in source.refs()]
     units = [items[start : start + UNIT_SIZE] for start in range(0, PHOTOS, UNIT_SIZE)]
     tasks = [
-        RestoreTask(index, source, tuple(unit), str(tmp_path / "restored"), "fast", 0, UNIT_SIZE)
+        RestoreTask(
+            index, source, tuple(unit), str(tmp_path / "restored"), make_request(batch_faces=UNIT_SIZE)
+        )
         for index, unit in enumerate(units)
     ]
     notes = tmp_path / "notes"

@@ -22,7 +22,13 @@ class FakeCascade:
     log: str
     is_batch_invariant: bool = False
 
-    def restore(self, x_0: Tensor, noise_keys: Sequence[str], mode: str) -> Restoration:
+    def restore(
+        self,
+        x_0: Tensor,
+        noise_keys: Sequence[str],
+        mode: str,
+        fidelity: Sequence[float] | None = None,
+    ) -> Restoration:
         time.sleep(self.pause_s)
         assert x_0.dtype == torch.float32
         assert len(noise_keys) == len(x_0)
@@ -55,6 +61,7 @@ class FakeModel:
     pause_s: float = 0.0
     log: str = ""
     is_batch_invariant: bool = False
+    licences: tuple[str, ...] = ()
 
     def load(self) -> FakeCascade:
         return FakeCascade(self.hq_px, self.broken, self.nan, self.pause_s, self.log, self.is_batch_invariant)

@@ -18,12 +18,14 @@ from pipelines.execution.model_ref import pin_model
 from pipelines.flows.restore_archive import RestoreOptions, restore_archive
 from pipelines.flows.restore_page import write_restore_page
 from pipelines.restoration import face_input
+from pipelines.restoration.work import WorkItem
 from pipelines.sources import open_source, sandboxed_images
 from pipelines.sources.sandbox import WorkerFailure, run_sandboxed
 from pipelines.steps.evaluate import evaluate
-from pipelines.steps.restore import RestoreTask, RestoreWorker, WorkItem
+from pipelines.steps.restore import RestoreTask, RestoreWorker
 from tests.pipelines import poison
 from tests.pipelines.fake_cascade import FakeModel
+from tests.pipelines.restore_requests import REQUEST
 from tests.pipelines.sample_archive import encode, face
 from tests.pipelines.tiny_cascade import HQ_PX, LQ_PX, make_tiny_cascade
 from tests.pipelines.tiny_dataset import CONFIG, build, picture
@@ -137,7 +139,7 @@ def test_nothing_is_decoded_in_the_process_of_the_worker(
     monkeypatch.setattr(face_input, "read_face", poison.marking_read_face)
     source = open_source(photos(tmp_path / "photos", {}, 2), every_file=True)
     items = tuple(WorkItem(ref, ref.name) for ref in source.refs())
-    RestoreWorker(FakeModel())(RestoreTask(0, source, items, str(tmp_path / "out"), "fast", 0, 4))
+    RestoreWorker(FakeModel())(RestoreTask(0, source, items, str(tmp_path / "out"), REQUEST))
     pids = {int(path.name) for path in tmp_path.glob("[0-9]*")}
     assert len(pids) == 1
     assert os.getpid() not in pids

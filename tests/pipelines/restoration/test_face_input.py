@@ -7,10 +7,12 @@ from PIL import Image
 
 from diffbfr.images import decode
 from pipelines.restoration.face_input import read_face
+from pipelines.restoration.work import WorkItem
 from pipelines.sources import open_source
-from pipelines.steps.restore import RestoreTask, RestoreWorker, WorkItem
+from pipelines.steps.restore import RestoreTask, RestoreWorker
 from tests.diffbfr.image_corpus import file_of
 from tests.pipelines.fake_cascade import FakeModel
+from tests.pipelines.restore_requests import REQUEST
 from tests.pipelines.sample_archive import face
 
 
@@ -38,7 +40,7 @@ def test_an_output_keeps_transparency_date_camera_and_density_but_no_position(tm
     (tmp_path / "in" / "cut.png").write_bytes(cut_out)
     source = open_source(tmp_path / "in", every_file=True)
     items = tuple(WorkItem(ref, ref.name) for ref in source.refs())
-    task = RestoreTask(0, source, items, str(tmp_path / "out"), "fast", 0, 4, samples=1)
+    task = RestoreTask(0, source, items, str(tmp_path / "out"), REQUEST)
     (outcome,) = RestoreWorker(FakeModel())(task).outcomes
     assert (outcome.row.status, outcome.row.message) == ("restored", "")
     data = (tmp_path / "out/cut.png").read_bytes()

@@ -15,9 +15,12 @@ from diffbfr.errors import UsageError
 from diffbfr.images import decode
 from pipelines import storage
 from pipelines.restoration.outcomes import Outcome, OutputFile, read_units
+from pipelines.restoration.work import WorkItem
 from pipelines.sources import open_source
-from pipelines.steps.restore import Copy, CopyTask, RestoreTask, RestoreWorker, WorkItem, copy_duplicates
+from pipelines.steps.copy_duplicates import Copy, CopyTask, copy_duplicates
+from pipelines.steps.restore import RestoreTask, RestoreWorker
 from tests.pipelines.fake_cascade import FakeCascade, FakeModel
+from tests.pipelines.restore_requests import REQUEST, make_request
 from tests.pipelines.sample_archive import encode, face
 
 
@@ -28,7 +31,7 @@ def make_task(tmp_path: Path, num_photos: int = 5) -> RestoreTask:
         (folder / f"{number}.png").write_bytes(encode(face(number, 24), "PNG"))
     source = open_source(folder, every_file=True)
     items = tuple(WorkItem(ref, f"{Path(ref.name).stem}.png") for ref in source.refs())
-    return RestoreTask(0, source, items, str(tmp_path / "out"), "fast", 0, 4)
+    return RestoreTask(0, source, items, str(tmp_path / "out"), REQUEST)
 
 
 def digest(tmp_path: Path, number: int) -> str:
@@ -58,7 +61,9 @@ def test_several_samples_have_noise_of_their_own_and_the_first_is_the_only_one_o
     single = {outcome.row.name: outcome.row.output_sha256 for outcome in worker(task).outcomes}
     (tmp_path / "log").unlink()
     items = tuple(replace(item, output=f"sample-0/{item.output}") for item in task.items)
-    report = worker(replace(task, items=items, samples=3, output_uri=str(tmp_path / "several")))
+    report = worker(
+        replace(task, items=items, request=make_request(samples=3), output_uri=str(tmp_path / "several"))
+    )
 
     keys = " ".join(line.split(" ", 1)[1] for line in (tmp_path / "log").read_text().splitlines()).split()
     numbered = [(photo, number) for photo in range(5) for number in range(3)]
@@ -93,7 +98,7 @@ def test_a_sample_that_fails_fails_its_face_alone_and_leaves_no_picture(tmp_path
     task = make_task(tmp_path)
     items = tuple(replace(item, output=f"sample-0/{item.output}") for item in task.items)
     model = FakeModel(broken=(f"{digest(tmp_path, 2)}/0/1",))
-    report = RestoreWorker(model)(replace(task, items=items, samples=2))
+    report = RestoreWorker(model)(replace(task, items=items, request=make_request(samples=2)))
     assert [outcome.row.status for outcome in report.outcomes] == [
         "restored",
         "restored",
@@ -172,7 +177,7 @@ def test_a_photo_that_is_not_square_is_refused_not_squashed(tmp_path: Path) -> N
     (tmp_path / "photos/wide.png").write_bytes(encode(face(1, 24)[:12], "PNG"))
     wide = next(ref for ref in task.source.refs() if ref.name == "wide.png")
     report = RestoreWorker(FakeModel())(
-        RestoreTask(0, task.source, (WorkItem(wide, "wide.png"),), task.output_uri, "fast", 0, 4)
+        RestoreTask(0, task.source, (WorkItem(wide, "wide.png"),), task.output_uri, REQUEST)
     )
 
     assert [(outcome.row.status, outcome.row.reason) for outcome in report.outcomes] == [
@@ -186,7 +191,9 @@ def test_a_changed_original_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "out/0.png").write_bytes(b"x" * outcome.output_bytes)
 
     copy = Copy(WorkItem(task.items[0].ref, "copy.png"), outcome.row)
-    (row,) = (outcome.row for outcome in copy_duplicates(CopyTask(0, (copy,), task.output_uri)).outcomes)
+    (row,) = (
+        outcome.row for outcome in copy_duplicates(CopyTask(0, (copy,), task.output_uri, REQUEST)).outcomes
+    )
     assert (row.status, row.reason, row.message, row.output) == (
         "failed",
         "original_changed",
@@ -211,7 +218,10 @@ def test_an_output_that_the_file_system_refuses_fails_its_photo_alone(
     task = make_task(tmp_path)
     items = tuple(replace(item, output=f"sample-0/{item.output}") for item in task.items)
     rows = [
-        outcome.row for outcome in RestoreWorker(FakeModel())(replace(task, items=items, samples=2)).outcomes
+        outcome.row
+        for outcome in RestoreWorker(FakeModel())(
+            replace(task, items=items, request=make_request(samples=2))
+        ).outcomes
     ]
     assert [row.status for row in rows] == ["restored", "restored", "failed", "restored", "restored"]
     assert (rows[2].reason, os.strerror(number) in rows[2].message) == ("output_refused", True)
