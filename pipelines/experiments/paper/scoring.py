@@ -35,7 +35,7 @@ class Scored:
 
 def score_arms(folder: Path, seeds: Sequence[int], arms: Sequence[Arm], cluster: "Cluster") -> Scored:
     """Score what `restoring` wrote to a folder; what was scored before is read."""
-    found = [{arm.name: _score(folder, seed, arm, cluster) for arm in arms} for seed in seeds]
+    found = [_score_seed(folder, seed, arms, cluster) for seed in seeds]
     first = next(iter(found[0].values()))
     return Scored(
         seeds=tuple(seeds),
@@ -52,6 +52,10 @@ def _values_of(scores: Mapping[str, PairScores]) -> Values:
 
 def _measured(scores: PairScores) -> Iterable[tuple[str, float]]:
     return ((line.key, line.value) for line in scores.lines if line.value is not None)
+
+
+def _score_seed(folder: Path, seed: int, arms: Sequence[Arm], cluster: "Cluster") -> dict[str, PairScores]:
+    return {arm.name: _score(folder, seed, arm, cluster) for arm in arms}
 
 
 def _score(folder: Path, seed: int, arm: Arm, cluster: "Cluster") -> PairScores:
