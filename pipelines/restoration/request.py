@@ -22,7 +22,7 @@ CONTROL: Final = ".diffbfr"
 
 REQUEST: Final = f"{CONTROL}/request.json"
 
-MIN_CONSISTENCY: Final = 18.0
+MIN_CONSISTENCY: Final = 20.0
 """Consistency in dB below which a face is drawn again."""
 
 
