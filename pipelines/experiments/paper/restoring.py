@@ -8,6 +8,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -68,7 +69,7 @@ def plan_restoring(template: RestoreTask) -> list[RestoreTask]:
     """Tasks of a few keys, without those whose files are all there."""
     groups = [template.keys[i : i + KEYS_PER_TASK] for i in range(0, len(template.keys), KEYS_PER_TASK)]
     tasks = [replace(template, keys=keys) for keys in groups]
-    return [task for task in tasks if any(_missing(task, arm) for arm in task.arms)]
+    return [task for task in tasks if any(map(partial(_missing, task), task.arms))]
 
 
 def write_references(dataset: str, keys: Sequence[str], folder: Path) -> None:
