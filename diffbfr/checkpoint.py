@@ -27,6 +27,7 @@ from torch import Tensor
 from diffbfr.documents import MAX_BYTES, decode_json
 from diffbfr.errors import DivergedError, IncompleteError, UsageError, one_line
 from diffbfr.models.denoiser import Denoiser
+from diffbfr.origin import ORIGIN, Origin
 from diffbfr.spec import first_difference, from_dict, to_dict
 from diffbfr.stages import StageSpec
 from diffbfr.weights import check_header, first_not_finite, read_weights
@@ -152,11 +153,16 @@ def load_checkpoint(
 
 
 def save_stage(
-    folder: Path, spec: StageSpec, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+    folder: Path,
+    spec: StageSpec,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    origin: Origin | None = None,
 ) -> Path:
     """Write the weights `NAME.safetensors` and then the specification `NAME.json`; return the weights' path.
 
-    The weights record what they were trained as. DivergedError if they hold NaN or infinity.
+    The weights record what they were trained as, and the `origin` of those that began as others' weights.
+    DivergedError if they hold NaN or infinity.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{spec.name}.safetensors"
@@ -166,8 +172,11 @@ def save_stage(
         raise DivergedError(
             f"{spec.name} holds NaN or infinity in {not_finite} as {dtype}; {path.name} was not written"
         )
+    header = {_SPEC: json.dumps(to_dict(spec.trained))}
+    if origin is not None:
+        header[ORIGIN] = json.dumps(to_dict(origin))
     with _replacing(path) as draft:
-        _write_tensors(draft, tensors, {_SPEC: json.dumps(to_dict(spec.trained))})
+        _write_tensors(draft, tensors, header)
     with _replacing(spec_path) as draft:
         draft.write_text(json.dumps(to_dict(spec), indent=1) + "\n")
     return path

@@ -144,15 +144,19 @@ def noise_of_velocity(
 
 
 def noise_loss(
-    epsilon: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], kind: LossKind
+    epsilon: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c h w"],
+    kind: LossKind,
+    valid: Float[Tensor, "b 1 h w"] | None = None,
 ) -> Float[Tensor, " b"]:
     """Distance of the estimated noise from the drawn one, a mean per image.
 
+    Pixels outside of `valid` count as zero in that mean, so that each valid pixel of a batch weighs the same.
     Eq. 8, 9 and 11 print the squared L2 norm, Table 6 says L1; the default of every stage is L1
     (`loss="l1"`).
     """
     distance = (epsilon - noise).abs() if kind == "l1" else (epsilon - noise).square()
-    return distance.flatten(1).mean(1)
+    return _image_mean(distance, valid)
 
 
 def variational_loss(
@@ -162,13 +166,14 @@ def variational_loss(
     t: Int[Tensor, " b"],
     schedule: NoiseSchedule,
     epsilon: Float[Tensor, "b c h w"],
+    valid: Float[Tensor, "b 1 h w"] | None = None,
 ) -> Float[Tensor, " b"]:
     """The term of the evidence lower bound at t, in bits per dimension: trains the learned range of TEM.
 
     The mean is Eq. 4's, detached: only the variance learns from this term (`learned_log_variance`). It learns
     the error of the unclamped mean, which is the one that Algorithm 1 uses (guided diffusion trains in the
     same way, and clamps in sampling alone). At t = 1 the term is the discretised likelihood of the 8-bit
-    image (Ho et al. 2020, Eq. 13), else the divergence of two Gaussians.
+    image (Ho et al. 2020, Eq. 13), else the divergence of two Gaussians. `valid` is as in `noise_loss`.
     """
     low = _at(_posterior_log_variance(schedule), t, y_t)
     log_variance = learned_log_variance(variance_range, t, schedule)
@@ -176,7 +181,13 @@ def variational_loss(
     divergence = _gaussian_divergence(posterior_mean(y_0, y_t, t, schedule), low, mean, log_variance)
     likelihood = -_discretised_log_likelihood(y_0, mean, 0.5 * log_variance)
     nats = torch.where(t.view(-1, 1, 1, 1).to(y_t.device) == 1, likelihood, divergence)
-    return nats.flatten(1).mean(1) / math.log(2.0)
+    return _image_mean(nats, valid) / math.log(2.0)
+
+
+def _image_mean(
+    values: Float[Tensor, "b c h w"], valid: Float[Tensor, "b 1 h w"] | None
+) -> Float[Tensor, " b"]:
+    return (values if valid is None else values * valid).flatten(1).mean(1)
 
 
 def _gaussian_divergence(

@@ -25,13 +25,13 @@ from diffbfr.errors import UsageError
 from diffbfr.schedule import NoiseSchedule
 from diffbfr.stages import ReverseVariance, SamplerSpec
 
-Epsilon: TypeAlias = Callable[[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]], Float[Tensor, "b c h w"]]
+Epsilon: TypeAlias = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, "b _d h w"]]
 """epsilon_theta(y_t, t), with the condition already bound; its value for a face at t = 0 is not used.
 
-It returns three channels of noise, and three of variance range after them where a learned variance is asked
-for.
+It returns the noise of every channel, and as many channels of variance range after it where a learned
+variance is asked for.
 """
-Noise: TypeAlias = Callable[[Int[Tensor, " b"]], Float[Tensor, "b 3 h w"]]
+Noise: TypeAlias = Callable[[Int[Tensor, " b"]], Float[Tensor, "b c h w"]]
 """Standard normal noise of every face at its step.
 
 Step `start + 1` is the draw that diffuses the start (Eq. 2); at step 0 none is used.
@@ -76,8 +76,8 @@ def keyed_noise(
 
 
 def start_from(
-    y_0: Float[Tensor, "b 3 h w"] | None, starts: Sequence[int], schedule: NoiseSchedule, noise: Noise
-) -> Float[Tensor, "b 3 h w"]:
+    y_0: Float[Tensor, "b c h w"] | None, starts: Sequence[int], schedule: NoiseSchedule, noise: Noise
+) -> Float[Tensor, "b c h w"]:
     """y_N of Algorithm 1, with one N per face.
 
     It is pure noise for a full start (y_0 is None), else y_0 diffused to step N by Eq. 2 (truncated).
@@ -91,14 +91,14 @@ def start_from(
 @torch.no_grad()
 def p_sample_loop(
     epsilon: Epsilon,
-    y_start: Float[Tensor, "b 3 h w"],
+    y_start: Float[Tensor, "b c h w"],
     starts: Sequence[int],
     schedule: NoiseSchedule,
     noise: Noise,
     *,
     variance: ReverseVariance = "beta",
     clamp: bool = False,
-) -> Float[Tensor, "b 3 h w"]:
+) -> Float[Tensor, "b c h w"]:
     """Algorithm 1: for t = N..1 the step of Eq. 4 with sigma_t = sqrt(1 - alpha_t), no clamp.
 
     At t = 1 no noise is added. `variance="posterior"` and `clamp` are what SR3's code does instead;
@@ -154,14 +154,14 @@ def step_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list[in
 @torch.no_grad()
 def solve(
     epsilon: Epsilon,
-    y_start: Float[Tensor, "b 3 h w"],
+    y_start: Float[Tensor, "b c h w"],
     grids: Sequence[Sequence[int]],
     schedule: NoiseSchedule,
     spec: SamplerSpec,
     noise: Noise,
     *,
     clamp: bool = True,
-) -> Float[Tensor, "b 3 h w"]:
+) -> Float[Tensor, "b c h w"]:
     """Follow each face's grid with one of the fast solvers; the last evaluation of a grid gives y_0.
 
     `ddim` (Song et al. 2021), `dpmpp_2m` and its stochastic form `sde_dpmpp_2m` (Lu et al. 2022, second

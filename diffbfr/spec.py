@@ -7,18 +7,23 @@ import json
 import math
 import types
 import typing
-from collections.abc import Hashable
-from typing import Any, TypeVar, cast
+from collections.abc import Hashable, Mapping
+from typing import Any, Final, TypeVar, cast
 
 from diffbfr.documents import abridged
 from diffbfr.errors import UsageError
 
 T = TypeVar("T")
+LATER: Final[Mapping[str, Any]] = types.MappingProxyType({"later": True})
+"""Metadata of a field that came after files were written: it is left out where it has its default.
+
+So what does not use the field keeps its bytes and its digest.
+"""
 
 
 def to_dict(spec: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON values (tuples become lists)."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(spec)))
+    """A dataclass as plain JSON values (tuples become lists); a `LATER` field only where it is used."""
+    plain: dict[str, Any] = json.loads(json.dumps(_used(spec)))
     return plain
 
 
@@ -53,8 +58,22 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
 
 def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
     """The first field in which two specifications differ: `path: found X, expected Y`; None if equal."""
-    left, right = to_dict(expected), to_dict(found)
+    left, right = (json.loads(json.dumps(dataclasses.asdict(spec))) for spec in (expected, found))
     return _difference(left, right, where)
+
+
+def _used(value: Any) -> Any:
+    """Dataclasses as dictionaries, without the `LATER` fields that have their defaults."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        used = {}
+        for field in dataclasses.fields(value):
+            inner = getattr(value, field.name)
+            if not (field.metadata.get("later") and inner == field.default):
+                used[field.name] = _used(inner)
+        return used
+    if isinstance(value, Mapping):
+        return {name: _used(inner) for name, inner in value.items()}
+    return [_used(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 @functools.cache

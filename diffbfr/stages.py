@@ -9,6 +9,7 @@ TEM's "Attention resolutions [32, 16, 8]" are read as pixels, like IRM's: 378.3 
 and 16 px) they would give 473.7 GFLOP and 151,642,022.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Literal
 
 from diffbfr.documents import abridged, check_whole
 from diffbfr.errors import UsageError
+from diffbfr.spec import LATER
 
 StageName = Literal["irm1", "irm2", "tem"]
 Mode = Literal["fast", "faithful"]
@@ -83,6 +85,11 @@ class UNetSpec:
 
     The paper has 1; 2 makes small networks cheap.
     """
+    first_step: int = dataclasses.field(default=1, metadata=LATER)
+    """Number by which a network whose `time` is the step knows the first step, 1..T or 0..T - 1.
+
+    The paper counts from 1; the networks of guided diffusion were trained counting from 0.
+    """
 
     def __post_init__(self) -> None:
         levels = len(self.channel_multipliers)
@@ -133,6 +140,11 @@ class UNetSpec:
         check_whole("unet", "channels in its widest level", widest, 1, MAX_CHANNELS)
         if not 0 <= self.dropout < 1:
             raise UsageError(f"unet has dropout={self.dropout}; expected a probability in [0, 1)")
+        check_whole("unet", "first_step", self.first_step, 0, 1)
+        if not self.first_step and self.time != "step":
+            raise UsageError(
+                f"unet has first_step=0 with time={self.time}; expected 1, its time is no step; leave it out"
+            )
 
     def level_px(self, level: int) -> int:
         """Side length (px) of a level's feature maps."""
@@ -222,16 +234,16 @@ class StageSpec:
                 f"{self.name} has fast.num_evaluations={self.fast.num_evaluations}; expected "
                 f"1..start={self.start}"
             )
-        inputs = 6 if self.conditional else 3
+        inputs = {"irm1": (6,), "irm2": (6, 9), "tem": (3,)}[self.name]
         if not 0 < self.prior_std <= MAX_PRIOR_STD:
             raise UsageError(
                 f"{self.name} has prior_std={self.prior_std}; expected a positive number, at most "
                 f"{MAX_PRIOR_STD}"
             )
-        if self.unet.in_channels != inputs:
+        if self.unet.in_channels not in inputs:
             raise UsageError(
-                f"{self.name} has unet.in_channels={self.unet.in_channels}; expected {inputs}, y_t with its "
-                "condition if any"
+                f"{self.name} has unet.in_channels={self.unet.in_channels}; expected "
+                f"{' or '.join(map(str, inputs))}, y_t with its condition if any"
             )
         if self.reverse_variance == "learned" and not self.learns_range:
             raise UsageError(
@@ -254,6 +266,11 @@ class StageSpec:
     def conditional(self) -> bool:
         """Whether the network takes an image beside y_t (Table 6): x_0 in IRM-1, x'_0 in IRM-2."""
         return self.name != "tem"
+
+    @property
+    def sees_input(self) -> bool:
+        """Whether IRM-2 takes the enlarged x_0 beside x'_0, for what IRM-1 is too small to keep."""
+        return self.name == "irm2" and self.unet.in_channels == 9
 
     def start_at(self, fidelity: float) -> int:
         """The truncated start N(f) = N 2^(1 - 2f), at most T and at least the evaluations of mode `fast`.
@@ -347,6 +364,20 @@ TEM = StageSpec(
     start=100,
     fast=SamplerSpec("sde_dpmpp_2m", 8),
 )
+
+IRM2_SR3 = replace(
+    IRM2,
+    unet=replace(
+        IRM2.unet,
+        channel_multipliers=(1, 2, 4, 8, 16),
+        res_blocks=(1, 1, 1, 1, 1),
+        attention_px=(),
+    ),
+)
+"""SR3 from 64 to 512 px as its public checkpoint has it: five levels, attention in the middle alone."""
+
+TEM_DIFFACE = replace(TEM, unet=replace(TEM.unet, first_step=0))
+"""DifFace's prior of faces at 512 px: the network of Table 6, which counts its steps from 0."""
 
 IRM1_TINY = replace(
     IRM1,

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffbfr.faces.align import AlignedFace, Photo, align, colour_layers, fit_frame
 from diffbfr.faces.choose import ChoicePolicy, Verdict, choose
-from diffbfr.faces.search import FaceSearch
+from diffbfr.faces.search import QUARTERS, FaceSearch
 from diffbfr.faces.weights import load_detector
 from diffbfr.images import Pixels
 
@@ -26,12 +26,15 @@ class PhotoFaces:
     aligned: tuple[AlignedFace, ...]
 
 
-def find_faces(photo: Photo, weights: str, policy: ChoicePolicy, px: int) -> PhotoFaces:
+def find_faces(
+    photo: Photo, weights: str, policy: ChoicePolicy, px: int, turns: tuple[int, ...] = QUARTERS
+) -> PhotoFaces:
     """Find the faces of a photo, judge them, and align each to a frame of `px`, chosen or not.
 
-    `weights` is the path of a detector's weights. The same arguments give the same result in every process.
+    `weights` is the path of a detector's weights, `turns` as in `FaceSearch`. The same arguments give the
+    same result in every process.
     """
-    finder = _finder(weights, policy.min_eyes_px)
+    finder = _finder(weights, policy.min_eyes_px, turns)
     faces = finder.detect(detection_pixels(photo))
     verdicts = choose(photo, faces, policy)
     aligned = [align(photo, fit_frame(face.points_array), px) for face in faces]
@@ -47,5 +50,5 @@ def detection_pixels(photo: Photo) -> Pixels:
 
 
 @functools.lru_cache(2)
-def _finder(weights: str, min_eyes_px: float) -> FaceSearch:
-    return FaceSearch(load_detector(Path(weights)), min_eyes_px)
+def _finder(weights: str, min_eyes_px: float, turns: tuple[int, ...]) -> FaceSearch:
+    return FaceSearch(load_detector(Path(weights)), min_eyes_px, turns)

@@ -9,12 +9,21 @@ programs wrote, and `webdataset` gives a dataset as a webdataset pipeline.
 from diffbfr.shards.dataset import ColumnIndex, ShardedDataset, TarStore
 from diffbfr.shards.loader import Loaded, LoaderState, SampleLoader
 from diffbfr.shards.order import epoch_order, row_at
-from diffbfr.shards.schema import ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
+from diffbfr.shards.schema import (
+    ColumnInfo,
+    DatasetInfo,
+    FaceFrame,
+    Member,
+    Sample,
+    ShardDamagedError,
+    Split,
+)
 
 __all__ = [
     "ColumnIndex",
     "ColumnInfo",
     "DatasetInfo",
+    "FaceFrame",
     "Loaded",
     "LoaderState",
     "Member",

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, decode_trusted
 from diffbfr.shards.schema import LQ_COLUMN, ColumnInfo, DatasetInfo, Member, Sample, ShardDamagedError, Split
+from diffbfr.shards.valid_area import valid_area
 from diffbfr.variant import DegradationParams, apply_target
 
 
@@ -201,6 +202,19 @@ class ShardedDataset:
     def lq_bytes(self, key: str, variant: int) -> bytes:
         """The JPEG that Eq. 13 ends with, as it was committed."""
         return self.read(key, LQ_COLUMN, f"{variant}.jpg")
+
+    @cached_property
+    def is_aligned(self) -> bool:
+        """Whether faces were found in photos, so that a frame may reach beyond its photo."""
+        return any(sample.face is not None for sample in self._samples)
+
+    def valid(self, key: str, variant: int, px: int) -> NDArray[np.float32]:
+        """1 where the photo holds a pixel of the variant's target of `px` and 0 elsewhere, [px, px]."""
+        face = self.sample(key).face
+        if face is None:
+            return np.ones((px, px), np.float32)
+        valid = valid_area(face, px)
+        return np.ascontiguousarray(valid[:, ::-1]) if self._params(key, variant).flip else valid
 
     def conditioning(self, column: str, key: str, variant: int) -> Pixels:
         """The image of a variant in an appended column, uint8 [h, w, 3].

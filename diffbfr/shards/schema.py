@@ -16,10 +16,39 @@ SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 LQ_COLUMN: Final = "lq"
 LQ_RECORD: Final = "json"
 """The member of the LQ column that describes its sample; the others are `<variant>.jpg`."""
+_MAX_SIDES: Final = 1e5
+"""Sides of a frame from it to a corner of its photo, more than any photo has."""
 
 
 class ShardDamagedError(DiffBFRError):
     """The bytes of a shard are not the committed ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaceFrame:
+    """Where the frame of an aligned face lies in its photo.
+
+    The pixel (x, y) of the frame of 512 px is (a x - b y + shift_x, b x + a y + shift_y) of the photo; the
+    centre of a first pixel is (0, 0). `quad` has the corners of the photo in sides of the frame, x and y in
+    turn, clockwise from the upper left, where the frame reaches from 0 to 1: what lies outside the photo was
+    mirrored, and no training learns from it.
+    `index` is the number of the face among the `num_found` of its photo, the best `score` first.
+    """
+
+    index: int
+    num_found: int
+    score: float
+    a: float
+    b: float
+    shift_x: float
+    shift_y: float
+    quad: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.quad) != 8 or not all(abs(value) < _MAX_SIDES for value in self.quad):
+            raise ShardDamagedError(
+                f"a face has the corners {str(self.quad)[:80]}; expected eight numbers, in sides of its frame"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +59,8 @@ class Sample:
     the digest of its file. `pixel_sha256` and `low_pixel_sha256` are `images.pixel_digest` of the two stored
     sizes, before any variant's flip or gray. `crop_sha256` is that of the photo's centred square before it
     was resized, and decides the split. `near_hash` is the `perceptual_hash` of the ground truth. Both are ""
-    in tars that others made.
+    in tars that others made. A face that was found in a photo and aligned has its `face`; then `crop_sha256`
+    is that of the whole photo, so that all faces of a photo are in one split.
     """
 
     key: str
@@ -45,6 +75,17 @@ class Sample:
     variants: tuple[DegradationParams, ...]
     crop_sha256: str = ""
     near_hash: str = ""
+    face: FaceFrame | None = None
+
+    @property
+    def seed_digest(self) -> str:
+        """What the degradations of this sample are drawn from, beside the recipe and the variant."""
+        return seed_digest(self.source_sha256, self.face)
+
+
+def seed_digest(source_sha256: str, face: FaceFrame | None) -> str:
+    """The digest of a photo, and for an aligned face also which face of it: each has draws of its own."""
+    return source_sha256 if face is None else f"{source_sha256}#{face.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +154,10 @@ class DatasetInfo:
 
 
 def row_fields(row: Any) -> dict[str, Any]:
-    """Return a row's fields by name, for `json.dumps(default=row_fields)`.
+    """Return a row's fields by name, for `json.dumps(default=row_fields)`; those that are None are left out.
 
-    `dataclasses.asdict` copies deeply, which is slow for 500,000 members.
+    `dataclasses.asdict` copies deeply, which is slow for 500,000 members. A row without an optional field is
+    stored as it was before the field existed.
     """
-    return {field.name: getattr(row, field.name) for field in fields(row)}
+    values = ((field.name, getattr(row, field.name)) for field in fields(row))
+    return {name: value for name, value in values if value is not None}

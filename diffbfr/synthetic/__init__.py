@@ -1,8 +1,8 @@
 """Procedural faces: the embedded default data, aligned to the FFHQ frame and deterministic by seed.
 
-`draw_attributes` draws what a face looks like, `render_face` paints it. Start reading in `attributes.py`;
-`canvas.py` is the raster, `layout.py` places the parts, and `scene.py`, `head.py`, `features.py`, `marks.py`
-and `hair.py` paint them from back to front.
+`draw_attributes` draws what a face looks like, `render_face` paints it, `render_attributes` one that was
+changed. Start reading in `attributes.py`; `canvas.py` is the raster, `layout.py` places the parts, and
+`scene.py`, `head.py`, `features.py`, `marks.py` and `hair.py` paint them from back to front.
 """
 
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ __all__ = [
     "FaceAttributes",
     "SyntheticFace",
     "draw_attributes",
+    "render_attributes",
     "render_face",
 ]
 
@@ -54,12 +55,20 @@ def render_face(seed: int, px: int = 512) -> SyntheticFace:
 
     The same seed at another size is the same face.
     """
+    return render_attributes(draw_attributes(seed), px)
+
+
+def render_attributes(face: FaceAttributes, px: int = 512) -> SyntheticFace:
+    """Paint a face with these attributes, which may differ from those that its seed draws.
+
+    Freckles, moles and glasses take their places from one stream, in this order: with one of them changed
+    the later ones move.
+    """
     if isinstance(px, bool) or not isinstance(px, int | np.integer) or not MIN_PX <= px <= MAX_PX:
         raise UsageError(
             f"face size is {px!r} px; expected an integer from {MIN_PX} to {MAX_PX}; choose a size in that "
             "range"
         )
-    face = draw_attributes(seed)
     layout, stream = lay_out(face), detail_stream(face.seed)
     shrink = -(-_GRID_PX // int(px))
     canvas = Canvas(face, int(px) * shrink)

@@ -24,6 +24,7 @@ from torch import distributed as dist
 from diffbfr.checkpoint import load_checkpoint, save_checkpoint, save_stage
 from diffbfr.errors import DivergedError, UsageError
 from diffbfr.models.denoiser import Denoiser
+from diffbfr.origin import Origin
 from diffbfr.shards import ShardedDataset
 from diffbfr.spec import from_dict, to_dict
 from diffbfr.stages import StageSpec
@@ -83,6 +84,8 @@ class Run:
     initial: Denoiser | None = None
     """Weights to start from; None initialises them from the seed."""
     initial_digest: str = ""
+    origin: Origin | None = None
+    """Where `initial` comes from, if others trained it: the weights of this training carry it too."""
     device: str = "cpu"
     readers: int = 2
     """Threads of each rank that prefetch samples; the result is the same with any number."""
@@ -171,7 +174,7 @@ def train(
             heartbeat(done)
 
     if active_ranks.rank == 0:
-        save_stage(run.folder, run.stage, train_step.weights)
+        save_stage(run.folder, run.stage, train_step.weights, origin=run.origin)
     if active_ranks.world > 1:
         dist.barrier()
     window.close()
@@ -201,8 +204,8 @@ def _write_due(
 
         def save_averages() -> Path:
             for target, average in averages.items():
-                save_stage(target, run.stage, average)
-            return save_stage(folder, run.stage, weights).parent
+                save_stage(target, run.stage, average, origin=run.origin)
+            return save_stage(folder, run.stage, weights, origin=run.origin).parent
 
         writer.write(save_averages)
     if done % max(1, config.checkpoint_samples // config.global_batch) == 0 or done == config.num_steps:

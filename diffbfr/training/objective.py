@@ -24,7 +24,8 @@ def stage_loss(
     itself. TEM adds the variational term that trains its variance range, a thousandth of the bound: the sum
     over the steps that are drawn, 1..`t_max` (None, or more than T: 1..T), of which the drawn step is one
     sample. A network that predicts the velocity is compared in velocity. `min_snr_gamma` weights the images
-    by their levels (`min_snr_weight`); the variational term is not weighted.
+    by their levels (`min_snr_weight`); the variational term is not weighted. Where a batch has `valid`, what
+    lies outside of a face's photo adds nothing.
     """
     schedule, spec = denoiser.schedule, denoiser.spec
     levels = schedule.gamma.sqrt()
@@ -34,18 +35,21 @@ def stage_loss(
         time = drawn.to(device, torch.float32)
     else:
         drawn = levels[batch.t]
-        time = batch.t.to(device, torch.float32)
+        time = denoiser.time_of(batch.t).to(device)
     level = drawn.to(device).view(-1, 1, 1, 1)
     y_t = level.float() * batch.y_0 + (1 - level.square()).sqrt().float() * batch.noise
     output = net(y_t, time, batch.condition, batch.dropout_seeds)
     loss = noise_loss(
-        output[:, :3], denoiser.target(batch.y_0, batch.noise, level, batch.condition), spec.loss
+        output[:, :3],
+        denoiser.target(batch.y_0, batch.noise, level, batch.condition),
+        spec.loss,
+        batch.valid,
     )
     if min_snr_gamma is not None:
         loss = loss * min_snr_weight(denoiser.own_level(level).flatten(), min_snr_gamma, spec).float()
     if spec.learns_range:
         epsilon = denoiser.noise_of(output[:, :3], y_t, level, batch.condition)
-        term = variational_loss(output[:, 3:], batch.y_0, y_t, batch.t, schedule, epsilon)
+        term = variational_loss(output[:, 3:], batch.y_0, y_t, batch.t, schedule, epsilon, batch.valid)
         loss = loss + VLB_WEIGHT * min(t_max or schedule.num_steps, schedule.num_steps) * term
     return loss.mean()
 

@@ -5,7 +5,7 @@ The process group, if there is one, belongs to the caller; this module only asks
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -211,5 +211,10 @@ def _to(batch: Batch, device: torch.device, layout: torch.memory_format) -> Batc
     def move(x: Tensor) -> Tensor:
         return x.to(device, memory_format=layout)
 
-    condition = None if batch.condition is None else move(batch.condition)
-    return Batch(move(batch.y_0), condition, move(batch.noise), batch.t, batch.fraction, batch.dropout_seeds)
+    return replace(
+        batch,
+        y_0=move(batch.y_0),
+        condition=None if batch.condition is None else move(batch.condition),
+        noise=move(batch.noise),
+        valid=None if batch.valid is None else move(batch.valid),
+    )

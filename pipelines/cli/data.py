@@ -66,13 +66,15 @@ def show(
                 "histograms": summary.histograms,
                 "gray": summary.gray,
                 "flipped": summary.flipped,
+                "photos": summary.photos,
+                "inside": summary.inside,
                 "near_duplicates": alike,
                 "degradation": described,
                 "sheet": sheet,
             }
         )
         return
-    facts = _facts(folder, opened.info, degradation, summary)
+    facts = _facts(folder, opened.info, degradation, summary, opened.is_aligned)
     say_block(table(("dataset", ""), [*facts, ("near-duplicates", _describe_near(alike))]))
     for group in alike.across_splits[:_NUM_SHOWN]:
         faces = ", ".join(f"{twin.source} ({twin.split})" for twin in group[:_NUM_OF_GROUP])
@@ -230,7 +232,11 @@ def checksums(
 
 
 def _facts(
-    folder: str, info: "DatasetInfo", degradation: "DegradationSpec", summary: "Summary"
+    folder: str,
+    info: "DatasetInfo",
+    degradation: "DegradationSpec",
+    summary: "Summary",
+    is_aligned: bool,
 ) -> list[tuple[str, str]]:
     return [
         ("folder", folder),
@@ -240,6 +246,7 @@ def _facts(
             f"{info.num_samples} in {info.num_shards} shards (train {info.num_train}, val {info.num_val}, "
             f"test {info.num_test})",
         ),
+        *([("aligned", _describe_aligned(info, summary))] if is_aligned else []),
         ("refused", str(info.num_quarantined)),
         ("sizes", f"{info.lq_px} -> {info.hq_px} px, {info.variants} variants each"),
         ("degradation", _describe(degradation)),
@@ -247,6 +254,13 @@ def _facts(
         ("content", info.content_id),
         ("archive", info.archive_id),
     ]
+
+
+def _describe_aligned(info: "DatasetInfo", summary: "Summary") -> str:
+    return (
+        f"{info.num_samples} faces found in {summary.photos} photos, which hold {summary.inside:.0%} of a "
+        "frame (median); the rest is mirrored, and no loss counts it"
+    )
 
 
 def _describe(degradation: "DegradationSpec") -> str:

@@ -10,7 +10,7 @@ Recipe = Annotated[
     str,
     typer.Option(
         "--recipe",
-        help="smoke (minutes), small (hours), paper (Table 6), or tiny (the cascade in the package).",
+        help="smoke (minutes), small, faces128 (hours), paper (Table 6), or tiny (the packaged cascade).",
     ),
 ]
 Faces = Annotated[

@@ -1,6 +1,8 @@
 """`diffbfr restore`: restore an archive of photos into a mirror with a ledger."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,7 +12,9 @@ from pipelines.cli.cascades import pin
 from pipelines.cli.output import say, say_block, say_json, table
 
 if TYPE_CHECKING:
-    from pipelines.sources.detector import DetectorRef
+    from pipelines.flows.restore_archive import RestoreOptions
+    from pipelines.restoration.request import PhotoSettings
+    from pipelines.sources.weights_ref import WeightsRef
 
 _NUM_SHOWN = 20
 _WHOLE = "Whole photos"
@@ -75,6 +79,14 @@ def restore(
         Literal["1", "2", "4"],
         typer.Option("--upscale", help="Enlarge the photos.", rich_help_panel=_WHOLE),
     ] = "1",
+    upscaler: Annotated[
+        Literal["bicubic", "realesrgan"],
+        typer.Option(
+            "--upscaler",
+            help="How the background is enlarged; realesrgan needs the extra packages diffbfr[upscale].",
+            rich_help_panel=_WHOLE,
+        ),
+    ] = "bicubic",
     min_face: Annotated[
         float,
         typer.Option(
@@ -137,46 +149,31 @@ def restore(
         raise UsageError(
             "restore has no OUTPUT; expected INPUT and OUTPUT; name a folder for the restored photos"
         )
+    from pipelines import storage
     from pipelines.cluster import Cluster
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
     from pipelines.flows.restore_page import write_restore_page
     from pipelines.recipes.overrides import load
+    from pipelines.restoration.request import CONTROL
 
     recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
-    photos, detector = None, None
+    settings = {
+        "min_face": min_face,
+        "any_size": any_size,
+        "only": "center" if only_center else "largest" if only_largest else "",
+        "fidelity": fidelity,
+        "strength": strength,
+        "upscale": int(upscale),
+        "upscaler": upscaler,
+        "file_format": file_format or "",
+        "keep_metadata": keep_metadata,
+    }
     if only_center and only_largest:
         raise UsageError("restore has --only-center and --only-largest; expected one of the two at most")
-    given = (
-        file_format,
-        fidelity != 0.5,
-        strength != 1.0,
-        upscale != "1",
-        min_face != 8.0,
-        any_size,
-        only_center,
-        only_largest,
-        keep_metadata,
-    )
-    if aligned and any(given):
-        raise UsageError(
-            "restore has --aligned and an option for whole photos; expected one of the two; leave --aligned "
-            "out, or that option"
-        )
-    if not aligned:
-        from pipelines.restoration.request import PhotoSettings
-
-        detector = _detector(output)
-        photos = PhotoSettings(
-            detector=detector.sha256,
-            min_face=min_face,
-            any_size=any_size,
-            only="center" if only_center else "largest" if only_largest else "",
-            fidelity=fidelity,
-            strength=strength,
-            upscale=int(upscale),  # type: ignore[arg-type]
-            file_format=file_format or "",
-            keep_metadata=keep_metadata,
-        )
+    cascade = pin(model, root, recipe.tracking.uri)
+    photos, detector = (None, None) if aligned else _whole(settings)
+    if aligned:
+        _check_plain(settings)
     chosen = RestoreOptions(
         aligned=aligned,
         mode=mode or recipe.sampling.mode,
@@ -185,12 +182,14 @@ def restore(
         samples=samples,
         photos=photos,
         detector=detector,
+        identity=None if aligned else _identity(),
     )
-    cascade = pin(model, root, recipe.tracking.uri)
     with Cluster(recipe.cluster) as cluster:
-        report = restore_archive(
-            source, output, cascade.stage_to(_staging_place(output, cascade.digest)), chosen, cluster
-        )
+        if cluster.is_joined:
+            storage.check_writable(output, "name another output")
+            cascade = cascade.stage_to(storage.join(output, CONTROL, f"cascade-{cascade.digest[:12]}"))
+            chosen = _staged(chosen, storage.join(output, CONTROL, "faces"))
+        report = restore_archive(source, output, cascade, chosen, cluster)
     page = write_restore_page(report)
     if as_json:
         say_json(
@@ -199,6 +198,7 @@ def restore(
                 "report": page,
                 "ledger": report.ledger,
                 "model": report.model_digest,
+                "licences": report.licences,
                 "seconds": report.seconds,
                 "counts": report.counts,
             }
@@ -208,17 +208,54 @@ def restore(
         say(f"ledger: {report.ledger}")
         if page is not None:
             say(f"report: {page}")
+        for licence in report.licences:
+            say(f"licence of the model: {licence}")
     require_clean(report, max_bad, strict)
 
 
-def _detector(output: str) -> "DetectorRef":
-    """The face detector of this machine, where the workers of other machines find it too."""
-    from pipelines import storage
-    from pipelines.flows.setup_faces import detector_weights
-    from pipelines.restoration.request import CONTROL
-    from pipelines.sources.detector import pin_detector
+def _whole(settings: dict[str, Any]) -> "tuple[PhotoSettings, WeightsRef]":
+    """The settings for whole photos, and the face detector of this machine.
 
-    return pin_detector(detector_weights()).stage_to(storage.join(output, CONTROL, "faces"))
+    It is loaded once here, so that no photo is read in vain.
+    """
+    from diffbfr.faces.weights import load_detector
+    from pipelines.flows.setup_faces import detector_weights
+    from pipelines.restoration.enlarging import upscaler_digest
+    from pipelines.restoration.request import PhotoSettings
+    from pipelines.sources.weights_ref import pin_weights
+
+    detector = pin_weights(detector_weights())
+    load_detector(Path(detector.place))
+    digest = upscaler_digest(settings["upscaler"])
+    return PhotoSettings(detector.sha256, upscaler_sha256=digest, **settings), detector
+
+
+def _identity() -> "WeightsRef | None":
+    """The face network of this machine; None if it is not set up."""
+    from pipelines.packages.metric_weights import FACE_RESNET
+    from pipelines.packages.weights import find_weights
+    from pipelines.sources.weights_ref import pin_weights
+
+    found = find_weights(FACE_RESNET.name)
+    return None if found is None else pin_weights(found, "face network")
+
+
+def _staged(chosen: "RestoreOptions", place: str) -> "RestoreOptions":
+    """The options with the weights where the workers of other machines find them."""
+    detector = None if chosen.detector is None else chosen.detector.stage_to(place)
+    identity = None if chosen.identity is None else chosen.identity.stage_to(place)
+    return replace(chosen, detector=detector, identity=identity)
+
+
+def _check_plain(settings: dict[str, Any]) -> None:
+    """Refuse options for whole photos beside --aligned."""
+    from pipelines.restoration.request import PhotoSettings
+
+    if PhotoSettings("", **settings) != PhotoSettings(""):
+        raise UsageError(
+            "restore has --aligned and an option for whole photos; expected one of the two; leave --aligned "
+            "out, or that option"
+        )
 
 
 def _verify(source: str, output: str, config: str | None, overrides: list[str] | None, as_json: bool) -> None:
@@ -238,11 +275,3 @@ def _verify(source: str, output: str, config: str | None, overrides: list[str] |
         for problem in report.problems[:_NUM_SHOWN]:
             say(f"{problem.path}: {problem.message}")
     require_same(report)
-
-
-def _staging_place(output: str, digest: str) -> str:
-    """Address of the cascade's copy for workers on other machines, inside the output folder."""
-    from pipelines import storage
-    from pipelines.restoration.request import CONTROL
-
-    return storage.join(output, CONTROL, f"cascade-{digest[:12]}")

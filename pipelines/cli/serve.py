@@ -38,10 +38,10 @@ def serve(
     from pipelines.serving.hosts import is_loopback
     from pipelines.serving.restorer import Restorer, ServedCascade
     from pipelines.serving.server import serve as serve_page
-    from pipelines.sources.detector import pin_detector
+    from pipelines.sources.weights_ref import pin_weights
 
     recipe = load(options.DEFAULT_RECIPE, None, ())
-    detector = pin_detector(detector_weights())
+    detector = pin_weights(detector_weights())
     served = ServedCascade(
         pin(model, root, recipe.tracking.uri),
         detector.fetch(),

@@ -4,12 +4,14 @@ import contextlib
 import ipaddress
 import os
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.cluster import orphans
 
 _LISTENING = "0A"
+_DASHBOARD_S = 5.0
 _TABLES = ("tcp", "tcp6")
 
 
@@ -22,17 +24,59 @@ def describe_own() -> tuple[bool, str]:
 
 
 def describe_joined(address: str) -> tuple[bool, str]:
-    """Whether the cluster that is joined asks for a token which nobody else can read, in words."""
+    """Whether the cluster that this process has joined asks for a token which nobody else can read, in words.
+
+    A cluster that admitted this process without a token asks for none. One that was shown a token may ignore
+    it, so its dashboard is asked without.
+    """
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        return True, (
-            f"cluster {address}: whoever reaches its ports can run code, unless it asks for a token; set "
-            "RAY_AUTH_MODE=token in every process of it"
+        return False, (
+            f"cluster {address} asks for no token: whoever reaches its ports can run code; expected one; set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH in every process of it and start it again"
         )
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
     with contextlib.suppress(OSError):
         if not os.environ.get("RAY_AUTH_TOKEN") and file.stat().st_mode & 0o077:
             return False, f"{file} can be read by others; expected mode 0600; run `chmod 600 {file}`"
-    return True, f"cluster {address}: asks for a token"
+    dashboard = dashboard_address()
+    if not dashboard:
+        return True, f"cluster {address}: this process shows a token; there is no dashboard to try it without"
+    if answers_without_token(dashboard):
+        return False, (
+            f"the dashboard at {dashboard} takes jobs without a token: whoever reaches it can run code; "
+            "expected it to ask for one; set RAY_AUTH_MODE=token where the head is started"
+            f"{'' if _is_local(dashboard) else ', or --dashboard-host=127.0.0.1'}"
+        )
+    return True, f"cluster {address}: asks for a token, and so does its dashboard at {dashboard}"
+
+
+def dashboard_address() -> str:
+    """HOST:PORT of the dashboard of the Ray that this process is connected to, "" without one."""
+    import ray
+
+    if not ray.is_initialized():
+        return ""
+    from ray._private.worker import get_dashboard_url
+
+    return str(get_dashboard_url() or "").removeprefix("http://")  # type: ignore[no-untyped-call]
+
+
+def answers_without_token(dashboard: str) -> bool:
+    """Whether a dashboard lists jobs for somebody who shows no token; who may list them may submit one."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{dashboard}/api/jobs/", timeout=_DASHBOARD_S) as answer:
+            return bool(answer.status < 300)
+    except OSError:  # refused, or out of reach from here
+        return False
+
+
+def _is_local(place: str) -> bool:
+    host = place.rpartition(":")[0].strip("[]")
+    try:
+        return _is_loopback(host)
+    except ValueError:
+        return host == "localhost"
 
 
 def open_addresses() -> list[str]:

@@ -16,6 +16,7 @@ from pipelines.cluster import exposure, orphans, pool, trainer
 from pipelines.cluster.hangs import HangWatch
 from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import LocalReporter
+from pipelines.cluster.nodes import NodeReport, run_here, run_on_nodes
 from pipelines.cluster.own_ray import OwnRay, kept_signal_handlers, silence_ray
 from pipelines.cluster.private_folder import remove_dead_folders
 from pipelines.cluster.protocol import Metrics, TrainingReporter
@@ -171,10 +172,22 @@ class Cluster:
         """Whether other users and machines are kept out of the Ray that runs the work, and by what."""
         if self.config.num_workers == 0:
             return True, "no Ray: nothing listens"
+        self.start()
         if self.config.address is not None:
             return exposure.describe_joined(self.config.address)
-        self.start()
         return exposure.describe_own()
+
+    @property
+    def is_joined(self) -> bool:
+        """True if the work runs on a cluster that is joined, whose nodes may have disks of their own."""
+        return self.config.num_workers > 0 and self.config.address is not None
+
+    def on_each_node(self, function: Callable[[Task], Report], task: Task) -> list[NodeReport[Report]]:
+        """Run the function once on every node that takes work; one that fails is a report, not an error."""
+        if self.config.num_workers == 0:
+            return run_here(function, task)
+        self.start()
+        return run_on_nodes(function, task, self._check)
 
     def stop(self) -> None:
         """End the work of other threads by a KeyboardInterrupt; Ctrl-C reaches only the main thread."""

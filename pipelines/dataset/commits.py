@@ -12,7 +12,7 @@ from typing import Any
 
 from diffbfr.degradation import DegradationParams
 from diffbfr.errors import UsageError
-from diffbfr.shards import Member, Sample, ShardDamagedError
+from diffbfr.shards import FaceFrame, Member, Sample, ShardDamagedError
 from diffbfr.shards.schema import row_fields
 from diffbfr.shards.tar import BuiltTar, TarBuilder
 from pipelines import storage
@@ -55,6 +55,11 @@ class Commit:
     samples: tuple[Sample, ...]
     tars: tuple[TarInfo, ...]
     quarantined: tuple[Quarantined, ...]
+
+    @property
+    def num_used(self) -> int:
+        """Photos with a sample; a photo can have several."""
+        return len({sample.source for sample in self.samples})
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +244,10 @@ def _decode(value: Any) -> Commit:
 
 
 def _decode_sample(row: dict[str, Any]) -> Sample:
-    return Sample(**{**row, "variants": tuple(DegradationParams(**params) for params in row["variants"])})
+    variants = tuple(DegradationParams(**params) for params in row["variants"])
+    face = row.get("face")
+    frame = None if face is None else FaceFrame(**{**face, "quad": tuple(face["quad"])})
+    return Sample(**{**row, "variants": variants, "face": frame})
 
 
 def _decode_tar(row: dict[str, Any]) -> TarInfo:

@@ -1,4 +1,7 @@
-"""Contact sheet of a dataset: LQ | HQ pairs in one PNG, each with its parameters of Eq. 13."""
+"""Contact sheet of a dataset: LQ | HQ pairs in one PNG, each with its parameters of Eq. 13.
+
+Of an aligned face the edges of its photo are drawn over the ground truth: no training learns what is beyond.
+"""
 
 from typing import Final
 
@@ -8,14 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 from diffbfr.degradation import DegradationParams
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, encode_png, lq_to_model
-from diffbfr.shards import ShardedDataset
+from diffbfr.shards import FaceFrame, ShardedDataset
+from diffbfr.shards.valid_area import quad_at
 
 TILE_PX: Final = 160
 PAIRS_A_ROW: Final = 4
 _MARGIN_PX: Final = 12
 _LINE_PX: Final = 17
 _TITLE_PX: Final = 40
-_INK, _FAINT, _PAPER = (32, 33, 36), (110, 112, 118), (255, 255, 255)
+_INK, _FAINT, _PAPER, _EDGE = (32, 33, 36), (110, 112, 118), (255, 255, 255), (255, 0, 200)
 
 
 def contact_sheet(dataset: ShardedDataset, num_pairs: int = 32) -> bytes:
@@ -42,9 +46,12 @@ def contact_sheet(dataset: ShardedDataset, num_pairs: int = 32) -> bytes:
         row, variant = place * len(dataset) // num_pairs, place % info.variants
         sample = dataset.samples[row]
         left, top = _MARGIN_PX + place % columns * pitch_x, _TITLE_PX + place // columns * pitch_y
-        pair = lq_to_model(dataset.lq(sample.key, variant), info.hq_px), dataset.hq(sample.key, variant)
-        for side, pixels in enumerate(pair):
-            canvas.paste(_tile(pixels), (left + side * TILE_PX, top))
+        low = lq_to_model(dataset.lq(sample.key, variant), info.hq_px)
+        truth = _tile(dataset.hq(sample.key, variant))
+        if sample.face is not None:
+            _draw_edges(truth, sample.face, sample.variants[variant].flip)
+        canvas.paste(_tile(low), (left, top))
+        canvas.paste(truth, (left + TILE_PX, top))
         draw.text(
             (left, top + TILE_PX + _LINE_PX // 2),
             caption(sample.variants[variant]),
@@ -63,6 +70,14 @@ def caption(params: DegradationParams) -> str:
     return "  ".join(
         [f"blur {params.sigma:.2f}  r {params.r:.1f}  noise {params.delta:.1f}  q {params.q}", *marks]
     )
+
+
+def _draw_edges(tile: Image.Image, face: FaceFrame, flip: bool) -> None:
+    """Draw the edges of the photo where they lie in the frame."""
+    corners = [(float(x), float(y)) for x, y in quad_at(face, TILE_PX)]
+    if flip:
+        corners = [(TILE_PX - 1 - x, y) for x, y in corners]
+    ImageDraw.Draw(tile).line([*corners, corners[0]], fill=_EDGE, width=2)
 
 
 def _tile(pixels: Pixels) -> Image.Image:

@@ -52,7 +52,7 @@ def find_near_duplicates(samples: Sequence[Sample]) -> NearDuplicates:
     for root, members in zip(_roots(list(by_hash)), by_hash.values(), strict=True):
         groups[root] += members
     alike = [sorted(group, key=lambda sample: sample.key) for group in groups.values() if len(group) > 1]
-    pixels = Counter(sample.crop_sha256 for sample in hashed)
+    pixels = Counter((sample.crop_sha256, sample.face and sample.face.index) for sample in hashed)
     across = sorted((group for group in alike if _num_splits(group) > 1), key=lambda group: group[0].key)
     return NearDuplicates(
         groups=len(alike),

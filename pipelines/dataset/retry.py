@@ -5,13 +5,15 @@ made the dataset makes these shards again. Their good samples are taken from the
 quarantined photos are read.
 """
 
+from functools import partial
 from typing import Final
 
 from diffbfr.errors import UsageError
+from diffbfr.shards import Sample
 from pipelines import storage
 from pipelines.dataset import commits, manifest
-from pipelines.dataset.reuse import load_sample
-from pipelines.dataset.samples import Face, remake_face
+from pipelines.dataset.reuse import load_samples
+from pipelines.dataset.samples import CachedSample, Face, remake_face
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.dataset.shard_plan import BUILD_RECORD, COMMITS, ShardTask
 
@@ -60,25 +62,32 @@ def begin_retry(dataset_root: str) -> tuple[int, int]:
     return photos, shards
 
 
-def restore_unchanged(task: ShardTask) -> dict[str, Face]:
-    """The good samples of a withdrawn shard by key, if it was made from the same photos in the same way."""
+def restore_unchanged(task: ShardTask) -> dict[str, tuple[Face, ...]]:
+    """The good samples of a withdrawn shard by photo, if it was made from the same photos in the same way."""
     commit = commits.read(task.dataset_root, WITHDRAWN, task.index)
     if commit is None or commit.task != task.digest:
         return {}
-    faces = {}
+    of_photo: dict[str, list[Sample]] = {}
     for sample in commit.samples:
-        cached = load_sample(task.dataset_root, commit, sample, task.config, task.config)
-        if cached is not None:
-            faces[sample.key] = remake_face(
-                task.config,
-                sample.key,
-                sample.source,
-                sample.source_bytes,
-                sample.source_sha256,
-                cached,
-                task.source.encodes_itself,
-            )
-    return faces
+        of_photo.setdefault(sample.source, []).append(sample)
+    kept = {}
+    for source, samples in of_photo.items():
+        cached = load_samples(task.dataset_root, commit, samples, task.config, task.config)
+        if cached:
+            kept[source] = tuple(map(partial(_remake, task), samples, cached))
+    return kept
+
+
+def _remake(task: ShardTask, sample: Sample, cached: CachedSample) -> Face:
+    return remake_face(
+        task.config,
+        sample.key,
+        sample.source,
+        sample.source_bytes,
+        sample.source_sha256,
+        cached,
+        task.source.encodes_itself,
+    )
 
 
 def _last_write(folder: str) -> float:

@@ -7,8 +7,9 @@ only what differs, and no byte of a dataset depends on reuse.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Final
 
 from diffbfr.errors import DiffBFRError
 from diffbfr.images import ImageRefused, encode_truth
@@ -22,6 +23,9 @@ from pipelines.dataset.samples import CachedSample, GroundTruth, ShardConfig
 from pipelines.dataset.sealed_json import read_checksummed_json
 from pipelines.dataset.shard_plan import BUILD_RECORD, COMMITS, describe_build
 from pipelines.sources.sandboxed_images import decode_sandboxed
+
+_TRUTH_FIELDS: Final = ("hq_px", "lq_px", "align", "max_enlargement", "detector")
+"""Settings that a ground truth depends on."""
 
 
 class SampleCache:
@@ -37,18 +41,18 @@ class SampleCache:
                 for sample in commit.samples:
                     self._shards.setdefault(sample.source_sha256, (folder, commit.index))
 
-    def find(self, source_sha256: str) -> CachedSample | None:
-        """The cached sample of a photo with this content; None if there is none or it is damaged."""
+    def find(self, source_sha256: str) -> list[CachedSample]:
+        """The cached samples of a photo with this content; empty if there are none or one is damaged."""
         if source_sha256 not in self._shards:
-            return None
+            return []
         folder, index = self._shards[source_sha256]
         commit = _commit(folder, index)
         if commit is None:
-            return None
-        for sample in commit.samples:
-            if sample.source_sha256 == source_sha256:
-                return load_sample(folder, commit, sample, self._made_by[folder], self._config)
-        return None
+            return []
+        samples = [sample for sample in commit.samples if sample.source_sha256 == source_sha256]
+        # a photo may be there twice, and all the faces of one are in one shard
+        of_one = [sample for sample in samples if sample.source == samples[0].source]
+        return load_samples(folder, commit, of_one, self._made_by[folder], self._config)
 
 
 @lru_cache(maxsize=1)
@@ -64,7 +68,16 @@ def sibling_datasets(dataset_root: str) -> tuple[str, ...]:
     return tuple(place for place in places if storage.exists(storage.join(place, BUILD_RECORD)))
 
 
-def load_sample(
+def load_samples(
+    folder: str, commit: Commit, samples: Sequence[Sample], made_by: ShardConfig, config: ShardConfig
+) -> list[CachedSample]:
+    """Read the samples of one photo from a committed shard; empty if a file of one is missing or damaged."""
+    loaded = [_load_sample(folder, commit, sample, made_by, config) for sample in samples]
+    whole = [cached for cached in loaded if cached is not None]
+    return whole if len(whole) == len(loaded) else []
+
+
+def _load_sample(
     folder: str, commit: Commit, sample: Sample, made_by: ShardConfig, config: ShardConfig
 ) -> CachedSample | None:
     """Read a sample from a committed shard, for use in a dataset of `config`.
@@ -91,6 +104,7 @@ def load_sample(
         near_hash=sample.near_hash,
         hq=hq,
         low=contents[low_column, "png"],
+        face=sample.face,
     )
     # another recipe draws other parameters, so that no low-quality face can be reused
     if made_by.recipe_digest != config.recipe_digest:
@@ -129,7 +143,7 @@ def _compatible_config(folder: str, config: ShardConfig) -> ShardConfig | None:
     same_tools = all(
         made["tools"].get(tool) == wanted_version for tool, wanted_version in wanted["tools"].items()
     )
-    same_sizes = (made_by.hq_px, made_by.lq_px) == (config.hq_px, config.lq_px)
+    same_sizes = all(getattr(made_by, name) == getattr(config, name) for name in _TRUTH_FIELDS)
     same_code = all(made.get(name) == wanted[name] for name in ("format", "codecs", "code"))
     return made_by if same_tools and same_sizes and same_code else None
 

@@ -21,8 +21,8 @@ from diffbfr.images import (
     resize,
 )
 from diffbfr.images.perceptual import perceptual_hash
-from diffbfr.shards import ColumnInfo, Sample, Split
-from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields
+from diffbfr.shards import ColumnInfo, FaceFrame, Sample, Split
+from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD, row_fields, seed_digest
 
 FORMAT: Final = "diffbfr-dataset-2"
 """Changes whenever the same photos and configuration would give other pixels, LQ bytes, keys or splits.
@@ -34,6 +34,7 @@ _SEEDS: Final = "diffbfr-dataset-1"
 
 
 _MAX_PX: Final = 4096
+_MAX_ENLARGEMENT: Final = 8.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class ShardConfig:
     `shard_size` inputs. The ranges of `degradation` are given at the size that it names and are scaled to
     `hq_px`. The fractions are of photo contents, by hash; a `test_fraction` of 1 makes an evaluation set
     without training samples. `hq_codec` is the lossless format of the ground truths.
+
+    With `align` every usable face of each photo is found by the detector whose weights have the digest
+    `detector`, and aligned to the FFHQ frame; one whose frame has fewer than `hq_px` / `max_enlargement`
+    pixels a side in its photo is left out.
     """
 
     hq_px: int
@@ -55,6 +60,9 @@ class ShardConfig:
     seed: int
     degradation: DegradationSpec
     hq_codec: Codec = "webp"
+    align: bool = False
+    max_enlargement: float = 1.1
+    detector: str = ""
 
     def __post_init__(self) -> None:
         check_whole("the dataset", "hq_px", self.hq_px, 2, _MAX_PX)
@@ -63,6 +71,15 @@ class ShardConfig:
         if self.variants < 1 or self.shard_size < 1:
             raise UsageError(
                 f"variants is {self.variants} and shard_size {self.shard_size}; expected at least 1 of each"
+            )
+        if self.align != bool(self.detector):
+            raise UsageError(
+                f"align is {self.align} with the detector {self.detector[:12] or 'none'}; expected a "
+                "detector for faces that are to be aligned, and none otherwise"
+            )
+        if not 1 <= self.max_enlargement <= _MAX_ENLARGEMENT:
+            raise UsageError(
+                f"max_enlargement is {self.max_enlargement}; expected 1 (never) to {_MAX_ENLARGEMENT}"
             )
         if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction > 1:
             raise UsageError(
@@ -78,7 +95,9 @@ class ShardConfig:
     @cached_property
     def recipe_digest(self) -> str:
         """Digest of what a sample's pixels and seeds depend on, without variants, shards, splits, codecs."""
-        parts = [_SEEDS, self.hq_px, self.lq_px, self.seed, self.spec.digest]
+        parts: list[object] = [_SEEDS, self.hq_px, self.lq_px, self.seed, self.spec.digest]
+        if self.align:
+            parts += [self.detector, self.max_enlargement]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
@@ -96,7 +115,8 @@ class ShardConfig:
 class GroundTruth:
     """A photo's two encoded ground truths, the digests of their pixels, and those of its centred square.
 
-    `width` and `height` are those of the upright photo in pixels.
+    `width` and `height` are those of the upright photo in pixels. Of a face with a `face` the digest
+    `crop_sha256` is that of the whole photo.
     """
 
     width: int
@@ -107,6 +127,31 @@ class GroundTruth:
     near_hash: str
     hq: bytes
     low: bytes
+    face: FaceFrame | None = None
+
+    @classmethod
+    def of(
+        cls,
+        config: ShardConfig,
+        photo: Pixels,
+        hq: Pixels,
+        crop_sha256: str,
+        face: FaceFrame | None = None,
+    ) -> "GroundTruth":
+        """Make the small ground truth, and encode both."""
+        low = resize(hq, config.lq_px, "bicubic")
+        height, width = photo.shape[:2]
+        return cls(
+            width,
+            height,
+            pixel_digest(hq),
+            pixel_digest(low),
+            crop_sha256,
+            perceptual_hash(hq),
+            encode_truth(hq, config.hq_codec),
+            encode_stored_png(low),
+            face,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,20 +180,9 @@ def make_face(config: ShardConfig, key: str, source: str, data: bytes, split_by_
     photo = decode(data, min_px=config.hq_px).pixels
     square = center_square(photo)
     hq = resize(square, config.hq_px, "bicubic")
-    low = resize(hq, config.lq_px, "bicubic")
-    height, width = photo.shape[:2]
-    truth = GroundTruth(
-        width,
-        height,
-        pixel_digest(hq),
-        pixel_digest(low),
-        pixel_digest(square),
-        perceptual_hash(hq),
-        encode_truth(hq, config.hq_codec),
-        encode_stored_png(low),
-    )
+    truth = GroundTruth.of(config, photo, hq, pixel_digest(square))
     sha256 = hashlib.sha256(data).hexdigest()
-    return _face(config, key, source, len(data), sha256, truth, lambda: hq, (), split_by_bytes)
+    return finish_face(config, key, source, len(data), sha256, truth, lambda: hq, (), split_by_bytes)
 
 
 def remake_face(
@@ -161,7 +195,7 @@ def remake_face(
     split_by_bytes: bool = False,
 ) -> Face:
     """Make the sample that `make_face` makes from its cached part; only missing variants are degraded."""
-    return _face(
+    return finish_face(
         config,
         key,
         source,
@@ -174,7 +208,7 @@ def remake_face(
     )
 
 
-def _face(
+def finish_face(
     config: ShardConfig,
     key: str,
     source: str,
@@ -186,7 +220,8 @@ def _face(
     split_by_bytes: bool,
 ) -> Face:
     """Draw the parameters of every variant, degrade those without a JPEG, and write the sample's row."""
-    seeds = (sample_seed(config.recipe_digest, source_sha256, variant) for variant in range(config.variants))
+    drawn_from = seed_digest(source_sha256, truth.face)
+    seeds = (sample_seed(config.recipe_digest, drawn_from, variant) for variant in range(config.variants))
     sample = Sample(
         key=key,
         split=split_of(config, source_sha256 if split_by_bytes else truth.crop_sha256),
@@ -200,6 +235,7 @@ def _face(
         variants=tuple(draw(config.spec, seed) for seed in seeds),
         crop_sha256=truth.crop_sha256,
         near_hash=truth.near_hash,
+        face=truth.face,
     )
     # cached variants come first, because variant i has the same seed in both datasets
     made = list(jpegs[: config.variants])
@@ -214,9 +250,9 @@ def _face(
 def split_of(config: ShardConfig, sha256: str) -> Split:
     """The split of a photo, by the digest of its content: equal content has one split, in every dataset.
 
-    The content is what a model can see of a photo, the pixels of its centred square in full size: neither
-    the file's format, its EXIF data and its name, nor the size of the dataset's faces. Added photos move
-    none.
+    The content is what a model can see of a photo, the pixels of its centred square in full size, or of the
+    whole photo if its faces are aligned: neither the file's format, its EXIF data and its name, nor the size
+    of the dataset's faces. Added photos move none.
     """
     word = hashlib.sha256(f"diffbfr split\0{config.seed}\0{sha256}".encode()).digest()[:8]
     # a uniform number in [0, 1) from the content, so that no state is kept between runs

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 from diffbfr.errors import UsageError
@@ -20,6 +21,7 @@ from diffbfr.spec import from_dict, to_dict
 from pipelines import storage
 from pipelines.dataset import manifest
 from pipelines.dataset.commits import CommitConflictError
+from pipelines.dataset.detector_copy import store_detector
 from pipelines.dataset.samples import FORMAT, ShardConfig
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.execution.artifact_store import flatten
@@ -34,6 +36,7 @@ BUILD_RECORD: Final = "build.json"
 
 _TOOLS: Final = ("numpy", "pillow", "opencv-python-headless", "pyarrow")
 _SAMPLES: Final = "pipelines.dataset.samples"
+_ALIGNED: Final = "pipelines.dataset.aligned_photos"
 _DECIDING: Final = ("diffbfr.degradation", "diffbfr.images", _SAMPLES)
 """Modules that determine the content of a sample, the only ones of `samples`' imports that are recorded."""
 _STEM_CHARACTERS: Final = 40
@@ -44,7 +47,8 @@ class ShardTask:
     """One shard to make; its photos are listed in the dataset's plan.
 
     `digest` covers all that the shard's bytes depend on, but not where they are written. `reuse_from` are the
-    folders of other datasets whose samples may be reused; they change no byte.
+    folders of other datasets whose samples may be reused; they change no byte. `detector` names the weights
+    of the face detector in the dataset, where `config.align` asks for one.
     """
 
     index: int
@@ -54,6 +58,7 @@ class ShardTask:
     dataset_root: str
     config: ShardConfig
     reuse_from: tuple[str, ...] = ()
+    detector: str = ""
 
     def photos(self) -> list[tuple[str, PhotoRef]]:
         """The keys and photos of this shard, sorted by key; UsageError if the plan is of another listing."""
@@ -68,18 +73,24 @@ class ShardTask:
 
 
 def plan_shards(
-    source: PhotoSource, config: ShardConfig, dataset_root: str, reuse_from: Sequence[str] = ()
+    source: PhotoSource,
+    config: ShardConfig,
+    dataset_root: str,
+    reuse_from: Sequence[str] = (),
+    detector: Path | None = None,
 ) -> list[ShardTask]:
     """List the photos, assign their keys, and split the sorted keys into tasks of `shard_size` photos.
 
-    No photo is read. `CommitConflictError` if the dataset was begun with another configuration or other code.
+    No photo is read. The weights of a `detector` are copied into the dataset, where every worker finds them.
+    `CommitConflictError` if the dataset was begun with another configuration or other code.
     """
     root = storage.absolute(dataset_root)
     _begin(root, config)
+    weights = store_detector(root, config, detector)
     tasks = []
     for index, photos in enumerate(split_listing(source.refs(), config.shard_size)):
         digest = shard_digest(config, index, photos)
-        task = ShardTask(index, len(photos), digest, source, root, config, tuple(reuse_from))
+        task = ShardTask(index, len(photos), digest, source, root, config, tuple(reuse_from), weights)
         _write_plan(task, photos)
         tasks.append(task)
     return tasks
@@ -87,14 +98,18 @@ def plan_shards(
 
 def describe_build(config: ShardConfig) -> dict[str, Any]:
     """How a dataset is built, for resuming, reuse and verification: format, recipe, codecs, code, tools."""
-    tools = (*_TOOLS, "albumentations") if config.degradation.before else _TOOLS
+    tools = (
+        *_TOOLS,
+        *(("albumentations",) if config.degradation.before else ()),
+        *(("torch",) if config.align else ()),
+    )
     recipe = to_dict(replace(config, degradation=config.spec))
     # the effort of an encoder changes bytes, so it belongs to the record
     codecs = {codec: dict(effort) for codec, effort in CODECS.items()}
+    entries = (_SAMPLES, _ALIGNED) if config.align else (_SAMPLES,)
+    deciding = (*_DECIDING, _ALIGNED, "diffbfr.faces") if config.align else _DECIDING
     code = {
-        module: digest
-        for module, digest in code_fingerprint((_SAMPLES,)).items()
-        if module.startswith(_DECIDING)
+        module: digest for module, digest in code_fingerprint(entries).items() if module.startswith(deciding)
     }
     return {
         "format": FORMAT,

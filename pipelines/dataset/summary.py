@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from diffbfr.degradation import DegradationParams
 from diffbfr.shards import ShardedDataset
 from diffbfr.shards.schema import LQ_COLUMN, LQ_RECORD
+from diffbfr.shards.valid_area import valid_area
 
 NUM_BINS: Final = 24
 PARAMETERS: Final = ("sigma", "r", "delta", "q")
+_AREA_PX: Final = 32
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 
 
@@ -46,12 +48,18 @@ class ColumnSize:
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics of a dataset; `gray` and `flipped` are fractions of all variants."""
+    """Statistics of a dataset; `gray` and `flipped` are fractions of all variants.
+
+    `photos` is the number of photos that the faces are of, `inside` the median share of an aligned frame that
+    its photo holds, 1 without aligned faces.
+    """
 
     columns: tuple[ColumnSize, ...]
     histograms: tuple[Histogram, ...]
     gray: float
     flipped: float
+    photos: int
+    inside: float
 
 
 def summarize(dataset: ShardedDataset) -> Summary:
@@ -64,11 +72,15 @@ def summarize(dataset: ShardedDataset) -> Summary:
         [dataset.lengths(LQ_COLUMN, name) for name in dataset.column(LQ_COLUMN).names if name != LQ_RECORD]
     )
     histograms.append(histogram("lq file", "kB", jpegs / 1000))
+    faces = [sample.face for sample in dataset.samples if sample.face is not None]
+    inside = [float(valid_area(face, _AREA_PX).mean()) for face in faces]
     return Summary(
         columns=tuple(_size(dataset, column.column, column.names) for column in dataset.columns),
         histograms=tuple(histograms),
         gray=float(np.mean([params.gray for params in variants])),
         flipped=float(np.mean([params.flip for params in variants])),
+        photos=len({sample.source for sample in dataset.samples}),
+        inside=float(np.median(inside)) if inside else 1.0,
     )
 
 

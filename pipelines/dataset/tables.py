@@ -1,8 +1,8 @@
 """Parquet tables of frozen dataclass rows; the one module that imports pyarrow.
 
-The schema follows from the annotations of the rows: scalars are plain columns, None is null, a tuple of
-dataclasses is a list of structs. Tables are written and read one row group at a time and published
-atomically.
+The schema follows from the annotations of the rows: scalars are plain columns, a tuple of dataclasses is a
+list of structs, and what may be None may be null. Tables are written and read one row group at a
+time and published atomically. A table of an earlier version may lack columns whose fields have defaults.
 """
 
 import contextlib
@@ -86,8 +86,8 @@ def read_rows(uri: str, row_type: type[Row], sha256: str = "") -> list[Row]:
 def stream_rows(uri: str, row_type: type[Row], sha256: str = "") -> Iterator[Row]:
     """Yield the rows of a table, read in batches; the digest of the file is checked before the first."""
     build = _builder(row_type)
-    names = [field.name for field in dataclasses.fields(typing.cast(Any, row_type))]
     with _opened(uri, row_type, sha256) as file:
+        names = file.schema_arrow.names
         for batch in file.iter_batches(_ROWS_AT_ONCE):
             columns = batch.to_pydict()
             for values in zip(*(columns[name] for name in names), strict=True):
@@ -121,7 +121,7 @@ def _opened(uri: str, row_type: type[Any], sha256: str) -> Iterator[pq.ParquetFi
             raise UsageError(
                 f"{uri} cannot be read ({error}); expected parquet; run the step that writes it again"
             ) from error
-        if not file.schema_arrow.equals(_schema(row_type)):
+        if not _is_readable(file.schema_arrow, row_type):
             found = file.schema_arrow.names
             raise UsageError(
                 f"{uri} has columns {found}; expected those of {row_type.__name__}; another version wrote "
@@ -134,13 +134,24 @@ def _schema(row_type: type[Any]) -> pa.Schema:
     return pa.schema([(name, _arrow_type(kind)) for name, kind in typing.get_type_hints(row_type).items()])
 
 
+def _is_readable(found: pa.Schema, row_type: type[Any]) -> bool:
+    """Whether a schema is that of the rows, or of rows without some of the fields that have defaults."""
+    known = _schema(row_type)
+    required = {
+        field.name
+        for field in dataclasses.fields(row_type)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    names = [name for name in known.names if name in found.names]
+    return required.issubset(names) and found.equals(pa.schema([known.field(name) for name in names]))
+
+
 def _arrow_type(kind: Any) -> pa.DataType:
     """The arrow type of an annotation: a scalar, a Literal of strings, a dataclass, or a tuple of these."""
+    if (inner := _optional(kind)) is not None:
+        return _arrow_type(inner)
     if kind in _SCALARS:
         return _SCALARS[kind]
-    if typing.get_origin(kind) is types.UnionType:
-        (kept,) = (inner for inner in typing.get_args(kind) if inner is not type(None))
-        return _arrow_type(kept)
     if typing.get_origin(kind) is Literal:
         return pa.string()
     if typing.get_origin(kind) is tuple:
@@ -151,6 +162,13 @@ def _arrow_type(kind: Any) -> pa.DataType:
         f"{kind!r} has no place in a table; expected str, int, float, bool, one of them or None, a dataclass "
         "or a tuple of them"
     )
+
+
+def _optional(kind: Any) -> Any:
+    """X of the annotation `X | None`; None for any other annotation."""
+    if typing.get_origin(kind) is not types.UnionType:
+        return None
+    return next(inner for inner in typing.get_args(kind) if inner is not type(None))
 
 
 def _to_table(rows: Iterable[Any], row_type: type[Any], schema: pa.Schema) -> pa.Table:
@@ -176,8 +194,12 @@ def _plain(value: Any) -> Any:
 def _builder(row_type: type[Any]) -> Any:
     """A function that builds a row from a plain mapping, with lists as tuples and structs as dataclasses."""
     nested: dict[str, Any] = {}
+    optional: dict[str, Any] = {}
     for name, kind in typing.get_type_hints(row_type).items():
-        if typing.get_origin(kind) is tuple:
+        if (inner := _optional(kind)) is not None:
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                optional[name] = _builder(inner)
+        elif typing.get_origin(kind) is tuple:
             inner = typing.get_args(kind)[0]
             is_struct = isinstance(inner, type) and dataclasses.is_dataclass(inner)
             nested[name] = _builder(inner) if is_struct else inner
@@ -185,6 +207,9 @@ def _builder(row_type: type[Any]) -> Any:
     def build(values: dict[str, Any]) -> Any:
         for name, item in nested.items():
             values[name] = tuple(item(value) for value in values[name])
+        for name, struct in optional.items():
+            if values.get(name) is not None:
+                values[name] = struct(values[name])
         return row_type(**values)
 
     return build

@@ -220,7 +220,7 @@ def _check_degradation(
         )
     for variant, params in enumerate(sample.variants):
         path = f"{LQ_COLUMN}/{sample.key}.{variant}.jpg"
-        if draw(config.spec, sample_seed(config.recipe_digest, sample.source_sha256, variant)) != params:
+        if draw(config.spec, sample_seed(config.recipe_digest, sample.seed_digest, variant)) != params:
             yield DatasetProblem(
                 path,
                 "its parameters are not those that its seed draws; expected the recipe's; make the shard "

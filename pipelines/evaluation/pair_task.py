@@ -7,7 +7,7 @@ The file is written last and whole: a command that is run again reads it and mea
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipelines import storage
 from pipelines.evaluation.metric_table import MetricFiles
 from pipelines.evaluation.pairing import Pair, chunks, read_picture
 from pipelines.evaluation.probes import PairBatch, Readings, make_probes, measure
+from pipelines.execution.staging import staged_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +65,8 @@ class PairPart:
 
 def make_pair_worker(first: PairTask) -> Callable[[PairTask], int]:
     """Load the networks once; return the function that measures the pairs of a task and writes its file."""
-    probes = make_probes(first.metrics, first.files)
+    files = {name: path and str(staged_file(path)) for name, path in asdict(first.files).items()}
+    probes = make_probes(first.metrics, MetricFiles(**files))
 
     def run(task: PairTask) -> int:
         readings = Readings()

@@ -15,6 +15,7 @@ from diffbfr.errors import UsageError
 PACKAGES = ("diffbfr", "pipelines")
 CONTENT_MODULES = (
     "diffbfr",
+    "pipelines.dataset.aligned_photos",
     "pipelines.dataset.identity",
     "pipelines.dataset.retry",
     "pipelines.dataset.reuse",
@@ -34,6 +35,7 @@ TRANSPORT_MODULES = (
     "pipelines.cluster",
     "pipelines.dataset.columns",
     "pipelines.dataset.commits",
+    "pipelines.dataset.detector_copy",
     "pipelines.dataset.manifest",
     "pipelines.dataset.record_checks",
     "pipelines.dataset.sealed_json",
@@ -41,6 +43,8 @@ TRANSPORT_MODULES = (
     "pipelines.dataset.tables",
     "pipelines.execution.artifact_store",
     "pipelines.execution.fingerprint",
+    "pipelines.execution.staging",
+    "pipelines.flows.places",
     "pipelines.progress",
     "pipelines.steps.definition",
     "pipelines.storage",

@@ -7,17 +7,23 @@ from diffbfr.cascade import Cascade, cascade_digest
 from diffbfr.checkpoint import read_stage_spec
 from diffbfr.digests import is_model_file
 from diffbfr.errors import UsageError
+from diffbfr.origin import licences, read_origins
+from diffbfr.stages import STAGE_NAMES
 from pipelines import storage
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A cascade folder, the digest of its files, and the side of its input and of its output in pixels."""
+    """A cascade folder, the digest of its files, and the side of its input and of its output in pixels.
+
+    `licences` are those of weights in it that others trained, which whatever it makes names.
+    """
 
     folder: str
     digest: str
     lq_px: int
     hq_px: int
+    licences: tuple[str, ...] = ()
 
     def load(self) -> Cascade:
         """Load the cascade, on a GPU if there is one; UsageError if its digest is not the one referred to."""
@@ -33,8 +39,8 @@ class ModelRef:
         return cascade
 
     def stage_to(self, place: str) -> "ModelRef":
-        """Copy a local cascade to a folder on S3, for workers on other machines; one on S3 is not copied."""
-        if storage.is_remote(self.folder) or not storage.is_remote(place):
+        """Copy a local cascade to a place that workers on other machines reach; one on S3 is not copied."""
+        if storage.is_remote(self.folder):
             return self
         if _sizes(self.folder) != _sizes(place):
             storage.put_tree(Path(self.folder), place)
@@ -44,8 +50,11 @@ class ModelRef:
 def pin_model(folder: str | Path) -> ModelRef:
     """A reference to the cascade in a folder, local or on S3; UsageError if it holds none."""
     local = _fetch(storage.absolute(folder))
-    irm1, tem = read_stage_spec(local, "irm1"), read_stage_spec(local, "tem")
-    return ModelRef(storage.absolute(folder), cascade_digest(local), irm1.px, tem.px)
+    digest = cascade_digest(local)
+    irm1, irm2, tem = (read_stage_spec(local, stage) for stage in STAGE_NAMES)
+    lq_px = irm2.px if irm2.sees_input else irm1.px
+    terms = licences(read_origins(local, STAGE_NAMES).values())
+    return ModelRef(storage.absolute(folder), digest, lq_px, tem.px, terms)
 
 
 def _sizes(folder: str) -> dict[str, int]:

@@ -16,6 +16,7 @@ import torch
 from diffbfr.cascade import cascade_digest, packaged_cascade, write_record
 from diffbfr.checkpoint import load_stage, read_stage_spec, save_stage
 from diffbfr.errors import UsageError
+from diffbfr.origin import read_origin
 from diffbfr.stages import STAGE_NAMES
 from pipelines.execution.artifact_store import ArtifactStore
 
@@ -35,7 +36,11 @@ def package(root: str, note: str = "") -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in STAGE_NAMES:
         save_stage(
-            target, read_stage_spec(source, name), load_stage(source, name).net.state_dict(), torch.float16
+            target,
+            read_stage_spec(source, name),
+            load_stage(source, name).net.state_dict(),
+            torch.float16,
+            read_origin(source / f"{name}.safetensors"),
         )
     samples = {
         name: trained.metadata["samples"]

@@ -1,75 +1,52 @@
-"""Checks of a machine: versions of packages, and round trips to storage and tracking.
+"""Checks of the driver, of a worker on every node, and of the places that they share.
 
-Each check runs in the driver and on one worker.
+Each check is a row: what was found, and, where something must be mended, what was expected and what to do.
 """
 
-import importlib.metadata
-import platform
-import re
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Final
 
 from diffbfr.errors import DiffBFRError, one_line
+from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
+from pipelines.cluster.nodes import NodeReport
+from pipelines.flows import machine_checks
+from pipelines.flows.machine_checks import REQUIREMENTS, Requirement
+from pipelines.flows.places import marked, require_mark
 
-Version = tuple[int, ...]
-
-_TARFILE_HOLES = "CVE-2025-8194 and CVE-2024-6232 in tarfile"
-_TARFILE_MENDED: Mapping[Version, int] = {(3, 11): 14, (3, 12): 12, (3, 13): 6}
-"""The first release of each minor version of Python that has neither; later minor versions never had both."""
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """The supported versions of a package: `since` <= version < `before`, and why there is a limit.
-
-    With `wanted=False` the package must not be installed.
-    """
-
-    package: str
-    since: Version
-    before: Version
-    why: str
-    wanted: bool = True
-
-
-REQUIREMENTS = (
-    Requirement("python", (3, 11), (4,), "the code is written for 3.11"),
-    Requirement(
-        "torch",
-        (2, 13),
-        (2, 14),
-        "an open range pulls several GB of CUDA, and what is measured here was measured with 2.13",
-    ),
-    Requirement("numpy", (2, 0), (2, 5), "the random streams of other versions are not checked"),
-    Requirement("opencv-python-headless", (4, 9), (5,), "version 5 has no CascadeClassifier"),
-    Requirement("albumentations", (2, 0, 8), (2, 0, 9), "2.0.8 is the last one under the MIT licence"),
-    Requirement("webdataset", (1, 0, 2), (2,), "1.0.2 changed its interface"),
-    Requirement("ray", (2, 60), (3,), "Ray Train before V2 resumes differently"),
-    Requirement("mlflow", (3, 17), (4,), "models-from-code and aliases as used here"),
-    Requirement("pyarrow", (20,), (26,), "MLflow does not take 26"),
-    Requirement("botocore", (1, 40), (1, 43, 118), "s3fs does not take a newer one"),
-    Requirement("albumentationsx", (), (), "its licence is AGPL; uninstall it", wanted=False),
-    Requirement(
-        "torchvision",
-        (),
-        (),
-        "it does not import beside the CPU build of torch and breaks others with it; uninstall it",
-        wanted=False,
-    ),
-)
+_PACKAGES: Final = frozenset(requirement.package for requirement in REQUIREMENTS)
+MOST_OFFSET_S: Final = 60.0
+"""Clocks may differ by this: S3 refuses requests that are 15 minutes off, and heartbeats count minutes."""
 
 
 @dataclass(frozen=True)
 class DoctorTask:
-    """What one process checks. `tracking` is an MLflow URI, None for the database under the root."""
+    """What one process checks: the root, and a file in it that the driver wrote ("" for none)."""
 
     root: str
-    tracking: str | None
-    where: str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check of one process."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What one process found, and its clock before and after (s since 1970)."""
+
+    findings: tuple[Finding, ...]
+    began: float
+    ended: float
 
 
 @dataclass(frozen=True)
@@ -81,98 +58,109 @@ class Check:
     ok: bool
     detail: str
 
+    @property
+    def is_package(self) -> bool:
+        """True for the version of a package or of Python."""
+        return self.what in _PACKAGES
+
 
 def doctor(root: str, tracking: str | None, cluster: Cluster) -> tuple[Check, ...]:
-    """Run every check in this process and on one worker; a failed check is a row, not an exception."""
+    """Run every check in this process and on every node; a failed check is a row, not an exception."""
     root = storage.absolute(root)
-    checks = examine(DoctorTask(root, tracking, "driver"))
+    checks = [*_rows("driver", examine(DoctorTask(root)).findings), *_tracking(root, tracking)]
     started = time.monotonic()
     try:
-        checks += cluster.map(examine, [DoctorTask(root, tracking, "worker")], label="worker")[0]
-    except Exception as error:  # any reason why a worker does not answer is a result
-        return (*checks, Check("worker", "answers", False, one_line(error)))
-    answered = Check("worker", "answers", True, f"after {time.monotonic() - started:.1f} s")
-    return (*checks, answered, Check("driver", "closed to others", *cluster.exposure()))
+        with ExitStack() as stack:
+            mark = ""
+            with suppress(Exception):  # the row about storage says why
+                mark = stack.enter_context(marked(root))
+            reports = cluster.on_each_node(examine, DoctorTask(root, mark))
+    except Exception as error:  # any reason why no worker answers is a result
+        return (*checks, Check("worker", "answers", False, _explain(error)))
+    seconds = time.monotonic() - started
+    if not reports:
+        checks.append(Check("worker", "answers", False, _NO_NODE))
+    for report in reports:
+        checks += _of_node(report, report.node if cluster.is_joined else "worker", seconds)
+    return (*checks, _attempt_flag("driver", "closed to others", cluster.exposure))
 
 
-def examine(task: DoctorTask) -> tuple[Check, ...]:
+_NO_NODE: Final = (
+    "no node of the cluster has CPUs; expected at least one that takes work; add a worker with "
+    "`ray start --address=HOST:PORT`"
+)
+
+
+def examine(task: DoctorTask) -> Examination:
     """Run the checks of one process."""
-    versions = tuple(_version_check(task.where, requirement) for requirement in REQUIREMENTS)
-    return (
-        *versions,
-        _attempt(task.where, "storage", lambda: _storage_round_trip(task.root)),
-        _attempt(task.where, "tracking", lambda: _tracking_round_trip(task.root, task.tracking)),
-    )
+    began = time.time()
+    findings = [_version(requirement) for requirement in REQUIREMENTS]
+    findings.append(_attempt("storage", lambda: f"{without_secrets(task.root)}: {storage.probe(task.root)}"))
+    if task.mark:
+        findings.append(_attempt("same root", lambda: require_mark(task.mark)))
+    findings.append(_attempt("space", lambda: machine_checks.check_space(machine_checks.space_limits())))
+    findings.append(_attempt("device", machine_checks.check_device))
+    return Examination(tuple(findings), began, time.time())
 
 
-def _version_check(where: str, requirement: Requirement) -> Check:
-    package, wanted = requirement.package, requirement.wanted
-    try:
-        text = platform.python_version() if package == "python" else importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        detail = "not installed; reinstall diffbfr" if wanted else "not installed"
-        return Check(where, package, not wanted, detail)
-    version = tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3])
-    if wanted and requirement.since <= version < requirement.before:
-        note = describe_python(version) if package == "python" else ""
-        return Check(where, package, True, f"{text}{note}")
-    limits = f"expected >={_dotted(requirement.since)},<{_dotted(requirement.before)}: " if wanted else ""
-    return Check(where, package, False, f"{text}; {limits}{requirement.why}")
+def _of_node(report: NodeReport[Examination], where: str, seconds: float) -> list[Check]:
+    if report.report is None:
+        return [Check(where, "answers", False, _explain(report.error or Exception("no answer")))]
+    found = report.report
+    offset = machine_checks.clock_offset(report.asked, found.began, found.ended, report.answered)
+    clock = f"differs by {abs(offset):.0f} s or more" if offset else "agrees with the driver's"
+    if abs(offset) > MOST_OFFSET_S:
+        clock += f" from the driver's; expected less than {MOST_OFFSET_S:.0f}; set the clock (NTP)"
+    return [
+        Check(where, "answers", True, f"within {seconds:.1f} s"),
+        *_rows(where, found.findings),
+        Check(where, "clock", abs(offset) <= MOST_OFFSET_S, clock),
+    ]
 
 
-def describe_python(version: Version) -> str:
-    """What is known against a version of Python, "" if nothing."""
-    mended = _TARFILE_MENDED.get(version[:2])
-    if mended is None or version[2] >= mended:
-        return ""
-    mended_in = _dotted((*version[:2], mended))
-    return f"; has {_TARFILE_HOLES}, against which archives are guarded; mended in {mended_in}"
+def _rows(where: str, findings: tuple[Finding, ...]) -> list[Check]:
+    return [Check(where, finding.what, finding.ok, finding.detail) for finding in findings]
 
 
-def _storage_round_trip(root: str) -> str:
-    """Write a file, read it back, list it, fail to create it again, and remove it."""
-    folder = storage.join(root, f"doctor-{uuid.uuid4().hex[:8]}")
-    place, data = storage.join(folder, "file"), bytes(range(256)) * 4096
-    creation = storage.check_writable(root)
-    try:
-        storage.write_atomic(place, data)
-        if storage.read_bytes(place) != data or storage.list_dir(folder) != ["file"]:
-            raise DiffBFRError(
-                f"{root} gives back other bytes or names than were written; expected the same; use another "
-                "storage"
-            )
-        if storage.write_atomic(place, b"second", create_only=True) or storage.size(place) != len(data):
-            raise DiffBFRError(
-                f"{root} lets a second writer replace a file that must be created once; use another storage"
-            )
-    finally:
-        storage.remove_tree(folder)
-    return f"{root}: written, read back, created once ({creation}), removed"
+def _version(requirement: Requirement) -> Finding:
+    return Finding(requirement.package, *machine_checks.check_version(requirement))
 
 
-def _tracking_round_trip(root: str, tracking: str | None) -> str:
-    """Set a tag on the experiment and read it."""
+def _tracking(root: str, tracking: str | None) -> list[Check]:
+    """A round trip to the registry, and the version of its server, which is not this machine's."""
+    from pipelines.tracking.access import server_version
+    from pipelines.tracking.checks import round_trip
     from pipelines.tracking.connection import open_registry
 
-    registry = open_registry(root, tracking)
-    value = uuid.uuid4().hex
-    registry.client.set_experiment_tag(registry.experiment_id, "diffbfr.doctor", value)
-    found = registry.client.get_experiment(registry.experiment_id).tags.get("diffbfr.doctor")
-    if found != value:
-        raise DiffBFRError(
-            f"{registry.uri} gives back {found!r}, written was {value!r}; expected the same; use another "
-            "server"
-        )
-    return f"{registry.uri}: written, read back"
+    trip = _attempt("tracking", lambda: round_trip(open_registry(root, tracking)))
+    checks = _rows("driver", (trip,))
+    if trip.ok and tracking is not None and tracking.startswith("http"):
+        text = server_version(tracking.rstrip("/"))
+        hole = machine_checks.describe_hole("mlflow", machine_checks.parse_version(text)) if text else ""
+        detail = f"MLflow {text or 'of a version that it does not tell'}{': ' if hole else ''}{hole}"
+        checks.append(Check("tracking server", "mlflow", not hole, detail))
+    return checks
 
 
-def _attempt(where: str, what: str, check: Callable[[], str]) -> Check:
+def _attempt(what: str, check: Callable[[], str]) -> Finding:
     """Run one check; any exception is a failed check."""
     try:
-        return Check(where, what, True, check())
+        return Finding(what, True, check())
     except Exception as error:
-        return Check(where, what, False, one_line(error))
+        return Finding(what, False, _explain(error))
 
 
-def _dotted(version: Version) -> str:
-    return ".".join(map(str, version))
+def _attempt_flag(where: str, what: str, check: Callable[[], tuple[bool, str]]) -> Check:
+    try:
+        return Check(where, what, *check())
+    except Exception as error:
+        return Check(where, what, False, _explain(error))
+
+
+def _explain(error: BaseException) -> str:
+    """One line that says what was found, what was expected and what to do."""
+    line = one_line(error)
+    if isinstance(error, DiffBFRError):
+        return line
+    remedy = storage.remedy_for(error) if isinstance(error, OSError) else ""
+    return f"{line}; expected no such error; {remedy or 'check the place, its address and your rights to it'}"

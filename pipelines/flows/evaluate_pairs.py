@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +28,8 @@ from pipelines.evaluation.pair_task import PairPart, PairTask, make_pair_worker,
 from pipelines.evaluation.pairing import PairedFolders, chunks, pair_folders, read_picture
 from pipelines.evaluation.scores import digest_of_keys
 from pipelines.evaluation.set_scores import score_sets
+from pipelines.execution.staging import stage_file
+from pipelines.flows.places import require_places
 from pipelines.flows.setup_faces import detector_weights
 from pipelines.steps.evaluate import identity_weights, squeezenet_weights
 
@@ -76,7 +78,7 @@ def evaluate_pairs(request: PairRequest, out: storage.Uri, cluster: "Cluster") -
     measured = {key: table[key] for key in request.metrics if key not in missing}
     _check_count(request, folders, measured)
     tasks = _tasks(request, folders, out, tuple(measured), files, side_px, given)
-    _measure(tasks, cluster)
+    _measure(tasks, cluster, out)
     rows, seconds = _collect(tasks)
     keys = tuple(pair.key for pair in folders.pairs)
     sets = {key: entry for key, entry in measured.items() if key in SET_METRICS}
@@ -272,17 +274,28 @@ def _tasks(
     )
 
 
-def _measure(tasks: Sequence[PairTask], cluster: "Cluster") -> None:
+def _measure(tasks: Sequence[PairTask], cluster: "Cluster", out: storage.Uri) -> None:
     done = set(storage.list_dir(tasks[0].folder))
     waiting = [task for task in tasks if f"{task.index:06}.npz" not in done]
+    if waiting and cluster.is_joined:
+        first = waiting[0]
+        sources = [(first.restored, first.pairs[0].restored), (first.reference, first.pairs[0].reference)]
+        require_places(cluster, str(out), [(source, [ref]) for source, ref in sources])
+        files = _staged(first.files, storage.join(out, PARTS))
+        waiting = [replace(task, files=files) for task in waiting]
     if waiting:
         cluster.map_actors(
-            partial(make_pair_worker, tasks[0]),
+            partial(make_pair_worker, waiting[0]),
             waiting,
             label="evaluate",
             unit="pairs",
             weight=lambda task: len(task.pairs),
         )
+
+
+def _staged(files: MetricFiles, place: storage.Uri) -> MetricFiles:
+    """The weights for workers on other machines, copied beside what they measure."""
+    return MetricFiles(**{name: path and stage_file(path, place) for name, path in asdict(files).items()})
 
 
 def _collect(tasks: tuple[PairTask, ...]) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:

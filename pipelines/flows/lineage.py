@@ -25,6 +25,7 @@ from pipelines.sources import PhotoUnreadableError, open_source
 from pipelines.tracking.connection import Registry
 
 _SHOWN: Final = 12
+_ALONE: Final = tuple((stage,) for stage in STAGE_NAMES)
 _COUNTED: Final = ("num_samples", "samples", "images", "faces")
 
 
@@ -146,17 +147,22 @@ class _Tracer:
                 "every one read",
                 (*problems, *_photo_problems(uri, self._store.artifact_dir(record.identity))),
             )
-        if name == "init":
-            return self._initial_weights(made)
+        if name == "init" or name in STAGE_NAMES:
+            return self._weights_of(name, made)
+        if name == "file":
+            detail = f"{record.metadata['source']}, {record.metadata['licence']}"
+            return Link(f"file {record.metadata['file']}", made, detail)
         return Link(f"{name} {made}", "", "", ("its record is gone",))
 
-    def _initial_weights(self, digest: str) -> Link:
+    def _weights_of(self, name: str, digest: str) -> Link:
+        """Weights that a training began with, or a stage that a cascade was assembled of."""
         from diffbfr.cascade import packaged_cascade
 
         known = {version.digest: version.ref for version in self._versions.values()}
-        if digest == model_digest(packaged_cascade(), STAGE_NAMES):
-            return Link("init", digest, "the cascade in the package")
-        return Link("init", digest, known.get(digest, "a cascade that is not in this registry"))
+        packaged = [model_digest(packaged_cascade(), stages) for stages in (STAGE_NAMES, *_ALONE)]
+        if digest in packaged:
+            return Link(name, digest, "the cascade in the package")
+        return Link(name, digest, known.get(digest, "weights that are not in this registry"))
 
     def _stage(self, version: ModelVersion, stage: str, problems: list[str]) -> Iterator[Link]:
         """The version of one stage of a cascade; `problems` gets a line if it is gone or another one."""

@@ -56,10 +56,11 @@ def evaluate_versions(
     with Cluster(recipe.cluster) as cluster:
         for version in versions:
             folder = models.resolve(version.ref, registry, storage.cache_folder("models")).folder
-            cascade = pin_model(folder).stage_to(storage.join(root, "promoted", version.digest[:12]))
-            models.record_evaluation(
-                registry, version, evaluate_cascade(cluster, cascade, holdout.dataset, config, protocol.mode)
-            )
+            cascade = pin_model(folder)
+            if cluster.is_joined:
+                cascade = cascade.stage_to(storage.join(root, "promoted", version.digest[:12]))
+            evaluation = evaluate_cascade(cluster, cascade, holdout.dataset, config, protocol.mode, root)
+            models.record_evaluation(registry, version, evaluation)
 
 
 def choose_holdout(dataset: str, recipe: Recipe) -> HoldOut:

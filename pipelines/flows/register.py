@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 from diffbfr.stages import STAGE_NAMES, StageName
 from diffbfr.text import without_secrets
@@ -39,11 +39,11 @@ def register_all(ctx: RunContext) -> dict[str, str]:
     return {version.name: version.ref for version in (*stages.values(), cascade)}
 
 
-def _lineage(ctx: RunContext, name: str) -> models.Lineage:
+def _lineage(ctx: RunContext, name: StageName | Literal["cascade"]) -> models.Lineage:
     """Lineage of a stage, or of the cascade."""
     step = ctx.steps["cascade" if name == "cascade" else f"train-{name}"]
     parents = {"dataset": ctx.steps["shard"].id}
-    if start := ctx.initial_digest():
+    if start := ctx.initial_digest(None if name == "cascade" else name):
         parents["init"] = start
     if name == "irm2" and "condition-irm1" in ctx.steps:
         parents |= {"irm1": ctx.metadata("condition-irm1")["irm1"], "column": ctx.steps["condition-irm1"].id}

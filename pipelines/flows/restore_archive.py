@@ -26,6 +26,7 @@ from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow
+from pipelines.flows.places import require_places
 from pipelines.flows.restore_output import (
     check_output_outside_input,
     noted_damage,
@@ -49,7 +50,7 @@ from pipelines.restoration.request import PhotoSettings, RestoreRequest
 from pipelines.restoration.samples import first_prefix
 from pipelines.restoration.work import WorkItem
 from pipelines.sources import PhotoRef, PhotoSource, open_source
-from pipelines.sources.detector import DetectorRef
+from pipelines.sources.weights_ref import WeightsRef
 from pipelines.steps.copy_duplicates import Copy, CopyTask, copy_duplicates
 from pipelines.steps.restore import BatchReport, RestoreTask, RestoreWorker, skipped_outcome
 
@@ -61,9 +62,10 @@ class RestoreOptions:
     """How to restore an archive.
 
     `aligned` states that the inputs are square face crops in the FFHQ frame; whole photos have `photos` and a
-    `detector` of the sha256 that these name. `unit_size` is the number of photos in a commit, `samples` the
-    number of restorations of each face (`pipelines.restoration.samples`). `batch_faces` is the batch size of
-    the cascade. It is part of the pinned request, because kernels round differently at another size.
+    `detector` of the sha256 that these name, and may have the weights of a face network (`identity`).
+    `unit_size` is the number of photos in a commit, `samples` the number of restorations of each face
+    (`pipelines.restoration.samples`). `batch_faces` is the batch size of the cascade. It is part of the
+    pinned request, because kernels round differently at another size.
     """
 
     aligned: bool
@@ -73,7 +75,8 @@ class RestoreOptions:
     batch_faces: int = 4
     samples: int = 1
     photos: PhotoSettings | None = None
-    detector: DetectorRef | None = None
+    detector: WeightsRef | None = None
+    identity: WeightsRef | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class RestoreReport:
     source: str
     output: str
     model_digest: str
+    licences: tuple[str, ...]
     hq_px: int
     options: RestoreOptions
     counts: RestoreCounts
@@ -140,6 +144,9 @@ def _restore_archive(
     known = list(units.outcomes)
     sizes = {entry.path: entry.num_bytes for entry in storage.walk(output)}
     current = _without(find_current(source, refs, known, sizes), noted_damage(output))
+    waiting = [ref for ref in refs if ref.name not in current]
+    if waiting:
+        require_places(cluster, output, [(source, waiting)])
     plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples), _naming(options))
     changed = find_changed_originals(plan, current, output)
     if changed:
@@ -157,6 +164,7 @@ def _restore_archive(
         source=source.uri,
         output=output,
         model_digest=model.digest,
+        licences=model.licences,
         hq_px=model.hq_px,
         options=options,
         counts=_count(rows),
@@ -222,6 +230,7 @@ def _request(source: PhotoSource, model: RestorationModel, options: RestoreOptio
         hq_px=model.hq_px,
         samples=options.samples,
         photos=options.photos,
+        licences=model.licences,
     )
 
 
@@ -251,6 +260,7 @@ def _restore(
             output_uri=output,
             request=request,
             detector=options.detector,
+            identity=options.identity,
         )
         for index, unit in enumerate(split_units(items, options.unit_size))
     ]
@@ -314,8 +324,8 @@ def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
 
 
 def _plain(options: RestoreOptions) -> dict[str, Any]:
-    """The options without where the detector lies, which is this machine's."""
-    return {name: value for name, value in asdict(options).items() if name != "detector"}
+    """The options without where weights lie, which is this machine's."""
+    return {name: value for name, value in asdict(options).items() if name not in ("detector", "identity")}
 
 
 def _close(report: RestoreReport) -> None:
@@ -329,6 +339,8 @@ def _close(report: RestoreReport) -> None:
         "counts": asdict(report.counts),
         "seconds": sum(row.seconds for row in report.rows),
     }
+    if report.licences:
+        summary["licences"] = list(report.licences)
     faces = None if report.options.aligned else report.faces
     replaced = close_records(report.output, report.rows, faces, summary, file_mode(report.source))
     if replaced and not report.num_worked:

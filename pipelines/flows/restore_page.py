@@ -62,6 +62,7 @@ def _write(place: str, report: RestoreReport) -> None:
         restored=sample_photos(report),
         counts=tuple(asdict(report.counts).items()),
         lineage=((LineageLink("diffbfr-cascade", report.model_digest, settings),),),
+        notes=tuple(f"Weights of others in the cascade: {licence}." for licence in report.licences),
     )
     write_report(place, data, within=report.output, mode=file_mode(report.source))
     record = {"sha256": storage.digest(place)}

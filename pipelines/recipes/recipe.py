@@ -6,6 +6,7 @@ type of its field.
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffbfr.degradation import DegradationSpec
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 MAX_HQ_PX, MAX_VARIANTS, MAX_SHARD_SIZE = 4096, 10_000, 100_000
 _MAX_AT_ONCE = 10_000
 SCRATCH = "scratch"
-"""With `PACKAGED` the values of `Recipe.init`; anything else is the folder of a cascade."""
+"""With `PACKAGED` the values of `Recipe.init`; anything else names a cascade or a stage."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class DataConfig:
     scaled to `hq_px`. The fractions of held-out faces are by content; `val` is used during development,
     `test` for the final figures only. `hq_codec` is the lossless format of the ground truths. More than
     `max_bad` unusable photos end the run (None: any number, but not all).
+
+    With `align` the photos are whole ones, and every usable face of each is found and aligned to the FFHQ
+    frame. One whose frame would have to be enlarged more than `max_enlargement` is left out. `detector` is
+    the file of the detector's weights; None is `DIFFBFR_FACE_DETECTOR`, or what `diffbfr setup faces`
+    brought.
     """
 
     faces: str
@@ -47,6 +53,9 @@ class DataConfig:
     degradation: DegradationSpec = field(default_factory=DegradationSpec)
     hq_codec: Codec = "webp"
     max_bad: int | None = None
+    align: bool = False
+    max_enlargement: float = 1.1
+    detector: str | None = None
 
     def __post_init__(self) -> None:
         check_whole("data", "hq_px", self.hq_px, 2, MAX_HQ_PX)
@@ -57,16 +66,32 @@ class DataConfig:
     def shard_config(self) -> "ShardConfig":
         """The fields that the content of the dataset depends on."""
         from pipelines.dataset.samples import ShardConfig
+        from pipelines.storage import digest
 
-        return ShardConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(ShardConfig)})
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ShardConfig)}
+        if self.align:
+            return ShardConfig(**values | {"detector": digest(self.find_detector())})
+        # what only concerns aligned faces must not make other datasets again
+        return ShardConfig(**values | {"detector": "", "max_enlargement": ShardConfig.max_enlargement})
+
+    def find_detector(self) -> Path:
+        """The weights of the face detector on this machine; `UsageError` if there are none."""
+        from pipelines.packages.face_detectors import detector_weights
+
+        return detector_weights(self.detector)
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage: its specification (a column of Table 6) and its training."""
+    """One stage: its specification (a column of Table 6) and its training.
+
+    `init` is the origin of its initial weights: "" takes those of the recipe's `init`; "scratch", "packaged",
+    NAME@ALIAS of the registry or a folder with the stage, alone or in a cascade, are its own.
+    """
 
     stage: StageSpec
     training: TrainingConfig
+    init: str = ""
 
     def __post_init__(self) -> None:
         check_training(self.stage, self.training)
@@ -143,8 +168,8 @@ class TrackingConfig:
 class Recipe:
     """The configuration of a run.
 
-    `init` is the origin of the initial weights: "scratch", "packaged" (the small cascade in the package) or
-    the folder of a cascade.
+    `init` is the origin of the initial weights: "scratch", "packaged" (the small cascade in the package),
+    NAME@ALIAS of the registry or the folder of a cascade; a stage may have its own (`irm1.init`).
     """
 
     name: str
@@ -178,6 +203,10 @@ class Recipe:
                 f"evaluate.variant is {self.evaluate.variant}, data.variants {self.data.variants}; expected "
                 "a smaller one"
             )
+
+    def init_of(self, name: StageName | None) -> str:
+        """The origin of a stage's initial weights; of the recipe's for None."""
+        return self.init if name is None else self.stage(name).init or self.init
 
     def stage(self, name: StageName) -> StageConfig:
         """The configuration of one stage."""

@@ -30,8 +30,11 @@ def copy_files(files: Sequence[Path], target: Path) -> Path:
     return target
 
 
-def save_served(cascade: Path, target: Path, digest: str) -> Path:
-    """Write the cascade as an MLflow model, without the paths of this machine that MLflow puts into it."""
+def save_served(cascade: Path, target: Path, digest: str, licences: Sequence[str] = ()) -> Path:
+    """Write the cascade as an MLflow model, without the paths of this machine that MLflow puts into it.
+
+    Its metadata has the digest, and the licences of weights that others trained.
+    """
     import mlflow.pyfunc
     from mlflow.models import Model
 
@@ -40,7 +43,7 @@ def save_served(cascade: Path, target: Path, digest: str) -> Path:
         python_model=str(Path(__file__).with_name(SERVED)),
         artifacts={"cascade": str(cascade)},
         pip_requirements=[f"diffbfr=={diffbfr.__version__}"],
-        metadata={"digest": digest},
+        metadata={"digest": digest} | ({"licences": list(licences)} if licences else {}),
     )
     model = Model.load(str(target))
     flavor = model.flavors["python_function"]

@@ -18,6 +18,7 @@ from uuid import uuid4
 from diffbfr.digests import model_digest, model_files
 from diffbfr.documents import abridged, decode_json
 from diffbfr.errors import DiffBFRError, UsageError, one_line
+from diffbfr.origin import licences, read_origin, read_origins
 from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName
 from pipelines.registry.lock import model_lock
 from pipelines.registry.packaging import CASCADE_PATH, copy_files, save_served, served_tags
@@ -108,7 +109,8 @@ def register_stage(run: Run, stage: StageName, folder: Path, lineage: Lineage) -
     digest = model_digest(folder, (stage,))
     with tempfile.TemporaryDirectory() as temporary:
         upload = copy_files(model_files(folder, (stage,)), Path(temporary) / stage)
-        return _register(run, f"diffbfr-{stage}", digest, upload, {**lineage.tags(), "stage": stage})
+        tags = {**lineage.tags(), "stage": stage, **_origin_tags(folder, stage)}
+        return _register(run, f"diffbfr-{stage}", digest, upload, tags)
 
 
 def register_cascade(
@@ -123,12 +125,14 @@ def register_cascade(
     tags = lineage.tags()
     for stage in STAGE_NAMES:
         tags |= {f"stage.{stage}": stages[stage].ref, f"stage.{stage}.digest": stages[stage].digest}
+    origins = read_origins(folder, STAGE_NAMES)
+    tags |= {f"licence.{stage}": licences([origin])[0] for stage, origin in origins.items()}
     with tempfile.TemporaryDirectory() as temporary:
         # MLflow keeps the last part of the folder's path as the artifact's name.
         files = copy_files(
             [folder / CASCADE_RECORD, *model_files(folder, STAGE_NAMES)], Path(temporary) / "cascade"
         )
-        model = save_served(files, Path(temporary) / "model", digest)
+        model = save_served(files, Path(temporary) / "model", digest, licences(origins.values()))
         return _register(run, CASCADE, digest, model, tags | served_tags(model))
 
 
@@ -330,6 +334,16 @@ def _register(run: Run, name: str, digest: str, upload: Path, tags: Mapping[str,
                 return get_version(registry, version.ref)
 
 
+def _origin_tags(folder: Path, stage: StageName) -> dict[str, str]:
+    """Tags of a stage that others trained, or that went on from one: what it is, and its terms."""
+    origin = read_origin(folder / f"{stage}.safetensors")
+    if origin is None:
+        return {}
+    names = {"source": "origin.source", "file": "origin.file", "sha256": "origin.sha256"}
+    names |= {"licence": "licence", "terms": "licence.terms"}
+    return {tag: getattr(origin, name) for name, tag in names.items()}
+
+
 def _check_triple(folder: Path, stages: Mapping[StageName, ModelVersion]) -> None:
     """Refuse a cascade whose stages are not the versions named, or whose IRM-2 learnt from another IRM-1."""
     for stage in STAGE_NAMES:
@@ -343,11 +357,15 @@ def _check_triple(folder: Path, stages: Mapping[StageName, ModelVersion]) -> Non
     from diffbfr.checkpoint import read_stage_spec
 
     check_triple(*(read_stage_spec(folder, stage) for stage in STAGE_NAMES))
-    parent = stages["irm2"].tags.get("parent.irm1")
-    if parent is not None and parent != stages["irm1"].digest:
+    check_parent(stages["irm2"], stages["irm1"].ref, stages["irm1"].digest)
+
+
+def check_parent(irm2: ModelVersion, irm1_ref: str, irm1_digest: str) -> None:
+    """UsageError if a version of IRM-2 learnt from another IRM-1 than this one."""
+    parent = irm2.tags.get("parent.irm1")
+    if parent is not None and parent != irm1_digest:
         raise UsageError(
-            f"{stages['irm2'].ref} learnt from irm1 {parent[:12]}, the cascade holds {stages['irm1'].ref} "
-            f"({stages['irm1'].digest[:12]}); "
+            f"{irm2.ref} learnt from irm1 {parent[:12]}, the cascade holds {irm1_ref} ({irm1_digest[:12]}); "
             "expected the same irm1; rerun condition and train irm2"
         )
 

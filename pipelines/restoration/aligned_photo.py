@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from diffbfr.keys import draw_keys
 from pipelines.restoration.face_input import FaceInput
 from pipelines.restoration.face_queue import FaceDraw, Failure
+from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.provenance import Provenance, encode_signed_png
 from pipelines.restoration.request import RestoreRequest
 from pipelines.restoration.samples import other_outputs, pixel_std, std_heatmap
@@ -20,7 +21,7 @@ class AlignedPhoto:
     read: FaceInput
     draws: Sequence[FaceDraw]
 
-    def finish(self, request: RestoreRequest) -> Finished:
+    def finish(self, request: RestoreRequest, identity: IdentityCheck | None = None) -> Finished:
         """Encode the draws and their spread; one failed draw fails the face."""
         row = replace(
             self.file.row("restored", message="; ".join(self.read.notes)),
@@ -38,7 +39,7 @@ class AlignedPhoto:
                 return Finished(replace(failed, num_faces=0, samples=1))
             assert draw.result is not None
             images.append(draw.result)
-        made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed)
+        made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed, request.licences)
         kept = self.read.kept
         pngs = [
             encode_signed_png(image, made_by, kept.icc, exif=kept.exif, dpi=kept.dpi, alpha=kept.alpha)

@@ -52,6 +52,11 @@ class RestorationModel(Protocol):
         """Side of the output in pixels."""
         ...
 
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """Licences of the weights in it that others trained."""
+        ...
+
     def load(self) -> LoadedModel:
         """Load the cascade on this machine."""
         ...

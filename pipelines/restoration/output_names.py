@@ -1,12 +1,11 @@
 """Output names in the mirror of an archive: safe, with a suffix of their format, and unique anywhere."""
 
 import hashlib
+import sqlite3
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import count
-from pathlib import PurePosixPath
 from typing import Final
 
 from pipelines.restoration.photo_output import SUFFIXES, WantedFormat
@@ -25,6 +24,7 @@ RESERVED: Final = frozenset(
 _DIGEST_DIGITS: Final = 16
 _PNG: Final = ".png"
 _MAX_SUFFIX_BYTES: Final = 16
+_FOLDER, _FILE, _EARLIER = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Naming:
 
     def short(self, name: str) -> str:
         """The name that an output has if nothing else has it."""
-        suffix = PurePosixPath(name).suffix.lower()
         if self.file_format is None:
             return f"{name}{_PNG}" if _is_foreign(name) else name
+        suffix = _suffix(name)
         known = SUFFIXES[self.file_format]
-        if suffix in known and self.file_format != "png":
+        if suffix.lower() in known and self.file_format != "png":
             return name
-        path = PurePosixPath(name)
-        return str(path.with_suffix(known[0])) if suffix in IMAGE_SUFFIXES else f"{path}{known[0]}"
+        stem = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+        return f"{stem}{known[0]}"
 
 
 PNG_NAMING: Final = Naming("png")
@@ -60,102 +60,147 @@ def copied_name(output: str, name: str) -> str:
 def output_names(
     names: Iterable[str], taken: Mapping[str, str], naming: Naming = PNG_NAMING
 ) -> dict[str, str]:
-    """Map each input's name to its output's, relative to the output folder.
+    """Map each input's name to its output's, relative to the output folder; see `OutputNamer`."""
+    listed = list(names)
+    with closing(sqlite3.connect(":memory:")) as db:
+        namer = OutputNamer(db, naming, taken.values(), listed)
+        new = {name: namer.assign(name) for name in listed if name not in taken}
+    return {**taken, **new}
+
+
+class OutputNamer:
+    """Gives each input the name of its output, relative to the output folder.
 
     Where all outputs are PNG, `trip/a.jpg` becomes `trip/a.png`, and inputs that would share a name, also on
     a file system that ignores case or composes accents, keep their suffix: `a.jpg.png` and `a.tif.png`; so
     does an input whose output would have the name of another's folder. A number is added if that is not
     enough, and where names are kept. A name that is too long for a file system is shortened and gets a
-    digest. `taken` holds the names that earlier runs assigned; they are kept. For an unchanged archive an
-    interrupted and resumed run assigns the names of an uninterrupted one.
+    digest.
+
+    `taken` holds the names that earlier runs assigned, `listed` every input. If the others are assigned in
+    the order of the listing, an interrupted and resumed run of an unchanged archive gives the names of an
+    uninterrupted one. All names are kept in tables of `db`, so that memory does not grow with them.
     """
-    listed = {name: _safe(name) for name in names}
-    shared = Counter(_normalized(naming.short(safe)) for safe in listed.values())
-    given = dict(taken)
-    mirror = _Mirror(given.values(), listed.values())
-    for name, safe in listed.items():
-        if name not in given:
-            short = naming.short(safe)
-            suffix = PurePosixPath(short).suffix
-            if naming.file_format is None:
-                given[name] = mirror.add(safe, short, short.removesuffix(suffix), suffix)
-            else:
-                given[name] = mirror.add(safe, short if shared[_normalized(short)] == 1 else "", safe, suffix)
-    return given
+
+    def __init__(
+        self, db: sqlite3.Connection, naming: Naming, taken: Iterable[str], listed: Iterable[str]
+    ) -> None:
+        self._db = db
+        self._naming = naming
+        self._mirror = _Mirror(db, taken)
+        db.execute("CREATE TABLE short_name (path TEXT PRIMARY KEY, uses INTEGER) WITHOUT ROWID")
+        for name in listed:
+            safe = _safe(name)
+            self._mirror.plan(safe)
+            if naming.file_format is not None:
+                db.execute(
+                    "INSERT INTO short_name VALUES (?, 1) ON CONFLICT (path) DO UPDATE SET uses = uses + 1",
+                    (_normalized(naming.short(safe)),),
+                )
+
+    def assign(self, name: str) -> str:
+        """The name of an input's output, which nothing else has."""
+        safe = _safe(name)
+        short = self._naming.short(safe)
+        suffix = _suffix(short)
+        if self._naming.file_format is None:
+            return self._mirror.add(safe, short, short.removesuffix(suffix), suffix)
+        (uses,) = self._db.execute(
+            "SELECT uses FROM short_name WHERE path = ?", (_normalized(short),)
+        ).fetchone()
+        return self._mirror.add(safe, short if uses == 1 else "", safe, suffix)
+
+    def close(self) -> None:
+        """Remove the tables, so that another namer can use the database."""
+        for table in ("place", "number", "short_name"):
+            self._db.execute(f"DROP TABLE {table}")
 
 
 class _Mirror:
-    """The files and folders of a mirror as a tree, in memory that is linear in the length of their names.
+    """The files and folders of a mirror, each by its path as a file system that ignores case compares it."""
 
-    A node is found by its parent and its name.
-    """
-
-    def __init__(self, files: Iterable[str], planned: Iterable[str]) -> None:
-        """Begin with the files of earlier runs and the folders of all that are planned."""
-        self._nodes: dict[tuple[int, str], int] = {}
-        self._files: set[int] = set()
-        self._earlier: set[int] = set()
-        self._folders: set[int] = set()
-        self._numbers: defaultdict[int, Iterator[int]] = defaultdict(lambda: count(2))
+    def __init__(self, db: sqlite3.Connection, files: Iterable[str]) -> None:
+        """Begin with the files of earlier runs."""
+        self._db = db
+        db.execute("CREATE TABLE place (path TEXT PRIMARY KEY, kind INTEGER NOT NULL) WITHOUT ROWID")
+        db.execute("CREATE TABLE number (path TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID")
+        self._has_earlier = False
+        # listings are sorted, so that most names have the folder of the name before
+        self._planned = ""
+        self._beside = ("", "")
         for file in files:
-            folder, _, name = file.rpartition("/")
-            self._earlier.add(self._child(self._node(folder, self._folders), name))
-        self._files.update(self._earlier)
-        for file in planned:
-            self._node(self._beside_files(file).rpartition("/")[0], self._folders)
+            folder, slash, name = file.rpartition("/")
+            self._plan_folder(folder)
+            self._mark(f"{_normalized_path(folder)}{slash}{_normalized(name)}", _EARLIER)
+            self._has_earlier = True
+        self._planned = ""
+
+    def plan(self, safe: str) -> None:
+        """Keep the folders of a file that is to be added from being taken by a file."""
+        self._plan_folder(self._beside_files(safe.rpartition("/")[0]))
 
     def add(self, safe: str, short: str, stem: str, suffix: str) -> str:
         """Add a file under the first free name: short, else stem and suffix, else those with a number."""
-        folder, slash, _ = self._beside_files(safe).rpartition("/")
-        parent, stem = self._node(folder), stem.rpartition("/")[2]
+        folder, slash, _ = safe.rpartition("/")
+        folder = self._beside_files(folder)
+        parent, stem = f"{_normalized_path(folder)}{slash}", stem.rpartition("/")[2]
         for candidate in (short.rpartition("/")[2], f"{stem}{suffix}"):
             name = _fitting(candidate, suffix)
             if name and self._take(parent, name):
                 return f"{folder}{slash}{name}"
         # numbers are never freed, so that each is tried once, however many names are equal
-        for number in self._numbers[self._child(parent, f"{stem}{suffix}")]:
+        counted = f"{parent}{_normalized(f'{stem}{suffix}')}"
+        while True:
+            (number,) = self._db.execute(
+                "INSERT INTO number VALUES (?, 2) ON CONFLICT (path) DO UPDATE SET next = next + 1 "
+                "RETURNING next",
+                (counted,),
+            ).fetchone()
             name = _fitting(f"{stem}.{number}{suffix}", suffix)
             if self._take(parent, name):
                 return f"{folder}{slash}{name}"
-        raise AssertionError
 
-    def _take(self, parent: int, name: str) -> bool:
+    def _take(self, parent: str, name: str) -> bool:
         """Add a file to a folder unless something has its name."""
-        node = self._child(parent, name)
-        if node in self._files or node in self._folders:
-            return False
-        self._files.add(node)
-        return True
+        path = f"{parent}{_normalized(name)}"
+        return self._db.execute("INSERT OR IGNORE INTO place VALUES (?, ?)", (path, _FILE)).rowcount == 1
 
-    def _node(self, path: str, passed: set[int] | None = None) -> int:
-        """Return the node of a path; the nodes on the way are added to `passed`."""
-        node = 0
-        for part in path.split("/") if path else ():
-            node = self._child(node, part)
-            if passed is not None:
-                passed.add(node)
-        return node
+    def _plan_folder(self, folder: str) -> None:
+        if folder == self._planned:
+            return
+        self._planned = folder
+        path = _normalized_path(folder)
+        while path:
+            self._mark(path, _FOLDER)
+            path = path.rpartition("/")[0]
 
-    def _child(self, node: int, part: str) -> int:
-        return self._nodes.setdefault((node, _normalized(part)), len(self._nodes) + 1)
+    def _mark(self, path: str, kind: int) -> None:
+        self._db.execute(
+            "INSERT INTO place VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET kind = kind | excluded.kind",
+            (path, kind),
+        )
 
-    def _beside_files(self, output: str) -> str:
-        """Return a name none of whose folders has the name of a file that an earlier run wrote."""
-        if not self._earlier:
-            return output
-        *folders, file = output.split("/")
-        node, kept = 0, []
-        for folder in folders:
-            while self._child(node, folder) in self._earlier:
-                folder = f"{folder}_"
-            node = self._child(node, folder)
-            kept.append(folder)
-        return "/".join([*kept, file])
+    def _beside_files(self, folder: str) -> str:
+        """Return a folder of which no part has the name of a file that an earlier run wrote."""
+        if not self._has_earlier or not folder:
+            return folder
+        if self._beside[0] != folder:
+            kept = ""
+            for part in folder.split("/"):
+                while self._is_earlier(f"{_normalized_path(kept)}{_normalized(part)}"):
+                    part = f"{part}_"
+                kept = f"{kept}{part}/"
+            self._beside = folder, kept[:-1]
+        return self._beside[1]
+
+    def _is_earlier(self, path: str) -> bool:
+        row = self._db.execute("SELECT kind FROM place WHERE path = ?", (path,)).fetchone()
+        return row is not None and bool(row[0] & _EARLIER)
 
 
 def _is_foreign(name: str) -> bool:
     """Whether a name is that of a picture in a format that is not written."""
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = _suffix(name).lower()
     return suffix in IMAGE_SUFFIXES and not any(suffix in written for written in SUFFIXES.values())
 
 
@@ -200,6 +245,13 @@ def _fitting_folders(folders: list[str]) -> list[str]:
     return [*kept, end]
 
 
+def _suffix(name: str) -> str:
+    """What `PurePosixPath.suffix` gives; a path would intern its parts for the life of the process."""
+    file = name.rpartition("/")[2]
+    dot = file.rfind(".")
+    return file[dot:] if 0 < dot < len(file) - 1 else ""
+
+
 def _cut(text: str, num_bytes: int) -> str:
     return text.encode()[:num_bytes].decode(errors="ignore")
 
@@ -213,3 +265,7 @@ def _normalized(name: str) -> str:
     if name.isascii():
         return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _normalized_path(path: str) -> str:
+    return "/".join(map(_normalized, path.split("/")))

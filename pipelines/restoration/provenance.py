@@ -24,12 +24,16 @@ XMP_KEYWORD = "XML:com.adobe.xmp"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Digests of the cascade and of the input file, the sampling mode and the seed of a restored image."""
+    """Digests of the cascade and of the input file, the sampling mode and the seed of a restored image.
+
+    `licences` are those of weights in the cascade that others trained (`diffbfr.origin.licences`).
+    """
 
     model_digest: str
     input_sha256: str
     mode: str
     seed: int
+    licences: tuple[str, ...] = ()
 
     def xmp(self) -> str:
         """The XMP packet."""
@@ -41,6 +45,8 @@ class Provenance:
             "diffbfr:Mode": self.mode,
             "diffbfr:Seed": str(self.seed),
         }
+        if self.licences:
+            fields["diffbfr:ModelLicences"] = " | ".join(self.licences)
         attributes = "".join(f"\n   {name}={quoteattr(value)}" for name, value in fields.items())
         return (
             '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'

@@ -11,12 +11,14 @@ from PIL import Image
 
 from diffbfr.faces.align import FRAME_PX, Frame
 from diffbfr.faces.choose import Verdict
-from diffbfr.faces.paste import RestoredFace, enlarge, paste
+from diffbfr.faces.paste import RestoredFace, paste
 from diffbfr.images import Pixels
 from diffbfr.images.photo import PhotoPixels, SourcePhoto
 from diffbfr.keys import draw_keys
+from pipelines.restoration.enlarging import enlarged
 from pipelines.restoration.face_queue import FaceDraw, Failure
 from pipelines.restoration.face_rows import FaceRow
+from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.output_names import copied_name
 from pipelines.restoration.photo_output import encode_photo, written_format
 from pipelines.restoration.provenance import Provenance
@@ -67,9 +69,10 @@ class WholePhoto:
         """Every restoration of every chosen face."""
         return list(chain.from_iterable(face.draws for face in self.faces))
 
-    def finish(self, request: RestoreRequest) -> Finished:
+    def finish(self, request: RestoreRequest, identity: IdentityCheck | None = None) -> Finished:
         """Paste the faces of each draw, or pass on the file; a face that failed keeps the photo's pixels."""
-        rows = tuple(_row(self.file.item.ref.name, i, face) for i, face in enumerate(self.faces))
+        name = self.file.item.ref.name
+        rows = tuple(_row(name, number, face, identity) for number, face in enumerate(self.faces))
         restored = [face for face in self.faces if face.is_restored]
         failed = [face.failure for face in self.faces if face.failure is not None]
         if failed:
@@ -95,7 +98,7 @@ class WholePhoto:
             if others:
                 files[others[-1]] = _encoded_spread(np.zeros((self.read.height, self.read.width)))
             return Finished(row, files, rows)
-        made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed)
+        made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed, request.licences)
         file_format = written_format(photo.format, self.settings.file_format or None)
         pictures, spread = self._compose(photo, restored, request.samples)
         encoded = [
@@ -117,9 +120,9 @@ class WholePhoto:
         """The photo with the faces of each draw, and the deviation of its pixels over several."""
         settings = self.settings
         kept = [face.frame for face in self.faces if not face.is_restored]
+        background = enlarged(photo.pixels, settings.upscale, settings.upscaler)
         if not restored:
-            pixels = enlarge(photo.pixels, settings.upscale)
-            return [pixels] * samples, np.zeros(pixels.shape[:2]) if samples > 1 else None
+            return [background] * samples, np.zeros(background.shape[:2]) if samples > 1 else None
         pictures = []
         deviation = SpreadOfPhoto()
         for number in range(samples):
@@ -129,6 +132,7 @@ class WholePhoto:
                 keep=kept,
                 strength=settings.strength,
                 upscale=settings.upscale,
+                background=background,
             )
             pictures.append(pasted)
             deviation.add(pasted)
@@ -174,7 +178,7 @@ def _seen(crop: Pixels, frame: Frame) -> Pixels:
     return np.asarray(Image.fromarray(crop).resize((px, px), Image.Resampling.BILINEAR))
 
 
-def _row(photo: str, number: int, face: WholeFace) -> FaceRow:
+def _row(photo: str, number: int, face: WholeFace, identity: IdentityCheck | None) -> FaceRow:
     found, failure = face.verdict.face, face.failure
     first = face.draws[0] if face.draws else None
     measured = [draw.consistency for draw in face.draws if draw.consistency is not None]
@@ -199,11 +203,16 @@ def _row(photo: str, number: int, face: WholeFace) -> FaceRow:
         low_confidence=any(draw.is_doubtful for draw in face.draws),
         fidelity=None if first is None else first.taken_fidelity,
         attempts=sum(draw.attempts for draw in face.draws),
-        identity=None,
+        identity=None if identity is None or not face.is_restored else _cosine(face, identity),
         input_sha256="" if first is None else _digest(first.pixels),
         output_sha256=_digest(first.result) if first is not None and face.is_restored else "",
         seconds=sum(draw.seconds for draw in face.draws),
     )
+
+
+def _cosine(face: WholeFace, identity: IdentityCheck) -> float:
+    """The cosine of the first draw."""
+    return identity(face.draws[0].pixels, face.restored(0).pixels)
 
 
 def _digest(pixels: object) -> str:

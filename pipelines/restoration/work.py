@@ -10,6 +10,7 @@ from diffbfr.images import ImageRefused
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.restoration.face_queue import FaceDraw
 from pipelines.restoration.face_rows import FaceRow
+from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.outcomes import Outcome
 from pipelines.restoration.request import RestoreRequest
 from pipelines.sources import PhotoRef
@@ -62,7 +63,7 @@ class OpenPhoto(Protocol):
         """Every restoration of every face to be restored."""
         ...
 
-    def finish(self, request: RestoreRequest) -> Finished:
+    def finish(self, request: RestoreRequest, identity: IdentityCheck | None) -> Finished:
         """Compose and encode the outputs, once every draw has its result."""
         ...
 
@@ -72,10 +73,12 @@ def is_restored(photo: OpenPhoto) -> bool:
     return all(draw.is_done for draw in photo.draws)
 
 
-def finish_photo(photo: OpenPhoto, request: RestoreRequest) -> Finished:
+def finish_photo(
+    photo: OpenPhoto, request: RestoreRequest, identity: IdentityCheck | None = None
+) -> Finished:
     """Compose and encode a photo; one that its format cannot hold is `failed`, without a file."""
     try:
-        return photo.finish(request)
+        return photo.finish(request, identity)
     except ImageRefused as error:
         return Finished(photo.file.row("failed", str(error.reason_code), one_line(error)))
 

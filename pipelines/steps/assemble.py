@@ -69,6 +69,7 @@ def _config(recipe: "Recipe") -> dict[str, Any]:
 def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     """Write the three stages into one folder, and the record of their origin last."""
     from diffbfr.cascade import RECORD, cascade_digest, write_record
+    from diffbfr.origin import with_origins
     from pipelines.execution.dag import StepOutput
     from pipelines.steps.context import fetch_artifact
 
@@ -80,13 +81,16 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     origins = {
         name: {"artifact": step.id, "digest": stage_digest(ctx, name)} for name, step in trained.items()
     }
-    record = {
+    record: dict[str, Any] = {
         "recipe": ctx.recipe.name,
         "content_id": ctx.metadata("shard")["content_id"],
         "dataset": ctx.steps["shard"].id,
         "stages": origins,
         "init": ctx.initial_digest(),
     }
+    if own := {name: start for name in STAGE_NAMES if (start := ctx.initial_digest(name)) != record["init"]}:
+        record["stage_init"] = own
+    record = with_origins(record, fetch_artifact(folder), STAGE_NAMES)
     if storage.is_remote(folder):
         storage.write_json(storage.join(folder, RECORD), record)
     else:

@@ -5,13 +5,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffbfr.stages import PACKAGED, STAGE_NAMES
+from diffbfr.errors import UsageError
+from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset import commits
 from pipelines.execution.artifact_store import ArtifactStore, Identity, OutputRef, Record
 from pipelines.execution.dag import Step
 from pipelines.execution.fingerprint import code_fingerprint
+from pipelines.execution.staging import stage_models
 from pipelines.recipes.recipe import SCRATCH, Recipe
 from pipelines.steps.definition import StepDef
 from pipelines.tracking.metrics_log import MetricRecord
@@ -20,11 +22,16 @@ if TYPE_CHECKING:
     from pipelines.execution.model_ref import ModelRef
 
 
+def _no_registry(ref: str) -> str:
+    raise UsageError(f"no weights at {ref}; expected a folder; correct init")
+
+
 class RunContext:
     """Given to the `build` of every step.
 
-    `given_model` is a cascade that exists already and is only evaluated. `on_metrics(step, records)` receives
-    the metrics of a training once they are on disk, `on_panel(step, name, png)` each of its panels.
+    `given_model` is a cascade that exists already and is only evaluated. `find_model` gives the folder of a
+    registered model by NAME@ALIAS. `on_metrics(step, records)` receives the metrics of a training once they
+    are on disk, `on_panel(step, name, png)` each of its panels.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class RunContext:
         cluster: Cluster,
         given_model: "ModelRef | None" = None,
         *,
+        find_model: Callable[[str], str] = _no_registry,
         on_metrics: Callable[[str, Sequence[MetricRecord]], None] = lambda step, records: None,
         on_panel: Callable[[str, str, bytes], None] = lambda step, name, data: None,
     ) -> None:
@@ -41,6 +49,7 @@ class RunContext:
         self.store = store
         self.cluster = cluster
         self.given_model = given_model
+        self.find_model = find_model
         self.on_metrics = on_metrics
         self.on_panel = on_panel
         self.steps: dict[str, Step] = {}
@@ -78,23 +87,37 @@ class RunContext:
 
         return open_source(self.recipe.data.faces).digest()
 
-    def initial_folder(self) -> str:
-        """The folder of the cascade whose weights the stages start from; "" to start from nothing."""
-        if self.recipe.init == SCRATCH:
+    @cache  # noqa: B019 - one context a process
+    def initial_folder(self, name: StageName | None = None) -> str:
+        """The folder of the weights that a stage starts from, of the recipe's for None; "" for nothing."""
+        init = self.recipe.init_of(name)
+        if init == SCRATCH:
             return ""
-        if self.recipe.init == PACKAGED:
+        if init == PACKAGED:
             import diffbfr
 
             return str(Path(diffbfr.__file__).parent / "weights" / "tiny")
-        return storage.absolute(self.recipe.init)
+        if "@" in init and not storage.is_remote(init) and not storage.exists(init):
+            return self.find_model(init)
+        return storage.absolute(init)
+
+    def initial_for_workers(self, name: StageName) -> str:
+        """The same folder for a task: where workers may be on other machines, a copy under the root."""
+        folder = self.initial_folder(name)
+        if not folder or storage.is_remote(folder) or not self.cluster.is_joined:
+            return folder
+        return stage_models(folder, self.initial_digest(name), self.store.root)
 
     @cache  # noqa: B019 - one context a process
-    def initial_digest(self) -> str:
-        """Digest of that cascade; "" to start from nothing."""
+    def initial_digest(self, name: StageName | None = None) -> str:
+        """Digest of those weights, of one stage where it has its own `init`; "" for nothing."""
         from diffbfr.digests import model_digest
 
-        folder = self.initial_folder()
-        return model_digest(fetch_artifact(folder), STAGE_NAMES) if folder else ""
+        folder = self.initial_folder(name)
+        own = name is not None and self.recipe.init_of(name) != self.recipe.init
+        return (
+            model_digest(fetch_artifact(folder), (name,) if own and name else STAGE_NAMES) if folder else ""
+        )
 
 
 def fetch_artifact(folder: str) -> Path:

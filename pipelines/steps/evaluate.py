@@ -20,6 +20,7 @@ from diffbfr.keys import noise_key
 from diffbfr.metrics.info import MetricInfo
 from diffbfr.stages import Mode
 from pipelines.evaluation.types import EvaluateReport, EvaluateTask, Panel, Row, Subject
+from pipelines.execution.staging import stage_file, staged_file
 from pipelines.sources.sandboxed_images import decode_ours_sandboxed
 from pipelines.steps.definition import StepDef, driver_only, without
 
@@ -68,7 +69,9 @@ def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateRepo
     from pipelines.dataset.manifest import open_dataset
 
     dataset = open_dataset(first.dataset, decode_ours_sandboxed)
-    if (dataset.info.lq_px, dataset.info.hq_px) != (first.cascade.lq_px, first.cascade.hq_px):
+    lq_px, hq_px = dataset.info.lq_px, dataset.info.hq_px
+    # the input of a cascade whose IRM-2 sees it has the size of the output
+    if (first.cascade.lq_px, first.cascade.hq_px) not in ((lq_px, hq_px), (hq_px, hq_px)):
         raise UsageError(
             f"the dataset holds {dataset.info.lq_px} -> {dataset.info.hq_px} px, the cascade in "
             f"{first.cascade.folder} restores {first.cascade.lq_px} -> {first.cascade.hq_px} px; evaluate it "
@@ -139,12 +142,12 @@ def _meters(squeezenet: str | None, identity: str | None) -> tuple[_Meter, ...]:
         from diffbfr.metrics.squeezenet import INFO as SQUEEZENET
         from diffbfr.metrics.squeezenet import SqueezeNetDistance
 
-        meters.append(_network_meter(SQUEEZENET, SqueezeNetDistance(squeezenet, device)))
+        meters.append(_network_meter(SQUEEZENET, SqueezeNetDistance(staged_file(squeezenet), device)))
     if identity is not None:
         from diffbfr.metrics.identity import INFO as IDENTITY
         from diffbfr.metrics.identity import IdentityCosine
 
-        meters.append(_network_meter(IDENTITY, IdentityCosine(identity, device)))
+        meters.append(_network_meter(IDENTITY, IdentityCosine(staged_file(identity), device)))
     return tuple(meters)
 
 
@@ -215,11 +218,17 @@ def _chunks(keys: tuple[str, ...], size: int) -> Iterator[tuple[str, ...]]:
 
 
 def evaluate_cascade(
-    cluster: "Cluster", cascade: "ModelRef", dataset: str, config: "EvaluateConfig", mode: Mode
+    cluster: "Cluster", cascade: "ModelRef", dataset: str, config: "EvaluateConfig", mode: Mode, root: str
 ) -> "Evaluation":
-    """Restore the held-out faces of a dataset on the cluster and score every output of Algorithm 1."""
+    """Restore the held-out faces of a dataset on the cluster and score every output of Algorithm 1.
+
+    The weights of metrics are copied below `root` where workers may be on other machines.
+    """
     from pipelines.dataset.manifest import open_dataset
     from pipelines.evaluation.scores import aggregate
+
+    def for_workers(path: str | None) -> str | None:
+        return stage_file(path, root) if path and cluster.is_joined else path
 
     opened = open_dataset(dataset)
     template = EvaluateTask(
@@ -231,8 +240,8 @@ def evaluate_cascade(
         seeds=config.seeds,
         mode=mode,
         batch=config.batch,
-        squeezenet=squeezenet_weights(config.squeezenet),
-        identity=identity_weights(config.identity),
+        squeezenet=for_workers(squeezenet_weights(config.squeezenet)),
+        identity=for_workers(identity_weights(config.identity)),
     )
     tasks = plan_evaluation(template, config.num_panels, keys_per_task=16)
     reports = cluster.map_actors(
@@ -268,18 +277,19 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     from pipelines.execution.dag import StepOutput
     from pipelines.execution.model_ref import pin_model
 
-    given = ctx.given_model
-    cascade = (
-        given.stage_to(storage.join(folder, "cascade")) if given else pin_model(ctx.artifact_dir("cascade"))
-    )
+    cascade = ctx.given_model or pin_model(ctx.artifact_dir("cascade"))
+    if ctx.cluster.is_joined and ctx.given_model:
+        cascade = cascade.stage_to(storage.join(folder, "cascade"))
     recipe = ctx.recipe
     evaluation = evaluate_cascade(
-        ctx.cluster, cascade, ctx.artifact_dir("shard"), recipe.evaluate, recipe.sampling.mode
+        ctx.cluster, cascade, ctx.artifact_dir("shard"), recipe.evaluate, recipe.sampling.mode, ctx.store.root
     )
     files = write_evaluation(evaluation, folder)
     # an infinite PSNR is no JSON number; it stays in the evaluation's own files
     finite = {name: value for name, value in means(evaluation).items() if abs(value) != float("inf")}
-    metadata = {"faces": evaluation.protocol.num_images, **finite}
+    metadata: dict[str, Any] = {"faces": evaluation.protocol.num_images, **finite}
+    if cascade.licences:
+        metadata["licences"] = list(cascade.licences)
     content = storage.digest(storage.join(folder, "rows.csv"))
     return StepOutput({name: name for name in files}, metadata, content)
 

@@ -22,6 +22,7 @@ from pipelines import storage
 from pipelines.cluster.protocol import ReportCounts
 from pipelines.restoration.access import file_mode
 from pipelines.restoration.face_queue import FaceQueue, Failure
+from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.model import RestorationModel
 from pipelines.restoration.outcomes import UNREADABLE, Outcome, OutputFile, commit_unit
 from pipelines.restoration.photo_reading import PhotoReader
@@ -36,8 +37,8 @@ from pipelines.restoration.work import (
     without_output,
 )
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
-from pipelines.sources.detector import DetectorRef
 from pipelines.sources.skipping import MESSAGES
+from pipelines.sources.weights_ref import WeightsRef
 
 _READ_AHEAD: Final = 2
 _WRITE_BEHIND: Final = 2
@@ -46,14 +47,18 @@ _WRITE_BEHIND: Final = 2
 
 @dataclass(frozen=True)
 class RestoreTask:
-    """A unit of photos with different content; `detector` is None for aligned face crops."""
+    """A unit of photos with different content; `detector` is None for aligned face crops.
+
+    With `identity`, the weights of a face network, the faces before and after are compared.
+    """
 
     index: int
     source: PhotoSource
     items: tuple[WorkItem, ...]
     output_uri: str
     request: RestoreRequest
-    detector: DetectorRef | None = None
+    detector: WeightsRef | None = None
+    identity: WeightsRef | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,12 @@ class RestoreWorker:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-photos")
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-photos")
         self._is_warm = False
+        self._identity: tuple[WeightsRef, IdentityCheck] | None = None
         self._cascade = model.load()
 
     def __call__(self, task: RestoreTask) -> BatchReport:
         """Restore a unit: write its images, then its record."""
+        identity = self._identity_of(task)
         queue = FaceQueue(self._cascade, task.request.mode, task.request.batch_faces)
         outcomes: dict[str, Outcome | Future[Outcome]] = {}
         waiting: list[OpenPhoto] = []
@@ -97,12 +104,20 @@ class RestoreWorker:
                 waiting.remove(photo)
                 while len(writing) >= _WRITE_BEHIND:
                     writing.popleft().result()
-                writing.append(self._writer.submit(_write, task, photo))
+                writing.append(self._writer.submit(_write, task, photo, identity))
                 outcomes[photo.file.item.ref.name] = writing[-1]
         results = [outcomes[item.ref.name] for item in task.items]
         done = tuple(found if isinstance(found, Outcome) else found.result() for found in results)
         commit(task.output_uri, done, task.request)
         return BatchReport(done)
+
+    def _identity_of(self, task: RestoreTask) -> IdentityCheck | None:
+        """The comparison of a task, loaded once."""
+        if task.identity is None:
+            return None
+        if self._identity is None or self._identity[0] != task.identity:
+            self._identity = task.identity, IdentityCheck(task.identity.fetch())
+        return self._identity[1]
 
     def _read_ahead(self, task: RestoreTask) -> Iterator[OpenPhoto | Outcome]:
         """The unit's photos in their order, read and decoded ahead of their use."""
@@ -184,11 +199,11 @@ def output_file(name: str, content: bytes) -> OutputFile:
     return OutputFile(name, len(content), sha256_of(content))
 
 
-def _write(task: RestoreTask, photo: OpenPhoto) -> Outcome:
+def _write(task: RestoreTask, photo: OpenPhoto, identity: IdentityCheck | None) -> Outcome:
     """Compose, encode and write a photo."""
     started = time.perf_counter()
     item = photo.file.item
-    finished = finish_photo(photo, task.request)
+    finished = finish_photo(photo, task.request, identity)
     row = finished.row
     if not finished.files:
         return without_output(row, item.ref)

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from diffbfr.images import ImageRefused
@@ -19,11 +19,13 @@ from diffbfr.text import without_secrets
 from pipelines import storage
 from pipelines.cluster.protocol import ReportCounts
 from pipelines.dataset import commits, manifest
+from pipelines.dataset.aligned_photos import PhotoSamples, face_key, make_aligned_faces
 from pipelines.dataset.commits import Commit, Quarantined, StagedFiles, StagedTar
+from pipelines.dataset.detector_copy import DETECTOR, fetch_detector
 from pipelines.dataset.identity import archive_line, visible_content
 from pipelines.dataset.retry import clean_up_retry, restore_unchanged
 from pipelines.dataset.reuse import open_sample_cache
-from pipelines.dataset.samples import Face, ShardConfig, make_face, remake_face
+from pipelines.dataset.samples import CachedSample, Face, ShardConfig, make_face, remake_face
 from pipelines.dataset.shard_plan import COMMITS, ShardTask, describe_build, plan_shards
 from pipelines.sources import PhotoRef, PhotoUnreadableError
 from pipelines.sources.sandbox import WorkerFailure, run_sandboxed
@@ -36,23 +38,30 @@ if TYPE_CHECKING:
 
 __all__ = ["SHARD", "ShardConfig", "ShardReport", "ShardTask", "finish_dataset", "plan_shards", "shard"]
 
+ALIGN_SECONDS: Final = 600.0
+"""A detector takes half a second for a photo of one megapixel, and a photo may have a hundred."""
+
 
 @dataclass(frozen=True)
 class ShardReport:
-    """The result of one task; `skipped` if a valid commit existed."""
+    """The result of one task, with photos counted; `skipped` if a valid commit existed.
+
+    `faces` are the samples, several of a photo with `align`.
+    """
 
     index: int
     committed: int
     quarantined: int
     skipped: bool
     seconds: float
+    faces: int
 
     def counts(self) -> ReportCounts:
         """The photos of this run; none where an earlier run made the shard."""
         if self.skipped:
             return ReportCounts({})
         outcomes = {"committed": self.committed, "quarantined": self.quarantined}
-        return ReportCounts(outcomes, faces=self.committed)
+        return ReportCounts(outcomes, faces=self.faces)
 
 
 def shard(task: ShardTask) -> ShardReport:
@@ -63,9 +72,7 @@ def shard(task: ShardTask) -> ShardReport:
     started = time.monotonic()
     done = commits.find(task.dataset_root, COMMITS, task.index, task.digest)
     if done is not None:
-        return ShardReport(
-            task.index, len(done.samples), len(done.quarantined), True, time.monotonic() - started
-        )
+        return _report(done, True, started)
     samples, refused, staged = _make(task)
     commit = Commit(
         task.index, task.digest, tuple(samples), tuple(tar.info for tar in staged), tuple(refused)
@@ -73,8 +80,13 @@ def shard(task: ShardTask) -> ShardReport:
     _assert_all_counted(task, commit)
     published = commits.publish(task.dataset_root, COMMITS, commit, staged)
     clean_up_retry(task)
+    return _report(published, False, started)
+
+
+def _report(commit: Commit, skipped: bool, started: float) -> ShardReport:
+    seconds = time.monotonic() - started
     return ShardReport(
-        task.index, len(published.samples), len(published.quarantined), False, time.monotonic() - started
+        commit.index, commit.num_used, len(commit.quarantined), skipped, seconds, len(commit.samples)
     )
 
 
@@ -97,22 +109,24 @@ def finish_dataset(dataset_root: str, tasks: Sequence[ShardTask], max_bad: int |
     quarantine = manifest.TableWriter(storage.join(root, manifest.QUARANTINE), Quarantined, root)
     reasons, splits = Counter[str](), Counter[Split]()
     content, archive = hashlib.sha256(), hashlib.sha256()
+    num_used = 0
     for task in tasks:
         commit = _committed(root, task, len(tasks))
         samples.append(commit.samples)
         quarantine.append(commit.quarantined)
         reasons.update(row.reason for row in commit.quarantined)
         splits.update(sample.split for sample in commit.samples)
+        num_used += commit.num_used
         for record in commit.tars:
             tables[record.tar.partition("/")[0]].append(record.members)
             archive.update(archive_line(record))
         content.update(visible_content(commit))
     # the quarantine table is written first, so that it can be read if the check below fails
     digests = {manifest.QUARANTINE: quarantine.close()}
-    _refuse_too_many(reasons, splits, max_bad, storage.join(root, manifest.QUARANTINE))
+    _refuse_too_many(reasons, num_used, max_bad, storage.join(root, manifest.QUARANTINE))
     if not splits["train"] and config.val_fraction + config.test_fraction < 1:
         raise UsageError(
-            f"none of {splits.total()} photos fell into the train split; expected at least one; add photos "
+            f"none of {num_used} photos fell into the train split; expected at least one; add photos "
             "or lower the fractions"
         )
     digests[manifest.SAMPLES] = samples.close()
@@ -147,19 +161,20 @@ def _make(task: ShardTask) -> tuple[list[Sample], list[Quarantined], list[Staged
     samples: list[Sample] = []
     refused: list[Quarantined] = []
     for key, ref in task.photos():
-        outcome = unchanged.pop(key, None) or _try_photo(task, key, ref)
+        outcome = unchanged.pop(ref.name, None) or _try_photo(task, key, ref)
         if isinstance(outcome, Quarantined):
             refused.append(outcome)
             continue
-        samples.append(outcome.sample)
-        for tar, column, contents in zip(tars, task.config.columns, outcome.contents, strict=True):
-            for name, content in zip(column.names, contents, strict=True):
-                tar.add(key, name, content)
+        for face in outcome:
+            samples.append(face.sample)
+            for tar, column, contents in zip(tars, task.config.columns, face.contents, strict=True):
+                for name, content in zip(column.names, contents, strict=True):
+                    tar.add(face.sample.key, name, content)
     return samples, refused, [tar.finish() for tar in tars]
 
 
-def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
-    """Make one sample from one photo, or the reason why it is quarantined.
+def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> tuple[Face, ...] | Quarantined:
+    """Make the samples of one photo, or the reason why it is quarantined.
 
     Files in other datasets are reused. A photo that must be decoded is decoded in a child process.
     """
@@ -171,13 +186,9 @@ def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
         if task.reuse_from:
             digest = hashlib.sha256(data).hexdigest()
             kept = open_sample_cache(task.reuse_from, task.config).find(digest)
-            if kept is not None:
-                return remake_face(
-                    task.config, key, ref.name, len(data), digest, kept, task.source.encodes_itself
-                )
-        outcome = run_sandboxed(
-            make_face, task.config, key, ref.name, data, task.source.encodes_itself, returns=Face
-        )
+            if kept:
+                return tuple(_remake(task, key, ref, len(data), digest, cached) for cached in kept)
+        outcome = _make_samples(task, key, ref, data)
     except ImageRefused as error:
         return Quarantined(
             ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", error.reason_code, str(error)
@@ -187,13 +198,37 @@ def _try_photo(task: ShardTask, key: str, ref: PhotoRef) -> Face | Quarantined:
         return Quarantined(
             ref.name, len(data), hashlib.sha256(data).hexdigest(), "decode", outcome.reason, message
         )
-    return outcome
+    if not outcome.faces:
+        return Quarantined(
+            ref.name, len(data), hashlib.sha256(data).hexdigest(), "align", outcome.reason, outcome.message
+        )
+    return outcome.faces
+
+
+def _make_samples(task: ShardTask, key: str, ref: PhotoRef, data: bytes) -> PhotoSamples | WorkerFailure:
+    """The centred square of a photo, or with `align` all of its faces, made in a child process."""
+    arguments = (task.config, key, ref.name, data, task.source.encodes_itself)
+    if task.config.align:
+        weights = fetch_detector(task.detector, task.config.detector)
+        return run_sandboxed(
+            make_aligned_faces, *arguments, weights, returns=PhotoSamples, seconds=ALIGN_SECONDS
+        )
+    outcome = run_sandboxed(make_face, *arguments, returns=Face)
+    return outcome if isinstance(outcome, WorkerFailure) else PhotoSamples((outcome,))
+
+
+def _remake(
+    task: ShardTask, key: str, ref: PhotoRef, num_bytes: int, digest: str, cached: CachedSample
+) -> Face:
+    face = cached.truth.face
+    own_key = key if face is None else face_key(key, face)
+    return remake_face(task.config, own_key, ref.name, num_bytes, digest, cached, task.source.encodes_itself)
 
 
 def _assert_all_counted(task: ShardTask, commit: Commit) -> None:
-    if task.num_photos != len(commit.samples) + len(commit.quarantined):
+    if task.num_photos != commit.num_used + len(commit.quarantined):
         raise AssertionError(
-            f"shard {task.index}: {task.num_photos} inputs, {len(commit.samples)} committed, "
+            f"shard {task.index}: {task.num_photos} inputs, {commit.num_used} committed, "
             f"{len(commit.quarantined)} quarantined"
         )
 
@@ -209,8 +244,8 @@ def _committed(root: str, task: ShardTask, num_tasks: int) -> Commit:
     return commit
 
 
-def _refuse_too_many(reasons: Counter[str], splits: Counter[Split], max_bad: int | None, table: str) -> None:
-    bad, total = reasons.total(), reasons.total() + splits.total()
+def _refuse_too_many(reasons: Counter[str], num_used: int, max_bad: int | None, table: str) -> None:
+    bad, total = reasons.total(), reasons.total() + num_used
     limit = total - 1 if max_bad is None else min(max_bad, total - 1)
     if bad > limit:
         reason, count = reasons.most_common(1)[0]
@@ -240,19 +275,22 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
 
     data = ctx.recipe.data
     config = data.shard_config
-    tasks = plan_shards(open_source(data.faces), config, folder, sibling_datasets(folder))
+    detector = data.find_detector() if data.align else None
+    tasks = plan_shards(open_source(data.faces), config, folder, sibling_datasets(folder), detector)
     ctx.cluster.map(shard, tasks, label="shard", unit="img", weight=lambda task: task.num_photos)
     info = finish_dataset(folder, tasks, data.max_bad)
     tables = (manifest.members_path(column.column) for column in config.columns)
     # the outputs of the step are the shards' files and these tables
-    index = (manifest.DATASET_RECORD, manifest.SAMPLES, manifest.QUARANTINE, *tables)
+    index = [manifest.DATASET_RECORD, manifest.SAMPLES, manifest.QUARANTINE, *tables]
+    index += [f"{DETECTOR}/{task.detector.rpartition('/')[2]}" for task in tasks[:1] if task.detector]
     outputs = committed_outputs(folder, COMMITS, len(tasks), index)
     return StepOutput(outputs, asdict(info), info.content_id)
 
 
 @driver_only
 def _estimate(recipe: "Recipe") -> str:
-    return f"faces of {recipe.data.hq_px} px x {recipe.data.variants} variants"
+    what = "every face of each photo, aligned to" if recipe.data.align else "faces of"
+    return f"{what} {recipe.data.hq_px} px x {recipe.data.variants} variants"
 
 
 SHARD = StepDef("shard", (__name__,), _config, _build, _estimate)

@@ -33,8 +33,8 @@ class TrainTask:
 
     IRM-2 trains on `column`, which must come from the model of digest `column_model`; without a column it is
     conditioned on the resized ground truth (`TrainingConfig.condition`). `initial` is the folder of a cascade
-    whose weights initialise the stage; empty: random weights. `recompute_px`, `micro_batch` and `compiled`
-    save memory or time and do not change the result.
+    or of the stage alone, whose weights initialise the stage; empty: random weights. `recompute_px`,
+    `micro_batch` and `compiled` save memory or time and do not change the result.
     """
 
     stage: StageSpec
@@ -75,13 +75,17 @@ def train_stage(task: TrainTask, reporter: TrainingReporter) -> TrainReport:
     import torch
 
     from diffbfr.checkpoint import load_stage
+    from diffbfr.origin import read_origins
     from diffbfr.training.loop import Run, StepMetrics, train
     from pipelines.dataset.manifest import open_dataset
 
     task = replace(task, stage=task.stage.trained)
     dataset = open_dataset(task.dataset)
     _check_column(task, dataset)
-    initial = load_stage(_local(task.initial), task.stage.name, expected=task.stage) if task.initial else None
+    name = task.stage.name
+    start = _local(task.initial) if task.initial else None
+    initial = load_stage(start, name, expected=task.stage) if start else None
+    origin = read_origins(start, (name,)).get(name) if start else None
     device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
     def report(metrics: StepMetrics) -> None:
@@ -106,6 +110,7 @@ def train_stage(task: TrainTask, reporter: TrainingReporter) -> TrainReport:
             column=task.column or None,
             initial=initial,
             initial_digest=task.initial_digest,
+            origin=origin,
             device=device,
             recompute_px=task.recompute_px,
             micro_batch=task.micro_batch,
@@ -170,8 +175,8 @@ def _task(ctx: "RunContext", name: StageName, folder: str) -> TrainTask:
         folder=folder,
         column=column.get("column", ""),
         column_model=column.get("irm1", ""),
-        initial=ctx.initial_folder(),
-        initial_digest=ctx.initial_digest(),
+        initial=ctx.initial_for_workers(name),
+        initial_digest=ctx.initial_digest(name),
         recompute_px=cluster.recompute_px,
         micro_batch=cluster.micro_batch,
         compiled=cluster.compile,

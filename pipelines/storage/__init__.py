@@ -9,6 +9,7 @@ Checksum trailers are sent only when required, because some servers refuse them,
 data.
 """
 
+from pipelines.storage.checks import check_writable, probe
 from pipelines.storage.entry import Entry
 from pipelines.storage.errnos import is_about_one_file, place_error, remedy_for
 from pipelines.storage.errors import (
@@ -29,7 +30,6 @@ from pipelines.storage.files import (
     Uri,
     absolute,
     check_folder,
-    check_writable,
     digest,
     exists,
     is_dir,
@@ -104,6 +104,7 @@ __all__ = [
     "modified",
     "open_read",
     "place_error",
+    "probe",
     "put_file",
     "put_tree",
     "read_bytes",

@@ -15,9 +15,8 @@ from urllib.parse import unquote, urlsplit
 from diffbfr.documents import decode_json
 from diffbfr.errors import UsageError, one_line
 from pipelines.storage import local, s3
-from pipelines.storage.drafts import draft_name, is_abandoned, is_draft
+from pipelines.storage.drafts import is_abandoned, is_draft
 from pipelines.storage.entry import Entry
-from pipelines.storage.errnos import needs_mending, place_error
 from pipelines.storage.errors import UnsafePlaceError, corrupt_error
 from pipelines.storage.names import find_names
 from pipelines.storage.regular import kind_of, open_regular
@@ -335,37 +334,6 @@ def check_folder(uri: Uri) -> None:
     """Raise UsageError if the place is a file on this machine; a place that does not exist passes."""
     if not is_remote(uri) and local_path(uri).is_file():
         raise UsageError(f"{uri} is a file; expected a folder, or a place for one; name another with --root")
-
-
-def check_writable(uri: Uri, advice: str = "name another with --root") -> str:
-    """Write small files in every way that is used later; UsageError with the reason if that fails.
-
-    Returns how a file is created only once there, in words.
-    """
-    probe = join(uri, draft_name())
-    try:
-        created = write_atomic(probe, b"diffbfr", create_only=True)
-        again = write_atomic(probe, b"again", create_only=True)
-        write_atomic(probe, b"replaced")
-        if not created or again or read_bytes(probe) != b"replaced":
-            raise corrupt_error(probe)
-        remove_tree(probe)
-        if is_remote(uri):
-            return "If-None-Match"
-        return "hard links" if local.creates_by_link(local_path(uri)) else "exclusive creation, no hard links"
-    except OSError as error:
-        if needs_mending(error) and not is_remote(uri):
-            raise place_error(uri, error) from error
-        raise _unwritable(uri, error, advice) from error
-    # every storage client has errors of its own, and each means the same to the user
-    except Exception as error:
-        raise _unwritable(uri, error, advice) from error
-
-
-def _unwritable(uri: Uri, error: Exception, advice: str) -> UsageError:
-    return UsageError(
-        f"cannot write to {uri} ({one_line(error)}); expected a writable folder or bucket; {advice}"
-    )
 
 
 def _rules(within: Uri, mode: int) -> local.WriteRules:

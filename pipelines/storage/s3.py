@@ -48,6 +48,8 @@ _OBJECT_CODES: Final = (
     "MethodNotAllowed",
 )
 """Refusals that concern one object: it is in Glacier, encrypted with a customer's key, deleted."""
+_NO_CONNECTION: Final = ("ConnectTimeoutError", "EndpointConnectionError", "ProxyConnectionError")
+"""What botocore raises where no server answers at all: it is stopped, cut off, or has no address."""
 _NOT_IMPLEMENTED: Final = 501  # the one status of 500 and above that a retry cannot change
 _CHECKSUMS: Final[Mapping[str, Callable[[bytes], bytes]]] = MappingProxyType(
     {
@@ -175,7 +177,7 @@ def connect() -> Client:
 
 def is_transient(error: BaseException | None) -> bool:
     """True if the same call may succeed later: timeouts, resets, refused connections, 429, 5xx."""
-    if isinstance(error, TransportError | ConnectionError | TimeoutError):
+    if isinstance(error, TransportError | ConnectionError | TimeoutError) or _has_no_connection(error):
         return True
     answer = getattr(error, "response", None) or getattr(getattr(error, "__cause__", None), "response", None)
     if isinstance(answer, dict):
@@ -187,6 +189,10 @@ def is_transient(error: BaseException | None) -> bool:
     from s3fs.core import S3_RETRYABLE_ERRORS
 
     return isinstance(error, S3_RETRYABLE_ERRORS)
+
+
+def _has_no_connection(error: BaseException | None) -> bool:
+    return any(type(it).__name__ in _NO_CONNECTION for it in (error, getattr(error, "__cause__", None)))
 
 
 def _code(error: BaseException) -> str:
@@ -203,6 +209,11 @@ def translate_errors(place: str, call: Callable[[], Any]) -> Any:
         reason = one_line(error)
         if isinstance(error, TransportError | ReplacedError | ObjectUnavailableError):
             raise
+        if _has_no_connection(error):
+            raise TransportError(
+                f"no S3 server answers for {place} ({reason}); expected a running one; start it or correct "
+                "AWS_ENDPOINT_URL, then run the same command again"
+            ) from error
         if is_transient(error):
             raise TransportError(
                 f"{place} did not answer as it should ({reason}); expected an answer; run the same command "

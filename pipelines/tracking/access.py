@@ -15,6 +15,7 @@ from diffbfr.errors import DiffBFRError, IncompleteError, UsageError, one_line
 from diffbfr.text import without_secrets
 
 _PROBE_S = 5
+_VERSION_CHARACTERS = 50
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _REFUSED_CODES = ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED")
 _REFUSED_STATUS = (401, 403)
@@ -55,6 +56,22 @@ def check_server(uri: str, experiment: str) -> None:
         )
 
 
+def server_version(uri: str) -> str:
+    """The version of the MLflow server at an HTTP URI, "" if it does not tell."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(
+        get_default_host_creds(uri),  # type: ignore[no-untyped-call]
+        "/version",
+        "GET",
+        max_retries=0,
+        timeout=_PROBE_S,
+        raise_on_status=False,
+    )
+    return str(answer.text).strip() if answer.ok and len(answer.text) < _VERSION_CHARACTERS else ""
+
+
 def check_database(uri: str) -> None:
     """UsageError unless a connection to a database can be made; MLflow would try for minutes."""
     _check_listens(uri)
@@ -82,7 +99,7 @@ def explain(uri: str, error: Exception) -> DiffBFRError | None:
     """The error that the user can resolve behind one of MLflow, SQLAlchemy or a missing driver."""
     shown, text = without_secrets(uri), without_secrets(one_line(error))
     if found := _SCHEMA.search(text):
-        return UsageError(_describe_schema(uri, found[1]))
+        return UsageError(describe_schema(uri, found[1]))
     if getattr(error, "error_code", "") in _REFUSED_CODES or _REFUSED_TEXT.search(text):
         return UsageError(_describe_refusal(uri, text))
     if isinstance(error, ModuleNotFoundError):
@@ -128,7 +145,8 @@ def _describe_refusal(uri: str, reason: str) -> str:
     )
 
 
-def _describe_schema(uri: str, version: str) -> str:
+def describe_schema(uri: str, version: str) -> str:
+    """What to do about a database whose tables are those of another MLflow."""
     import mlflow.store.db_migrations
 
     folder = Path(next(iter(mlflow.store.db_migrations.__path__))) / "versions"

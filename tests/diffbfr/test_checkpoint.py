@@ -27,6 +27,7 @@ from diffbfr.checkpoint import (
 )
 from diffbfr.errors import UsageError
 from diffbfr.models.denoiser import Denoiser
+from diffbfr.origin import Origin, read_origin, read_origins
 from diffbfr.spec import to_dict
 from diffbfr.stages import SAMPLING, StageSpec
 from tests.diffbfr.tiny import TINY_STAGES, wake
@@ -276,6 +277,27 @@ def test_a_stage_comes_back_for_use_with_its_specification(tmp_path: Path, dtype
         assert not p.requires_grad
         assert p.dtype == torch.float32
         assert torch.equal(p, weights[name].to(dtype).to(torch.float32))
+
+
+def test_the_origin_of_weights_lies_in_their_header(tmp_path: Path) -> None:
+    """Weights of one's own have the bytes that they had before there was one."""
+    origin = Origin("SR3", "gen.pth", "ab" * 32, "Apache-2.0", "trained on FFHQ")
+    own = save_stage(tmp_path / "own", SPEC, _weights())
+    theirs = save_stage(tmp_path / "theirs", SPEC, _weights(), origin=origin)
+    assert (read_origin(own), read_origin(theirs)) == (None, origin)
+    assert read_origins(tmp_path / "theirs", ["irm1"]) == {"irm1": origin}
+    assert b'"origin"' not in own.read_bytes()
+    assert load_stage(tmp_path / "theirs", "irm1").spec == SPEC
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"source": "x"}', json.dumps({"licence": 1})])
+def test_an_origin_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    path = save_stage(tmp_path, SPEC, _weights())
+    save_file(load_file(path), path, {"origin": text})
+    with pytest.raises(UsageError, match=r"irm1\.safetensors names no origin"):
+        read_origin(path)
+    with pytest.raises(UsageError, match="origin of weights has licence="):
+        Origin("SR3", "gen.pth", "", "two\nlines", "")
 
 
 def test_nan_weights_are_neither_written_nor_loaded(tmp_path: Path) -> None:

@@ -8,13 +8,15 @@ import pytest
 
 from diffbfr.errors import UsageError
 from diffbfr.spec import digest, first_difference, from_dict, to_dict
-from diffbfr.stages import IRM1, IRM2, TEM, StageSpec
+from diffbfr.stages import IRM1, IRM2, TEM, TEM_DIFFACE, StageSpec
 from diffbfr.training.config import TrainingConfig
 
 CONFIG = TrainingConfig(num_samples=10, global_batch=2, learning_rate=1e-4)
 
 
-@pytest.mark.parametrize("spec", [IRM1, IRM2, TEM, CONFIG], ids=["irm1", "irm2", "tem", "training"])
+@pytest.mark.parametrize(
+    "spec", [IRM1, IRM2, TEM, TEM_DIFFACE, CONFIG], ids=["irm1", "irm2", "tem", "difface", "training"]
+)
 def test_a_specification_survives_json(spec: Any) -> None:
     assert from_dict(type(spec), json.loads(json.dumps(to_dict(spec)))) == spec
 
@@ -49,6 +51,14 @@ def _changed(path: str, value: object) -> dict[str, Any]:
 def test_a_wrong_value_is_refused_by_its_path(path: str, value: object, match: str) -> None:
     with pytest.raises(UsageError, match=match):
         from_dict(StageSpec, _changed(path, value))
+
+
+def test_a_field_that_came_later_is_written_only_where_it_is_used() -> None:
+    """The specification of a stage that does not use it keeps its bytes, and with them its digest."""
+    assert "first_step" not in to_dict(TEM)["unet"]
+    assert to_dict(TEM_DIFFACE)["unet"]["first_step"] == 0
+    assert first_difference(TEM, TEM_DIFFACE) == "unet.first_step: found 0, expected 1"
+    assert digest(TEM) != digest(TEM_DIFFACE)
 
 
 def test_a_missing_field_is_refused_unless_it_has_a_default() -> None:

@@ -11,8 +11,10 @@ from diffbfr.stages import (
     IRM1,
     IRM1_TINY,
     IRM2,
+    IRM2_SR3,
     IRM2_TINY,
     TEM,
+    TEM_DIFFACE,
     TEM_TINY,
     SamplerSpec,
     ScheduleSpec,
@@ -150,6 +152,13 @@ def test_a_tiny_start_hides_no_more_of_an_image_than_the_papers_does_of_a_larger
     assert wanted <= float(sigma[TEM_TINY.start]) <= 1.35 * wanted
 
 
+def test_the_stages_of_public_checkpoints_are_table_6s_but_for_what_is_named() -> None:
+    assert num_parameters(IRM2_SR3.unet) == 155_334_339
+    five = {"channel_multipliers": (1, 2, 4, 8, 16), "res_blocks": (1,) * 5, "attention_px": ()}
+    assert replace(IRM2, unet=replace(IRM2.unet, **five)) == IRM2_SR3  # type: ignore[arg-type]
+    assert replace(TEM_DIFFACE, unet=replace(TEM_DIFFACE.unet, first_step=1)) == TEM
+
+
 def test_levels_halve_the_side() -> None:
     assert [IRM2.unet.level_px(level) for level in range(7)] == [512, 256, 128, 64, 32, 16, 8]
     assert IRM2_TINY.unet.level_px(0) == IRM2_TINY.px // 2
@@ -161,6 +170,8 @@ def test_levels_halve_the_side() -> None:
         ({"res_blocks": (1, 1)}, "2 entries in res_blocks; expected one a level, 3"),
         ({"image_px": 30}, "image_px=30; expected a multiple of 4 for 3 levels"),
         ({"norm_groups": 7}, "expected a multiple of norm_groups=7"),
+        ({"first_step": 2}, r"first_step=2; expected 0\.\.1"),
+        ({"first_step": 0, "time": "noise_level"}, "first_step=0 with time=noise_level; expected 1"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(change: dict[str, object], match: str) -> None:

@@ -37,8 +37,16 @@ RUN_PAGES = (
 )
 """Pages that are read one after another; each row begins with a candidate and no champion."""
 FIRST_RUN = "diffbfr run --recipe smoke --faces PHOTOS --root runs"
-ELSEWHERE = ("s3://", "cluster.", "synthetic:count=50", "data checksums eval")
-"""Words of commands that need a server, a cluster or another dataset; they are only parsed."""
+ELSEWHERE = (
+    "s3://",
+    "cluster.",
+    "synthetic:count=50",
+    "data checksums eval",
+    "setup faces",
+    "data.align",
+    "data show whole",
+)
+"""Words of commands that need a server, a cluster, a detector or another dataset; they are only parsed."""
 FAILS = {"models rollback": "has no previous champion"}
 
 

@@ -15,8 +15,8 @@ from diffbfr.faces.similarity import Similarity
 from pipelines.flows.restore_archive import RestoreOptions
 from pipelines.restoration import whole_input
 from pipelines.restoration.request import PhotoSettings
-from pipelines.sources.detector import DetectorRef, pin_detector
 from pipelines.sources.sandbox_protocol import decode_value, encode_answer, read_answer
+from pipelines.sources.weights_ref import WeightsRef, pin_weights
 from tests.diffbfr.faces.dots import DotDetector, draw
 
 SCALE = 0.1
@@ -52,14 +52,14 @@ def find_dots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_input, "warm_up", lambda function: None)
 
 
-def dot_detector(folder: Path) -> DetectorRef:
+def dot_detector(folder: Path) -> WeightsRef:
     """A file that stands for the weights."""
     weights = folder / "dots.onnx"
     weights.write_bytes(b"dots")
-    return pin_detector(weights)
+    return pin_weights(weights)
 
 
-def whole_options(detector: DetectorRef, *, samples: int = 1, **settings: Any) -> RestoreOptions:
+def whole_options(detector: WeightsRef, *, samples: int = 1, **settings: Any) -> RestoreOptions:
     """Options for whole photos, without redrawing unless asked."""
     photos = PhotoSettings(detector.sha256, **{"min_consistency": 0.0, **settings})
     return RestoreOptions(aligned=False, unit_size=4, samples=samples, photos=photos, detector=detector)

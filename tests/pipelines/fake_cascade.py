@@ -61,6 +61,7 @@ class FakeModel:
     pause_s: float = 0.0
     log: str = ""
     is_batch_invariant: bool = False
+    licences: tuple[str, ...] = ()
 
     def load(self) -> FakeCascade:
         return FakeCascade(self.hq_px, self.broken, self.nan, self.pause_s, self.log, self.is_batch_invariant)

@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,10 +181,10 @@ def test_an_open_socket_is_found() -> None:
 @pytest.mark.parametrize(
     ("variables", "ok", "said"),
     [
-        ({}, True, "whoever reaches its ports can run code"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a"}, True, "asks for a token"),
+        ({}, False, "asks for no token: whoever reaches its ports can run code"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a"}, True, "shows a token"),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "0644"}, False, "can be read by others"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "0600"}, True, "asks for a token"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "0600"}, True, "shows a token"),
     ],
 )
 def test_the_doctor_says_what_is_open_of_a_joined_cluster(
@@ -201,3 +202,31 @@ def test_the_doctor_says_what_is_open_of_a_joined_cluster(
     found = exposure.describe_joined("head:6379")
     assert found[0] is ok
     assert said in found[1]
+
+
+@pytest.mark.parametrize(("status", "ok"), [(200, False), (401, True)])
+def test_a_dashboard_that_takes_jobs_of_anybody_is_found(
+    status: int, ok: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process shows a token, which the cluster may ignore; so the dashboard is asked without."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.headers.get("Authorization") else status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a")
+    with HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        place = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(exposure, "dashboard_address", lambda: place)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        found = exposure.describe_joined("head:6379")
+        thread.join()
+    assert found[0] is ok
+    assert place in found[1]

@@ -24,6 +24,12 @@ def test_irm_hears_the_noise_level_and_tem_the_step() -> None:
     assert Denoiser(TINY_STAGES["tem"]).time_of(torch.tensor([1, 600])).tolist() == [1.0, 600.0]
 
 
+def test_a_network_that_counts_its_steps_from_zero_hears_t_minus_one() -> None:
+    tem = TINY_STAGES["tem"]
+    denoiser = Denoiser(replace(tem, unet=replace(tem.unet, first_step=0)))
+    assert denoiser.time_of(torch.tensor([1, 600])).tolist() == [0.0, 599.0]
+
+
 def test_the_condition_comes_before_y_t() -> None:
     denoiser = wake(Denoiser(TINY_STAGES["irm1"])).eval()
     y_t, condition, t = _image(2, 8), _image(2, 8, seed=1), torch.tensor([5, 1500])

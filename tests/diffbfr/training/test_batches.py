@@ -19,7 +19,7 @@ from torch import Tensor
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
 from diffbfr.models.denoiser import upsample
-from diffbfr.shards import Loaded, ShardedDataset, row_at
+from diffbfr.shards import FaceFrame, Loaded, ShardedDataset, row_at
 from diffbfr.stages import STAGE_NAMES, StageName
 from diffbfr.training.batches import Batch, PositionLoader, position_seed
 from diffbfr.training.config import TrainingConfig
@@ -247,6 +247,33 @@ def test_irm2_may_see_the_ground_truth_resized_and_then_reads_no_column(tiny_dat
     assert torch.equal(batch.noise, sampled.noise)
 
 
+def test_irm2_may_see_its_input_beside_the_column(tiny_dataset: ShardedDataset) -> None:
+    """The first half of the condition is the paper's; the second is the degraded face at full size."""
+    irm2 = TINY_STAGES["irm2"]
+    nine = replace(irm2, unet=replace(irm2.unet, in_channels=9))
+    config = replace(CONFIG, condition="both", global_batch=20)
+    batch = next(PositionLoader(tiny_dataset, nine, config, COLUMN).batches())
+    paper = _batch(tiny_dataset, "irm2", 0, 20)
+    assert batch.condition is not None
+    assert paper.condition is not None
+    assert torch.equal(batch.condition[:, :3], paper.condition)
+    assert torch.equal(batch.y_0, paper.y_0)
+    keys = tiny_dataset.keys("train")
+    for place in range(20):
+        key = keys[row_at(CONFIG.seed, place, len(keys))]
+        known = [to_tensor(lq_to_model(tiny_dataset.lq(key, variant), 32))[0] for variant in range(2)]
+        assert any(torch.equal(batch.condition[place, 3:], x_0) for x_0 in known)
+
+
+@pytest.mark.parametrize(("condition", "channels"), [("both", 6), ("sampled", 9), ("resized", 9)])
+def test_a_condition_of_other_channels_than_the_network_is_refused(
+    tiny_dataset: ShardedDataset, condition: Any, channels: int
+) -> None:
+    stage = replace(TINY_STAGES["irm2"], unet=replace(TINY_STAGES["irm2"].unet, in_channels=channels))
+    with pytest.raises(UsageError, match=f"irm2 has condition={condition} with unet.in_channels={channels};"):
+        PositionLoader(tiny_dataset, stage, replace(CONFIG, condition=condition), COLUMN)
+
+
 def test_a_column_that_would_not_be_read_is_refused(tiny_dataset: ShardedDataset) -> None:
     config = replace(CONFIG, condition="resized")
     with pytest.raises(
@@ -354,3 +381,26 @@ def test_a_share_of_the_steps_sees_whole_images(tiny_dataset: ShardedDataset) ->
 def test_patches_of_irm1_are_refused(tiny_dataset: ShardedDataset) -> None:
     with pytest.raises(UsageError, match="irm1 has patch_px=4; expected none"):
         _batch(tiny_dataset, "irm1", 0, 4, replace(CONFIG, patch_px=4))
+
+
+def test_a_patch_is_the_same_crop_of_what_the_photos_hold(tiny_dataset: ShardedDataset) -> None:
+    """The quadrilateral of some faces is the left half of the frame, on the right where they are flipped."""
+    half = FaceFrame(0, 1, 1.0, 1.0, 0.0, 0.0, 0.0, (0.0, 0.0, 0.5, 0.0, 0.5, 1.0, 0.0, 1.0))
+    samples = [
+        replace(sample, face=half if row % 2 else None) for row, sample in enumerate(tiny_dataset.samples)
+    ]
+    aligned = ShardedDataset(tiny_dataset.root, tiny_dataset.info, samples, tiny_dataset._columns)
+    patched = replace(CONFIG, patch_px=16, patch_full_share=0.0)
+    whole = _batch(aligned, "tem", 0, 16).valid
+    part = _batch(aligned, "tem", 0, 16, patched).valid
+    assert whole is not None
+    assert part is not None
+    assert whole.shape == (16, 1, 32, 32)
+    assert part.shape == (16, 1, 16, 16)
+    shares = whole.flatten(1).mean(1)
+    assert set(shares.tolist()) == {0.5, 1.0}
+    sides = {bool(image[0, :, 0].all()) for image, share in zip(whole, shares, strict=True) if share < 1}
+    assert sides == {True, False}
+    for image, crop in zip(whole, part, strict=True):
+        assert bool((image.unfold(1, 16, 1).unfold(2, 16, 1) == crop[:, None, None]).all((3, 4)).any())
+    assert torch.equal(whole[:4], _batch(aligned, "tem", 0, 4).valid)  # type: ignore[arg-type]

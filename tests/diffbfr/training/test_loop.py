@@ -20,6 +20,7 @@ from diffbfr.checkpoint import MANIFEST, load_checkpoint, load_stage
 from diffbfr.diffusion import noise_loss, q_sample, variational_loss
 from diffbfr.errors import DivergedError, IncompleteError, UsageError
 from diffbfr.models.denoiser import Denoiser
+from diffbfr.origin import Origin, read_origin
 from diffbfr.shards import ShardedDataset, row_at
 from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec, UNetSpec
 from diffbfr.training import checkpoint_writer
@@ -391,8 +392,13 @@ def test_the_rate_warms_up_stays_and_falls_to_zero(tiny_dataset: ShardedDataset,
 
 def test_a_training_can_start_from_given_weights(tiny_dataset: ShardedDataset, tmp_path: Path) -> None:
     initial = wake(Denoiser(DROPPING_OUT))
-    config = replace(CONFIG, num_samples=4, learning_rate=1e-12)
-    train(replace(_run(tiny_dataset, tmp_path, config=config), initial=initial, initial_digest="d"))
+    config = replace(CONFIG, num_samples=4, learning_rate=1e-12, average_samples=2)
+    origin = Origin("SR3", "gen.pth", "ab" * 32, "Apache-2.0", "trained on FFHQ")
+    run = replace(_run(tiny_dataset, tmp_path, config=config), initial=initial, initial_digest="d")
+    train(replace(run, origin=origin))
+    saved = sorted(tmp_path.rglob("irm1.safetensors"))
+    assert len(saved) == 2  # the average and the last
+    assert {read_origin(path) for path in saved} == {origin}
     for name, p in load_stage(tmp_path, "irm1").net.named_parameters():
         assert torch.allclose(p, initial.net.get_parameter(name), atol=1e-6)
 

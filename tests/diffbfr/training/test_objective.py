@@ -10,8 +10,8 @@ import torch
 
 from diffbfr.models.denoiser import Denoiser
 from diffbfr.shards import ShardedDataset
-from diffbfr.stages import LossKind
-from diffbfr.training.batches import PositionLoader
+from diffbfr.stages import LossKind, StageName
+from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.objective import min_snr_weight, stage_loss
 from tests.diffbfr.tiny import COLUMN, TINY_STAGES, wake
@@ -27,6 +27,18 @@ def _denoiser(
     return wake(
         Denoiser(replace(TINY_STAGES["irm2"], predicts=predicts, loss=loss, prior_std=prior_std, unet=unet))
     ).double()
+
+
+@pytest.mark.parametrize("first_step", [1, 0])
+def test_a_training_hears_the_steps_as_the_sampler_does(first_step: int) -> None:
+    tem = TINY_STAGES["tem"]
+    denoiser = Denoiser(replace(tem, unet=replace(tem.unet, first_step=first_step)))
+    heard: list[torch.Tensor] = []
+    denoiser.net.register_forward_pre_hook(lambda net, inputs: heard.append(inputs[1]))
+    t = torch.tensor([1, 700])
+    images = torch.zeros(2, 3, tem.px, tem.px)
+    stage_loss(denoiser, denoiser, Batch(images, None, images, t, torch.zeros(2), torch.zeros(2).long()))
+    assert heard[0].tolist() == [first_step, 699 + first_step]
 
 
 @PREDICTS
@@ -97,3 +109,27 @@ def test_the_loss_is_the_weighted_mean_and_a_huge_gamma_leaves_the_noise_alone(
         assert stage_loss(denoiser, denoiser, together, 1e12).item() == pytest.approx(
             stage_loss(denoiser, denoiser, together).item()
         )
+
+
+@pytest.mark.parametrize("name", ["irm1", "irm2", "tem"])
+def test_what_lies_outside_of_the_photo_teaches_nothing(
+    tiny_dataset: ShardedDataset, name: StageName
+) -> None:
+    stage = TINY_STAGES[name]
+    config = TrainingConfig(num_samples=16, global_batch=4, learning_rate=1e-3, seed=2)
+    column = COLUMN if name == "irm2" else None
+    with closing(PositionLoader(tiny_dataset, stage, config, column).batches()) as batches:
+        batch = next(batches)
+    assert batch.valid is None
+    denoiser = wake(Denoiser(stage))
+    whole = stage_loss(denoiser, denoiser, batch)
+    everywhere = torch.ones(4, 1, stage.px, stage.px)
+    assert torch.equal(stage_loss(denoiser, denoiser, replace(batch, valid=everywhere)), whole)
+    left = everywhere.clone()
+    left[..., stage.px // 2 :] = 0
+    halves = [stage_loss(denoiser, denoiser, replace(batch, valid=part)) for part in (left, 1 - left)]
+    torch.testing.assert_close(halves[0] + halves[1], whole)
+    nothing = stage_loss(denoiser, denoiser, replace(batch, valid=torch.zeros_like(left)))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in denoiser.net.parameters())

@@ -54,14 +54,14 @@ def test_a_task_counts_its_work_and_its_outcomes(recorded: Recorded) -> None:
         collector = Collector[int, ShardReport](
             "shard", [0, 1], lambda task: 4, progress, None, MetricsExporter("shard", enabled=True)
         )
-        collector.succeed(0, ShardReport(0, committed=3, quarantined=1, skipped=False, seconds=1.0))
-        collector.succeed(1, ShardReport(1, committed=4, quarantined=0, skipped=True, seconds=0.0))
+        collector.succeed(0, ShardReport(0, committed=3, quarantined=1, skipped=False, seconds=1.0, faces=5))
+        collector.succeed(1, ShardReport(1, committed=4, quarantined=0, skipped=True, seconds=0.0, faces=4))
 
     assert recorded == {
         ("diffbfr_done", "shard", "img"): 8,
         ("diffbfr_outcomes", "shard", "committed"): 3,
         ("diffbfr_outcomes", "shard", "quarantined"): 1,
-        ("diffbfr_faces", "shard"): 3,
+        ("diffbfr_faces", "shard"): 5,
     }
 
 

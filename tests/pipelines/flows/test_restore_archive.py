@@ -394,7 +394,7 @@ def test_bad_requests_get_one_clear_line(archive: Path, tmp_path: Path, serial: 
             str(archive),
             str(tmp_path / "out"),
             RestoreOptions(aligned=False),
-        ): "whole photos are not restored yet; .*add --aligned",
+        ): "either aligned face crops, or whole photos with settings and a detector",
         (
             str(archive),
             str(tmp_path / "out"),

@@ -2,24 +2,28 @@
 
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 
-from diffbfr.errors import IncompleteError
+from diffbfr.errors import IncompleteError, UsageError
 from diffbfr.faces.align import Frame
 from diffbfr.faces.paste import mask_of
 from diffbfr.faces.similarity import Similarity
+from diffbfr.metrics.face_resnet import FaceResNet
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import LedgerRow
 from pipelines.flows.restore_archive import RestoreOptions, RestoreReport, require_clean, restore_archive
 from pipelines.flows.restore_page import write_restore_page
 from pipelines.flows.restore_verify import verify_restoration
 from pipelines.restoration.face_rows import read_faces
-from pipelines.sources.detector import DetectorRef
+from pipelines.sources.weights_ref import WeightsRef, pin_weights
 from tests.pipelines.dot_photos import (
     SCALE,
     dot_detector,
@@ -32,7 +36,7 @@ from tests.pipelines.fake_cascade import FakeModel
 
 
 @pytest.fixture
-def detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DetectorRef:
+def detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsRef:
     find_dots(monkeypatch)
     return dot_detector(tmp_path)
 
@@ -81,7 +85,7 @@ def outside(shape: tuple[int, ...], faces: int, upscale: int = 1) -> NDArray[np.
 
 
 def test_every_photo_comes_back_under_its_name_in_its_format(
-    album: Path, tmp_path: Path, serial: Cluster, detector: DetectorRef
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
     report = restore(album, tmp_path / "out", serial, whole_options(detector))
     rows = by_name(report)
@@ -128,7 +132,7 @@ def test_every_photo_comes_back_under_its_name_in_its_format(
 
 
 def test_a_rerun_does_nothing_and_a_check_finds_what_differs(
-    album: Path, tmp_path: Path, serial: Cluster, detector: DetectorRef
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
     options, out = whole_options(detector), tmp_path / "out"
     first = restore(album, out, serial, options)
@@ -153,7 +157,7 @@ def test_a_rerun_does_nothing_and_a_check_finds_what_differs(
 
 
 def test_a_face_that_fails_keeps_its_pixels_and_is_tried_again(
-    album: Path, tmp_path: Path, serial: Cluster, detector: DetectorRef
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
     whole = restore(album, tmp_path / "whole", serial, whole_options(detector))
     broken = f"{by_name(whole)['trip/three.tif'].sha256}/1/"
@@ -180,7 +184,7 @@ def test_a_face_that_fails_keeps_its_pixels_and_is_tried_again(
 
 
 def test_a_doubtful_face_is_drawn_once_more_from_the_lowest_start(
-    album: Path, tmp_path: Path, serial: Cluster, detector: DetectorRef
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
     log = tmp_path / "log"
     report = restore(
@@ -199,7 +203,7 @@ def test_a_doubtful_face_is_drawn_once_more_from_the_lowest_start(
 
 
 def test_faces_of_different_photos_share_a_batch(
-    tmp_path: Path, serial: Cluster, detector: DetectorRef
+    tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -217,7 +221,7 @@ def test_faces_of_different_photos_share_a_batch(
 
 
 def test_several_draws_and_their_spread_are_whole_photos(
-    album: Path, tmp_path: Path, serial: Cluster, detector: DetectorRef
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
     single = by_name(restore(album, tmp_path / "one", serial, whole_options(detector)))
     report = restore(album, tmp_path / "out", serial, whole_options(detector, samples=3))
@@ -240,7 +244,7 @@ def test_several_draws_and_their_spread_are_whole_photos(
 
 
 def test_a_format_for_all_and_a_larger_size_are_given_to_photos_without_faces_too(
-    album: Path, tmp_path: Path, serial: Cluster, detector: DetectorRef
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
     rows = by_name(
         restore(album, tmp_path / "out", serial, whole_options(detector, file_format="png", upscale=2))
@@ -263,7 +267,7 @@ def test_a_format_for_all_and_a_larger_size_are_given_to_photos_without_faces_to
 
 
 def test_what_a_format_cannot_hold_is_refused_in_one_line(
-    album: Path, tmp_path: Path, serial: Cluster, detector: DetectorRef
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
     rows = by_name(restore(album, tmp_path / "out", serial, whole_options(detector, file_format="jpeg")))
     refused = {name: (row.reason, row.message) for name, row in rows.items() if row.status == "quarantined"}
@@ -281,7 +285,7 @@ def test_what_a_format_cannot_hold_is_refused_in_one_line(
 
 
 def test_equal_photos_are_restored_once_and_each_has_its_file(
-    album: Path, tmp_path: Path, serial: Cluster, detector: DetectorRef
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
     for name, copy in (("trip/old.bmp", "z1.bmp"), ("trip/view.bmp", "z2.bmp"), ("two.png", "z3")):
         (album / copy).write_bytes((album / name).read_bytes())
@@ -297,3 +301,20 @@ def test_equal_photos_are_restored_once_and_each_has_its_file(
         copied = (tmp_path / "out" / row.output).read_bytes()
         assert hashlib.sha256(copied).hexdigest() == row.output_sha256
     assert {face.photo for face in report.faces}.isdisjoint({"z1.bmp", "z2.bmp"})
+
+
+def test_a_face_network_compares_the_faces_before_and_after(
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
+) -> None:
+    torch.manual_seed(0)
+    save_file(FaceResNet().state_dict(), tmp_path / "face.safetensors")
+    options = replace(
+        whole_options(detector), identity=pin_weights(tmp_path / "face.safetensors", "face network")
+    )
+    report = restore(album, tmp_path / "out", serial, options)
+    found = [face.identity for face in report.faces]
+    assert all(cosine is not None and -1 <= cosine <= 1 for cosine in found)
+    assert len(set(found)) > 1
+    (tmp_path / "face.safetensors").write_bytes(b"other")
+    with pytest.raises(UsageError, match=r"the face network .* has sha256"):
+        restore(album / "trip", tmp_path / "again", serial, options)

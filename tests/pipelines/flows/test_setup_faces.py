@@ -115,6 +115,9 @@ def test_the_variable_names_the_weights_before_the_cache(
     (detectors_folder() / YUNET).write_bytes(b"")
     assert detector_weights() == detectors_folder() / YUNET
     monkeypatch.setenv("DIFFBFR_FACE_DETECTOR", str(tmp_path / "own.onnx"))
+    with pytest.raises(UsageError, match=r"no face detector .*own\.onnx"):
+        detector_weights()
+    (tmp_path / "own.onnx").write_bytes(b"")
     assert detector_weights() == tmp_path / "own.onnx"
 
 

@@ -52,6 +52,7 @@ def test_the_sizes() -> None:
         "smoke": (128, 32),
         "tiny": (128, 32),
         "small": (256, 64),
+        "faces128": (128, 32),
         "paper": (512, 128),
     }
 

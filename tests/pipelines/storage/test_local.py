@@ -100,8 +100,7 @@ def test_doctor_says_what_the_place_can_do(
 ) -> None:
     if not links:
         refuse_links(monkeypatch)
-    monkeypatch.setattr("pipelines.flows.doctor._tracking_round_trip", lambda root, tracking: "")
-    checks = {check.what: check for check in examine(DoctorTask(str(tmp_path / "root"), None, "driver"))}
+    checks = {check.what: check for check in examine(DoctorTask(str(tmp_path / "root"))).findings}
     assert (checks["storage"].ok, says in checks["storage"].detail) == (True, True), checks["storage"]
     assert list((tmp_path / "root").iterdir()) == []
 
