@@ -131,11 +131,16 @@ class Restorer:
         if len(samplers) == 1:
             return run_stage(
                 start_image=None,
-                condition=to_tensor([lq_to_model(self.dataset.lq(key, 0), self.cascade.lq_px)]),
+                condition=to_tensor([lq_to_model(self.dataset.lq(key, 0), stage.spec.px)]),
             )
         before = self.output(key, samplers[:-1])
         if len(samplers) == 3:
             return run_stage(start_image=before, condition=None)
+        if stage.spec.sees_input:
+            raise UsageError(
+                f"{self.cascade.digest[:12]} has an irm2 that sees its input; expected the paper's, of six "
+                "channels; name another cascade"
+            )
         enlarged = upsample(before, stage.spec.px, stage.spec.resize_kernel, clamp=stage.spec.resize_clamp)
         return run_stage(start_image=enlarged, condition=enlarged)
 
