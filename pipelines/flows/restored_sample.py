@@ -116,7 +116,9 @@ def _digest_first(entry: tuple[str, LedgerRow]) -> str:
     return entry[0]
 
 
-def _consistency(face: FaceRow) -> tuple[bool, float]:
+def _consistency(face: FaceRow) -> tuple[int, float]:
     """Failed and doubtful faces first, of these the least consistent; left alone ones last."""
-    worst = face.consistency if face.consistency is not None else float("-inf")
-    return (face.status == "left_alone" or not (face.low_confidence or face.status == "failed"), worst)
+    if face.status == "left_alone":
+        return 2, 0.0
+    is_doubtful = face.low_confidence or face.status == "failed"
+    return int(not is_doubtful), float("-inf") if face.consistency is None else face.consistency
