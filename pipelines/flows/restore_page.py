@@ -57,7 +57,7 @@ def is_page_intact(output: str) -> bool:
 
 def _write(place: str, report: RestoreReport) -> None:
     settings = f"mode {report.options.mode}, seed {report.options.seed}"
-    restored, facts = sample_photos(report)
+    restored, facts = page_content(report)
     data = ReportData(
         recipe="restore",
         command=" ".join(["diffbfr", *sys.argv[1:]]),
@@ -76,7 +76,12 @@ def _write(place: str, report: RestoreReport) -> None:
     write_checksummed_json(storage.join(report.output, _PAGE_RECORD), record, within=report.output)
 
 
-def sample_photos(report: RestoreReport) -> tuple[tuple[RestoredPhoto, ...], ArchiveFacts]:
+def sample_photos(report: RestoreReport) -> tuple[RestoredPhoto, ...]:
+    """The photos of the page."""
+    return page_content(report)[0]
+
+
+def page_content(report: RestoreReport) -> tuple[tuple[RestoredPhoto, ...], ArchiveFacts]:
     """Photos with doubtful faces, others, and some that were refused; and what is told of all."""
     found = sample_faces(report.faces)
     first = frozenset(face.photo for face in found.doubtful)

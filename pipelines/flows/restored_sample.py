@@ -11,7 +11,7 @@ from pipelines.dataset.manifest import LedgerRow
 from pipelines.report.data import ArchiveFacts, RefusedReason, SlowPhoto
 from pipelines.restoration.face_rows import FaceRow
 
-NUM_PHOTOS: Final = 10
+NUM_PHOTOS: Final = 8
 NUM_DOUBTFUL: Final = 5
 NUM_REFUSED: Final = 8
 NUM_SLOWEST: Final = 5
