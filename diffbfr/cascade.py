@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -77,8 +78,8 @@ class Cascade:
 
     @property
     def lq_px(self) -> int:
-        """Side (px) of the input x_0."""
-        return self.irm1.spec.px
+        """Side (px) of the input x_0: IRM-1's, or IRM-2's if that sees the input too."""
+        return self.irm2.spec.px if self.irm2.spec.sees_input else self.irm1.spec.px
 
     @property
     def hq_px(self) -> int:
@@ -100,7 +101,7 @@ class Cascade:
 
     def restore(
         self,
-        x_0: Float[Tensor, "b 3 low low"],
+        x_0: Float[Tensor, "b 3 lq lq"],
         noise_keys: Sequence[str],
         mode: Mode = "fast",
         fidelity: Sequence[float] | None = None,
@@ -120,12 +121,13 @@ class Cascade:
         n_1 = [self.irm2.spec.start_at(f) for f in fidelity]
         n_2 = [self.tem.spec.start_at(f) for f in fidelity]
         enlarged = upsample(low, second.px, second.resize_kernel, clamp=second.resize_clamp)
-        high = sample(self.irm2, noise_keys, mode, start_image=enlarged, condition=enlarged, starts=n_1)
+        seen = torch.cat([enlarged, x_0.to(self.device)], 1) if second.sees_input else enlarged
+        high = sample(self.irm2, noise_keys, mode, start_image=enlarged, condition=seen, starts=n_1)
         polished = sample(self.tem, noise_keys, mode, start_image=high, condition=None, starts=n_2)
         return Restoration(low, high, polished)
 
     def identity(
-        self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[str], mode: Mode = "fast"
+        self, x_0: Float[Tensor, "b 3 lq lq"], noise_keys: Sequence[str], mode: Mode = "fast"
     ) -> Float[Tensor, "b 3 low low"]:
         """Run IRM-1 alone."""
         if x_0.shape[1:] != (3, self.lq_px, self.lq_px):
@@ -133,10 +135,14 @@ class Cascade:
                 f"faces are {tuple(x_0.shape[1:])}; expected (3, {self.lq_px}, {self.lq_px}); resize them to "
                 "the cascade's input"
             )
+        if self.lq_px != self.irm1.spec.px:
+            x_0 = F.interpolate(
+                x_0, size=self.irm1.spec.px, mode="bilinear", antialias=True, align_corners=False
+            )
         return sample(self.irm1, noise_keys, mode, start_image=None, condition=x_0.to(self.device))
 
     def restore_samples(
-        self, x_0: Float[Tensor, "b 3 low low"], noise_keys: Sequence[Sequence[str]], mode: Mode = "fast"
+        self, x_0: Float[Tensor, "b 3 lq lq"], noise_keys: Sequence[Sequence[str]], mode: Mode = "fast"
     ) -> Samples:
         """Draw several restorations of each face: `noise_keys` has a row per face with a key per draw.
 
@@ -165,7 +171,7 @@ def sample(
     mode: Mode,
     *,
     start_image: Float[Tensor, "b 3 h w"] | None,
-    condition: Float[Tensor, "b 3 h w"] | None,
+    condition: Float[Tensor, "b conditions h w"] | None,
     starts: Sequence[int] | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
     """Run one stage of Algorithm 1 from its start: pure noise, or the start image diffused to step N.
@@ -179,8 +185,8 @@ def sample(
             f"{spec.name} was given {'no' if spec.conditional else 'a'} condition; expected "
             f"{'one' if spec.conditional else 'none'}"
         )
-    for image in (start_image, condition):
-        _check_batch(spec, image, len(noise_keys))
+    _check_batch(spec, start_image, len(noise_keys), 3)
+    _check_batch(spec, condition, len(noise_keys), spec.unet.in_channels - 3)
     starts = [spec.start] * len(noise_keys) if starts is None else starts
     noise = keyed_noise(noise_keys, spec.name, spec.px, next(stage.parameters()).device)
     y_start = start_from(start_image, starts, schedule, noise)
@@ -212,7 +218,7 @@ def sample(
     return solve(epsilon, y_start, grids, schedule, spec.fast, noise)
 
 
-def _check_batch(spec: StageSpec, image: Tensor | None, faces: int) -> None:
+def _check_batch(spec: StageSpec, image: Tensor | None, faces: int, channels: int) -> None:
     """Refuse an empty batch, images of another size than the stage's, and a wrong number of them."""
     if not faces:
         raise UsageError(f"{spec.name} was given no face; expected at least one")
@@ -220,9 +226,9 @@ def _check_batch(spec: StageSpec, image: Tensor | None, faces: int) -> None:
         return
     if len(image) != faces:
         raise UsageError(f"{faces} noise keys for {len(image)} faces; expected one each")
-    if image.shape[1:] != (3, spec.px, spec.px):
+    if image.shape[1:] != (channels, spec.px, spec.px):
         raise UsageError(
-            f"{spec.name} was given {tuple(image.shape[1:])}; expected (3, {spec.px}, {spec.px})"
+            f"{spec.name} was given {tuple(image.shape[1:])}; expected ({channels}, {spec.px}, {spec.px})"
         )
 
 

@@ -234,16 +234,16 @@ class StageSpec:
                 f"{self.name} has fast.num_evaluations={self.fast.num_evaluations}; expected "
                 f"1..start={self.start}"
             )
-        inputs = 6 if self.conditional else 3
+        inputs = {"irm1": (6,), "irm2": (6, 9), "tem": (3,)}[self.name]
         if not 0 < self.prior_std <= MAX_PRIOR_STD:
             raise UsageError(
                 f"{self.name} has prior_std={self.prior_std}; expected a positive number, at most "
                 f"{MAX_PRIOR_STD}"
             )
-        if self.unet.in_channels != inputs:
+        if self.unet.in_channels not in inputs:
             raise UsageError(
-                f"{self.name} has unet.in_channels={self.unet.in_channels}; expected {inputs}, y_t with its "
-                "condition if any"
+                f"{self.name} has unet.in_channels={self.unet.in_channels}; expected "
+                f"{' or '.join(map(str, inputs))}, y_t with its condition if any"
             )
         if self.reverse_variance == "learned" and not self.learns_range:
             raise UsageError(
@@ -266,6 +266,11 @@ class StageSpec:
     def conditional(self) -> bool:
         """Whether the network takes an image beside y_t (Table 6): x_0 in IRM-1, x'_0 in IRM-2."""
         return self.name != "tem"
+
+    @property
+    def sees_input(self) -> bool:
+        """Whether IRM-2 takes the enlarged x_0 beside x'_0, for what IRM-1 is too small to keep."""
+        return self.name == "irm2" and self.unet.in_channels == 9
 
     def start_at(self, fidelity: float) -> int:
         """The truncated start N(f) = N 2^(1 - 2f), at most T and at least the evaluations of mode `fast`.

@@ -128,7 +128,7 @@ def _result(entry: Mapping[str, Any]) -> list[str]:
         lines += ["```sh", *entry["command"], "```", ""]
     if "picture" in entry:
         lines += [f"![{entry['title']}]({entry['picture']})", ""]
-    else:
+    if "columns" in entry:
         lines += [*_table(entry["columns"], entry["rows"]), ""]
     note = f"{entry['note']} " if "note" in entry else ""
     return [*lines, *_paragraph(f"{note}Measured: {entry['measured']}; commit `{entry['commit']}`.")]

@@ -55,17 +55,18 @@ def paste(
     keep: Sequence[Frame] = (),
     strength: float = 1.0,
     upscale: int = 1,
+    background: Photo | None = None,
 ) -> Photo:
     """The photo with the faces in it, of its type and channels; the order of `faces` does not matter.
 
     `keep` are faces of the photo that are left alone: others are not laid over them either. `strength` in
     [0, 1] blends between the photo and the full result. `upscale` 1, 2 or 4 enlarges the photo first, by a
-    bicubic kernel. Pixels outside of the masks are the (enlarged) photo's, and alpha everywhere; where all
-    channels of the photo are equal they stay so.
+    bicubic kernel unless `background` is the photo enlarged in another way. Pixels outside of the masks are
+    the (enlarged) photo's, and alpha everywhere; where all channels of the photo are equal they stay so.
     """
     if not 0 <= strength <= 1:
         raise UsageError(f"strength is {strength}; expected a number from 0 to 1")
-    pasted = enlarge(photo, upscale)
+    pasted = enlarge(photo, upscale) if background is None else background.copy()
     if strength == 0:
         return pasted
     layers, gray = colour_layers(pasted), is_gray(colour_layers(photo))

@@ -42,7 +42,7 @@ def guided_diffusion_layout(spec: UNetSpec) -> Layout:
 
 def _sorted_rows(heads: int, rows: Tensor) -> Tensor:
     """Rows (heads, 3, channels) as (3, heads, channels); a kernel of one dimension gets the second."""
-    sorted_rows = rows.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+    sorted_rows = rows.reshape(heads, 3, -1, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
     return _with_axis(sorted_rows) if rows.dim() > 1 else sorted_rows
 
 

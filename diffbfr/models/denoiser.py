@@ -42,12 +42,13 @@ class Denoiser(nn.Module):
         self,
         y_t: Float[Tensor, "b 3 h w"],
         time: Float[Tensor, " b"],
-        condition: Float[Tensor, "b 3 h w"] | None,
+        condition: Float[Tensor, "b conditions h w"] | None,
         dropout_seeds: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Run the network at a time: the noise level sqrt(gamma) for IRM, the step t for TEM.
 
-        Which of them is `UNetSpec.time`. The output has the dtype of y_t also under autocast: bfloat16 rounds
+        Which of them is `UNetSpec.time`. The condition of an IRM-2 that sees its input has six channels, x'_0
+        and x_0 (`StageSpec.sees_input`). The output has the dtype of y_t also under autocast: bfloat16 rounds
         levels above 0.998 to 1, and the levels are needed for what is computed from it.
         """
         inputs = y_t if condition is None else torch.cat([condition, y_t], 1)
@@ -61,13 +62,19 @@ class Denoiser(nn.Module):
         return self.schedule.gamma.sqrt()[t.cpu()].to(torch.float32)
 
     def epsilon(
-        self, y_t: Float[Tensor, "b 3 h w"], t: Int[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
+        self,
+        y_t: Float[Tensor, "b 3 h w"],
+        t: Int[Tensor, " b"],
+        condition: Float[Tensor, "b conditions h w"] | None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Estimate the noise in y_t, without the variance range that TEM learns."""
         return self.estimate(y_t, t, condition)[:, :3]
 
     def estimate(
-        self, y_t: Float[Tensor, "b 3 h w"], t: Int[Tensor, " b"], condition: Float[Tensor, "b 3 h w"] | None
+        self,
+        y_t: Float[Tensor, "b 3 h w"],
+        t: Int[Tensor, " b"],
+        condition: Float[Tensor, "b conditions h w"] | None,
     ) -> Float[Tensor, "b c h w"]:
         """Estimate the noise in y_t, followed by the variance range where the network learns one.
 
@@ -92,7 +99,7 @@ class Denoiser(nn.Module):
         y_0: Float[Tensor, "b 3 h w"],
         noise: Float[Tensor, "b 3 h w"],
         level: Float[Tensor, "b 1 1 1"],
-        condition: Float[Tensor, "b 3 h w"] | None,
+        condition: Float[Tensor, "b conditions h w"] | None,
     ) -> Float[Tensor, "b 3 h w"]:
         """The training target of the network's first three channels at level = sqrt(gamma), in float64.
 
@@ -100,7 +107,7 @@ class Denoiser(nn.Module):
         """
         if self.spec.predicts == "noise":
             return noise
-        mean = 0.0 if condition is None else condition
+        mean = 0.0 if condition is None else condition[:, :3]
         return velocity((y_0 - mean) / self.spec.prior_std, noise, self._whitened(level)[0])
 
     def noise_of(
@@ -108,12 +115,12 @@ class Denoiser(nn.Module):
         output: Float[Tensor, "b 3 h w"],
         y_t: Float[Tensor, "b 3 h w"],
         level: Float[Tensor, "b 1 1 1"],
-        condition: Float[Tensor, "b 3 h w"] | None,
+        condition: Float[Tensor, "b conditions h w"] | None,
     ) -> Float[Tensor, "b 3 h w"]:
         """The noise that the network's first three channels stand for, at level = sqrt(gamma), in float64."""
         if self.spec.predicts == "noise":
             return output
-        mean = 0.0 if condition is None else condition
+        mean = 0.0 if condition is None else condition[:, :3]
         whitened_level, spread = self._whitened(level)
         return noise_of_velocity(
             output, (y_t - level.to(y_t.dtype) * mean) / spread.to(y_t.dtype), whitened_level

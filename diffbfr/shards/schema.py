@@ -16,6 +16,8 @@ SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 LQ_COLUMN: Final = "lq"
 LQ_RECORD: Final = "json"
 """The member of the LQ column that describes its sample; the others are `<variant>.jpg`."""
+_MAX_SIDES: Final = 1e5
+"""Sides of a frame from it to a corner of its photo, more than any photo has."""
 
 
 class ShardDamagedError(DiffBFRError):
@@ -41,6 +43,12 @@ class FaceFrame:
     shift_x: float
     shift_y: float
     quad: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.quad) != 8 or not all(abs(value) < _MAX_SIDES for value in self.quad):
+            raise ShardDamagedError(
+                f"a face has the corners {str(self.quad)[:80]}; expected eight numbers, in sides of its frame"
+            )
 
 
 @dataclass(frozen=True, slots=True)

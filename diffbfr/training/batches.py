@@ -25,7 +25,7 @@ class Batch:
     """One rank's share of a global batch, in [-1, 1]."""
 
     y_0: Float[Tensor, "b 3 h w"]
-    condition: Float[Tensor, "b 3 h w"] | None
+    condition: Float[Tensor, "b conditions h w"] | None
     noise: Float[Tensor, "b 3 h w"]
     t: Int[Tensor, " b"]
     fraction: Float[Tensor, " b"]
@@ -117,9 +117,10 @@ class PositionLoader:
         side = self._side(position)
         top, left = torch.randint(self.stage.px - side + 1, (2,), generator=generator).tolist()
         target, condition = self._pair(key, variant)
+        x_0 = lq_to_model(self.dataset.lq(key, variant), self.stage.px) if self.stage.sees_input else None
         dropout_seed = position_seed(self.config.seed, f"{self.stage.name}/dropout", position)
         valid = self.dataset.valid(key, variant, self.stage.px) if self.dataset.is_aligned else None
-        return _Sample(target, condition, noise, t, fraction, (top, left), side, dropout_seed, valid)
+        return _Sample(target, condition, x_0, noise, t, fraction, (top, left), side, dropout_seed, valid)
 
     def keys_at(self, position: int, count: int) -> list[str]:
         """Keys of the faces at `count` positions from `position` on."""
@@ -165,12 +166,13 @@ class PositionLoader:
     def _join(self, share: Sequence[Loaded["_Sample"]]) -> Batch:
         samples = [loaded.value for loaded in share]
         conditions = [sample.condition for sample in samples if sample.condition is not None]
+        inputs = [sample.x_0 for sample in samples if sample.x_0 is not None]
         corners = [sample.corner for sample in samples]
         side = samples[0].side
         valid = [torch.from_numpy(sample.valid)[None] for sample in samples if sample.valid is not None]
         return Batch(
             y_0=_crop(to_tensor([sample.target for sample in samples]), corners, side),
-            condition=_crop(self._condition(conditions), corners, side) if conditions else None,
+            condition=_crop(self._condition(conditions, inputs), corners, side) if conditions else None,
             noise=_crop(torch.stack([sample.noise for sample in samples]), corners, side),
             t=torch.tensor([sample.t for sample in samples]),
             fraction=torch.tensor([sample.fraction for sample in samples]),
@@ -178,11 +180,12 @@ class PositionLoader:
             valid=_crop(torch.stack(valid), corners, side) if valid else None,
         )
 
-    def _condition(self, pixels: list[Pixels]) -> Float[Tensor, "b 3 h w"]:
+    def _condition(self, pixels: list[Pixels], inputs: list[Pixels]) -> Float[Tensor, "b conditions h w"]:
         condition = to_tensor(pixels)
         if self.stage.name != "irm2":
             return condition
-        return upsample(condition, self.stage.px, self.stage.resize_kernel, clamp=self.stage.resize_clamp)
+        enlarged = upsample(condition, self.stage.px, self.stage.resize_kernel, clamp=self.stage.resize_clamp)
+        return torch.cat([enlarged, to_tensor(inputs)], 1) if inputs else enlarged
 
 
 def _one_ahead(batches: Iterator[Batch], readers: int) -> Generator[Batch, None, None]:
@@ -203,7 +206,7 @@ def _one_ahead(batches: Iterator[Batch], readers: int) -> Generator[Batch, None,
 
 def check_column(stage: StageSpec, config: TrainingConfig, column: str | None) -> None:
     """Refuse IRM-2 without the column of its condition, and a column that a training would not read."""
-    reads_column = stage.name == "irm2" and config.condition == "sampled"
+    reads_column = stage.name == "irm2" and config.condition != "resized"
     if reads_column and not column:
         raise UsageError(
             "irm2 trains on a column made by irm1 and none was given; run `diffbfr condition irm1` first"
@@ -241,6 +244,8 @@ class _Sample:
 
     target: Pixels
     condition: Pixels | None
+    x_0: Pixels | None
+    """The input at the size of IRM-2, where that sees it (`StageSpec.sees_input`)."""
     noise: Float[Tensor, "3 h w"]
     t: int
     fraction: float

@@ -38,10 +38,12 @@ class TrainingConfig:
 
     Sampling never visits a t above the stage's start.
     """
-    condition: Literal["sampled", "resized"] = "sampled"
+    condition: Literal["sampled", "resized", "both"] = "sampled"
     """The condition of IRM-2, enlarged: a sample of IRM-1 (Eq. 9), or x'_0 of the ground truth (Algorithm 1).
 
-    The second needs no column, but meets the errors of IRM-1 only when it samples.
+    The second needs no column, but meets the errors of IRM-1 only when it samples. `both` is not the paper:
+    the sample of IRM-1, and beside it x_0 at the size of IRM-2, in a network of nine input channels. Inputs
+    larger than IRM-1 then lose nothing.
     """
     gray_target: Literal["gray", "colour"] = "gray"
     """Target of a gray photo: the gray face, so that it stays gray, or the face in colour (GFPGAN)."""
@@ -180,6 +182,11 @@ def check_training(stage: StageSpec, config: TrainingConfig) -> None:
 
     IRM-1 restores the identity of a whole face from a few pixels: no part of it can be restored alone.
     """
+    if stage.name == "irm2" and stage.sees_input != (config.condition == "both"):
+        raise UsageError(
+            f"irm2 has condition={config.condition} with unet.in_channels={stage.unet.in_channels}; expected "
+            "9 with both, and 6 otherwise; set irm2.stage.unet.in_channels"
+        )
     if config.condition != "sampled" and stage.name != "irm2":
         raise UsageError(
             f"{stage.name} has condition={config.condition}; expected sampled, the choice is irm2's; unset it"

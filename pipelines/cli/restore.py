@@ -79,6 +79,14 @@ def restore(
         Literal["1", "2", "4"],
         typer.Option("--upscale", help="Enlarge the photos.", rich_help_panel=_WHOLE),
     ] = "1",
+    upscaler: Annotated[
+        Literal["bicubic", "realesrgan"],
+        typer.Option(
+            "--upscaler",
+            help="How the background is enlarged; realesrgan needs the extra packages diffbfr[upscale].",
+            rich_help_panel=_WHOLE,
+        ),
+    ] = "bicubic",
     min_face: Annotated[
         float,
         typer.Option(
@@ -156,6 +164,7 @@ def restore(
         "fidelity": fidelity,
         "strength": strength,
         "upscale": int(upscale),
+        "upscaler": upscaler,
         "file_format": file_format or "",
         "keep_metadata": keep_metadata,
     }
@@ -211,12 +220,14 @@ def _whole(settings: dict[str, Any]) -> "tuple[PhotoSettings, WeightsRef]":
     """
     from diffbfr.faces.weights import load_detector
     from pipelines.flows.setup_faces import detector_weights
+    from pipelines.restoration.enlarging import upscaler_digest
     from pipelines.restoration.request import PhotoSettings
     from pipelines.sources.weights_ref import pin_weights
 
     detector = pin_weights(detector_weights())
     load_detector(Path(detector.place))
-    return PhotoSettings(detector.sha256, **settings), detector
+    digest = upscaler_digest(settings["upscaler"])
+    return PhotoSettings(detector.sha256, upscaler_sha256=digest, **settings), detector
 
 
 def _identity() -> "WeightsRef | None":

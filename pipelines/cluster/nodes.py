@@ -11,8 +11,8 @@ from pipelines.cluster.failures import unwrap
 Task = TypeVar("Task")
 Report = TypeVar("Report")
 
-TIMEOUT_S = 60.0
-"""How long a node may take to start a worker and to run the function."""
+TIMEOUT_S = 300.0
+"""How long a node may take to start a worker, which on a busy machine is minutes, and to run the function."""
 _POLL_S = 0.5
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from diffbfr.errors import UsageError
+from diffbfr.errors import UsageError, one_line
 from pipelines.cluster import exposure, orphans, pool, trainer
 from pipelines.cluster.draining import Draining
 from pipelines.cluster.hangs import HangWatch
@@ -428,6 +428,11 @@ class Cluster:
                     logging_level=logging.ERROR,
                 )
                 silence_ray()
+        except ray.exceptions.AuthenticationError as error:
+            raise UsageError(
+                f"the Ray cluster at {address} refuses this process ({one_line(error).partition('. ')[0]}); "
+                "expected its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with it"
+            ) from error
         # Nobody listens, it is no address, or the cluster runs another version of Ray or Python.
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())

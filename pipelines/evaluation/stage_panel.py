@@ -45,6 +45,9 @@ def draw_panel(task: PanelTask) -> bytes:
     noise = [noise_key(hashlib.sha256(dataset.lq_bytes(key, 0)).hexdigest()) for key in keys]
     start = None if spec.name == "irm1" else inputs
     condition = inputs if spec.conditional else None
+    if spec.sees_input:
+        x_0 = to_tensor([lq_to_model(dataset.lq(key, 0), spec.px) for key in keys])
+        condition = torch.cat([inputs, x_0], 1)
     made = sample(stage, noise, "fast", start_image=start, condition=condition)
     truth = [dataset.hq_low(key, 0) if spec.name == "irm1" else dataset.hq(key, 0) for key in keys]
     # early weights may give values that are not finite; they are shown as gray

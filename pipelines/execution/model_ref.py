@@ -51,9 +51,10 @@ def pin_model(folder: str | Path) -> ModelRef:
     """A reference to the cascade in a folder, local or on S3; UsageError if it holds none."""
     local = _fetch(storage.absolute(folder))
     digest = cascade_digest(local)
-    irm1, tem = read_stage_spec(local, "irm1"), read_stage_spec(local, "tem")
+    irm1, irm2, tem = (read_stage_spec(local, stage) for stage in STAGE_NAMES)
+    lq_px = irm2.px if irm2.sees_input else irm1.px
     terms = licences(read_origins(local, STAGE_NAMES).values())
-    return ModelRef(storage.absolute(folder), digest, irm1.px, tem.px, terms)
+    return ModelRef(storage.absolute(folder), digest, lq_px, tem.px, terms)
 
 
 def _sizes(folder: str) -> dict[str, int]:

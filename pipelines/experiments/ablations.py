@@ -16,7 +16,8 @@ and one option changed; the other two stages are the cascade's. The arms:
     ema-LENGTH        base with averaged weights of another length (`diffbfr.ema.PowerEma`)
 
 Prints a table against base: means of the whole cascade's output over faces of the validation split, and
-paired differences (of the distance: the ratio of the means) with 95 % bootstrap intervals. The intervals
+paired differences (of the distances: the ratio of the means) with 95 % bootstrap intervals; LPIPS and FID
+where `diffbfr setup metrics` has their weights. The intervals
 cover the choice of faces, not the randomness of training; `seed` shows that. Each finished arm is kept under
 OUT and a stopped one resumes from its checkpoint with the same command.
 """
@@ -41,9 +42,10 @@ from diffbfr.training.loop import AVERAGES, Run, train
 from diffbfr.training.post_hoc import reconstruct
 from pipelines.dataset.manifest import open_dataset
 from pipelines.execution.artifact_store import ArtifactStore
-from pipelines.experiments.quality_curve import evaluate_with
+from pipelines.experiments.quality_curve import evaluate_with, perceptual_with
 from pipelines.recipes.overrides import load
 
+LPIPS: Final = "LPIPS (Alex)"
 BASE: Final = "base"
 EMA: Final = "ema-"
 ARMS: Final = (
@@ -137,8 +139,15 @@ def run_arm(bench: Bench, arm: str) -> dict[str, Any]:
     report = evaluate_with(bench.cascade, bench.stage.name, folder, bench.data, bench.keys)
     rows = {row.key: row.values for row in report.rows if row.subject == "tem"}
     metrics = [metric.name for metric in report.metrics]
+    perceptual = perceptual_with(
+        bench.cascade, bench.stage.name, folder, bench.data, bench.keys, ("tem",)
+    ).get("tem")
+    if perceptual is not None and perceptual.lpips is not None:
+        metrics.append(LPIPS)
+        rows = {key: (*values, perceptual.lpips[key]) for key, values in rows.items()}
     share = training.area_share(bench.stage.px)
     metadata |= {
+        "fid": None if perceptual is None else perceptual.fid,
         "samples": training.num_samples,
         "compute": share * training.num_samples,
         "metrics": metrics,
@@ -155,20 +164,23 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
     base = results[BASE]
     keys, metrics = sorted(base["scores"]), base["metrics"]
     head = f"{f'arm ({len(keys)} faces)':<20}{'samples':>9}{'compute':>9}"
-    lines = [head + "".join(f"{name:>42}" for name in metrics)]
+    with_fid = base.get("fid") is not None
+    lines = [head + "".join(f"{name:>42}" for name in metrics) + (f"{'FID':>9}" if with_fid else "")]
     for arm, result in results.items():
         line = f"{arm:<20}{result['samples']:>9,}{result['compute'] / base['compute']:>9.2f}"
         for i, name in enumerate(metrics):
             ours = [result["scores"][key][i] for key in keys]
             theirs = [base["scores"][key][i] for key in keys]
             line += f"{_cell(name, ours, theirs):>42}"
+        if with_fid:
+            line += f"{result['fid']:>9.2f}"
         lines.append(line)
     return "\n".join(lines)
 
 
 def _cell(metric: str, ours: Sequence[float], theirs: Sequence[float]) -> str:
     """A mean and the paired difference with its interval; for a distance the ratio of means in percent."""
-    if metric == "squeezenet distance":
+    if metric in ("squeezenet distance", LPIPS):
         percent = bootstrap_ratio(ours, theirs).percent
         return f"{np.mean(ours):.4f} ({percent.mean:+.1f} [{percent.low:+.1f}, {percent.high:+.1f}] %)"
     gain = bootstrap([a - b for a, b in zip(ours, theirs, strict=True)])

@@ -21,7 +21,7 @@ from diffbfr.training.loop import AVERAGES
 from diffbfr.training.post_hoc import reconstruct
 from pipelines.dataset.manifest import open_dataset
 from pipelines.execution.artifact_store import ArtifactStore
-from pipelines.experiments.quality_curve import NUM_FACES, evaluate_with, means
+from pipelines.experiments.quality_curve import NUM_FACES, evaluate_with, means, perceptual_with
 
 
 def measure(root: str, stage: StageName, lengths: Sequence[float]) -> dict[float, dict[str, float]]:
@@ -42,6 +42,8 @@ def measure(root: str, stage: StageName, lengths: Sequence[float]) -> dict[float
         with tempfile.TemporaryDirectory() as folder:
             save_stage(Path(folder), read_stage_spec(whole, stage), weights)
             found[length] = means(evaluate_with(whole, stage, Path(folder), data, keys))["tem"]
+            perceptual = perceptual_with(whole, stage, Path(folder), data, keys, ("tem",))
+            found[length] |= perceptual["tem"].means if perceptual else {}
         scores = "  ".join(f"{name} {value:.4f}" for name, value in found[length].items())
         sys.stdout.write(f"length {length:<6g} {scores}  error of the profile {chosen.error:.3f}\n")
     return found

@@ -39,9 +39,13 @@ from diffbfr.metrics.ssim import ssim
 from diffbfr.models.denoiser import Denoiser, upsample
 from diffbfr.shards import ShardedDataset
 from diffbfr.stages import STAGE_NAMES, Mode, SamplerSpec, Solver
+from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.dataset.manifest import open_dataset
 from pipelines.evaluation.types import TITLES
 from pipelines.execution.artifact_store import ArtifactStore
+from pipelines.experiments.perceptual import METRICS as PERCEPTUAL
+from pipelines.experiments.perceptual import has_weights, read_perceptual
+from pipelines.experiments.scored_folders import score_folder, write_pictures
 from pipelines.steps.evaluate import squeezenet_weights
 
 FAITHFUL: Final = "faithful"
@@ -51,7 +55,7 @@ ARMS: Final = ("fast/fast/fast", "fast/faithful/faithful", "faithful/fast/faithf
 Samplers = tuple[str, ...]
 """How the first one, two or three stages are sampled."""
 Scores = dict[str, list[float]]
-"""Metric -> one value a face."""
+"""Metric -> one value a face; FID has one for all."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ class Comparison:
     distance: float | None
     ratio: Interval | None
     """Mean distance over that of Algorithm 1; None without SqueezeNet's weights."""
+    lpips: float | None
+    lpips_ratio: Interval | None
+    """The same of LPIPS (Alex); None without its weights."""
+    fid: float | None
 
 
 def with_sampler(stage: Denoiser, sampler: str) -> tuple[Denoiser, Mode]:
@@ -123,11 +131,16 @@ class Restorer:
         if len(samplers) == 1:
             return run_stage(
                 start_image=None,
-                condition=to_tensor([lq_to_model(self.dataset.lq(key, 0), self.cascade.lq_px)]),
+                condition=to_tensor([lq_to_model(self.dataset.lq(key, 0), stage.spec.px)]),
             )
         before = self.output(key, samplers[:-1])
         if len(samplers) == 3:
             return run_stage(start_image=before, condition=None)
+        if stage.spec.sees_input:
+            raise UsageError(
+                f"{self.cascade.digest[:12]} has an irm2 that sees its input; expected the paper's, of six "
+                "channels; name another cascade"
+            )
         enlarged = upsample(before, stage.spec.px, stage.spec.resize_kernel, clamp=stage.spec.resize_clamp)
         return run_stage(start_image=enlarged, condition=enlarged)
 
@@ -159,6 +172,24 @@ def _measure(
     return values
 
 
+def _perceptual(
+    restorer: Restorer, keys: Sequence[str], samplers: Samplers, out: Path, cluster: Cluster
+) -> Scores:
+    """LPIPS (Alex) for every face of an output, and FID of all; missing without their weights."""
+    px, place = restorer.cascade.hq_px, out / "pictures" / f"{restorer.cascade.digest[:12]}-{len(keys)}"
+    name = ",".join(samplers).replace(":", "_")
+    for key in keys:
+        made = to_pixels(restorer.output(key, samplers))[0]
+        full_size = resize(made, px, "bicubic") if len(made) != px else made
+        write_pictures(place / name, {key: full_size})
+        write_pictures(place / "reference", {key: restorer.dataset.hq(key, 0)})
+    found = read_perceptual(
+        score_folder(place / name, place / "reference", place / "scores" / name, cluster, PERCEPTUAL)
+    )
+    scores: Scores = {} if found.lpips is None else {"lpips": [found.lpips[key] for key in keys]}
+    return scores if found.fid is None else {**scores, "fid": [found.fid]}
+
+
 def compare(samplers: Samplers, scores: Scores, faithful: Scores) -> Comparison:
     """Compare an output with Algorithm 1's, face by face."""
 
@@ -168,16 +199,20 @@ def compare(samplers: Samplers, scores: Scores, faithful: Scores) -> Comparison:
     def difference(name: str) -> Interval:
         return bootstrap([a - b for a, b in zip(scores[name], faithful[name], strict=True)])
 
-    measured = "distance" in scores
-    ratio = bootstrap_ratio(scores["distance"], faithful["distance"]) if measured else None
+    def ratio(name: str) -> Interval | None:
+        return bootstrap_ratio(scores[name], faithful[name]) if name in scores else None
+
     return Comparison(
         samplers,
         mean("psnr"),
         mean("ssim"),
         difference("psnr"),
         difference("ssim"),
-        mean("distance") if measured else None,
-        ratio,
+        mean("distance") if "distance" in scores else None,
+        ratio("distance"),
+        mean("lpips") if "lpips" in scores else None,
+        ratio("lpips"),
+        scores["fid"][0] if "fid" in scores else None,
     )
 
 
@@ -185,16 +220,21 @@ def format_table(rows: Sequence[Comparison], faces: int) -> str:
     """The comparisons as a text table, a row for each output."""
     lines = [
         f"{f'output ({faces} faces)':<52}{'PSNR':>8}{'dPSNR (dB)':>26}"
-        f"{'SSIM':>8}{'dSSIM':>26}{'dist.':>8}{'distance':>26}"
+        f"{'SSIM':>8}{'dSSIM':>26}{'dist.':>8}{'distance':>26}{'LPIPS':>8}{'of it':>26}{'FID':>9}"
     ]
     for row in rows:
         name = f"{TITLES[STAGE_NAMES[len(row.samplers) - 1]]} {'/'.join(row.samplers)}"
         line = f"{name:<52}{row.psnr:>8.3f}{_interval(row.d_psnr, '+.3f'):>26}"
         line += f"{row.ssim:>8.4f}{_interval(row.d_ssim, '+.4f'):>26}"
-        if row.distance is not None and row.ratio is not None:
-            line += f"{row.distance:>8.4f}{_interval(row.ratio.percent, '+.1f') + ' %':>26}"
-        lines.append(line)
+        for value, ratio in ((row.distance, row.ratio), (row.lpips, row.lpips_ratio)):
+            line += f"{'':>34}" if value is None or ratio is None else _ratio_columns(value, ratio)
+        line += f"{'':>9}" if row.fid is None else f"{row.fid:>9.2f}"
+        lines.append(line.rstrip())
     return "\n".join(lines)
+
+
+def _ratio_columns(value: float, ratio: Interval) -> str:
+    return f"{value:>8.4f}{_interval(ratio.percent, '+.1f') + ' %':>26}"
 
 
 def _interval(interval: Interval, form: str) -> str:
@@ -233,6 +273,10 @@ def run(
     weights = squeezenet_weights(None)
     distance = SqueezeNetDistance(weights) if weights else None
     scores = {samplers: score(restorer, keys, samplers, distance) for samplers in outputs}
+    if has_weights() and len(keys) > 1:
+        with Cluster(ClusterConfig(num_workers=0)) as cluster:
+            for samplers in outputs:
+                scores[samplers] |= _perceptual(restorer, keys, samplers, out, cluster)
     rows = [compare(samplers, scores[samplers], scores[(FAITHFUL,) * len(samplers)]) for samplers in outputs]
     text = format_table(rows, len(keys))
     sys.stdout.write(f"{text}\n")

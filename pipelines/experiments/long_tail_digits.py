@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal
@@ -32,7 +33,7 @@ from diffbfr.errors import UsageError
 from diffbfr.text import format_columns
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.experiments.command import run_command
-from pipelines.experiments.spread import parse_seeds, spread
+from pipelines.experiments.spread import parse_seeds
 from pipelines.experiments.toys import ddpm, gan, picture
 from pipelines.experiments.toys.classifier import Classifier, train_classifier
 from pipelines.experiments.toys.counts import LabelCounts, count_labels
@@ -130,7 +131,7 @@ def _count_all(
     classifier: Classifier,
     kept: Digits,
     test: Digits,
-    made: Mapping[tuple[str, int], NDArray[np.uint8]],
+    made: Mapping[tuple[ModelName, int], NDArray[np.uint8]],
     seeds: Sequence[int],
     count: int,
 ) -> dict[str, list[LabelCounts]]:
@@ -151,7 +152,8 @@ def _real_digits(kept: Digits, test: Digits, seed: int, count: int) -> NDArray[n
     weights = torch.from_numpy(kept.shares)[torch.from_numpy(test.labels.astype(np.int64))]
     weights /= torch.from_numpy(test.shares)[torch.from_numpy(test.labels.astype(np.int64))]
     rows = torch.multinomial(weights, count, replacement=True, generator=generator)
-    return test.pixels[rows.numpy()]
+    drawn: NDArray[np.uint8] = test.pixels[rows.numpy()]
+    return drawn
 
 
 def format_table(found: Mapping[str, Sequence[LabelCounts]], kept: Digits) -> str:
@@ -168,10 +170,8 @@ def format_table(found: Mapping[str, Sequence[LabelCounts]], kept: Digits) -> st
     rows: list[Sequence[str]] = [head]
     for name, counts in found.items():
         size = f"{MODELS[name].num_parameters():,}" if name in MODELS else ""  # type: ignore[index]
-        columns = [
-            _range([getattr(count, field) for count in counts])
-            for field in ("total_variation", "coverage", "tail_share", "clear")
-        ]
+        fields = ("total_variation", "coverage", "tail_share", "clear")
+        columns = [_range(list(map(attrgetter(field), counts))) for field in fields]
         rows.append((TITLES[name], size, *columns, _missed(counts)))
     tail = 1 - float(kept.shares[:2].sum())
     foot = (
@@ -203,7 +203,7 @@ def _write(
     target: Path,
     kept: Digits,
     found: Mapping[str, Sequence[LabelCounts]],
-    made: Mapping[tuple[str, int], NDArray[np.uint8]],
+    made: Mapping[tuple[ModelName, int], NDArray[np.uint8]],
     budget: Budget,
     accuracy: float,
     seconds: Mapping[str, float],
@@ -221,12 +221,7 @@ def _write(
         "classifier_accuracy": accuracy,
         "training_shares": kept.shares.tolist(),
         "processor_seconds": dict(seconds),
-        "total_variation": {
-            name: asdict(spread([count.total_variation for count in counts]))
-            for name, counts in found.items()
-            if len(counts) > 1
-        },
-        "counts": {name: [asdict(count) for count in counts] for name, counts in found.items()},
+        "counts": {name: list(map(asdict, counts)) for name, counts in found.items()},
     }
     target.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -102,10 +102,9 @@ def run(cascades: Mapping[str, Path], px: int, num_pairs: int, workers: int, roo
     text = format_table(titles, reports)
     root.mkdir(parents=True, exist_ok=True)
     (root / "long-tail-faces.txt").write_text(f"{text}\n")
-    rows = [
-        {"trained": title, "rates": [asdict(line) for line in report]}
-        for title, report in zip(titles, reports, strict=True)
-    ]
+    rows = []
+    for title, report in zip(titles, reports, strict=True):
+        rows.append({"trained": title, "rates": list(map(asdict, report))})
     (root / "long-tail-faces.json").write_text(json.dumps(rows, indent=1) + "\n")
     return text
 

@@ -231,7 +231,7 @@ def _plain(
         "sampling": asdict(request.sampling),
         "starts": {arm.name: _start(plan, arm) for arm in arms_of(request.table)},
         "hold_outs": {name: asdict(found) for name, found in scored.items()},
-        "findings": {name: [_finding(finding) for finding in found] for name, found in findings.items()},
+        "findings": {name: list(map(_finding, found)) for name, found in findings.items()},
     }
 
 

@@ -5,13 +5,16 @@
 
 The averages that the training kept replace the finished stage in turn; the other two stages are unchanged.
 Each of these cascades restores the same faces of the validation split, since the test split is for the final
-figures only. Writes TARGET.json and TARGET.svg.
+figures only. LPIPS and FID are measured where `diffbfr setup metrics` has their weights. Writes TARGET.json
+and TARGET.svg.
 """
 
 import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from pipelines.dataset.manifest import open_dataset
 from pipelines.evaluation.types import SUBJECTS, TITLES, EvaluateReport, EvaluateTask
 from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.execution.model_ref import pin_model
+from pipelines.experiments.perceptual import METRICS, Perceptual, info, measure_perceptual
 from pipelines.steps.evaluate import make_evaluator, squeezenet_weights
 
 NUM_FACES = 64
@@ -48,28 +52,47 @@ def measure(root: str, stage: str) -> dict[str, Any]:
     points = []
     for average in averages:
         report = evaluate_with(whole, stage, average, data, keys)
-        points.append({"samples": int(average.name), **means(report)})
+        table = means(report)
+        for subject, found in perceptual_with(whole, stage, average, data, keys, SUBJECTS).items():
+            table[subject] |= found.means
+        points.append({"samples": int(average.name), **table})
         sys.stderr.write(f"{points[-1]}\n")
+    better = {metric.name: metric.better for metric in report.metrics}
+    better |= {info(m).name: info(m).better for m in METRICS if info(m).name in table["tem"]}
     return {
         "stage": stage,
         "faces": len(keys),
         "split": "val",
-        "metrics": {metric.name: metric.better for metric in report.metrics},
+        "metrics": better,
         "points": points,
     }
 
 
 def evaluate_with(whole: Path, stage: str, weights: Path, data: str, keys: tuple[str, ...]) -> EvaluateReport:
     """Evaluate a cascade in mode fast, with one stage's weights from another folder."""
+    with _assembled(whole, stage, weights) as folder:
+        task = EvaluateTask(0, data, pin_model(folder), keys, squeezenet=squeezenet_weights(None))
+        return make_evaluator(task)(task)
+
+
+def perceptual_with(
+    whole: Path, stage: str, weights: Path, data: str, keys: tuple[str, ...], subjects: Sequence[str]
+) -> dict[str, Perceptual]:
+    """LPIPS and FID of the same cascade on the same faces, by subject; empty without their weights."""
+    with _assembled(whole, stage, weights) as folder:
+        return measure_perceptual(folder, data, keys, subjects)
+
+
+@contextmanager
+def _assembled(whole: Path, stage: str, weights: Path) -> Iterator[Path]:
+    """A cascade folder with the given weights in place of one stage's finished ones."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # a cascade folder with the averaged weights in place of the finished ones
         for other in STAGE_NAMES:
             shutil.copy(whole / f"{other}.json", folder)
             shutil.copy((weights if other == stage else whole) / f"{other}.safetensors", folder)
         write_record(folder, {})
-        task = EvaluateTask(0, data, pin_model(folder), keys, squeezenet=squeezenet_weights(None))
-        return make_evaluator(task)(task)
+        yield folder
 
 
 def means(report: EvaluateReport) -> dict[str, dict[str, float]]:

@@ -44,7 +44,7 @@ def build_pipeline(ctx: RunContext) -> list[Step]:
     irm1 = ctx.add(TRAIN["irm1"], dataset=dataset.id, init=init["irm1"])  # Eq. 8
     tem = ctx.add(TRAIN["tem"], dataset=dataset.id, init=init["tem"])  # Eq. 11, in parallel with IRM-1
     column = ""
-    if ctx.recipe.irm2.training.condition == "sampled":
+    if ctx.recipe.irm2.training.condition != "resized":
         column = ctx.add(CONDITION, dataset=dataset.id, irm1=irm1.id).id  # IRM-1's outputs, x~'_0 of Eq. 9
     irm2 = ctx.add(TRAIN["irm2"], dataset=dataset.id, column=column, init=init["irm2"])  # Eq. 9
 

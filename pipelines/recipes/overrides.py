@@ -23,6 +23,8 @@ _FIXED = ("name",)
 _MAX_NAME = 200
 _PRESET = "data.degradation.preset"
 _PIPELINE = "data.degradation.before"
+_CONDITION = "irm2.training.condition"
+_IN_CHANNELS = "irm2.stage.unet.in_channels"
 
 
 def load(name: str, config_file: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -51,7 +53,8 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with the values at dotted paths replaced, validated as a whole against the fields' types.
 
     All values change at once, so that settings which only fit together can be changed together. UsageError
-    names an unknown path or an unfit value. A preset of Eq. 13 also sets its ranges.
+    names an unknown path or an unfit value. A preset of Eq. 13 also sets its ranges, and IRM-2's condition
+    the number of its input channels.
     """
     if not changes:
         return recipe
@@ -66,6 +69,8 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         for group in groups:
             node = node[group]
         node[leaf] = _parse_value(path, value)
+    if _CONDITION in changes and _IN_CHANNELS not in changes:
+        values["irm2"]["stage"]["unet"]["in_channels"] = 9 if changes[_CONDITION] == "both" else 6
     return _validate(values, changes)
 
 

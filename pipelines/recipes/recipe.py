@@ -69,7 +69,10 @@ class DataConfig:
         from pipelines.storage import digest
 
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(ShardConfig)}
-        return ShardConfig(**values | {"detector": digest(self.find_detector()) if self.align else ""})
+        if self.align:
+            return ShardConfig(**values | {"detector": digest(self.find_detector())})
+        # what only concerns aligned faces must not make other datasets again
+        return ShardConfig(**values | {"detector": "", "max_enlargement": ShardConfig.max_enlargement})
 
     def find_detector(self) -> Path:
         """The weights of the face detector on this machine; `UsageError` if there are none."""

@@ -63,6 +63,12 @@ def read_whole(data: bytes, detector: str, settings: PhotoSettings, lq_px: int, 
     _check_size(width, height, settings.upscale)
     file_format = written_format(photo.format, settings.file_format or None)
     check_holds(photo, file_format, settings.upscale)
+    if settings.upscale > 1 and settings.upscaler != "bicubic" and photo.bits > 8:
+        raise ImageRefused(
+            "unsupported_pixels",
+            f"the photo has {photo.bits} bits a channel, and {settings.upscaler} makes 8; leave --upscaler "
+            "out",
+        )
     policy = ChoicePolicy(
         model_px=hq_px,
         min_eyes_px=settings.min_face,

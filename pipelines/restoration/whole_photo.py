@@ -11,10 +11,11 @@ from PIL import Image
 
 from diffbfr.faces.align import FRAME_PX, Frame
 from diffbfr.faces.choose import Verdict
-from diffbfr.faces.paste import RestoredFace, enlarge, paste
+from diffbfr.faces.paste import RestoredFace, paste
 from diffbfr.images import Pixels
 from diffbfr.images.photo import PhotoPixels, SourcePhoto
 from diffbfr.keys import draw_keys
+from pipelines.restoration.enlarging import enlarged
 from pipelines.restoration.face_queue import FaceDraw, Failure
 from pipelines.restoration.face_rows import FaceRow
 from pipelines.restoration.identity import IdentityCheck
@@ -119,9 +120,9 @@ class WholePhoto:
         """The photo with the faces of each draw, and the deviation of its pixels over several."""
         settings = self.settings
         kept = [face.frame for face in self.faces if not face.is_restored]
+        background = enlarged(photo.pixels, settings.upscale, settings.upscaler)
         if not restored:
-            pixels = enlarge(photo.pixels, settings.upscale)
-            return [pixels] * samples, np.zeros(pixels.shape[:2]) if samples > 1 else None
+            return [background] * samples, np.zeros(background.shape[:2]) if samples > 1 else None
         pictures = []
         deviation = SpreadOfPhoto()
         for number in range(samples):
@@ -131,6 +132,7 @@ class WholePhoto:
                 keep=kept,
                 strength=settings.strength,
                 upscale=settings.upscale,
+                background=background,
             )
             pictures.append(pasted)
             deviation.add(pasted)

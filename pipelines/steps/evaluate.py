@@ -69,7 +69,9 @@ def make_evaluator(first: EvaluateTask) -> Callable[[EvaluateTask], EvaluateRepo
     from pipelines.dataset.manifest import open_dataset
 
     dataset = open_dataset(first.dataset, decode_ours_sandboxed)
-    if (dataset.info.lq_px, dataset.info.hq_px) != (first.cascade.lq_px, first.cascade.hq_px):
+    lq_px, hq_px = dataset.info.lq_px, dataset.info.hq_px
+    # the input of a cascade whose IRM-2 sees it has the size of the output
+    if (first.cascade.lq_px, first.cascade.hq_px) not in ((lq_px, hq_px), (hq_px, hq_px)):
         raise UsageError(
             f"the dataset holds {dataset.info.lq_px} -> {dataset.info.hq_px} px, the cascade in "
             f"{first.cascade.folder} restores {first.cascade.lq_px} -> {first.cascade.hq_px} px; evaluate it "

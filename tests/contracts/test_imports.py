@@ -35,6 +35,7 @@ DOORS = {
     "jinja2": "pipelines/report/",
     "lpips": None,
     "mlflow": ("pipelines/registry/", "pipelines/tracking/"),
+    "ncnn": "pipelines/restoration/",
     "pyarrow": "pipelines/dataset/",
     "pydantic": "pipelines/recipes/",
     "ray": "pipelines/cluster/",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from diffbfr.cascade import (
     Cascade,
@@ -261,6 +262,27 @@ def test_each_draw_is_the_restoration_of_its_key_and_the_spread_is_theirs() -> N
 def test_uneven_or_single_draws_are_refused(rows: list[list[str]], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         _cascade().restore_samples(_faces(2), rows)
+
+
+def test_a_cascade_whose_irm2_sees_the_input_takes_it_at_full_size() -> None:
+    """IRM-1 gets it reduced, IRM-2 as it is, beside what IRM-1 made of it."""
+    irm2 = TINY_STAGES["irm2"]
+    cascade = _cascade({**TINY_STAGES, "irm2": replace(irm2, unet=replace(irm2.unet, in_channels=9))})
+    assert (cascade.lq_px, cascade.hq_px) == (32, 32)
+    faces = _faces(px=32)
+    restored = cascade.restore(faces, KEYS)
+    reduced = interpolate(faces, size=8, mode="bilinear", antialias=True)
+    assert torch.equal(restored.irm1, _cascade().identity(reduced, KEYS))
+    enlarged = upsample(restored.irm1, 32)
+    seen = torch.cat([enlarged, faces], 1)
+    assert torch.equal(
+        restored.irm2, sample(cascade.irm2, KEYS, "fast", start_image=enlarged, condition=seen)
+    )
+    with pytest.raises(UsageError, match=r"faces are \(3, 8, 8\); expected \(3, 32, 32\)"):
+        cascade.restore(_faces(), KEYS)
+    with pytest.raises(UsageError, match=r"irm2 was given \(3, 32, 32\); expected \(6, 32, 32\)"):
+        sample(cascade.irm2, KEYS, "fast", start_image=faces, condition=faces)
+    assert torch.equal(cascade.restore(faces[:1], KEYS[:1]).tem, restored.tem[:1])
 
 
 def test_one_stage_can_be_run_alone() -> None:

@@ -28,17 +28,20 @@ from tests.infra.hosts import Host, Network, network
 from tests.infra.smoke import contents, diffbfr, run_here, run_words
 
 ASKED_FOR = "DIFFBFR_TEST_SERVICES"
-NUM_FACES = 24
+NUM_FACES = 8
 FIXED_ORDER = [f"{stage}.training.reduce_leaves=2" for stage in ("irm1", "irm2", "tem")]
 """With it, weights do not depend on the number of ranks, which changes while hosts come and go."""
 LONGER = [
-    "data.shard_size=4",
+    "data.shard_size=8",
     *(
         f"{stage}.training.{setting}"
         for stage in ("irm1", "tem")
-        for setting in ("num_samples=96", "checkpoint_samples=16")
+        for setting in ("num_samples=48", "checkpoint_samples=8")
     ),
 ]
+
+_STARTS = 3
+"""A raylet ends if its agent is not there within its time; on a busy machine that happens."""
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get(ASKED_FOR), reason=f"takes many minutes; set {ASKED_FOR}=1"),
@@ -64,10 +67,10 @@ class Hosts:
     def ray_address(self) -> str:
         return f"{self.head.address}:6379"
 
-    def join(self) -> Host:
+    def join(self, cpus: int = 1) -> Host:
         """Start another worker."""
         host = self._add(f"worker{len(self.workers)}", weights=False)
-        self._start_ray(host, [f"--address={self.ray_address}", "--num-cpus=1"])
+        self._start_ray(host, [f"--address={self.ray_address}", f"--num-cpus={cpus}"])
         self.workers.append(host)
         return host
 
@@ -82,6 +85,10 @@ class Hosts:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": "/tmp/token",
             "DIFFBFR_FACE_DETECTOR": "",
+            # of a machine that is busy, and is several hosts at once
+            "RAY_agent_register_timeout_ms": "300000",
+            "RAY_raylet_start_wait_time_s": "300",
+            "RAY_worker_niceness": "0",
         }
         host = self._net.add(name, environment, weights)
         host.write("/tmp/token", self._token)
@@ -89,7 +96,11 @@ class Hosts:
 
     def _start_ray(self, host: Host, words: list[str]) -> None:
         usual = [f"--node-ip-address={host.address}", "--object-store-memory=100000000"]
-        host.run("ray", "start", *usual, *words, "--disable-usage-stats")
+        for _ in range(_STARTS):
+            if host.run("ray", "start", *usual, *words, "--disable-usage-stats", check=False).returncode == 0:
+                return
+            host.run("ray", "stop", "--force", check=False)
+        raise AssertionError(f"Ray does not start on {host.name}")
 
 
 @pytest.fixture(scope="module")
@@ -153,14 +164,14 @@ def test_the_first_face_comes_soon_and_no_worker_needs_the_drivers_disk(hosts: H
     done: list[subprocess.CompletedProcess[str]] = []
     job = threading.Thread(
         target=lambda: done.append(
-            hosts.submit(*words, *as_words([f"cluster.address={hosts.ray_address}", "restore.unit_size=4"]))
+            hosts.submit(*words, *as_words([f"cluster.address={hosts.ray_address}", "restore.unit_size=1"]))
         )
     )
     job.start()
     seconds = wait_for(lambda: [path for path in below("first") if path.endswith(".png")]) - hosts.started
     job.join()
     assert done[0].returncode == 0, done[0].stdout[-3000:]
-    here = diffbfr([*words[:2], "s3://diffbfr/first-here", "--aligned", "--set", "restore.unit_size=4"])
+    here = diffbfr([*words[:2], "s3://diffbfr/first-here", "--aligned", "--set", "restore.unit_size=2"])
     assert here.returncode == 0, here.stderr
     assert ledger("s3://diffbfr/first") == ledger("s3://diffbfr/first-here")
     print(json.dumps({"seconds from ray start to the first face": round(seconds, 1)}))
@@ -181,7 +192,8 @@ def test_the_doctor_finds_every_node_fit_and_a_lost_token(hosts: Hosts) -> None:
     )
     print(without.stdout, without.stderr)
     assert without.returncode == 1
-    assert "no Ray cluster at" in without.stdout
+    assert "refuses this process" in without.stdout
+    assert "set RAY_AUTH_MODE=token" in without.stdout
 
 
 def test_photos_and_outputs_on_the_drivers_disk_are_one_line_and_blame_no_photo(hosts: Hosts) -> None:
@@ -275,7 +287,25 @@ def test_a_restore_through_a_lost_and_a_new_host_equals_one_machine(hosts: Hosts
     troubles = threading.Thread(target=trouble)
     troubles.start()
     words = ["restore", "s3://diffbfr/faces", "s3://diffbfr/lost", "--aligned", "--mode", "fast"]
-    done = hosts.submit(*words, *as_words([*elastic(hosts), "restore.unit_size=2"]))
+    done = hosts.submit(*words, *as_words([*elastic(hosts), "restore.unit_size=1"]))
     troubles.join()
     assert done.returncode == 0, done.stdout[-3000:]
     assert ledger("s3://diffbfr/lost") == ledger("s3://diffbfr/first-here")
+
+
+def test_two_workers_on_two_hosts_and_on_one(hosts: Hosts) -> None:
+    """What a second host costs or brings: the same restoration with the same number of workers."""
+    words = ["restore", "s3://diffbfr/faces"]
+    settings = as_words([f"cluster.address={hosts.ray_address}", "restore.unit_size=2"])
+    seconds: dict[str, float] = {}
+    for name in ("two hosts", "one host"):
+        if name == "one host":
+            for host in hosts.workers:
+                host.kill()
+            hosts.join(cpus=2)
+        started = time.monotonic()
+        done = hosts.submit(*words, f"s3://diffbfr/{name.replace(' ', '-')}", "--aligned", *settings)
+        seconds[name] = round(time.monotonic() - started, 1)
+        assert done.returncode == 0, done.stdout[-3000:]
+    print(json.dumps({"seconds of the same restoration by two workers": seconds}))
+    assert ledger("s3://diffbfr/two-hosts") == ledger("s3://diffbfr/one-host")

@@ -3,21 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from diffbfr.metrics.cards import FFHQ_HOLDOUT
-from diffbfr.metrics.frechet import FID_EMBEDDING, to_npz
-from pipelines import storage
-from pipelines.evaluation.pair_scores import SCORES, PairScores, read_pair_scores
+from pipelines.evaluation.pair_scores import PairScores
 from pipelines.experiments.paper.arms import Arm
 from pipelines.experiments.paper.numbers import METRICS
 from pipelines.experiments.paper.restoring import REFERENCE
-from pipelines.flows.evaluate_pairs import PairRequest, evaluate_pairs
+from pipelines.experiments.scored_folders import score_folder
 
 if TYPE_CHECKING:
     from pipelines.cluster import Cluster
-
-STATISTICS: Final = "reference.npz"
 
 Values = Mapping[str, Mapping[str, float]]
 """Arm -> metric -> value, of one seed; a metric that was not measured is missing."""
@@ -40,7 +35,7 @@ class Scored:
 
 def score_arms(folder: Path, seeds: Sequence[int], arms: Sequence[Arm], cluster: "Cluster") -> Scored:
     """Score what `restoring` wrote to a folder; what was scored before is read."""
-    found = [{arm.name: _score(folder, seed, arm, cluster) for arm in arms} for seed in seeds]
+    found = [_score_seed(folder, seed, arms, cluster) for seed in seeds]
     first = next(iter(found[0].values()))
     return Scored(
         seeds=tuple(seeds),
@@ -59,21 +54,15 @@ def _measured(scores: PairScores) -> Iterable[tuple[str, float]]:
     return ((line.key, line.value) for line in scores.lines if line.value is not None)
 
 
+def _score_seed(folder: Path, seed: int, arms: Sequence[Arm], cluster: "Cluster") -> dict[str, PairScores]:
+    return {arm.name: _score(folder, seed, arm, cluster) for arm in arms}
+
+
 def _score(folder: Path, seed: int, arm: Arm, cluster: "Cluster") -> PairScores:
-    """The scores of one arm; the references' statistics are made by the first and given to the others."""
-    out = folder / "scores" / str(seed) / arm.name
-    if (out / SCORES).is_file():
-        return read_pair_scores(str(out))
-    statistics = folder / STATISTICS
-    request = PairRequest(
-        restored=str(folder / str(seed) / arm.name),
-        reference=str(folder / REFERENCE),
-        card=FFHQ_HOLDOUT,
-        metrics=METRICS,
-        statistics=str(statistics) if statistics.is_file() else "",
-        allow_few=True,
+    return score_folder(
+        folder / str(seed) / arm.name,
+        folder / REFERENCE,
+        folder / "scores" / str(seed) / arm.name,
+        cluster,
+        METRICS,
     )
-    report = evaluate_pairs(request, str(out), cluster)
-    if FID_EMBEDDING in report.references and not statistics.is_file():
-        storage.write_atomic(str(statistics), to_npz(report.references[FID_EMBEDDING]))
-    return report.scores

@@ -247,6 +247,33 @@ def test_irm2_may_see_the_ground_truth_resized_and_then_reads_no_column(tiny_dat
     assert torch.equal(batch.noise, sampled.noise)
 
 
+def test_irm2_may_see_its_input_beside_the_column(tiny_dataset: ShardedDataset) -> None:
+    """The first half of the condition is the paper's; the second is the degraded face at full size."""
+    irm2 = TINY_STAGES["irm2"]
+    nine = replace(irm2, unet=replace(irm2.unet, in_channels=9))
+    config = replace(CONFIG, condition="both", global_batch=20)
+    batch = next(PositionLoader(tiny_dataset, nine, config, COLUMN).batches())
+    paper = _batch(tiny_dataset, "irm2", 0, 20)
+    assert batch.condition is not None
+    assert paper.condition is not None
+    assert torch.equal(batch.condition[:, :3], paper.condition)
+    assert torch.equal(batch.y_0, paper.y_0)
+    keys = tiny_dataset.keys("train")
+    for place in range(20):
+        key = keys[row_at(CONFIG.seed, place, len(keys))]
+        known = [to_tensor(lq_to_model(tiny_dataset.lq(key, variant), 32))[0] for variant in range(2)]
+        assert any(torch.equal(batch.condition[place, 3:], x_0) for x_0 in known)
+
+
+@pytest.mark.parametrize(("condition", "channels"), [("both", 6), ("sampled", 9), ("resized", 9)])
+def test_a_condition_of_other_channels_than_the_network_is_refused(
+    tiny_dataset: ShardedDataset, condition: Any, channels: int
+) -> None:
+    stage = replace(TINY_STAGES["irm2"], unet=replace(TINY_STAGES["irm2"].unet, in_channels=channels))
+    with pytest.raises(UsageError, match=f"irm2 has condition={condition} with unet.in_channels={channels};"):
+        PositionLoader(tiny_dataset, stage, replace(CONFIG, condition=condition), COLUMN)
+
+
 def test_a_column_that_would_not_be_read_is_refused(tiny_dataset: ShardedDataset) -> None:
     config = replace(CONFIG, condition="resized")
     with pytest.raises(

@@ -58,6 +58,7 @@ COMMAND_LINE = {
         "--fidelity",
         "--strength",
         "--upscale",
+        "--upscaler",
         "--min-face",
         "--any-size",
         "--only-center",

@@ -39,9 +39,10 @@ def _recipe() -> Recipe:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_weights() -> Iterator[None]:
+def _no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("DIFFBFR_SQUEEZENET", raising=False)
+        patch.setenv("DIFFBFR_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -118,6 +118,7 @@ EDITS = (
     setting("data.degradation.sigma", (0.0, 8.0), ALL, "config degradation.sigma"),
     setting("data.hq_codec", "png", ALL, "config hq_codec: webp -> png"),
     setting("data.max_bad", 3, ()),
+    setting("data.max_enlargement", 2.0, ()),
     setting("column.max_bad_share", 0.5, ()),
     setting("irm1.training.seed", 1, FROM_IRM1, "config training.seed: 0 -> 1"),
     setting("irm1.stage.loss", "l2", FROM_IRM1, "config stage.loss: l1 -> l2"),

@@ -152,6 +152,18 @@ def test_a_stage_trained_from_an_import_and_its_cascade_keep_the_licence(importe
 
 
 @pytest.mark.slow
+def test_a_cascade_whose_irm2_sees_its_input_is_trained_and_restores(tmp_path: Path) -> None:
+    recipe = change(pocket(num_samples=8), {"irm2.training.condition": "both"})
+    assert recipe.irm2.stage.unet.in_channels == 9
+    train_cascade.run(recipe, str(tmp_path / "root"))
+    cascade = ArtifactStore(str(tmp_path / "root")).latest("cascade")
+    assert cascade is not None
+    assert pin_model(ArtifactStore(str(tmp_path / "root")).artifact_dir(cascade.identity)).lq_px == 32
+    (mirror,) = (tmp_path / "root" / "artifacts" / "restore").glob("*/*/ledger.parquet")
+    assert mirror.is_file()
+
+
+@pytest.mark.slow
 def test_an_own_stage_and_imported_ones_make_a_cascade(imported: Imported, tmp_path: Path) -> None:
     """A stage from a folder is registered with the cascade; sizes that do not fit are refused."""
     own = tmp_path / "own"
@@ -176,6 +188,14 @@ def test_the_settings_of_further_training_make_the_imported_network() -> None:
         settings = settings_of(known.stage)
         assert load("paper", overrides=settings).stage(name).stage.trained == known.stage.trained
         assert bool(settings) == (name != "irm1")
+
+
+def test_the_condition_of_irm2_brings_its_channels() -> None:
+    both = change(pocket(), {"irm2.training.condition": "both"})
+    assert both.irm2.stage.sees_input
+    assert change(both, {"irm2.training.condition": "sampled"}) == pocket()
+    with pytest.raises(UsageError, match=r"condition=both with unet\.in_channels=6"):
+        change(pocket(), {"irm2.training.condition": "both", "irm2.stage.unet.in_channels": 6})
 
 
 def test_a_stage_has_the_recipes_initial_weights_unless_it_has_its_own() -> None:

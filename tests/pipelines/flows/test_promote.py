@@ -87,7 +87,7 @@ def train(run: Run, tmp_path: Path) -> Trainer:
 
 
 def scores(folder: Path, dataset: str) -> Evaluation:
-    return evaluate_cascade(Cluster(RECIPE.cluster), pin_model(folder), dataset, RECIPE.evaluate, "fast")
+    return evaluate_cascade(Cluster(RECIPE.cluster), pin_model(folder), dataset, RECIPE.evaluate, "fast", "")
 
 
 @pytest.fixture
