@@ -271,7 +271,7 @@ def _verify(source: str, output: str, config: str | None, overrides: list[str] |
         say_json(report)
     else:
         counts = [("inputs", report.inputs), ("outputs", report.outputs), ("bytes", report.bytes_read)]
-        say_block(table(("read again", ""), [*counts, ("differ", len(report.problems))]))
+        say_block(table(("read again", ""), [*counts, ("differ", report.num_problems)]))
         for problem in report.problems[:_NUM_SHOWN]:
             say(f"{problem.path}: {problem.message}")
     require_same(report)

@@ -7,8 +7,8 @@ raised again, so that it is not retried.
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
@@ -17,10 +17,11 @@ from pipelines.cluster.capacity import CapacityWarning
 from pipelines.cluster.failures import describe, unwrap
 from pipelines.cluster.hangs import HangWatch, time_limit
 from pipelines.cluster.metrics import MetricsExporter
-from pipelines.progress import Progress
+from pipelines.progress import Fact, Progress
 
 Task = TypeVar("Task")
 Report = TypeVar("Report")
+Facts = Mapping[str, Fact]
 
 NUM_RETRIES = 3
 """How often a task is retried after its actor died: the task itself may be what kills actors."""
@@ -34,58 +35,85 @@ _POLL_S = 0.5
 
 
 class Collector(Generic[Task, Report]):
-    """The outcome of each task so far, by its position; independent of Ray."""
+    """The tasks of one work, taken one by one, and what became of them; independent of Ray.
+
+    With `on_report` alone it holds the tasks in flight and nothing of those that have ended; `keep` keeps the
+    report of each for `reports`.
+    """
 
     def __init__(
         self,
         label: str,
-        tasks: Sequence[Task],
+        tasks: Iterable[Task],
         weight: Callable[[Task], int],
         progress: Progress,
-        on_report: Callable[[Report], None] | None,
+        on_report: Callable[[Report], Facts | None] | None,
         metrics: MetricsExporter | None = None,
+        keep: bool = True,
     ) -> None:
         self.label = label
-        self.tasks = tasks
         self.metrics = metrics if metrics is not None else MetricsExporter(label, enabled=False)
+        self._tasks = iter(tasks)
         self._weight = weight
         self._progress = progress
         self._on_report = on_report
+        self._keep = keep
+        self._taken = 0
+        self._in_flight: dict[int, Task] = {}
         self._reports: dict[int, Report] = {}
-        self._failures: dict[int, BaseException] = {}
+        self._first_failures: list[tuple[int, str]] = []
+        self._cause: BaseException | None = None
+        self.num_failed = 0
+
+    def take(self) -> tuple[int, Task] | None:
+        """The next task and its position; None if there is none left."""
+        for task in self._tasks:
+            position = self._taken
+            self._taken += 1
+            self._in_flight[position] = task
+            return position, task
+        return None
+
+    def task(self, position: int) -> Task:
+        """A task that was taken and has not ended."""
+        return self._in_flight[position]
 
     def succeed(self, position: int, report: Report) -> None:
-        """Record a report, move the progress line, call `on_report`."""
-        self._reports[position] = report
-        weight = self._weight(self.tasks[position])
-        self._progress.advance(weight)
+        """Record a report, call `on_report`, move the progress line."""
+        weight = self._weight(self._in_flight.pop(position))
+        if self._keep:
+            self._reports[position] = report
+        facts = self._on_report(report) if self._on_report is not None else None
+        self._progress.advance(weight, **(facts or {}))
         self.metrics.done(weight, self._progress.unit)
         self.metrics.report(report)
-        if self._on_report is not None:
-            self._on_report(report)
 
     def fail(self, position: int, error: BaseException) -> None:
         """Record a failure; one of the request or the place is raised, as other tasks would meet it too."""
+        task = self._in_flight.pop(position)
         if isinstance(error, UsageError | QuarantineError | storage.PlaceError):
             raise error
-        self._failures[position] = error
+        self.num_failed += 1
+        self._cause = self._cause or error
+        named = f"task {getattr(task, 'index', position)}: {describe(error)}"
+        self._first_failures = sorted([*self._first_failures, (position, named)])[:_NUM_NAMED]
         self.metrics.task_failed()
 
-    def reports(self) -> list[Report]:
-        """Every report, in the order of the tasks; IncompleteError that names the first tasks that failed."""
-        if self._failures:
-            first = sorted(self._failures.items())[:_NUM_NAMED]
-            named = "; ".join(self._describe(position, error) for position, error in first)
-            num_more = len(self._failures) - len(first)
+    def check(self) -> None:
+        """IncompleteError that names the first tasks that failed, if any has."""
+        if self.num_failed:
+            named = "; ".join(text for _, text in self._first_failures)
+            num_more = self.num_failed - len(self._first_failures)
             more = f", and {num_more} more" if num_more else ""
             raise IncompleteError(
-                f"{self.label}: {len(self._failures)} of {len(self.tasks)} tasks failed ({named}{more}); "
+                f"{self.label}: {self.num_failed} of {self._taken} tasks failed ({named}{more}); "
                 "the others are done; run the same command again"
-            ) from next(iter(self._failures.values()))
-        return [self._reports[position] for position in range(len(self.tasks))]
+            ) from self._cause
 
-    def _describe(self, position: int, error: BaseException) -> str:
-        return f"task {getattr(self.tasks[position], 'index', position)}: {describe(error)}"
+    def reports(self) -> list[Report]:
+        """Every report, in the order of the tasks; IncompleteError as of `check`."""
+        self.check()
+        return [self._reports[position] for position in range(self._taken)]
 
 
 class Worker(Generic[Task, Report]):
@@ -118,7 +146,8 @@ def with_retries(function: Callable[[Task], Report], task: Task) -> Report:
 
 def run_serially(function: Callable[[Task], Report], collector: Collector[Task, Report]) -> None:
     """Run every task in this process, in order; a task that fails stops no other, as on Ray."""
-    for position, task in enumerate(collector.tasks):
+    while taken := collector.take():
+        position, task = taken
         try:
             report = function(task)
         except Exception as error:
@@ -148,7 +177,6 @@ def run_tasks(
     def has_no_core() -> bool:
         return bool(ray.cluster_resources().get("CPU", 0) < 1)  # type: ignore[no-untyped-call]
 
-    queue = deque(range(len(collector.tasks)))
     capacity = CapacityWarning(collector.label, max_in_flight, 1)
     hangs = hangs or HangWatch(collector.label)
     in_flight: dict[Any, int] = {}
@@ -158,10 +186,11 @@ def run_tasks(
         hangs.check()
 
     try:
-        while queue or in_flight:
-            while queue and len(in_flight) < max_in_flight:
-                position = queue.popleft()
-                in_flight[run.remote(collector.tasks[position])] = position
+        while True:
+            while len(in_flight) < max_in_flight and (taken := collector.take()):
+                in_flight[run.remote(taken[1])] = taken[0]
+            if not in_flight:
+                break
             ended = _wait_for_one(in_flight, check, on_poll)
             position = in_flight.pop(ended)
             try:
@@ -193,8 +222,8 @@ def run_actors(
     import ray
 
     actor_class: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(Worker)
-    num_deaths = [0] * len(collector.tasks)
-    queue = deque(range(len(collector.tasks)))
+    num_deaths: Counter[int] = Counter()
+    retries: list[int] = []
     in_flight: dict[Any, tuple[int, Any]] = {}
     capacity = CapacityWarning(collector.label, num_actors, num_cpus)
     hangs = hangs or HangWatch(collector.label)
@@ -202,6 +231,12 @@ def run_actors(
     def has_no_room() -> bool:
         free = ray.available_resources()  # type: ignore[no-untyped-call]
         return bool(free.get("CPU", 0) < num_cpus or free.get("GPU", 0) < num_gpus)
+
+    def take() -> tuple[int, Task] | None:
+        if retries:
+            position = retries.pop()
+            return position, collector.task(position)
+        return collector.take()
 
     def on_poll() -> None:
         capacity.check(bool(in_flight), has_no_room)
@@ -213,11 +248,13 @@ def run_actors(
 
     actors = _ActorPool(lambda: actor_class.remote(factory), num_actors)
     try:
-        while queue or in_flight:
-            while queue and actors.idle:
-                position, actor = queue.popleft(), actors.idle.pop()
-                in_flight[actor.run.remote(collector.tasks[position])] = position, actor
+        waiting = take()
+        while waiting or in_flight:
+            while waiting and actors.idle:
+                position, actor = waiting[0], actors.idle.pop()
+                in_flight[actor.run.remote(waiting[1])] = position, actor
                 hangs.begin(position)
+                waiting = take()
             if not in_flight and not actors.starting:
                 raise IncompleteError(
                     f"{actors.num_failed_starts} workers died before they began; expected them to live; run "
@@ -243,9 +280,12 @@ def run_actors(
                 if num_deaths[position] > NUM_RETRIES:
                     collector.fail(position, error)
                 else:
-                    queue.appendleft(position)
+                    # the retry first, before the task that has no actor yet
+                    retries += [waiting[0], position] if waiting else [position]
+                    waiting = take()
                 continue
             else:
+                num_deaths.pop(position, None)
                 collector.succeed(position, report)
             actors.idle.append(actor)
     finally:

@@ -5,14 +5,15 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from diffbfr.errors import UsageError
+from diffbfr.errors import UsageError, one_line
 from pipelines.cluster import exposure, orphans, pool, trainer
+from pipelines.cluster.draining import Draining
 from pipelines.cluster.hangs import HangWatch
 from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import LocalReporter
@@ -215,17 +216,96 @@ class Cluster:
         `on_report` is called in the driver as each task ends. `weight` is how many `unit`s a task adds to the
         progress line.
         """
-        with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
+        total = sum(weight(task) for task in tasks)
+        with Progress(label, total, unit) as progress:
             collector = pool.Collector(label, tasks, weight, progress, on_report, self._exporter(label))
-            retrying = partial(pool.with_retries, function)
-            if self.config.num_workers == 0:
-                pool.run_serially(retrying, collector)
-            elif tasks:
-                self.start()
-                pool.run_tasks(
-                    retrying, collector, self.config.num_workers, self._check, self._hang_watch(label)
-                )
+            self._run_tasks(function, collector, len(tasks))
         return collector.reports()
+
+    def for_each(
+        self,
+        function: Callable[[Task], Report],
+        tasks: Iterable[Task],
+        on_report: Callable[[Report], pool.Facts | None],
+        *,
+        label: str,
+        total: int,
+        unit: str = "items",
+        weight: Callable[[Task], int] = lambda task: 1,
+    ) -> None:
+        """Like `map` for tasks that are made as they are begun, and whose reports are not kept.
+
+        `on_report` is called in the driver as each task ends, in this order; what it returns is shown on the
+        progress line. `total` is the sum of the weights. The first Ctrl-C ends the tasks, and the work when
+        those that were begun have ended.
+        """
+        with Progress(label, total, unit) as progress, Draining() as draining:
+            collector = self._streaming(label, tasks, weight, progress, on_report, draining)
+            self._run_tasks(function, collector, total)
+        draining.check()
+        collector.check()
+
+    def for_each_on_actors(
+        self,
+        factory: Callable[[], Callable[[Task], Report]],
+        tasks: Iterable[Task],
+        on_report: Callable[[Report], pool.Facts | None],
+        *,
+        label: str,
+        total: int,
+        num_tasks: int,
+        unit: str = "items",
+        weight: Callable[[Task], int] = lambda task: 1,
+    ) -> None:
+        """Like `for_each`, on actors as of `map_actors`; there are no more actors than `num_tasks`."""
+        with Progress(label, total, unit) as progress, Draining() as draining:
+            collector = self._streaming(label, tasks, weight, progress, on_report, draining)
+            self._run_actors(factory, collector, num_tasks, one_core=False)
+        draining.check()
+        collector.check()
+
+    def _streaming(
+        self,
+        label: str,
+        tasks: Iterable[Task],
+        weight: Callable[[Task], int],
+        progress: Progress,
+        on_report: Callable[[Report], pool.Facts | None],
+        draining: Draining,
+    ) -> "pool.Collector[Task, Report]":
+        until = draining.until_requested(iter(tasks))
+        return pool.Collector(label, until, weight, progress, on_report, self._exporter(label), keep=False)
+
+    def _run_tasks(
+        self, function: Callable[[Task], Report], collector: "pool.Collector[Task, Report]", num_tasks: int
+    ) -> None:
+        retrying = partial(pool.with_retries, function)
+        if self.config.num_workers == 0:
+            pool.run_serially(retrying, collector)
+        elif num_tasks:
+            self.start()
+            watch = self._hang_watch(collector.label)
+            pool.run_tasks(retrying, collector, self.config.num_workers, self._check, watch)
+
+    def _run_actors(
+        self,
+        factory: Callable[[], Callable[[Task], Report]],
+        collector: "pool.Collector[Task, Report]",
+        num_tasks: int,
+        one_core: bool,
+    ) -> None:
+        if self.config.num_workers == 0:
+            pool.run_serially(pool.Worker(factory).run, collector)
+        elif num_tasks:
+            self.start()
+            workers, gpus = self._num_workers_with_room(), int(self._resource("GPU"))
+            on_one_core = one_core and not gpus
+            num_actors = self._num_one_core_actors(workers) if on_one_core else workers
+            num_actors = min(num_actors, num_tasks)
+            cpus = 1 if on_one_core else self._cpus_per_worker(num_actors)
+            gpu_share = pool.gpu_share(num_actors, gpus)
+            watch = self._hang_watch(collector.label)
+            pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._check, watch)
 
     def map_actors(
         self,
@@ -244,21 +324,10 @@ class Cluster:
         `one_core` starts an actor for each core of the workers: for functions that compute on one thread, so
         that their bytes do not depend on the number of cores.
         """
-        with Progress(label, sum(weight(task) for task in tasks), unit) as progress:
+        total = sum(weight(task) for task in tasks)
+        with Progress(label, total, unit) as progress:
             collector = pool.Collector(label, tasks, weight, progress, on_report, self._exporter(label))
-            if self.config.num_workers == 0:
-                pool.run_serially(pool.Worker(factory).run, collector)
-            elif tasks:
-                self.start()
-                workers, gpus = self._num_workers_with_room(), int(self._resource("GPU"))
-                on_one_core = one_core and not gpus
-                num_actors = self._num_one_core_actors(workers) if on_one_core else workers
-                num_actors = min(num_actors, len(tasks))
-                cpus = 1 if on_one_core else self._cpus_per_worker(num_actors)
-                gpu_share = pool.gpu_share(num_actors, gpus)
-                pool.run_actors(
-                    factory, collector, num_actors, cpus, gpu_share, self._check, self._hang_watch(label)
-                )
+            self._run_actors(factory, collector, len(tasks), one_core)
         return collector.reports()
 
     def train(
@@ -359,6 +428,11 @@ class Cluster:
                     logging_level=logging.ERROR,
                 )
                 silence_ray()
+        except ray.exceptions.AuthenticationError as error:
+            raise UsageError(
+                f"the Ray cluster at {address} refuses this process ({one_line(error).partition('. ')[0]}); "
+                "expected its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with it"
+            ) from error
         # Nobody listens, it is no address, or the cluster runs another version of Ray or Python.
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())

@@ -33,7 +33,14 @@ from pipelines.dataset.commits import Quarantined
 from pipelines.dataset.record_checks import check_column, check_index_tar, check_info
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.dataset.shard_cache import cache_of
-from pipelines.dataset.tables import TableWriter, read_rows, read_table, stream_rows, write_rows
+from pipelines.dataset.tables import (
+    TableWriter,
+    read_rows,
+    read_table,
+    stream_columns,
+    stream_rows,
+    write_rows,
+)
 
 __all__ = [
     "COLUMN_RECORD",
@@ -52,6 +59,7 @@ __all__ = [
     "read_record",
     "read_rows",
     "read_shard_keys",
+    "stream_columns",
     "stream_rows",
     "write_column_record",
     "write_ledger",

@@ -12,7 +12,8 @@ import tempfile
 import types
 import typing
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -31,6 +32,8 @@ _SCALARS: Final[dict[Any, pa.DataType]] = {
     bool: pa.bool_(),
 }
 _ROWS_AT_ONCE: Final = 256
+_ROWS_IN_GROUP: Final = 1 << 14
+_COLUMNS_AT_ONCE: Final = 4096
 
 
 class TableWriter:
@@ -60,11 +63,12 @@ class TableWriter:
         if table.num_rows:
             self._writer.write_table(table)
 
-    def close(self) -> str:
-        """Finish the file, publish it and return its sha256."""
+    def close(self, name: Callable[[str], str] | None = None) -> str:
+        """Finish the file, publish it and return its sha256; `name` makes its place from its sha256."""
         self._writer.close()
-        storage.put_file(self._path, self._uri, within=self._within, mode=self._mode)
         sha256 = storage.digest(self._path)
+        place = self._uri if name is None else name(sha256)
+        storage.put_file(self._path, place, within=self._within, mode=self._mode)
         self._remove()
         return sha256
 
@@ -74,7 +78,9 @@ def write_rows(
 ) -> str:
     """Write dataclass rows as one parquet file; returns its sha256."""
     writer = TableWriter(uri, row_type, within, mode)
-    writer.append(rows)
+    remaining = iter(rows)
+    while group := list(islice(remaining, _ROWS_IN_GROUP)):
+        writer.append(group)
     return writer.close()
 
 
@@ -92,6 +98,29 @@ def stream_rows(uri: str, row_type: type[Row], sha256: str = "") -> Iterator[Row
             columns = batch.to_pydict()
             for values in zip(*(columns[name] for name in names), strict=True):
                 yield build(dict(zip(names, values, strict=True)))
+
+
+def stream_columns(
+    uri: str, row_type: type[Any], names: Sequence[str], sha256: str = ""
+) -> Iterator[list[list[Any]]]:
+    """Yield some columns of a table of scalars a batch at a time, far faster than rows.
+
+    A column that an older version did not write has its default. `ShardDamagedError` if the file is not what
+    was written.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(row_type)}
+    try:
+        with _opened(uri, row_type, sha256) as file:
+            present = [name for name in names if name in file.schema_arrow.names]
+            for batch in file.iter_batches(_COLUMNS_AT_ONCE, columns=present):
+                yield [
+                    batch.column(name).to_pylist() if name in present else [defaults[name]] * batch.num_rows
+                    for name in names
+                ]
+    except (pa.ArrowException, ValueError) as error:
+        raise ShardDamagedError(
+            f"{uri} is damaged ({error}); expected the table as it was written"
+        ) from error
 
 
 def read_table(uri: str, row_type: type[Any], sha256: str = "") -> pa.Table:

@@ -131,7 +131,7 @@ def _count_all(
     classifier: Classifier,
     kept: Digits,
     test: Digits,
-    made: Mapping[tuple[str, int], NDArray[np.uint8]],
+    made: Mapping[tuple[ModelName, int], NDArray[np.uint8]],
     seeds: Sequence[int],
     count: int,
 ) -> dict[str, list[LabelCounts]]:
@@ -152,7 +152,8 @@ def _real_digits(kept: Digits, test: Digits, seed: int, count: int) -> NDArray[n
     weights = torch.from_numpy(kept.shares)[torch.from_numpy(test.labels.astype(np.int64))]
     weights /= torch.from_numpy(test.shares)[torch.from_numpy(test.labels.astype(np.int64))]
     rows = torch.multinomial(weights, count, replacement=True, generator=generator)
-    return test.pixels[rows.numpy()]
+    drawn: NDArray[np.uint8] = test.pixels[rows.numpy()]
+    return drawn
 
 
 def format_table(found: Mapping[str, Sequence[LabelCounts]], kept: Digits) -> str:
@@ -202,7 +203,7 @@ def _write(
     target: Path,
     kept: Digits,
     found: Mapping[str, Sequence[LabelCounts]],
-    made: Mapping[tuple[str, int], NDArray[np.uint8]],
+    made: Mapping[tuple[ModelName, int], NDArray[np.uint8]],
     budget: Budget,
     accuracy: float,
     seconds: Mapping[str, float],

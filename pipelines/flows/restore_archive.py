@@ -13,12 +13,10 @@ damaged are made again from the records of the units; a unit whose record is dam
 """
 
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import partial
-from itertools import chain
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, UsageError
 from diffbfr.stages import Mode
@@ -34,26 +32,27 @@ from pipelines.flows.restore_output import (
     remove_outdated,
     say,
 )
-from pipelines.flows.restore_plan import find_changed_originals, find_current, plan_restore, split_units
+from pipelines.flows.restore_plan import find_current, plan_restore, restore_units, split_units
+from pipelines.progress import Fact
 from pipelines.restoration.access import file_mode
+from pipelines.restoration.archive_index import ArchiveIndex
 from pipelines.restoration.damage import clear_damage
-from pipelines.restoration.face_rows import FaceRow
+from pipelines.restoration.face_rows import FACES, FaceRow
+from pipelines.restoration.journal import remove_damaged
 from pipelines.restoration.model import RestorationModel
-from pipelines.restoration.outcomes import (
-    LEDGER,
-    Outcome,
-    remove_damaged,
-)
+from pipelines.restoration.open_journal import OpenJournal
+from pipelines.restoration.outcomes import LEDGER
 from pipelines.restoration.output_names import PNG_NAMING, Naming
-from pipelines.restoration.records import close_records
+from pipelines.restoration.records import TableRows, close_records
 from pipelines.restoration.request import PhotoSettings, RestoreRequest
 from pipelines.restoration.samples import first_prefix
 from pipelines.restoration.work import WorkItem
-from pipelines.sources import PhotoRef, PhotoSource, open_source
+from pipelines.sources import PhotoSource, open_source
 from pipelines.sources.weights_ref import WeightsRef
 from pipelines.steps.copy_duplicates import Copy, CopyTask, copy_duplicates
-from pipelines.steps.restore import BatchReport, RestoreTask, RestoreWorker, skipped_outcome
+from pipelines.steps.restore import BatchReport, RestoreTask, RestoreWorker
 
+Row = TypeVar("Row")
 _COPIES_PER_UNIT: Final = 64
 
 
@@ -95,6 +94,7 @@ class RestoreCounts:
 class RestoreReport:
     """Result of a restoration: `rows` is the ledger, `faces` the table of faces.
 
+    Both are read from their files at each iteration, as of the end of this run; `sample` picks some rows.
     `num_worked` inputs were processed in this run.
     """
 
@@ -105,8 +105,8 @@ class RestoreReport:
     hq_px: int
     options: RestoreOptions
     counts: RestoreCounts
-    rows: tuple[LedgerRow, ...]
-    faces: tuple[FaceRow, ...]
+    rows: TableRows[LedgerRow]
+    faces: TableRows[FaceRow]
     num_worked: int
     seconds: float
 
@@ -114,6 +114,13 @@ class RestoreReport:
     def ledger(self) -> str:
         """Address of the ledger."""
         return storage.join(self.output, LEDGER)
+
+    def sample(self, statuses: Collection[str], num: int) -> list[LedgerRow]:
+        """At most `num` rows with these statuses, spread evenly over the ledger."""
+        total = sum(count for status, count in asdict(self.counts).items() if status in statuses)
+        wanted = {i * total // num for i in range(num)} if total > num else set(range(total))
+        rows = (row for row in self.rows if row.status in statuses)
+        return [row for place, row in enumerate(rows) if place in wanted]
 
 
 def restore_archive(
@@ -136,46 +143,37 @@ def _restore_archive(
     source: PhotoSource, output: str, model: RestorationModel, options: RestoreOptions, cluster: Cluster
 ) -> RestoreReport:
     started = time.perf_counter()
-    listed = list(source.refs())
-    refs = [ref for ref in listed if not ref.skipped]
     request = _request(source, model, options)
-    units = open_output(output, request)
-
-    known = list(units.outcomes)
-    sizes = {entry.path: entry.num_bytes for entry in storage.walk(output)}
-    current = _without(find_current(source, refs, known, sizes), noted_damage(output))
-    waiting = [ref for ref in refs if ref.name not in current]
-    if waiting:
-        require_places(cluster, output, [(source, waiting)])
-    plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples), _naming(options))
-    changed = find_changed_originals(plan, current, output)
-    if changed:
-        current = _without(current, changed)
-        plan = plan_restore(source, refs, current, cluster, first_prefix(options.samples), _naming(options))
-    outcomes = dict(current)
-    outcomes.update(_restore(plan.items, source, output, model, request, options, cluster))
-    # a duplicate is copied from its original's file, so all originals are restored before
-    copies = [Copy(item, outcomes[original].row) for item, original in plan.duplicates]
-    outcomes.update(_copy(copies, output, request, cluster))
-
-    skipped = {ref.name: skipped_outcome(ref) for ref in listed if ref.skipped}
-    rows = _rows(listed, {**outcomes, **skipped})
-    report = RestoreReport(
-        source=source.uri,
-        output=output,
-        model_digest=model.digest,
-        licences=model.licences,
-        hq_px=model.hq_px,
-        options=options,
-        counts=_count(rows),
-        rows=rows,
-        faces=tuple(chain.from_iterable(outcomes[ref.name].faces for ref in refs)),
-        num_worked=len(plan.items) + len(copies),
-        seconds=time.perf_counter() - started,
-    )
-    remove_outdated(output, known, outcomes)
-    _close(report)
-    remove_damaged(output, units.damaged)
+    with ArchiveIndex() as index:
+        index.list_photos(source.refs())
+        journal = open_output(output, request, index)
+        index.find_files((entry.path, entry.num_bytes) for entry in storage.scan(output))
+        find_current(source, index, noted_damage(output))
+        if index.num_left():
+            require_places(cluster, output, [(source, index.refs_left())])
+        plan_restore(source, index, output, cluster, first_prefix(options.samples), _naming(options))
+        num_left = index.num_left()  # a finished original may have changed
+        _restore(index, journal, source, output, model, request, options, cluster)
+        # a duplicate is copied from its original's file, so all originals are restored before
+        _copy(index, journal, output, request, cluster)
+        index.require_complete()
+        counts = _count(index)
+        remove_outdated(output, index)
+        _close(index, source, output, model, options, counts, num_left)
+        report = RestoreReport(
+            source=source.uri,
+            output=output,
+            model_digest=model.digest,
+            licences=model.licences,
+            hq_px=model.hq_px,
+            options=options,
+            counts=counts,
+            rows=_table(output, LEDGER, LedgerRow, index.num_inputs()),
+            faces=_table("" if options.aligned else output, FACES, FaceRow, index.num_faces()),
+            num_worked=num_left,
+            seconds=time.perf_counter() - started,
+        )
+    remove_damaged(output, journal.damaged)
     clear_damage(output)
     return report
 
@@ -193,11 +191,13 @@ def require_clean(report: RestoreReport, max_bad: int = 0, strict: bool = False)
             f"{first.message}); expected every face restored; see {report.ledger} for what to mend, then run "
             "the same command again"
         )
-    bad = [row for row in report.rows if row.status == "quarantined" or (strict and row.status == "skipped")]
-    if len(bad) > max_bad:
+    bad = {"quarantined", "skipped"} if strict else {"quarantined"}
+    num_bad = report.counts.quarantined + (report.counts.skipped if strict else 0)
+    if num_bad > max_bad:
         found = "quarantined or skipped" if strict else "quarantined"
+        first = next(row for row in report.rows if row.status in bad)
         raise QuarantineError(
-            f"{len(bad)} of {len(report.rows)} inputs are {found} (first: {bad[0].name}: {bad[0].message}); "
+            f"{num_bad} of {len(report.rows)} inputs are {found} (first: {first.name}: {first.message}); "
             f"at most {max_bad} allowed; see {report.ledger}, mend or remove them, or raise --max-bad"
         )
 
@@ -238,89 +238,86 @@ def _naming(options: RestoreOptions) -> Naming:
     return PNG_NAMING if options.photos is None else Naming(options.photos.file_format or None)
 
 
-def _without(outcomes: Mapping[str, Outcome], names: Collection[str]) -> dict[str, Outcome]:
-    return {name: outcome for name, outcome in outcomes.items() if name not in names}
-
-
 def _restore(
-    items: Sequence[WorkItem],
+    index: ArchiveIndex,
+    journal: OpenJournal,
     source: PhotoSource,
     output: str,
     model: RestorationModel,
     request: RestoreRequest,
     options: RestoreOptions,
     cluster: Cluster,
-) -> Iterator[tuple[str, Outcome]]:
-    """Restore photos on device actors, unit by unit; yields each outcome with its input's name."""
-    tasks = [
+) -> None:
+    """Restore photos on device actors, unit by unit; tasks are made as actors get free."""
+    total = index.num_to_restore()
+    if not total:
+        return
+    tasks = (
         RestoreTask(
-            index=index,
+            index=number,
             source=source,
-            items=tuple(unit),
+            items=unit,
             output_uri=output,
             request=request,
             detector=options.detector,
             identity=options.identity,
         )
-        for index, unit in enumerate(split_units(items, options.unit_size))
-    ]
-    if tasks:
-        reports = cluster.map_actors(
-            partial(RestoreWorker, model),
-            tasks,
-            label="restore",
-            unit="photos",
-            weight=lambda task: len(task.items),
-        )
-        yield from _by_name(reports)
+        for number, unit in enumerate(restore_units(index, options.unit_size))
+    )
+    faces = 0
+
+    def take(report: BatchReport) -> Mapping[str, Fact]:
+        nonlocal faces
+        journal.add(report.outcomes)
+        faces += report.counts().faces
+        return {"faces": faces}
+
+    cluster.for_each_on_actors(
+        partial(RestoreWorker, model),
+        tasks,
+        take,
+        label="restore",
+        total=total,
+        num_tasks=-(-total // options.unit_size),
+        unit="photos",
+        weight=lambda task: len(task.items),
+    )
 
 
 def _copy(
-    copies: Sequence[Copy], output: str, request: RestoreRequest, cluster: Cluster
-) -> Iterator[tuple[str, Outcome]]:
-    """Give duplicates their own files, unit by unit; yields each outcome with its input's name."""
-    units = split_units(copies, _COPIES_PER_UNIT)
-    tasks = [CopyTask(index, tuple(unit), output, request) for index, unit in enumerate(units)]
-    if tasks:
-        reports = cluster.map(
-            copy_duplicates, tasks, label="copy", unit="photos", weight=lambda task: len(task.copies)
-        )
-        yield from _by_name(reports)
-
-
-def _by_name(reports: Iterable[BatchReport]) -> Iterator[tuple[str, Outcome]]:
-    for report in reports:
-        for outcome in report.outcomes:
-            yield outcome.row.name, outcome
-
-
-def _rows(refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome]) -> tuple[LedgerRow, ...]:
-    # a ledger without an input would hide that the input was lost
-    missing = [ref.name for ref in refs if ref.name not in outcomes]
-    if missing or len(outcomes) != len(refs):
-        raise DiffBFRError(
-            f"{len(refs)} inputs have {len(outcomes)} outcomes (without: {missing[:1]}); expected one each; "
-            "this is a bug of diffbfr: report it"
-        )
-    return tuple(outcomes[ref.name].row for ref in refs)
-
-
-def _count(rows: Sequence[LedgerRow]) -> RestoreCounts:
-    by_status = Counter(row.status for row in rows)
-    counts = RestoreCounts(
-        restored=by_status["restored"],
-        no_face=by_status["no_face"],
-        duplicate=by_status["duplicate"],
-        quarantined=by_status["quarantined"],
-        failed=by_status["failed"],
-        skipped=by_status["skipped"],
+    index: ArchiveIndex, journal: OpenJournal, output: str, request: RestoreRequest, cluster: Cluster
+) -> None:
+    """Give duplicates their own files, unit by unit."""
+    total = index.num_left()
+    if not total:
+        return
+    copies = (Copy(WorkItem(ref, name), original) for ref, name, original in index.duplicates())
+    units = enumerate(split_units(copies, _COPIES_PER_UNIT))
+    cluster.for_each(
+        copy_duplicates,
+        (CopyTask(number, unit, output, request) for number, unit in units),
+        lambda report: journal.add(report.outcomes),
+        label="copy",
+        total=total,
+        unit="photos",
+        weight=lambda task: len(task.copies),
     )
-    if sum(asdict(counts).values()) != len(rows):
+
+
+def _count(index: ArchiveIndex) -> RestoreCounts:
+    by_status = index.counts()
+    counts = RestoreCounts(**{field.name: by_status.get(field.name, 0) for field in fields(RestoreCounts)})
+    if sum(asdict(counts).values()) != index.num_inputs():
         raise DiffBFRError(
-            f"{len(rows)} inputs, but {counts}; expected the counts to add up; this is a bug of diffbfr: "
-            "report it"
+            f"{index.num_inputs()} inputs, but {counts}; expected the counts to add up; this is a bug of "
+            "diffbfr: report it"
         )
     return counts
+
+
+def _table(output: str, name: str, row_type: type[Row], num_rows: int) -> TableRows[Row]:
+    place = storage.join(output, name) if output else ""
+    return TableRows(place, row_type, num_rows, storage.digest(place) if place else "")
 
 
 def _plain(options: RestoreOptions) -> dict[str, Any]:
@@ -328,20 +325,28 @@ def _plain(options: RestoreOptions) -> dict[str, Any]:
     return {name: value for name, value in asdict(options).items() if name not in ("detector", "identity")}
 
 
-def _close(report: RestoreReport) -> None:
+def _close(
+    index: ArchiveIndex,
+    source: PhotoSource,
+    output: str,
+    model: RestorationModel,
+    options: RestoreOptions,
+    counts: RestoreCounts,
+    num_worked: int,
+) -> None:
     """Write the ledger, then the record; nothing if an earlier run already wrote the same."""
     summary = {
-        "input": without_secrets(report.source),
-        "model": report.model_digest,
-        "hq_px": report.hq_px,
-        "options": _plain(report.options),
-        "inputs": len(report.rows),
-        "counts": asdict(report.counts),
-        "seconds": sum(row.seconds for row in report.rows),
+        "input": without_secrets(source.uri),
+        "model": model.digest,
+        "hq_px": model.hq_px,
+        "options": _plain(options),
+        "inputs": index.num_inputs(),
+        "counts": asdict(counts),
+        "seconds": index.seconds(),
     }
-    if report.licences:
-        summary["licences"] = list(report.licences)
-    faces = None if report.options.aligned else report.faces
-    replaced = close_records(report.output, report.rows, faces, summary, file_mode(report.source))
-    if replaced and not report.num_worked:
-        say(f"{' and '.join(replaced)} in {report.output} did not fit the records; written again")
+    if model.licences:
+        summary["licences"] = list(model.licences)
+    faces = None if options.aligned else index.faces
+    replaced = close_records(output, index.rows, faces, summary, file_mode(source.uri))
+    if replaced and not num_worked:
+        say(f"{' and '.join(replaced)} in {output} did not fit the records; written again")

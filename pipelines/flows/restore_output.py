@@ -1,7 +1,6 @@
 """The output folder of a restoration: how it is begun or taken over, and what is removed at the end."""
 
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from diffbfr.errors import UsageError, one_line
@@ -9,8 +8,9 @@ from diffbfr.shards import ShardDamagedError
 from diffbfr.text import shown
 from pipelines import storage
 from pipelines.restoration.access import folder_mode
+from pipelines.restoration.archive_index import ArchiveIndex
 from pipelines.restoration.damage import read_damage
-from pipelines.restoration.outcomes import CommittedUnits, Outcome, read_units
+from pipelines.restoration.open_journal import OpenJournal, load_journal
 from pipelines.restoration.request import RestoreRequest, pin_request
 
 
@@ -26,22 +26,22 @@ def check_output_outside_input(source: str, output: str) -> None:
         )
 
 
-def open_output(output: str, request: RestoreRequest) -> CommittedUnits:
-    """Begin or take over the output folder; returns what earlier runs committed there."""
+def open_output(output: str, request: RestoreRequest, index: ArchiveIndex) -> OpenJournal:
+    """Begin or take over the output folder; what earlier runs committed there goes into the index."""
     storage.make_folder(output, folder_mode(request.input))
     storage.reopen_folder(output)
     storage.check_writable(output, "name another output")
-    units = read_units(output)
-    mended = pin_request(output, request, units.requests)
+    known = load_journal(output, index)
+    mended = pin_request(output, request, known.requests)
     if mended:
         say(mended)
-    if units.damaged:
-        name, reason = next(iter(units.damaged.items()))
+    if known.damaged:
+        record, reason = next(iter(known.damaged.items()))
         say(
-            f"{len(units.damaged)} records of {output} cannot be used (first: {name}: {reason}); their "
-            "photos are restored again"
+            f"{len(known.damaged)} records of {output} cannot be used (first: {record.rpartition('/')[2]}: "
+            f"{reason}); their photos are restored again"
         )
-    return units
+    return OpenJournal(output, request, index, known)
 
 
 def noted_damage(output: str) -> frozenset[str]:
@@ -53,19 +53,10 @@ def noted_damage(output: str) -> frozenset[str]:
         return frozenset()
 
 
-def remove_outdated(output: str, known: Iterable[Outcome], outcomes: Mapping[str, Outcome]) -> None:
+def remove_outdated(output: str, index: ArchiveIndex) -> None:
     """Remove the images of inputs that changed and gave no new image, so that no stale image remains."""
-    before = _files(outcome for outcome in known if outcome.row.name in outcomes)
-    for stale in sorted(before - _files(outcomes.values())):
+    for stale in index.outdated_files():
         storage.remove_file(storage.join(output, stale), within=output)
-
-
-def _files(outcomes: Iterable[Outcome]) -> set[str]:
-    """Names of all output files."""
-    names: set[str] = set()
-    for outcome in outcomes:
-        names.update(file.name for file in outcome.files())
-    return names
 
 
 def say(line: str) -> None:

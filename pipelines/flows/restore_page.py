@@ -1,7 +1,7 @@
 """The report page of a restored archive: counts, images before and after, and the refused inputs."""
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
@@ -71,16 +71,13 @@ def _write(place: str, report: RestoreReport) -> None:
 
 def sample_photos(report: RestoreReport) -> tuple[RestoredPhoto, ...]:
     """Some restored photos, spread evenly over the archive, then some that were refused or failed."""
-    refused = [row for row in report.rows if row.status in ("quarantined", "failed")]
-    restored = _spread([row for row in report.rows if row.status == "restored"], _NUM_RESTORED)
+    refused = report.sample(("quarantined", "failed"), _NUM_REFUSED)
+    restored = report.sample(("restored",), _NUM_RESTORED)
     shown = {row.name for row in restored}
     source, refs = _listed(report.source, shown)
     return (
         *(_restored_photo(report, row, source, refs.get(row.name)) for row in restored),
-        *(
-            RestoredPhoto(row.name, row.status, None, None, row.message)
-            for row in _spread(refused, _NUM_REFUSED)
-        ),
+        *(RestoredPhoto(row.name, row.status, None, None, row.message) for row in refused),
     )
 
 
@@ -91,10 +88,6 @@ def _listed(uri: str, names: Collection[str]) -> tuple[PhotoSource | None, dict[
         return source, {ref.name: ref for ref in source.refs() if ref.name in names}
     except (DiffBFRError, OSError):
         return None, {}
-
-
-def _spread(rows: Sequence[LedgerRow], num: int) -> list[LedgerRow]:
-    return [rows[i * len(rows) // num] for i in range(num)] if len(rows) > num else list(rows)
 
 
 def _restored_photo(

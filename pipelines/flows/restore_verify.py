@@ -4,9 +4,8 @@ What differs is named, and noted in the output, so that the next run of the same
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 from diffbfr.errors import DiffBFRError, UsageError, one_line
@@ -16,14 +15,16 @@ from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.flows.restore_page import is_page_intact
 from pipelines.flows.restore_plan import split_units
+from pipelines.restoration.archive_index import ArchiveIndex
 from pipelines.restoration.damage import write_damage
-from pipelines.restoration.outcomes import PAGE, CommittedUnits, Outcome, read_units
+from pipelines.restoration.open_journal import load_journal
+from pipelines.restoration.outcomes import PAGE, Outcome
 from pipelines.restoration.records import records_problems
-from pipelines.restoration.request import CONTROL, REQUEST, RestoreRequest, read_request
+from pipelines.restoration.request import REQUEST, RestoreRequest, read_request
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError, open_source
-from pipelines.steps.restore import skipped_outcome
 
 _PHOTOS_PER_TASK: Final = 64
+_NUM_NAMED: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class RestoreProblem:
 
 @dataclass(frozen=True)
 class RestoreVerification:
-    """What was read, and what differs."""
+    """What was read, and what differs; of `num_problems` the first 10,000 are named."""
 
     source: str
     output: str
@@ -44,6 +45,7 @@ class RestoreVerification:
     outputs: int
     bytes_read: int
     problems: tuple[RestoreProblem, ...]
+    num_problems: int
 
 
 def verify_restoration(output_uri: str, cluster: Cluster, source_uri: str = "") -> RestoreVerification:
@@ -54,38 +56,36 @@ def verify_restoration(output_uri: str, cluster: Cluster, source_uri: str = "") 
     """
     output = storage.absolute(output_uri)
     storage.reopen_folder(output)
-    units = read_units(output)
-    request, problems = _find_request(output, units)
-    source = open_source(source_uri or request.input, every_file=True)
-    if without_secrets(source.uri) != request.input:
-        raise UsageError(
-            f"{output} was restored from {request.input}, not from {without_secrets(source.uri)}; expected "
-            "its own input; leave INPUT out"
-        )
-    listed = list(source.refs())
-    refs = [ref for ref in listed if not ref.skipped]
-    sizes = {entry.path: entry.num_bytes for entry in storage.walk(output)}
-    outcomes = _latest(refs, units, sizes)
-
-    for name, reason in units.damaged.items():
-        problems.append(RestoreProblem(f"{CONTROL}/commits/{name}", reason))
-    reports = _check_all(refs, outcomes, source, output, cluster)
-    again: set[str] = set()
-    for report in reports:
-        problems += report.problems
-        again.update(report.inputs)
-    names = {ref.name for ref in listed}
-    for name in sorted({outcome.row.name for outcome in units.outcomes} - names):
-        problems.append(RestoreProblem(name, "the input is gone; expected it as it was restored"))
-    problems += _check_own_files(output, listed, outcomes, request)
-    write_damage(output, again)
+    with ArchiveIndex() as index:
+        known = load_journal(output, index)
+        request, problems = _find_request(output, known.requests)
+        source = open_source(source_uri or request.input, every_file=True)
+        if without_secrets(source.uri) != request.input:
+            raise UsageError(
+                f"{output} was restored from {request.input}, not from {without_secrets(source.uri)}; "
+                "expected its own input; leave INPUT out"
+            )
+        index.list_photos(source.refs())
+        index.find_files((entry.path, entry.num_bytes) for entry in storage.scan(output))
+        index.choose_newest()
+        found = _Findings(problems)
+        for record, reason in known.damaged.items():
+            found.add(RestoreProblem(record, reason))
+        _check_all(index, source, output, cluster, found)
+        for name in index.lost_inputs():
+            found.add(RestoreProblem(name, "the input is gone; expected it as it was restored"))
+        for problem in _check_own_files(output, index, request):
+            found.add(problem)
+        num_inputs = index.num_inputs()
+    write_damage(output, found.inputs)
     return RestoreVerification(
         source=source.uri,
         output=output,
-        inputs=len(listed),
-        outputs=sum(report.num_outputs for report in reports),
-        bytes_read=sum(report.num_bytes for report in reports),
-        problems=tuple(problems),
+        inputs=num_inputs,
+        outputs=found.num_outputs,
+        bytes_read=found.num_bytes,
+        problems=tuple(found.problems),
+        num_problems=found.num_problems,
     )
 
 
@@ -94,12 +94,14 @@ def require_same(report: RestoreVerification) -> None:
     if report.problems:
         first = report.problems[0]
         raise DiffBFRError(
-            f"{len(report.problems)} files differ in {report.output} or its input (first: {first.path}: "
+            f"{report.num_problems} files differ in {report.output} or its input (first: {first.path}: "
             f"{first.message}); the command that restored it makes them again"
         )
 
 
-def _find_request(output: str, units: CommittedUnits) -> tuple[RestoreRequest, list[RestoreProblem]]:
+def _find_request(
+    output: str, committed: Collection[RestoreRequest]
+) -> tuple[RestoreRequest, list[RestoreProblem]]:
     """The pinned request, or the one that the units' records name; UsageError if there is neither."""
     problems: list[RestoreProblem] = []
     try:
@@ -107,9 +109,9 @@ def _find_request(output: str, units: CommittedUnits) -> tuple[RestoreRequest, l
     except ShardDamagedError as error:
         problems.append(RestoreProblem(REQUEST, one_line(error)))
         pinned = None
-    if pinned is None and units.requests:
+    if pinned is None and committed:
         problems = problems or [RestoreProblem(REQUEST, "it is missing")]
-        pinned = next(iter(units.requests))
+        pinned = next(iter(committed))
     if pinned is None:
         raise UsageError(
             f"{output} holds no restoration; expected the OUTPUT of `diffbfr restore`; name another folder"
@@ -117,18 +119,29 @@ def _find_request(output: str, units: CommittedUnits) -> tuple[RestoreRequest, l
     return pinned, problems
 
 
-def _latest(refs: Sequence[PhotoRef], units: CommittedUnits, sizes: Mapping[str, int]) -> dict[str, Outcome]:
-    """The outcome of each input that counts: the newest that is current, else the newest."""
-    listed = {ref.name: ref for ref in refs}
-    chosen: dict[str, Outcome] = {}
-    for outcome in units.outcomes:
-        ref = listed.get(outcome.row.name)
-        if ref is None:
-            continue
-        known = chosen.get(ref.name)
-        if known is None or outcome.is_current(ref, sizes) or not known.is_current(ref, sizes):
-            chosen[ref.name] = outcome
-    return chosen
+class _Findings:
+    """What the checks found, and the inputs to restore again."""
+
+    def __init__(self, problems: Iterable[RestoreProblem]) -> None:
+        self.problems = list(problems)
+        self.num_problems = len(self.problems)
+        self.inputs: list[str] = []
+        self.num_outputs = 0
+        self.num_bytes = 0
+
+    def add(self, problem: RestoreProblem) -> None:
+        """Count a problem, and name it if it is one of the first."""
+        self.num_problems += 1
+        if len(self.problems) < _NUM_NAMED:
+            self.problems.append(problem)
+
+    def take(self, report: "_CheckReport") -> None:
+        """Add what a task found."""
+        for problem in report.problems:
+            self.add(problem)
+        self.inputs += report.inputs
+        self.num_outputs += report.num_outputs
+        self.num_bytes += report.num_bytes
 
 
 @dataclass(frozen=True)
@@ -150,17 +163,17 @@ class _CheckReport:
 
 
 def _check_all(
-    refs: Sequence[PhotoRef],
-    outcomes: Mapping[str, Outcome],
-    source: PhotoSource,
-    output: str,
-    cluster: Cluster,
-) -> list[_CheckReport]:
-    photos = [(ref, outcomes.get(ref.name)) for ref in refs]
-    units = split_units(photos, _PHOTOS_PER_TASK)
-    tasks = [_CheckTask(index, source, output, tuple(unit)) for index, unit in enumerate(units)]
-    return list(
-        cluster.map(_check, tasks, label="verify", unit="photos", weight=lambda task: len(task.photos))
+    index: ArchiveIndex, source: PhotoSource, output: str, cluster: Cluster, found: _Findings
+) -> None:
+    units = enumerate(split_units(index.photos(), _PHOTOS_PER_TASK))
+    cluster.for_each(
+        _check,
+        (_CheckTask(number, source, output, unit) for number, unit in units),
+        found.take,
+        label="verify",
+        total=index.num_photos(),
+        unit="photos",
+        weight=lambda task: len(task.photos),
     )
 
 
@@ -219,16 +232,10 @@ def _compare(place: str, num_bytes: int, sha256: str) -> str:
     return ""
 
 
-def _check_own_files(
-    output: str, refs: Sequence[PhotoRef], outcomes: Mapping[str, Outcome], request: RestoreRequest
-) -> list[RestoreProblem]:
+def _check_own_files(output: str, index: ArchiveIndex, request: RestoreRequest) -> Iterator[RestoreProblem]:
     """Problems of the ledger, its record and the page, if the restoration came to its end."""
-    skipped = {ref.name: skipped_outcome(ref) for ref in refs if ref.skipped}
-    finished = {**outcomes, **skipped}
-    rows = [finished[ref.name].row for ref in refs if ref.name in finished]
-    faces = list(chain.from_iterable(finished[row.name].faces for row in rows))
-    found = records_problems(output, rows, None if request.aligned else faces)
-    problems = [RestoreProblem(name, message) for name, message in found.items()]
+    found = records_problems(output, index.rows(), None if request.aligned else index.faces())
+    for name, message in found.items():
+        yield RestoreProblem(name, message)
     if not is_page_intact(output):
-        problems.append(RestoreProblem(PAGE, "it is missing or damaged"))
-    return problems
+        yield RestoreProblem(PAGE, "it is missing or damaged")

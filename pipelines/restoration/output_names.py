@@ -110,11 +110,6 @@ class OutputNamer:
         ).fetchone()
         return self._mirror.add(safe, short if uses == 1 else "", safe, suffix)
 
-    def close(self) -> None:
-        """Remove the tables, so that another namer can use the database."""
-        for table in ("place", "number", "short_name"):
-            self._db.execute(f"DROP TABLE {table}")
-
 
 class _Mirror:
     """The files and folders of a mirror, each by its path as a file system that ignores case compares it."""

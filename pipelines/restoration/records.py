@@ -2,22 +2,45 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Generic, TypeVar
 
 from diffbfr.errors import DiffBFRError
 from diffbfr.shards import ShardDamagedError
 from pipelines import storage
-from pipelines.dataset.manifest import LedgerRow, read_ledger, write_ledger
+from pipelines.dataset.manifest import LedgerRow, stream_rows, write_ledger
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
-from pipelines.restoration.face_rows import FACES, FaceRow, read_faces, write_faces
+from pipelines.restoration.face_rows import FACES, FaceRow, write_faces
 from pipelines.restoration.outcomes import LEDGER, RECORD
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class TableRows(Generic[Row]):
+    """The rows of a table that is read anew at each iteration, a batch at a time; its length is known.
+
+    `ShardDamagedError` if the table was changed since.
+    """
+
+    uri: str
+    row_type: type[Row]
+    num_rows: int
+    sha256: str
+
+    def __iter__(self) -> Iterator[Row]:
+        return stream_rows(self.uri, self.row_type, self.sha256) if self.uri else iter(())
+
+    def __len__(self) -> int:
+        return self.num_rows
 
 
 def close_records(
     output: str,
-    rows: Sequence[LedgerRow],
-    faces: Sequence[FaceRow] | None,
+    rows: Callable[[], Iterable[LedgerRow]],
+    faces: Callable[[], Iterable[FaceRow]] | None,
     summary: Mapping[str, Any],
     mode: int,
 ) -> list[str]:
@@ -30,11 +53,13 @@ def close_records(
     known = _recorded(output)
     ledger = storage.join(output, LEDGER)
     written = []
-    if LEDGER not in before or not _holds(ledger, rows, str(known.get("ledger_sha256", ""))):
-        write_ledger(ledger, rows, within=output, mode=mode)
+    if LEDGER not in before or not _holds(ledger, LedgerRow, rows(), str(known.get("ledger_sha256", ""))):
+        write_ledger(ledger, rows(), within=output, mode=mode)
         written.append(LEDGER)
-    if faces is not None and (FACES not in before or not _holds_faces(output, faces)):
-        write_faces(output, faces, mode)
+    if faces is not None and (
+        FACES not in before or not _holds(storage.join(output, FACES), FaceRow, faces())
+    ):
+        write_faces(output, faces(), mode)
         written.append(FACES)
     record = {**summary, "ledger": LEDGER, "ledger_sha256": storage.digest(ledger)}
     if known != record:
@@ -46,28 +71,23 @@ def close_records(
 
 
 def records_problems(
-    output: str, rows: Sequence[LedgerRow], faces: Sequence[FaceRow] | None = None
+    output: str, rows: Iterable[LedgerRow], faces: Iterable[FaceRow] | None = None
 ) -> Mapping[str, str]:
     """What is wrong with the ledger and its record, by name; empty if nothing is."""
     known = _recorded(output)
     if not known:
         return {RECORD: "it is missing or damaged"}
-    if not _holds(storage.join(output, LEDGER), rows, str(known.get("ledger_sha256", ""))):
+    if not _holds(storage.join(output, LEDGER), LedgerRow, rows, str(known.get("ledger_sha256", ""))):
         return {LEDGER: "it is missing, damaged or not what the records of its photos say"}
-    if faces is not None and not _holds_faces(output, faces):
+    if faces is not None and not _holds(storage.join(output, FACES), FaceRow, faces):
         return {FACES: "it is missing, damaged or not what the records of its photos say"}
     return {}
 
 
-def _holds_faces(output: str, faces: Sequence[FaceRow]) -> bool:
+def _holds(table: str, row_type: type[Any], rows: Iterable[Any], sha256: str = "") -> bool:
+    """Whether a table holds these rows and no others."""
     with contextlib.suppress(DiffBFRError, OSError):
-        return read_faces(output) == list(faces)
-    return False
-
-
-def _holds(ledger: str, rows: Sequence[LedgerRow], sha256: str) -> bool:
-    with contextlib.suppress(DiffBFRError, OSError):
-        return read_ledger(ledger) == list(rows) and sha256 in ("", storage.digest(ledger))
+        return all(found == row for found, row in zip_longest(stream_rows(table, row_type, sha256), rows))
     return False
 
 

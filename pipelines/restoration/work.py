@@ -14,6 +14,7 @@ from pipelines.restoration.identity import IdentityCheck
 from pipelines.restoration.outcomes import Outcome
 from pipelines.restoration.request import RestoreRequest
 from pipelines.sources import PhotoRef
+from pipelines.sources.skipping import MESSAGES
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ def empty_row(
         model_digest="",
         seconds=0.0,
     )
+
+
+def skipped_row(ref: PhotoRef) -> LedgerRow:
+    """The ledger row of an input that is no photo by its name; it is not read."""
+    return empty_row(ref, "skipped", ref.skipped, MESSAGES[ref.skipped])
 
 
 def without_output(row: LedgerRow, ref: PhotoRef) -> Outcome:

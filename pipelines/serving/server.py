@@ -40,8 +40,8 @@ def address_of(listening: socket.socket) -> str:
 
 
 @contextlib.contextmanager
-def serving(restorer: Restorer, listening: socket.socket, host: str) -> Iterator[threading.Thread]:
-    """Answer requests on a thread until the block ends; the thread ends early only by a bug.
+def serving(restorer: Restorer, listening: socket.socket, host: str) -> Iterator[threading.Event]:
+    """Answer requests on a thread until the block ends; the event is set if it ended before, by a bug.
 
     The restorer and the socket are closed then.
     """
@@ -57,13 +57,19 @@ def serving(restorer: Restorer, listening: socket.socket, host: str) -> Iterator
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
+    ended = threading.Event()
+
+    def answer() -> None:
+        try:
+            server.run(sockets=[listening])
+        finally:
+            ended.set()
+
     # in a thread, uvicorn leaves the signals to the main thread
-    thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [listening]}, name="answer-requests", daemon=True
-    )
+    thread = threading.Thread(target=answer, name="answer-requests", daemon=True)
     thread.start()
     try:
-        yield thread
+        yield ended
     finally:
         server.should_exit = True
         restorer.close()
@@ -75,10 +81,11 @@ def serve(make_restorer: Callable[[], Restorer], host: str, port: int, say: Call
     """Serve until Ctrl-C or SIGTERM, which come as KeyboardInterrupt; the address is said once it answers."""
     _allow_connections()
     listening = listen(host, port)
-    with serving(make_restorer(), listening, host) as thread:
+    with serving(make_restorer(), listening, host) as ended:
         say(address_of(listening))
-        while thread.is_alive():
-            thread.join(1.0)
+        # not `Thread.join`: a KeyboardInterrupt within it takes the thread for ended (CPython 3.11)
+        while not ended.wait(1.0):
+            pass
 
 
 def _allow_connections() -> None:

@@ -23,8 +23,9 @@ from pipelines.cluster.protocol import ReportCounts
 from pipelines.restoration.access import file_mode
 from pipelines.restoration.face_queue import FaceQueue, Failure
 from pipelines.restoration.identity import IdentityCheck
+from pipelines.restoration.journal import commit_unit
 from pipelines.restoration.model import RestorationModel
-from pipelines.restoration.outcomes import UNREADABLE, Outcome, OutputFile, commit_unit
+from pipelines.restoration.outcomes import UNREADABLE, Outcome, OutputFile
 from pipelines.restoration.photo_reading import PhotoReader
 from pipelines.restoration.request import RestoreRequest
 from pipelines.restoration.work import (
@@ -36,8 +37,7 @@ from pipelines.restoration.work import (
     sha256_of,
     without_output,
 )
-from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError
-from pipelines.sources.skipping import MESSAGES
+from pipelines.sources import PhotoSource, PhotoUnreadableError
 from pipelines.sources.weights_ref import WeightsRef
 
 _READ_AHEAD: Final = 2
@@ -155,11 +155,6 @@ class _Reading:
         except PhotoUnreadableError as error:
             return without_output(empty_row(item.ref, "quarantined", UNREADABLE, one_line(error)), item.ref)
         return self._reader.open(item, data, time.perf_counter() - started)
-
-
-def skipped_outcome(ref: PhotoRef) -> Outcome:
-    """Return the outcome of an input that is no photo by its name; it is not read."""
-    return without_output(empty_row(ref, "skipped", ref.skipped, MESSAGES[ref.skipped]), ref)
 
 
 def commit(output_uri: str, outcomes: tuple[Outcome, ...], request: RestoreRequest) -> None:

@@ -9,9 +9,11 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pipelines import storage
+from pipelines.cluster.pool import with_retries
 
 _CHECKPOINTS = "checkpoints"
 _FAILED_UPLOADS = "failed-uploads"
@@ -77,23 +79,20 @@ def _free_folder(home: Path) -> Iterator[Path]:
 def _upload(path: Path, name: Path, folder: str, failed: Path) -> None:
     """Upload a finished file or checkpoint, and delete uploaded checkpoints that were deleted here.
 
-    StorageError if the upload fails; the file is then moved to the folder `failed`.
+    What the network failed is tried again like a task. If the upload fails for good, the file is moved to the
+    folder `failed`: a TransportError if it may succeed later, else a StorageError.
     """
-    from diffbfr.checkpoint import MANIFEST
-
     target = storage.join(folder, name.as_posix())
     try:
-        if path.is_dir():
-            storage.put_tree(path, target, last=MANIFEST)
-        else:
-            storage.write_atomic(target, path.read_bytes())
+        with_retries(partial(_put, path), target)
     except Exception as error:  # each storage client has exceptions of its own
         kept = failed / name
         storage.remove_tree(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)
         path.rename(kept)
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise storage.StorageError(
+        kind = storage.TransportError if storage.is_transient(error) else storage.StorageError
+        raise kind(
             f"{target} could not be stored ({reason}); expected a place that takes it; it is kept on "
             f"{platform.node()} in {kept}; run the "
             "same command again to go on from the checkpoint before"
@@ -101,6 +100,15 @@ def _upload(path: Path, name: Path, folder: str, failed: Path) -> None:
     storage.remove_tree(failed / name)
     if name.parent.name == _CHECKPOINTS:
         _keep_only(path.parent, storage.join(folder, _CHECKPOINTS))
+
+
+def _put(path: Path, target: str) -> None:
+    from diffbfr.checkpoint import MANIFEST
+
+    if path.is_dir():
+        storage.put_tree(path, target, last=MANIFEST)
+    else:
+        storage.write_atomic(target, path.read_bytes())
 
 
 def _keep_only(kept: Path, uploaded: str) -> None:

@@ -4,10 +4,13 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
@@ -208,14 +211,36 @@ def walk(uri: Uri) -> Iterator[Entry]:
             if not name.endswith("/") and not is_draft(name.rpartition("/")[2]):
                 yield Entry(name[len(prefix) :], num_bytes, etag)
         return
-    root = local_path(uri)
-    for path in sorted(
-        (path for path in root.rglob("*") if path.is_file()),
-        key=lambda path: path.relative_to(root).as_posix(),
-    ):
-        if not is_draft(path.name):
-            stat = path.stat()
-            yield Entry(path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
+    yield from sorted(scan(uri), key=attrgetter("path"))
+
+
+def scan(uri: Uri) -> Iterator[Entry]:
+    """Yield what `walk` does, in no order, so that no name is held."""
+    if is_remote(uri):
+        yield from walk(uri)
+        return
+    waiting = [("", str(local_path(uri)))]
+    while waiting:
+        prefix, folder = waiting.pop()
+        # a folder that is not there, or may not be read, has no files
+        gone = contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError)
+        with gone, os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((f"{prefix}{entry.name}/", entry.path))
+                elif not is_draft(entry.name) and (found := _file_entry(entry, prefix)) is not None:
+                    yield found
+
+
+def _file_entry(entry: "os.DirEntry[str]", prefix: str) -> Entry | None:
+    """The entry of a file, also behind a link; None for anything else, or if it is gone."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Entry(f"{prefix}{entry.name}", status.st_size, str(status.st_mtime_ns))
 
 
 def write_atomic(

@@ -40,6 +40,9 @@ LONGER = [
     ),
 ]
 
+_STARTS = 3
+"""A raylet ends if its agent is not there within its time; on a busy machine that happens."""
+
 pytestmark = [
     pytest.mark.skipif(not os.environ.get(ASKED_FOR), reason=f"takes many minutes; set {ASKED_FOR}=1"),
     pytest.mark.slow,
@@ -83,6 +86,7 @@ class Hosts:
             "RAY_AUTH_TOKEN_PATH": "/tmp/token",
             "DIFFBFR_FACE_DETECTOR": "",
             # of a machine that is busy, and is several hosts at once
+            "RAY_agent_register_timeout_ms": "300000",
             "RAY_raylet_start_wait_time_s": "300",
             "RAY_worker_niceness": "0",
         }
@@ -92,7 +96,11 @@ class Hosts:
 
     def _start_ray(self, host: Host, words: list[str]) -> None:
         usual = [f"--node-ip-address={host.address}", "--object-store-memory=100000000"]
-        host.run("ray", "start", *usual, *words, "--disable-usage-stats")
+        for _ in range(_STARTS):
+            if host.run("ray", "start", *usual, *words, "--disable-usage-stats", check=False).returncode == 0:
+                return
+            host.run("ray", "stop", "--force", check=False)
+        raise AssertionError(f"Ray does not start on {host.name}")
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +192,8 @@ def test_the_doctor_finds_every_node_fit_and_a_lost_token(hosts: Hosts) -> None:
     )
     print(without.stdout, without.stderr)
     assert without.returncode == 1
-    assert "no Ray cluster at" in without.stdout
+    assert "refuses this process" in without.stdout
+    assert "set RAY_AUTH_MODE=token" in without.stdout
 
 
 def test_photos_and_outputs_on_the_drivers_disk_are_one_line_and_blame_no_photo(hosts: Hosts) -> None:

@@ -49,7 +49,7 @@ def server(bucket: CephServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def words(root: str, server: SecureMlflow, *settings: str) -> list[str]:
-    return run_words(root, server.uri, settings)
+    return run_words(root, server.uri, ["cluster.num_workers=0", *settings])
 
 
 def test_the_server_lets_in_whom_it_should(server: SecureMlflow) -> None:
@@ -63,6 +63,7 @@ def test_the_doctor_and_a_run_say_what_is_refused_before_any_work(
     import requests
 
     root = str(tmp_path / "refused")
+    doctor_words = ["doctor", "--root", root, "--set", "cluster.num_workers=0", "--set"]
     made = requests.post(
         f"{server.uri}/api/2.0/mlflow/users/create",
         json={"username": "reader", "password": "another-long-password"},
@@ -75,7 +76,7 @@ def test_the_doctor_and_a_run_say_what_is_refused_before_any_work(
         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD": server.client("nobody", "wrong"),
         "set MLFLOW_TRACKING_SERVER_CERT_PATH": {},
     }
-    first = diffbfr(["doctor", "--root", root, "--set", f"tracking.uri={server.uri}"], server.client())
+    first = diffbfr([*doctor_words, f"tracking.uri={server.uri}"], server.client())
     print(first.stdout, first.stderr)
     assert first.returncode == 0
     assert "tag and file written, read back" in first.stdout
@@ -85,7 +86,7 @@ def test_the_doctor_and_a_run_say_what_is_refused_before_any_work(
         done = diffbfr(words(root, server), environment)
         assert done.returncode == 2, (says, done.stderr[-2000:])
         assert says in done.stderr.splitlines()[-1], done.stderr[-2000:]
-        doctor = diffbfr(["doctor", "--root", root, "--set", f"tracking.uri={server.uri}"], environment)
+        doctor = diffbfr([*doctor_words, f"tracking.uri={server.uri}"], environment)
         assert doctor.returncode == 1
         assert says in doctor.stdout
     assert not Path(root, "artifacts").exists()
@@ -114,7 +115,7 @@ def test_a_minute_without_the_server_and_two_drivers_at_once(
     done: dict[int, list[subprocess.CompletedProcess[str]]] = {1: [], 2: []}
 
     def drive(number: int) -> None:
-        settings = [f"data.seed={number}", "cluster.num_workers=1"]
+        settings = [f"data.seed={number}"]
         while not done[number] or (done[number][-1].returncode and len(done[number]) < 6):
             done[number].append(diffbfr(words(str(tmp_path / f"root-{number}"), server, *settings)))
 

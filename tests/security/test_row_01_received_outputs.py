@@ -13,7 +13,7 @@ from diffbfr.errors import UsageError
 from pipelines.cluster import Cluster
 from pipelines.execution.artifact_store import ArtifactStore, Identity
 from pipelines.flows.restore_archive import RestoreOptions, restore_archive
-from pipelines.restoration.outcomes import read_units
+from pipelines.restoration.journal import read_units
 from pipelines.storage import UnsafePlaceError
 from tests.pipelines.fake_cascade import FakeModel
 from tests.pipelines.sample_archive import encode, face

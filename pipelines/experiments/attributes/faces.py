@@ -25,7 +25,9 @@ PRESENT: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 """Attribute -> the fields of a face that has it."""
-ABSENT: Final = MappingProxyType({"moles": 0, "freckles": False, "glasses": False, "gray": False})
+ABSENT: Final[Mapping[str, Any]] = MappingProxyType(
+    {"moles": 0, "freckles": False, "glasses": False, "gray": False}
+)
 _CHOICE_STREAM: Final = 3
 """A stream of its own: which faces have an attribute says nothing about their other traits."""
 
@@ -64,7 +66,7 @@ def with_rate(seed: int, rate: float) -> FaceAttributes:
     A face that has an attribute at one rate has it at every higher one.
     """
     stream = RandomStream(seed, _CHOICE_STREAM)
-    changes = dict(ABSENT)
+    changes: dict[str, Any] = dict(ABSENT)
     for fields in PRESENT.values():
         if stream.chance(rate):
             changes |= fields

@@ -115,21 +115,21 @@ class _Faces:
         self._low: Tensor | None = None
         self._high: dict[int | None, Tensor] = {}
 
-    def restore(self, arm: Arm) -> Sequence[Pixels]:
+    def restore(self, arm: Arm) -> list[Pixels]:
         """The outputs of an arm."""
         if arm.is_input:
             return [lq_to_model(lq, self._cascade.hq_px) for lq in self._lqs]
         if arm.one_stage:
             stage = _started(self._one_stage, None, self._sampling.evaluations)
             condition = self._inputs(stage.spec.px)
-            return to_pixels(
-                sample(stage, self._noise, self._sampling.mode, start_image=None, condition=condition)
-            )
+            made = sample(stage, self._noise, self._sampling.mode, start_image=None, condition=condition)
+            return list(to_pixels(made))
         high = self._second_stage(arm.n1)
         if arm.n2 is None:
-            return to_pixels(high)
+            return list(to_pixels(high))
         stage = _started(self._cascade.tem, arm.n2, self._cascade.tem.spec.fast.num_evaluations)
-        return to_pixels(sample(stage, self._noise, self._sampling.mode, start_image=high, condition=None))
+        made = sample(stage, self._noise, self._sampling.mode, start_image=high, condition=None)
+        return list(to_pixels(made))
 
     def _inputs(self, px: int) -> Tensor:
         return to_tensor([lq_to_model(lq, px) for lq in self._lqs])

@@ -40,7 +40,7 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def name(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """The label of every picture, and whether it is clear (`CLEAR`)."""
-        parts = to_model(pixels).split(_BATCH_OF_PICTURES)
+        parts = torch.split(to_model(pixels), _BATCH_OF_PICTURES)
         probabilities = torch.cat([self.net(part).softmax(1) for part in parts])
         best = probabilities.max(1)
         return best.indices.to(torch.uint8).numpy(), (best.values >= CLEAR).numpy()
@@ -58,7 +58,8 @@ def train_classifier(digits: Digits, num_samples: int, file: Path, seed: int = 0
         rows = torch.randint(len(data), (BATCH,), generator=generator_of(seed, "classifier", number))
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - number / num_steps)
         optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(classifier.net(data[rows]), labels[rows]).backward()
+        loss = nn.functional.cross_entropy(classifier.net(data[rows]), labels[rows])
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     run_steps(ToyState({"net": classifier}, {"net": optimizer}), step, num_steps, file)

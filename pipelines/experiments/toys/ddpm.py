@@ -66,7 +66,8 @@ def train_and_sample(
         made = net(q_sample(y_0, t, schedule, noise), t.float())
         optimizer.param_groups[0]["lr"] = _learning_rate(number, num_steps)
         optimizer.zero_grad(set_to_none=True)
-        noise_loss(made, velocity(y_0, noise, level), "l2").mean().backward()
+        loss = noise_loss(made, velocity(y_0, noise, level), "l2").mean()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         ema.update(net, BATCH, (number + 1) * BATCH)

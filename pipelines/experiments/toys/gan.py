@@ -61,7 +61,7 @@ def train_and_sample(
 
     def update(name: str, loss: Tensor) -> None:
         optimizers[name].zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizers[name].step()
 
     def step(number: int) -> None:
@@ -80,7 +80,7 @@ def train_and_sample(
 def generate(generator: nn.Module, seed: int, count: int) -> NDArray[np.uint8]:
     """The first `count` digits of a seed; uint8 [count, 28, 28]."""
     latents = torch.randn(count, LATENT, generator=generator_of(seed, "gan-latents"))
-    made = torch.cat([generator(part) for part in latents.split(_BATCH_OF_SAMPLES)])
+    made = torch.cat([generator(part) for part in torch.split(latents, _BATCH_OF_SAMPLES)])
     return to_pixels(made.view(-1, 1, PX, PX))
 
 

@@ -48,7 +48,8 @@ class Digits:
 def label_shares(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The fraction of each of the ten labels."""
     counts = np.bincount(labels, minlength=DIGITS)
-    return counts / counts.sum()
+    shares: NDArray[np.float64] = counts / counts.sum()
+    return shares
 
 
 def read_digits(folder: Path, part: Literal["train", "test"]) -> Digits:

@@ -171,7 +171,7 @@ def simulate(
         try:
             collector.reports()
         except IncompleteError:
-            failed = len(collector._failures)
+            failed = collector.num_failed
     work = archive.photo_s * archive.photos if duration is None else sum(map(duration, units))
     return Outcome(
         ray.now,

@@ -18,7 +18,8 @@ from diffbfr.errors import DiffBFRError, IncompleteError, QuarantineError, Usage
 from pipelines.cluster import Cluster
 from pipelines.flows.restore_archive import RestoreOptions, RestoreReport, require_clean, restore_archive
 from pipelines.restoration.face_input import read_face
-from pipelines.restoration.outcomes import LEDGER, read_units
+from pipelines.restoration.journal import read_units
+from pipelines.restoration.outcomes import LEDGER
 from tests.pipelines.fake_cascade import FakeModel
 from tests.pipelines.sample_archive import encode, face
 

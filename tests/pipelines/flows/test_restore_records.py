@@ -239,7 +239,8 @@ def test_a_changed_original_is_restored_again_before_a_new_duplicate_is_copied(
     shutil.copy(photos / "album/2.png", photos / "new twin.png")
     report = again(photos, serial)
 
-    assert {row.status for row in report.rows if row.sha256 == report.rows[2].sha256} <= {
+    rows = list(report.rows)
+    assert {row.status for row in rows if row.sha256 == rows[2].sha256} <= {
         "restored",
         "duplicate",
     }

@@ -14,7 +14,8 @@ from PIL import Image, ImageCms
 from diffbfr.errors import UsageError
 from diffbfr.images import decode
 from pipelines import storage
-from pipelines.restoration.outcomes import Outcome, OutputFile, read_units
+from pipelines.restoration.journal import read_units
+from pipelines.restoration.outcomes import Outcome, OutputFile
 from pipelines.restoration.work import WorkItem
 from pipelines.sources import open_source
 from pipelines.steps.copy_duplicates import Copy, CopyTask, copy_duplicates

@@ -239,6 +239,7 @@ def test_a_worker_takes_the_detector_from_the_dataset_and_checks_it(
         plan_shards(open_source(photos), tasks[0].config, str(tmp_path / "new"))
 
 
+@pytest.mark.slow
 def test_a_real_detector_looks_at_the_photos_in_the_sandbox(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,3 +279,23 @@ def test_the_sheet_shows_where_the_photo_ends(photos: Path, tmp_path: Path, weig
     sheet = decode(contact_sheet(dataset, 4)).pixels
     edge = (np.abs(sheet.astype(int) - (255, 0, 200)).max(2) < 8).sum()
     assert 100 < edge < 2000
+
+
+@pytest.mark.slow
+def test_a_dataset_on_s3_carries_its_detector_to_every_machine(
+    photos: Path, tmp_path: Path, weights: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "cache"))
+    root = f"{s3_bucket}/whole"
+    tasks = plan_shards(open_source(photos), _config(weights), root, (), weights)
+    weights.unlink()
+    for task in tasks:
+        shard(task)
+    finish_dataset(root, tasks)
+    samples = open_dataset(root).samples
+    assert [sample.key for sample in samples] == ["edge-00", "one-00", "three-00", "three-01"]
+    (copy,) = (tmp_path / "cache" / "detectors").iterdir()
+    assert copy.read_bytes() == b"dots"
+    copy.write_bytes(b"damaged")
+    fetch_detector.cache_clear()
+    assert Path(fetch_detector(tasks[0].detector, tasks[0].config.detector)).read_bytes() == b"dots"

@@ -13,6 +13,7 @@ import torch
 
 from diffbfr.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from pipelines import storage
+from pipelines.cluster import pool
 from pipelines.steps.workspace import workspace
 
 PROJECT = Path(__file__).parents[3]
@@ -76,3 +77,26 @@ def test_a_rank_that_is_killed_leaves_its_place_to_the_next(folder: str) -> None
         assert again == place
         assert list(again.iterdir()) == []
     assert {path.suffix for path in place.parent.iterdir()} == {".lock"}
+
+
+def test_an_upload_outlives_a_server_that_is_away_and_gives_up_as_something_that_passes(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again with pauses; after the last one the command can be run again (exit 3)."""
+    honest, away = storage.put_tree, [3]
+
+    def put_tree(*arguments: object, **options: object) -> None:
+        away[0] -= 1
+        if away[0] >= 0:
+            raise storage.TransportError("no S3 server answers")
+        honest(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storage, "put_tree", put_tree)
+    monkeypatch.setattr(pool, "BACKOFF_S", (0.0, 0.0, 0.0))
+    with workspace(folder) as (local, publish):
+        publish(_save(local, 1))
+        assert storage.list_dir(storage.join(folder, "checkpoints")) == ["step-00000001"]
+        away[0] = 4
+        with pytest.raises(storage.TransportError, match="could not be stored") as gave_up:
+            publish(_save(local, 2))
+    assert gave_up.value.exit_code == 3
