@@ -67,7 +67,7 @@ def _cut(data: bytes, largest_px: int, boxes: Sequence[Box], width: int, part_px
     for left, top, right, bottom in boxes:
         half = _PART_MARGIN * max(right - left, bottom - top) / 2 * scale
         x, y = (left + right) / 2 * scale, (top + bottom) / 2 * scale
-        around = tuple(round(edge) for edge in (x - half, y - half, x + half, y + half))
+        around = round(x - half), round(y - half), round(x + half), round(y + half)
         # what lies outside of the photo is black
         parts.append(_webp(photo.crop(around).resize((part_px, part_px), Image.Resampling.BICUBIC)))
     photo.thumbnail((largest_px, largest_px), Image.Resampling.LANCZOS)
