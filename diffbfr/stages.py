@@ -33,9 +33,9 @@ FOLD_PX = 16
 """Maps at least this wide are enlarged and convolved in one operation (`models.convolution.UpsampleConv`)."""
 MAX_STEPS, MAX_IMAGE_PX, MAX_PATCH_PX, MAX_ATTENTION_PX = 10_000, 2048, 16, 128
 MAX_LEVELS, MAX_BLOCKS, MAX_CHANNELS, MAX_PRIOR_STD = 10, 16, 4096, 100.0
+"""Bounds of a specification, some times what Table 6 has: specifications come from others too."""
 PAPER_FIDELITY = 0.5
 """The fidelity at which the truncated starts are those of Table 6 (`StageSpec.start_at`)."""
-"""Bounds of a specification, some times what Table 6 has: specifications come from others too."""
 SAMPLING = ("start", "fast", "reverse_variance", "reverse_clamp")
 """Fields of a stage that only sampling uses: the same weights serve any values of them."""
 
