@@ -138,7 +138,7 @@ def _tracking(root: str, tracking: str | None) -> list[Check]:
         text = server_version(tracking.rstrip("/"))
         hole = machine_checks.describe_hole("mlflow", machine_checks.parse_version(text)) if text else ""
         detail = f"MLflow {text or 'of a version that it does not tell'}{': ' if hole else ''}{hole}"
-        checks.append(Check("tracking server", "mlflow", not hole, detail))
+        checks.append(Check("tracking server", "version", not hole, detail))
     return checks
 
 
