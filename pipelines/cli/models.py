@@ -187,8 +187,8 @@ def assemble(
     if as_json:
         say_json(made)
         return
-    facts = {"model": made.model, "digest": made.digest, "folder": made.folder, **made.stages}
-    say_block(table(("assembled", ""), list(facts.items())))
+    facts = [("model", made.model), ("digest", made.digest), ("folder", made.folder)]
+    say_block(table(("assembled", ""), [*facts, *made.stages.items()]))
     say(*(f"licence: {licence}" for licence in made.licences))
     say(f"restore with it: diffbfr restore INPUT OUTPUT --model {made.model} --root {root}")
 

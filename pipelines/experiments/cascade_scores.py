@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from diffbfr.cascade import Cascade, packaged_cascade
+from diffbfr.cascade import Cascade, cascade_digest, packaged_cascade
+from diffbfr.checkpoint import read_stage_spec
 from diffbfr.cost.threads import single_thread
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, resize, to_pixels, to_tensor
@@ -157,6 +158,10 @@ def _cell(value: Interval | float | None) -> str:
 
 def run(model: Path, recipe: Recipe, root: str, split: str, seeds: Sequence[int], out: Path) -> str:
     """Shard the faces of the recipe, restore the held-out ones, score, and write the table."""
+    cascade_digest(model)
+    found, wanted = read_stage_spec(model, "tem").px, recipe.data.hq_px
+    if found != wanted:
+        raise UsageError(f"{model} makes {found} px, recipe {recipe.name} {wanted} px; expected one size")
     report = train_cascade.run(recipe, root, until="shard")
     store = ArtifactStore(root)
     record = store.by_id(report.steps[-1].artifact)

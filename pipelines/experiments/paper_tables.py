@@ -29,7 +29,7 @@ from diffbfr.metrics.frechet import NUM_FEATURES
 from diffbfr.stages import Mode
 from diffbfr.text import format_columns
 from pipelines.cluster import Cluster, ClusterConfig
-from pipelines.dataset.manifest import open_dataset
+from pipelines.dataset.manifest import open_dataset, read_info
 from pipelines.evaluation.metric_table import metric_table
 from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.experiments.command import run_command
@@ -74,11 +74,14 @@ class Request:
 def run(request: Request) -> str:
     """Train, restore, score and judge; the table as text."""
     arms = arms_of(request.table)
+    # before the trainings, which take hours: a hold-out may be missing or empty
+    faces = [_degraded(request, hold_out) for hold_out in request.hold_outs]
     trained = [train_seed(request.plan, seed) for seed in request.plan.seeds]
     scored = {}
     with Cluster(ClusterConfig(num_workers=request.workers)) as cluster:
-        for hold_out in request.hold_outs:
-            folder = _restore(request, hold_out, trained, arms, cluster)
+        for hold_out, (dataset, keys) in zip(request.hold_outs, faces, strict=True):
+            template = _template(request, hold_out, dataset, keys, trained[0], arms)
+            folder = _restore(template, hold_out.name, trained, cluster)
             scored[hold_out.name] = score_arms(folder, request.plan.seeds, arms, cluster)
     findings = {name: judge(request.table, found) for name, found in scored.items()}
     text = format_report(request, scored, findings)
@@ -88,31 +91,52 @@ def run(request: Request) -> str:
     return text
 
 
-def _restore(
-    request: Request, hold_out: HoldOut, trained: Sequence[Trained], arms: Sequence[Arm], cluster: Cluster
-) -> Path:
-    """Restore a hold-out with every seed's weights; the folder of the outputs."""
-    dataset = _hold_out_dataset(request.plan, hold_out)
+def _degraded(request: Request, hold_out: HoldOut) -> tuple[str, tuple[str, ...]]:
+    """The degraded faces of a hold-out, all of them its test split: the dataset, and the keys to restore."""
+    recipe = request.plan.recipe
+    data = replace(recipe.data, faces=hold_out.faces, test_fraction=1.0)
+    report = train_cascade.run(replace(recipe, data=data), request.plan.root, until="shard")
+    store = ArtifactStore(request.plan.root)
+    record = store.by_id(report.steps[0].artifact)
+    assert record is not None
+    dataset = store.artifact_dir(record.identity)
     keys = tuple(open_dataset(dataset).keys("test"))[: request.max_faces]
     if len(keys) < 2:
-        raise UsageError(f"{hold_out.faces} holds {len(keys)} usable faces; expected at least 2")
-    settings = f"{request.sampling.mode}-{request.sampling.evaluations}-{len(keys)}-{request.plan.samples}"
-    folder = Path(
-        request.plan.root, "outputs", f"{hold_out.name}-{request.plan.recipe.data.hq_px}-{settings}"
-    )
-    write_references(dataset, keys, folder)
+        raise UsageError(f"{hold_out.faces} holds {len(keys)} usable faces; expected at least 2; give more")
+    return dataset, keys
+
+
+def _template(
+    request: Request,
+    hold_out: HoldOut,
+    dataset: str,
+    keys: tuple[str, ...],
+    trained: Trained,
+    arms: Sequence[Arm],
+) -> RestoreTask:
+    """A task over all faces; its folder is named by all that the outputs depend on but the arm and seed."""
+    content = read_info(dataset).content_id
+    settings = f"{request.sampling.mode}-{request.sampling.evaluations}-{len(keys)}"
+    name = f"{hold_out.name}-{content[:8]}-{trained.cascade.name[:8]}-{settings}"
+    folder = Path(request.plan.root, "outputs", name).absolute()
+    return RestoreTask(dataset, keys, trained, tuple(arms), request.sampling, folder)
+
+
+def _restore(template: RestoreTask, name: str, trained: Sequence[Trained], cluster: Cluster) -> Path:
+    """Restore a hold-out with every seed's weights; the folder of the outputs."""
+    write_references(template.dataset, template.keys, template.folder)
     for found in trained:
-        template = RestoreTask(dataset, keys, found, tuple(arms), request.sampling, folder.absolute())
-        tasks = plan_restoring(template)
+        of_seed = replace(template, trained=found)
+        tasks = plan_restoring(of_seed)
         if tasks:
             cluster.map_actors(
-                _Factory(template),
+                _Factory(of_seed),
                 tasks,
-                label=f"restore {hold_out.name} {found.seed}",
+                label=f"restore {name} {found.seed}",
                 unit="faces",
                 weight=lambda task: len(task.keys),
             )
-    return folder
+    return template.folder
 
 
 @dataclass(frozen=True)
@@ -123,17 +147,6 @@ class _Factory:
 
     def __call__(self) -> Any:
         return make_restorer(self.template)
-
-
-def _hold_out_dataset(plan: Plan, hold_out: HoldOut) -> str:
-    """The degraded faces of a hold-out, all of them its test split."""
-    recipe = plan.recipe
-    data = replace(recipe.data, faces=hold_out.faces, test_fraction=1.0)
-    report = train_cascade.run(replace(recipe, data=data), plan.root, until="shard")
-    store = ArtifactStore(plan.root)
-    record = store.by_id(report.steps[0].artifact)
-    assert record is not None
-    return store.artifact_dir(record.identity)
 
 
 def format_report(

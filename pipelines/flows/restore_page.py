@@ -1,7 +1,8 @@
 """The report page of a restored archive: counts, images before and after, and the refused inputs."""
 
+import contextlib
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
@@ -13,16 +14,20 @@ from pipelines.dataset.manifest import LedgerRow
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.flows.restore_archive import RestoreReport
 from pipelines.flows.restore_output import say
-from pipelines.report import LineageLink, ReportData, RestoredPhoto, write_report
+from pipelines.flows.restored_sample import faces_of, sample_faces, sample_rows
+from pipelines.report import LineageLink, ReportData, RestoredFace, RestoredPhoto, write_report
+from pipelines.report.data import ArchiveFacts
 from pipelines.restoration.access import file_mode
+from pipelines.restoration.face_rows import FaceRow
 from pipelines.restoration.outcomes import PAGE
 from pipelines.restoration.request import CONTROL
 from pipelines.restoration.samples import other_outputs
 from pipelines.sources import PhotoRef, PhotoSource, PhotoUnreadableError, open_source
+from pipelines.sources.sandboxed_images import PhotoPictures, photo_pictures
 
 _PAGE_RECORD: Final = f"{CONTROL}/page.json"
-_NUM_RESTORED: Final = 8
-_NUM_REFUSED: Final = 8
+_WHOLE_PX: Final = 960
+_FACE_PX: Final = 160
 
 
 def write_restore_page(report: RestoreReport) -> str | None:
@@ -52,6 +57,7 @@ def is_page_intact(output: str) -> bool:
 
 def _write(place: str, report: RestoreReport) -> None:
     settings = f"mode {report.options.mode}, seed {report.options.seed}"
+    restored, facts = page_content(report)
     data = ReportData(
         recipe="restore",
         command=" ".join(["diffbfr", *sys.argv[1:]]),
@@ -59,8 +65,9 @@ def _write(place: str, report: RestoreReport) -> None:
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         seconds=report.seconds,
         evaluation=None,
-        restored=sample_photos(report),
+        restored=restored,
         counts=tuple(asdict(report.counts).items()),
+        archive=facts,
         lineage=((LineageLink("diffbfr-cascade", report.model_digest, settings),),),
         notes=tuple(f"Weights of others in the cascade: {licence}." for licence in report.licences),
     )
@@ -70,15 +77,27 @@ def _write(place: str, report: RestoreReport) -> None:
 
 
 def sample_photos(report: RestoreReport) -> tuple[RestoredPhoto, ...]:
-    """Some restored photos, spread evenly over the archive, then some that were refused or failed."""
-    refused = report.sample(("quarantined", "failed"), _NUM_REFUSED)
-    restored = report.sample(("restored",), _NUM_RESTORED)
-    shown = {row.name for row in restored}
+    """The photos of the page."""
+    return page_content(report)[0]
+
+
+def page_content(report: RestoreReport) -> tuple[tuple[RestoredPhoto, ...], ArchiveFacts]:
+    """Photos with doubtful faces, others, and some that were refused; and what is told of all."""
+    found = sample_faces(report.faces)
+    first = frozenset(face.photo for face in found.doubtful)
+    rate = report.num_worked / report.seconds if report.seconds else 0.0
+    sample = sample_rows(report.rows, first, found.counts, rate)
+    shown = frozenset(row.name for row in sample.shown)
+    faces = faces_of(report.faces, shown)
     source, refs = _listed(report.source, shown)
-    return (
-        *(_restored_photo(report, row, source, refs.get(row.name)) for row in restored),
-        *(RestoredPhoto(row.name, row.status, None, None, row.message) for row in refused),
-    )
+    photos = [
+        _aligned_photo(report, row, source, refs.get(row.name))
+        if report.options.aligned
+        else _whole_photo(report, row, source, refs.get(row.name), faces.get(row.name, []))
+        for row in sample.shown
+    ]
+    refused = [RestoredPhoto(row.name, row.status, None, None, row.message) for row in sample.refused]
+    return (*photos, *refused), sample.facts
 
 
 def _listed(uri: str, names: Collection[str]) -> tuple[PhotoSource | None, dict[str, PhotoRef]]:
@@ -90,10 +109,10 @@ def _listed(uri: str, names: Collection[str]) -> tuple[PhotoSource | None, dict[
         return None, {}
 
 
-def _restored_photo(
+def _aligned_photo(
     report: RestoreReport, row: LedgerRow, source: PhotoSource | None, ref: PhotoRef | None
 ) -> RestoredPhoto:
-    """A photo before and after; what cannot be shown any more is left out, and the note says why."""
+    """A face crop before and after; what cannot be shown any more is left out, and the note says why."""
     from pipelines.sources.sandboxed_images import enlarged_png
 
     notes = [row.message] if row.message else []
@@ -116,4 +135,71 @@ def _restored_photo(
     spread = after[-1] if len(after) > 1 else None
     return RestoredPhoto(
         row.name, row.status, before, after[0] if after else None, "; ".join(notes), spread=spread
+    )
+
+
+def _whole_photo(
+    report: RestoreReport,
+    row: LedgerRow,
+    source: PhotoSource | None,
+    ref: PhotoRef | None,
+    faces: Sequence[FaceRow],
+) -> RestoredPhoto:
+    """A photo and its faces before and after; what cannot be shown is left out, and the note says why."""
+    notes = [row.message] if row.message else []
+    boxes = [(face.left, face.top, face.right, face.bottom) for face in faces]
+    pictures: list[PhotoPictures | None] = []
+    spread: bytes | None = None
+    readers: dict[str, Callable[[], bytes]] = {
+        "input": lambda: _input_bytes(source, ref),
+        "output": lambda: storage.read_bytes(storage.join(report.output, row.output)),
+    }
+    for what, read in readers.items():
+        try:
+            found = photo_pictures(read(), _WHOLE_PX, boxes, row.width, _FACE_PX)
+            if found is None:
+                raise PhotoUnreadableError("it is no picture any more")
+            pictures.append(found)
+        except (OSError, DiffBFRError) as error:
+            pictures.append(None)
+            notes.append(f"the {what} cannot be shown: {one_line(error)}")
+    if row.samples > 1:
+        with contextlib.suppress(OSError, DiffBFRError):
+            last = other_outputs(row.output, row.samples)[-1]
+            spread = storage.read_bytes(storage.join(report.output, last))
+    before, after = pictures
+    cut = [
+        _face(face, before.parts[number], after.parts[number] if after else None)
+        for number, face in enumerate(faces if before else ())
+        if before is not None
+    ]
+    return RestoredPhoto(
+        row.name,
+        row.status,
+        before.whole if before else None,
+        after.whole if after else None,
+        "; ".join(notes),
+        spread=spread,
+        is_whole=True,
+        faces=tuple(cut),
+    )
+
+
+def _input_bytes(source: PhotoSource | None, ref: PhotoRef | None) -> bytes:
+    if source is None or ref is None:
+        raise PhotoUnreadableError("it is not there any more")
+    return source.read(ref)
+
+
+def _face(face: FaceRow, before: bytes, after: bytes | None) -> RestoredFace:
+    is_restored = face.status == "restored"
+    title = face.verdict.replace("_", " ") if face.status == "left_alone" else face.status
+    detail = f"{face.eyes_px:.0f} px between the eyes"
+    if face.consistency is not None:
+        detail += f", {face.consistency:.1f} dB like the photo"
+    if face.message:
+        detail += f", {face.message}"
+    doubtful = face.low_confidence or face.status == "failed"
+    return RestoredFace(
+        "doubtful" if face.low_confidence else title, detail, before, after if is_restored else None, doubtful
     )

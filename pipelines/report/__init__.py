@@ -4,7 +4,22 @@
 is the one module that imports Jinja.
 """
 
-from pipelines.report.data import LineageLink, ReportData, RestoredPhoto, StepLine, TrainingCurve
+from pipelines.report.data import (
+    LineageLink,
+    ReportData,
+    RestoredFace,
+    RestoredPhoto,
+    StepLine,
+    TrainingCurve,
+)
 from pipelines.report.page import write_report
 
-__all__ = ["LineageLink", "ReportData", "RestoredPhoto", "StepLine", "TrainingCurve", "write_report"]
+__all__ = [
+    "LineageLink",
+    "ReportData",
+    "RestoredFace",
+    "RestoredPhoto",
+    "StepLine",
+    "TrainingCurve",
+    "write_report",
+]

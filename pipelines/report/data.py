@@ -7,11 +7,22 @@ from pipelines.evaluation.scores import Evaluation
 
 
 @dataclass(frozen=True)
+class RestoredFace:
+    """A face of a whole photo, cut out of it before and after; `after` is None if it was left alone."""
+
+    title: str
+    detail: str
+    before: bytes
+    after: bytes | None
+    is_doubtful: bool = False
+
+
+@dataclass(frozen=True)
 class RestoredPhoto:
     """One input of a restored archive.
 
     `before` and `after` are image files that a browser can show, or None. `spread` is a heat map of the
-    differences between several restorations.
+    differences between several restorations. A whole photo (`is_whole`) is shown large, with its faces.
     """
 
     name: str
@@ -20,6 +31,37 @@ class RestoredPhoto:
     after: bytes | None
     note: str = ""
     spread: bytes | None = None
+    is_whole: bool = False
+    faces: tuple[RestoredFace, ...] = ()
+
+
+@dataclass(frozen=True)
+class SlowPhoto:
+    """A photo that took long: its seconds, and how many of its faces were restored."""
+
+    name: str
+    seconds: float
+    num_faces: int
+
+
+@dataclass(frozen=True)
+class RefusedReason:
+    """Why inputs were refused or failed, how many, and one of them."""
+
+    reason: str
+    count: int
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ArchiveFacts:
+    """A restored archive: photos a second, its faces by what became of them, the slowest, the refused."""
+
+    rate: float = 0.0
+    faces: tuple[tuple[str, int], ...] = ()
+    slowest: tuple[SlowPhoto, ...] = ()
+    refused: tuple[RefusedReason, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +107,7 @@ class ReportData:
     evaluation: Evaluation | None
     restored: tuple[RestoredPhoto, ...] = ()
     counts: tuple[tuple[str, int], ...] = ()
+    archive: ArchiveFacts | None = None
     curves: tuple[TrainingCurve, ...] = ()
     lineage: tuple[tuple[LineageLink, ...], ...] = ()
     steps: tuple[StepLine, ...] = ()

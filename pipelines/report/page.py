@@ -17,7 +17,7 @@ from pipelines.evaluation.scores import Evaluation, SubjectScores, protocol_line
 from pipelines.evaluation.types import TITLES, Panel
 from pipelines.progress import duration
 from pipelines.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw
-from pipelines.report.data import ReportData, RestoredPhoto, StepLine
+from pipelines.report.data import ArchiveFacts, ReportData, RestoredFace, RestoredPhoto, StepLine
 from pipelines.report.rendering import image_uri, photo_uri, render_page
 
 _TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
@@ -50,7 +50,10 @@ def render(data: ReportData) -> str:
         tiles=_tiles(data),
         columns=[(TITLES[name], _EXPLANATIONS[name]) for name in TITLES],
         rows=[_face_row(evaluation, panel) for panel in evaluation.panels] if evaluation else [],
-        photos=[_photo(photo) for photo in data.restored],
+        whole=[_photo(photo) for photo in data.restored if photo.is_whole],
+        photos=[_photo(photo) for photo in data.restored if not photo.is_whole],
+        positions=range(0, 101, 5),
+        slowest=[(slow, duration(slow.seconds)) for slow in (data.archive.slowest if data.archive else ())],
         heads=[_head(metric) for metric in evaluation.metrics] if evaluation else [],
         lines=[_line(evaluation, line) for line in evaluation.table] if evaluation else [],
         protocol=protocol_lines(evaluation) if evaluation else [],
@@ -99,6 +102,14 @@ class _Photo:
     before: str
     after: str
     spread: str
+    faces: tuple["_Face", ...]
+
+
+@dataclass(frozen=True)
+class _Face:
+    face: RestoredFace
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -143,10 +154,25 @@ def _tiles(data: ReportData) -> list[_Tile]:
         total = sum(number for status, number in data.counts if status != "skipped")
         done = sum(number for status, number in data.counts if status == "restored")
         tiles.append(_Tile(str(done), "", f"of {total} photos restored"))
+    if data.archive is not None:
+        tiles += _archive_tiles(data.archive)
     ran = sum(step.action == "RUN" for step in data.steps)
     tiles.append(
         _Tile(duration(data.seconds), "", f"{ran} of {len(data.steps)} steps run" if data.steps else "in all")
     )
+    return tiles
+
+
+def _archive_tiles(archive: ArchiveFacts) -> list[_Tile]:
+    counts = dict(archive.faces)
+    tiles = []
+    if counts:
+        num_faces = sum(number for name, number in counts.items() if name != "doubtful")
+        tiles.append(_Tile(str(counts.get("restored", 0)), "", f"of {num_faces} faces restored"))
+    if counts.get("doubtful"):
+        tiles.append(_Tile(str(counts["doubtful"]), "", "of them doubtful", "look at these", good=False))
+    if archive.rate:
+        tiles.append(_Tile(f"{archive.rate:.3g}", "/ s", "photos in this run"))
     return tiles
 
 
@@ -163,8 +189,16 @@ def _face_row(evaluation: Evaluation, panel: Panel) -> _FaceRow:
 
 
 def _photo(photo: RestoredPhoto) -> _Photo:
-    sources = (photo_uri(data, _LARGEST_PX) for data in (photo.before, photo.after, photo.spread))
-    return _Photo(photo, *sources)
+    before, after, spread = (
+        photo_uri(data, _LARGEST_PX) for data in (photo.before, photo.after, photo.spread)
+    )
+    if photo.is_whole:  # made for this page, in a process of its own
+        before, after = (image_uri(data) if data else "" for data in (photo.before, photo.after))
+    faces = (
+        _Face(face, image_uri(face.before), image_uri(face.after) if face.after else "")
+        for face in photo.faces
+    )
+    return _Photo(photo, before, after, spread, tuple(faces))
 
 
 def _head(metric: MetricInfo) -> str:

@@ -1,7 +1,8 @@
 """Images of other people, decoded in the sandbox: whole pixels, or a picture that a browser can show."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -10,6 +11,8 @@ from diffbfr.images import ImageRefused, Pixels, decode, decode_trusted, encode_
 from pipelines.sources.sandbox import WorkerFailure, run_sandboxed
 
 _SHOWN_FORMATS = ("PNG", "JPEG", "WEBP")
+_PART_MARGIN = 1.5
+Box = tuple[float, float, float, float]
 
 
 def decode_sandboxed(data: bytes) -> Pixels:
@@ -33,6 +36,48 @@ def shown_image(data: bytes, largest_px: int) -> bytes | None:
     A PNG, JPEG or WebP that is small enough is returned as it is.
     """
     return _shown(_reduce, data, largest_px)
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoPictures:
+    """A photo as pictures for a page: the whole, reduced, and parts of it, each WebP."""
+
+    whole: bytes
+    parts: tuple[bytes, ...]
+
+
+def photo_pictures(
+    data: bytes, largest_px: int, boxes: Sequence[Box], width: int, part_px: int
+) -> PhotoPictures | None:
+    """Reduce a photo to `largest_px`, and cut boxes out of it, each made a square of `part_px`.
+
+    A box is left, top, right and bottom in pixels of the photo at `width` pixels. None if it cannot be shown.
+    """
+    try:
+        found = run_sandboxed(_cut, data, largest_px, tuple(boxes), width, part_px, returns=PhotoPictures)
+    except ImageRefused:
+        return None
+    return None if isinstance(found, WorkerFailure) else found
+
+
+def _cut(data: bytes, largest_px: int, boxes: Sequence[Box], width: int, part_px: int) -> PhotoPictures:
+    photo = Image.fromarray(decode(data).pixels)
+    scale = photo.width / width
+    parts = []
+    for left, top, right, bottom in boxes:
+        half = _PART_MARGIN * max(right - left, bottom - top) / 2 * scale
+        x, y = (left + right) / 2 * scale, (top + bottom) / 2 * scale
+        around = round(x - half), round(y - half), round(x + half), round(y + half)
+        # what lies outside of the photo is black
+        parts.append(_webp(photo.crop(around).resize((part_px, part_px), Image.Resampling.BICUBIC)))
+    photo.thumbnail((largest_px, largest_px), Image.Resampling.LANCZOS)
+    return PhotoPictures(_webp(photo), tuple(parts))
+
+
+def _webp(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=90)
+    return buffer.getvalue()
 
 
 def _pixels(function: Callable[[bytes], Pixels], data: bytes) -> Pixels:
@@ -66,6 +111,4 @@ def _reduce(data: bytes, largest_px: int) -> bytes:
         return data
     image = Image.fromarray(decoded.pixels)
     image.thumbnail((largest_px, largest_px), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=90)
-    return buffer.getvalue()
+    return _webp(image)

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.report import LineageLink, ReportData, RestoredPhoto, StepLine, TrainingCurve
+from pipelines.report import (
+    LineageLink,
+    ReportData,
+    RestoredFace,
+    RestoredPhoto,
+    StepLine,
+    TrainingCurve,
+)
+from pipelines.report.data import ArchiveFacts, RefusedReason, SlowPhoto
 from pipelines.report.page import render
 
 PNG = base64.b64decode(
@@ -75,8 +83,23 @@ def page() -> Page:
                 restored=(
                     RestoredPhoto(evil, "restored", PNG, PNG, evil, PNG),
                     RestoredPhoto(evil, "failed", None, None, evil),
+                    RestoredPhoto(
+                        evil,
+                        "restored",
+                        PNG,
+                        PNG,
+                        evil,
+                        is_whole=True,
+                        faces=(RestoredFace(evil, evil, PNG, PNG, True),),
+                    ),
                 ),
                 counts=(("restored", 1), ("failed", 1)),
+                archive=ArchiveFacts(
+                    1.0,
+                    ((evil, 1),),
+                    (SlowPhoto(evil, 1.0, 1),),
+                    (RefusedReason(evil, 1, evil, evil),),
+                ),
                 curves=(TrainingCurve("irm1", ((8, 0.5), (16, 0.4))),),
                 lineage=((LineageLink(evil, evil, evil),),),
                 steps=(StepLine("shard", "HIT", 2.0, evil), StepLine("train-irm1", "RUN", 60.0, evil)),
@@ -108,7 +131,7 @@ def test_the_page_needs_nothing_that_the_policy_forbids(page: Page) -> None:
     sources = [
         value for name, value in page.attributes if name in ("src", "srcset", "href", "data", "action")
     ]
-    assert len(sources) == 3
+    assert len(sources) == 7
     assert all(source.startswith("data:image/") for source in sources)
 
 

@@ -34,7 +34,11 @@ def draw(
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(
-        1, 1 + len(grids), figsize=(5.5 + 3.2 * len(grids), 3.4), width_ratios=[1.7] + [1] * len(grids)
+        1,
+        1 + len(grids),
+        figsize=(5.5 + 3.2 * len(grids), 3.4),
+        width_ratios=[1.7] + [1] * len(grids),
+        layout="constrained",
     )
     width = 0.8 / len(shares)
     for number, ((title, values), colour) in enumerate(zip(shares.items(), _COLOURS, strict=False)):
@@ -48,7 +52,6 @@ def draw(
     for axis, (title, pixels) in zip(axes[1:], grids.items(), strict=True):
         axis.imshow(tile(pixels), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set(title=title, xticks=[], yticks=[])
-    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)

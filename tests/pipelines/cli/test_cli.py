@@ -73,6 +73,7 @@ COMMAND_LINE = {
         "--set",
         "--json",
     ],
+    "app": ["--model", "--host", "--port", "--root"],
     "setup metrics": ["--from", "--json"],
     "doctor": ["--root", "--address", "--config", "--set", "--json"],
     "models list": MODELS,
