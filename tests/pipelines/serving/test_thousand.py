@@ -25,7 +25,7 @@ PX = 64
 SCALE = 0.11
 LEVELS = np.arange(10) * 6 + 105
 """Of each channel of a face: none is near a dot's, and neighbours differ by far more than the cascade's noise."""
-CENTRE = slice(30, 35), slice(37, 42)
+CENTRE = slice(31, 35), slice(40, 45)
 """Rows and columns of a cheek, away from all dots."""
 
 
@@ -79,8 +79,8 @@ def test_each_of_1000_concurrent_requests_gets_its_own_face(monkeypatch: pytest.
         # the nearest colour of all 1,000 is that of the request
         assert (np.abs(mean - colour_of(number)) < 2.9).all(), (number, mean, colour_of(number))
         assert output != photos[number]
-    sizes = GatedCascade.photos_of_batches
-    assert sum(size > 1 for size in sizes) > 0.9 * len(sizes)
+    # while the first batch waited others were read: then batches were full, each of as many photos
+    assert GatedCascade.photos_of_batches.count(4) >= 2
 
 
 async def _restore_all(server: Served, photos: Sequence[bytes]) -> list[tuple[bytes, list[str]]]:
