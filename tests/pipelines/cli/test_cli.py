@@ -272,7 +272,7 @@ def test_an_interruption_says_how_to_go_on(
         (["run", "--plan", "--faces", "empty"], "empty holds no images"),
         (["train", "irm3"], "irm3"),
         (["condition", "tem"], "tem"),
-        (["restore", "empty", "out", "--model", "empty"], "holds no irm1.json"),
+        (["restore", "empty", "out", "--model", "empty"], "empty holds no cascade.json"),
         (["restore", "empty", "out", "--model", "diffbfr-cascade@champion"], "no registry at"),
         (["restore", "empty"], "restore has no OUTPUT; expected INPUT and OUTPUT"),
         (["restore", "--verify", "empty"], "empty holds no restoration; expected the OUTPUT"),
