@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
@@ -150,10 +150,11 @@ def _whole_photo(
     boxes = [(face.left, face.top, face.right, face.bottom) for face in faces]
     pictures: list[PhotoPictures | None] = []
     spread: bytes | None = None
-    for what, read in (
-        ("input", lambda: _input_bytes(source, ref)),
-        ("output", lambda: storage.read_bytes(storage.join(report.output, row.output))),
-    ):
+    reads: dict[str, Callable[[], bytes]] = {
+        "input": lambda: _input_bytes(source, ref),
+        "output": lambda: storage.read_bytes(storage.join(report.output, row.output)),
+    }
+    for what, read in reads.items():
         try:
             found = photo_pictures(read(), _WHOLE_PX, boxes, row.width, _FACE_PX)
             if found is None:
