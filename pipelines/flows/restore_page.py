@@ -150,11 +150,11 @@ def _whole_photo(
     boxes = [(face.left, face.top, face.right, face.bottom) for face in faces]
     pictures: list[PhotoPictures | None] = []
     spread: bytes | None = None
-    readers: dict[str, Callable[[], bytes]] = {
+    reads: dict[str, Callable[[], bytes]] = {
         "input": lambda: _input_bytes(source, ref),
         "output": lambda: storage.read_bytes(storage.join(report.output, row.output)),
     }
-    for what, read in readers.items():
+    for what, read in reads.items():
         try:
             found = photo_pictures(read(), _WHOLE_PX, boxes, row.width, _FACE_PX)
             if found is None:
@@ -196,7 +196,7 @@ def _face(face: FaceRow, before: bytes, after: bytes | None) -> RestoredFace:
     title = face.verdict.replace("_", " ") if face.status == "left_alone" else face.status
     detail = f"{face.eyes_px:.0f} px between the eyes"
     if face.consistency is not None:
-        detail += f", {face.consistency:.1f} dB like the photo"
+        detail += f", {face.consistency:.1f} dB of consistency"
     if face.message:
         detail += f", {face.message}"
     doubtful = face.low_confidence or face.status == "failed"

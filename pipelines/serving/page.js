@@ -238,7 +238,7 @@ class Card {
     const title = face.low_confidence ? "doubtful: look closely" : is_restored ? "restored" : face.status === "failed" ? "failed" : VERDICTS[face.verdict] || face.verdict;
     figure.querySelector("b").textContent = title;
     const facts = [`${Math.round(face.eyes_px)} px between the eyes`];
-    if (face.consistency !== null) facts.push(`${face.consistency.toFixed(1)} dB like the photo`);
+    if (face.consistency !== null) facts.push(`${face.consistency.toFixed(1)} dB of consistency`);
     if (face.message) facts.push(face.message);
     figure.querySelector("span").textContent = facts.join(", ");
     const box = document.createElement("i");
