@@ -256,11 +256,12 @@ class Cluster:
         num_tasks: int,
         unit: str = "items",
         weight: Callable[[Task], int] = lambda task: 1,
+        one_core: bool = False,
     ) -> None:
         """Like `for_each`, on actors as of `map_actors`; there are no more actors than `num_tasks`."""
         with Progress(label, total, unit) as progress, Draining() as draining:
             collector = self._streaming(label, tasks, weight, progress, on_report, draining)
-            self._run_actors(factory, collector, num_tasks, one_core=False)
+            self._run_actors(factory, collector, num_tasks, one_core=one_core)
         draining.check()
         collector.check()
 

@@ -281,6 +281,7 @@ def _restore(
         num_tasks=-(-total // options.unit_size),
         unit="photos",
         weight=lambda task: len(task.items),
+        one_core=True,
     )
 
 
