@@ -75,7 +75,8 @@ def test_a_mistake_is_one_clear_line(override: str, message: str) -> None:
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(
-        UsageError, match=r"no recipe 'smol'; did you mean smoke\? expected one of smoke, tiny, small, faces128, paper"
+        UsageError,
+        match=r"no recipe 'smol'; did you mean smoke\? expected one of smoke, tiny, small, faces128, paper",
     ):
         load("smol")
 
