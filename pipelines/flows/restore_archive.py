@@ -264,13 +264,17 @@ def _restore(
         )
         for number, unit in enumerate(restore_units(index, options.unit_size))
     )
-    faces = 0
+    faces, photos, started = 0, 0, time.perf_counter()
 
     def take(report: BatchReport) -> Mapping[str, Fact]:
-        nonlocal faces
+        nonlocal faces, photos
         journal.add(report.outcomes)
         faces += report.counts().faces
-        return {"faces": faces}
+        photos += len(report.outcomes)
+        # how many faces the other photos have is not known before they are searched
+        expected = faces if photos == total else f"{faces} of about {round(faces / photos * total)}"
+        rate = faces / (time.perf_counter() - started)
+        return {"faces": expected, "faces/s": float(f"{rate:.3g}")}
 
     cluster.for_each_on_actors(
         partial(RestoreWorker, model),
