@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 
+from diffbfr.faces.weights import MTCNN, convert_wheel
 from diffbfr.images import encode_png
 from diffbfr.synthetic import render_face
 from pipelines.cli import main
@@ -24,6 +25,7 @@ from pipelines.recipes.presets import smoke
 from pipelines.recipes.recipe import Recipe
 from pipelines.registry import CASCADE
 from pipelines.tracking.connection import open_registry
+from tests.diffbfr.faces.detector_files import wheel
 from tests.docs.pages import PAGES, ROOT, blocks, inline_commands, name_of, shell_commands
 from tests.pipelines.tiny_dataset import build, make_photos
 
@@ -43,6 +45,7 @@ ELSEWHERE = (
     "synthetic:count=50",
     "data checksums eval",
     "setup faces",
+    "diffbfr app",
     "data.align",
     "data show whole",
 )
@@ -137,18 +140,25 @@ def _small(name: str) -> Recipe:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the photos that the pages name, and recipes of the same names that are brief."""
+    """A folder with the photos that the pages name, a detector of random weights that finds no face, and
+    recipes of the same names that are brief.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "PHOTOS").mkdir()
+    (tmp_path / "CROPS").mkdir()
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for seed in range(6, 12):  # 8 and 10 are held out
             data = encode_png(render_face(seed, 128).pixels)
             (tmp_path / "PHOTOS" / f"{seed:02d}.png").write_bytes(data)
+            (tmp_path / "CROPS" / f"{seed:02d}.png").write_bytes(data)
             if seed < 8:
                 archive.writestr(f"{seed:02d}.png", data)
     names = list(overrides.RECIPES)
     monkeypatch.setattr(overrides, "RECIPES", {name: (lambda name=name: _small(name)) for name in names})
     monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DIFFBFR_FACE_DETECTOR", raising=False)
+    (tmp_path / "cache" / "faces").mkdir(parents=True)
+    (tmp_path / "cache" / "faces" / MTCNN).write_bytes(convert_wheel(wheel()))
     return tmp_path
 
 

@@ -12,6 +12,7 @@ import pytest
 from pipelines.cluster import Cluster
 from pipelines.dataset.shard_plan import split_listing
 from pipelines.flows.restore_plan import plan_restore
+from pipelines.restoration.archive_index import ArchiveIndex
 from pipelines.sources import open_source
 from tests.pipelines.deadline import deadline
 
@@ -47,9 +48,12 @@ def seconds(path: Path, cluster: Cluster) -> float:
     refs = list(source.refs())
     assert len({ref.name for ref in refs}) == len(refs)
     photos = [ref for ref in refs if not ref.skipped]
-    plan = plan_restore(source, photos, {}, cluster)
-    outputs = [item.output for item in plan.items] + [item.output for item, _ in plan.duplicates]
-    assert len(set(outputs)) == len(photos)
+    with ArchiveIndex() as index:
+        index.list_photos(refs)
+        index.choose_current()
+        plan_restore(source, index, "", cluster)
+        outputs = {output for page in index.to_restore(1000) for _, output in page}
+        assert len(outputs) == index.num_left() == len(photos)
     assert sum(map(len, split_listing(iter(photos), 1000))) == len(photos)
     return time.process_time() - started
 
@@ -59,7 +63,7 @@ def test_names_in_a_zip_cost_linear_time(
     tmp_path: Path, kind: str, serial: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the sizes of all members are equal, so that reading them is no part of what is measured
-    monkeypatch.setattr("pipelines.flows.restore_plan._digest_equal_sizes", lambda *_: {})
+    monkeypatch.setattr("pipelines.flows.restore_plan._find_duplicates", lambda *_: None)
     few = write_zip(tmp_path / "few.zip", map(NAMES[kind], range(250)))
     many = write_zip(tmp_path / "many.zip", map(NAMES[kind], range(2000)))
     with deadline(60):

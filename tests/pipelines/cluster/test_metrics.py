@@ -54,6 +54,7 @@ def test_a_task_counts_its_work_and_its_outcomes(recorded: Recorded) -> None:
         collector = Collector[int, ShardReport](
             "shard", [0, 1], lambda task: 4, progress, None, MetricsExporter("shard", enabled=True)
         )
+        assert [collector.take(), collector.take()] == [(0, 0), (1, 1)]
         collector.succeed(0, ShardReport(0, committed=3, quarantined=1, skipped=False, seconds=1.0, faces=5))
         collector.succeed(1, ShardReport(1, committed=4, quarantined=0, skipped=True, seconds=0.0, faces=4))
 
@@ -71,6 +72,7 @@ def test_failed_tasks_and_dead_workers_are_counted(recorded: Recorded) -> None:
             "restore", [0], lambda task: 1, progress, None, MetricsExporter("restore", enabled=True)
         )
         collector.metrics.worker_died()
+        assert collector.take() == (0, 0)
         collector.fail(0, ValueError("no"))
     assert recorded == {("diffbfr_worker_deaths", "restore"): 1, ("diffbfr_tasks_failed", "restore"): 1}
 

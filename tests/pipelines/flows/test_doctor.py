@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,14 @@ def test_a_storage_that_decides_only_between_writers_in_turn_is_found(
 
 @pytest.mark.slow
 def test_a_bucket_passes(s3_bucket: str, tmp_path: Path, serial: Cluster) -> None:
-    checks = doctor.doctor(f"{s3_bucket}/runs", f"sqlite:///{tmp_path}/mlflow.db", serial)
+    root = f"{s3_bucket}/{uuid.uuid4().hex}"
+    checks = doctor.doctor(root, f"sqlite:///{tmp_path}/mlflow.db", serial)
     found = {(check.where, check.what): check for check in checks}
     assert all(check.ok for check in checks), checks
     assert "put in parts" in found["driver", "storage"].detail
     assert "put in parts" in found["worker", "storage"].detail
     assert found["driver", "tracking"].ok
-    assert storage.list_dir(f"{s3_bucket}/runs") == []
+    assert storage.list_dir(root) == []
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def matrix(*operations: str) -> list[Any]:
 @pytest.fixture(autouse=True)
 def decoding_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder's process takes a second to start, and no case is about it."""
-    monkeypatch.setattr("pipelines.steps.restore.start_reader", lambda: None)
+    monkeypatch.setattr("pipelines.restoration.photo_reading.start_reader", lambda: None)
     monkeypatch.setattr("pipelines.steps.restore.read_face_sandboxed", read_face)
 
 

@@ -100,7 +100,7 @@ def _committed(root: Path, num_shards: int) -> list[ShardTask]:
             )
             tars.append(TarInfo(tar, TAR_BYTES, "5" * 64, members))
             storage.write_atomic(root / tar, bytes(TAR_BYTES))
-        samples = tuple(replace(template, key=key) for key in kept)
+        samples = tuple(replace(template, key=key, source=f"{key}.png") for key in kept)
         publish(str(root), COMMITS, Commit(task.index, task.digest, samples, tuple(tars), refused), [])
     return tasks
 
