@@ -64,7 +64,7 @@ def matrix(*operations: str) -> list[Any]:
 def decoding_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder's process takes a second to start, and no case is about it."""
     monkeypatch.setattr("pipelines.restoration.photo_reading.start_reader", lambda: None)
-    monkeypatch.setattr("pipelines.steps.restore.read_face_sandboxed", read_face)
+    monkeypatch.setattr("pipelines.restoration.photo_reading.read_face_sandboxed", read_face)
 
 
 @pytest.fixture
