@@ -1,7 +1,6 @@
 """How the background of a photo is enlarged: by a bicubic kernel, or by Real-ESRGAN where it is installed."""
 
 import functools
-from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -9,9 +8,7 @@ from PIL import Image
 from diffbfr.faces.paste import enlarge
 from diffbfr.images.photo import PhotoPixels
 from pipelines.restoration.realesrgan import FACTOR, RealEsrgan
-
-Upscaler: TypeAlias = Literal["bicubic", "realesrgan"]
-UPSCALERS: Final[tuple[Upscaler, ...]] = ("bicubic", "realesrgan")
+from pipelines.restoration.request import Upscaler
 
 
 def enlarged(pixels: PhotoPixels, upscale: int, upscaler: Upscaler) -> PhotoPixels:

@@ -12,7 +12,6 @@ other formats they are stored upright. A TIFF stays uncompressed if it was, and 
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
@@ -67,16 +66,6 @@ class EncodedPhoto:
 def written_format(source: str, wanted: WantedFormat | None = None) -> WrittenFormat:
     """Return the format of an output: the wanted one, else the input's (`SourcePhoto.format`), else PNG."""
     return wanted or _OWN_FORMAT.get(source, "png")
-
-
-def written_name(name: str, file_format: WrittenFormat) -> str:
-    """Return an input's name with a suffix of the output's format: its own if that is one."""
-    path = PurePosixPath(name)
-    return (
-        name
-        if path.suffix.lower() in SUFFIXES[file_format]
-        else str(path.with_suffix(SUFFIXES[file_format][0]))
-    )
 
 
 def check_holds(photo: SourcePhoto, file_format: WrittenFormat, upscale: int = 1) -> None:

@@ -7,7 +7,7 @@ replaced and not a dead end.
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from diffbfr.errors import UsageError
 from diffbfr.shards import ShardDamagedError
@@ -21,6 +21,8 @@ CONTROL: Final = ".diffbfr"
 """Folder inside the output for internal files: the pinned request and the units' records."""
 
 REQUEST: Final = f"{CONTROL}/request.json"
+
+Upscaler: TypeAlias = Literal["bicubic", "realesrgan"]
 
 MIN_CONSISTENCY: Final = 20.0
 """Consistency in dB below which a face is drawn again."""
@@ -45,7 +47,7 @@ class PhotoSettings:
     min_consistency: float = MIN_CONSISTENCY
     strength: float = 1.0
     upscale: Literal[1, 2, 4] = 1
-    upscaler: Literal["bicubic", "realesrgan"] = "bicubic"
+    upscaler: Upscaler = "bicubic"
     upscaler_sha256: str = ""
     file_format: Literal["", "png", "jpeg", "webp"] = ""
     keep_metadata: bool = False

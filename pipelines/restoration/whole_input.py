@@ -5,6 +5,7 @@ The pixels come back to the worker only if something of them changes.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from pipelines.restoration.photo_output import check_holds, written_format
 from pipelines.restoration.request import PhotoSettings
 from pipelines.sources.sandbox import WorkerFailure, run_sandboxed, warm_up
 
-WHOLE_SECONDS = 300.0
+WHOLE_SECONDS: Final = 300.0
 """For a photo of the largest size, searched at all of its scales."""
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from diffbfr.faces.align import FRAME_PX, Frame
 from diffbfr.faces.choose import Verdict
 from diffbfr.faces.paste import RestoredFace, paste
-from diffbfr.images import Pixels
+from diffbfr.images import Pixels, encode_png
 from diffbfr.images.photo import PhotoPixels, SourcePhoto
 from diffbfr.keys import draw_keys
 from pipelines.restoration.enlarging import enlarged
@@ -76,7 +76,7 @@ class WholePhoto:
         restored = [face for face in self.faces if face.is_restored]
         failed = [face.failure for face in self.faces if face.failure is not None]
         if failed:
-            message = f"{len(failed)} of {len(self.draws)} faces failed: {failed[0].message}"
+            message = f"{len(failed)} of {len(failed) + len(restored)} faces failed: {failed[0].message}"
             row = self.file.row("failed", failed[0].reason, message)
         elif restored:
             row = self.file.row("restored")
@@ -221,6 +221,4 @@ def _digest(pixels: object) -> str:
 
 
 def _encoded_spread(spread: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> bytes:
-    from diffbfr.images import encode_png
-
     return encode_png(std_heatmap(spread))

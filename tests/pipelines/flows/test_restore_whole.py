@@ -317,3 +317,12 @@ def test_a_face_network_compares_the_faces_before_and_after(
     (tmp_path / "face.safetensors").write_bytes(b"other")
     with pytest.raises(UsageError, match=r"the face network .* has sha256"):
         restore(album / "trip", tmp_path / "again", serial, options)
+
+
+def test_a_failed_draw_counts_its_face_once(
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
+) -> None:
+    sha256 = hashlib.sha256((album / "trip/three.tif").read_bytes()).hexdigest()
+    broken = FakeModel(broken=(f"{sha256}/1/2",))
+    report = restore(album / "trip", tmp_path / "out", serial, whole_options(detector, samples=3), broken)
+    assert by_name(report)["three.tif"].message == "1 of 3 faces failed: the device said no"

@@ -22,7 +22,6 @@ from pipelines.restoration.photo_output import (
     check_holds,
     encode_photo,
     written_format,
-    written_name,
 )
 from pipelines.restoration.provenance import Provenance
 from pipelines.sources.sandbox import run_sandboxed
@@ -239,18 +238,6 @@ def test_a_lossy_webp_is_written_losslessly() -> None:
 )  # fmt: skip
 def test_the_format_of_an_output(source: str, wanted: Any, expected: str) -> None:
     assert written_format(source, wanted) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "file_format", "expected"),
-    [
-        ("trip/a.JPG", "jpeg", "trip/a.JPG"), ("a.jpeg", "jpeg", "a.jpeg"), ("a.tif", "tiff", "a.tif"),
-        ("a.bmp", "png", "a.png"), ("a.b.jpg", "webp", "a.b.webp"), ("scan", "png", "scan.png"),
-        ("trip/wrong.png", "jpeg", "trip/wrong.jpg"), ("v1.2", "png", "v1.png"),
-    ],
-)  # fmt: skip
-def test_the_name_follows_the_format(name: str, file_format: WrittenFormat, expected: str) -> None:
-    assert written_name(name, file_format) == expected
 
 
 @pytest.mark.parametrize(
