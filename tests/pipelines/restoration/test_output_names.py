@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.restoration.output_names import RESERVED, output_names
+from pipelines.restoration.output_names import RESERVED, Naming, copied_name, output_names
+from pipelines.restoration.photo_output import WantedFormat
 
 NAMES = st.lists(
     st.text(alphabet=st.sampled_from("aAbé\u0301./\\-"), min_size=1, max_size=8).map(
@@ -153,3 +154,41 @@ def test_names_that_are_equal_after_mending_cost_linear_time() -> None:
 
     few, many = min(seconds(500) for _ in range(3)), min(seconds(4000) for _ in range(2))
     assert many < 24 * few + 0.2  # 8 times as many names; 64 times the time if it were quadratic
+
+
+@pytest.mark.parametrize(
+    ("file_format", "name", "output"),
+    [
+        (None, "trip/a.JPG", "trip/a.JPG"),
+        (None, "a.bmp", "a.bmp.png"),
+        (None, "no suffix", "no suffix"),
+        ("jpeg", "trip/a.JPG", "trip/a.JPG"),
+        ("jpeg", "a.tif", "a.jpg"),
+        ("webp", "a.b.jpg", "a.b.webp"),
+        ("png", "a.JPEG", "a.png"),
+    ],
+)
+def test_a_name_follows_the_format_and_is_kept_without_one(
+    file_format: WantedFormat | None, name: str, output: str
+) -> None:
+    assert output_names([name], {}, Naming(file_format)) == {name: output}
+
+
+def test_kept_names_that_a_file_system_may_take_for_one_get_numbers() -> None:
+    names = ["A.jpg", "a.jpg", "x.bmp", "x.bmp.png"]
+    assert output_names(names, {}, Naming(None)) == {
+        "A.jpg": "A.jpg",
+        "a.jpg": "a.2.jpg",
+        "x.bmp": "x.bmp.png",
+        "x.bmp.png": "x.bmp.2.png",
+    }
+    assert copied_name("x.bmp.png", "x.bmp") == "x.bmp"
+    assert copied_name("x.bmp.2.png", "x.bmp.png") == "x.bmp.2.png"
+
+
+@given(NAMES, st.data())
+def test_kept_names_are_apart_and_the_same_after_a_cut(names: list[str], data: st.DataObject) -> None:
+    undisturbed = output_names(names, {}, Naming(None))
+    assert len({output.casefold() for output in undisturbed.values()}) == len(names)
+    done = data.draw(st.sets(st.sampled_from(names))) if names else set()
+    assert output_names(names, {name: undisturbed[name] for name in done}, Naming(None)) == undisturbed
