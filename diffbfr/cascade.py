@@ -185,6 +185,11 @@ def sample(
             f"{spec.name} was given {'no' if spec.conditional else 'a'} condition; expected "
             f"{'one' if spec.conditional else 'none'}"
         )
+    if spec.distilled and mode == "faithful":
+        raise UsageError(
+            f"{spec.name} was distilled to {spec.fast.num_evaluations} evaluations; expected mode fast, it "
+            "knows no step between; take its teacher for mode faithful"
+        )
     _check_batch(spec, start_image, len(noise_keys), 3)
     _check_batch(spec, condition, len(noise_keys), spec.unet.in_channels - 3)
     starts = [spec.start] * len(noise_keys) if starts is None else starts
