@@ -115,8 +115,18 @@ class Cascade:
         A face with its key is restored to the same image alone and in any batch: bitwise on the CPU, where
         the networks run on one image at a time, and to float32's rounding elsewhere.
         """
+        return self.enhance(self.identity(x_0, noise_keys, mode), x_0, noise_keys, mode, fidelity)
+
+    def enhance(
+        self,
+        low: Float[Tensor, "b 3 low low"],
+        x_0: Float[Tensor, "b 3 lq lq"],
+        noise_keys: Sequence[str],
+        mode: Mode = "fast",
+        fidelity: Sequence[float] | None = None,
+    ) -> Restoration:
+        """Run IRM-2 and TEM on what IRM-1 made of `x_0`: the second half of `restore`."""
         fidelity = [PAPER_FIDELITY] * len(noise_keys) if fidelity is None else fidelity
-        low = self.identity(x_0, noise_keys, mode)
         second = self.irm2.spec
         n_1 = [self.irm2.spec.start_at(f) for f in fidelity]
         n_2 = [self.tem.spec.start_at(f) for f in fidelity]
