@@ -147,7 +147,7 @@ class _Tracer:
                 "every one read",
                 (*problems, *_photo_problems(uri, self._store.artifact_dir(record.identity))),
             )
-        if name == "init" or name in STAGE_NAMES:
+        if name in ("init", "teacher", *STAGE_NAMES):
             return self._weights_of(name, made)
         if name == "file":
             detail = f"{record.metadata['source']}, {record.metadata['licence']}"

@@ -45,8 +45,8 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 class Lineage:
     """Where a model comes from.
 
-    `parents` is role -> digest or artifact id: `dataset`, `init` (the weights at the start), and for IRM-2
-    `irm1` and `column` (what made its conditioning).
+    `parents` is role -> digest or artifact id: `dataset`, `init` (the weights at the start) or `teacher` (of
+    a distilled stage), and for IRM-2 `irm1` and `column` (what made its conditioning).
     """
 
     content_id: str

@@ -101,6 +101,10 @@ class RunContext:
             return self.find_model(init)
         return storage.absolute(init)
 
+    def initial_role(self, name: StageName) -> str:
+        """What those weights are to a stage: its beginning, or the teacher of a distilled one."""
+        return "teacher" if self.recipe.stage(name).stage.distilled else "init"
+
     def initial_for_workers(self, name: StageName) -> str:
         """The same folder for a task: where workers may be on other machines, a copy under the root."""
         folder = self.initial_folder(name)
