@@ -208,6 +208,8 @@ def restore(
         )
     else:
         say_block(table(("status", "inputs"), list(vars(report.counts).items())))
+        if report.counts.no_face and not (report.counts.restored or report.counts.failed):
+            say("no face was restored: none was found, or all were left alone; faces.parquet says why")
         say(f"ledger: {report.ledger}")
         if page is not None:
             say(f"report: {page}")

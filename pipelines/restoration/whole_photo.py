@@ -102,8 +102,9 @@ class WholePhoto:
         made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed, request.licences)
         file_format = written_format(photo.format, self.settings.file_format or None)
         pictures, spread = self._compose(photo, restored, request.samples)
+        is_made = bool(restored) and self.settings.strength > 0
         encoded = [
-            encode_photo(photo, pixels, made_by if restored else None, file_format) for pixels in pictures
+            encode_photo(photo, pixels, made_by if is_made else None, file_format) for pixels in pictures
         ]
         is_own = file_format == photo.format.lower()
         name = self._own_name() if is_own else self.file.item.output

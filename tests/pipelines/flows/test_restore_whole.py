@@ -286,6 +286,18 @@ def test_a_format_for_all_and_a_larger_size_are_given_to_photos_without_faces_to
         assert is_signed == (row.status == "restored")
 
 
+def test_at_strength_0_no_pixel_changes_and_no_model_is_named(
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
+) -> None:
+    report = restore(album, tmp_path / "out", serial, whole_options(detector, strength=0.0))
+    for name in ("two.png", "clear.webp", "trip/three.tif"):
+        after = (tmp_path / "out" / name).read_bytes()
+        assert b"TrainedAlgorithmicMedia" not in after
+        with Image.open(album / name) as old, Image.open(io.BytesIO(after)) as new:
+            assert (np.asarray(old) == np.asarray(new)).all()
+    assert report.counts.restored == 6
+
+
 def test_what_a_format_cannot_hold_is_refused_in_one_line(
     album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
