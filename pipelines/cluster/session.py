@@ -84,7 +84,7 @@ class ClusterConfig:
       save memory, cost time and do not change the result.
     - `compile` passes the networks to torch.compile.
     - `hang_s`: ranks that finish no step for this time (or for five usual steps, if longer) are replaced, and
-      so is a worker of our own Ray that was stopped for so long.
+      so is a worker that was stopped for so long.
     - `task_limit_s`: a worker whose task takes longer than this (an actor: or than five times the longest so
       far, if longer) is replaced, and the task retried.
     """
@@ -285,8 +285,8 @@ class Cluster:
             pool.run_serially(retrying, collector)
         elif num_tasks:
             self.start()
-            watch = self._hang_watch(collector.label)
-            pool.run_tasks(retrying, collector, self.config.num_workers, self._check, watch)
+            with self._hang_watch(collector.label) as watch:
+                pool.run_tasks(retrying, collector, self.config.num_workers, self._check, watch)
 
     def _run_actors(
         self,
@@ -305,8 +305,8 @@ class Cluster:
             num_actors = min(num_actors, num_tasks)
             cpus = 1 if on_one_core else self._cpus_per_worker(num_actors)
             gpu_share = pool.gpu_share(num_actors, gpus)
-            watch = self._hang_watch(collector.label)
-            pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._check, watch)
+            with self._hang_watch(collector.label) as watch:
+                pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._check, watch)
 
     def map_actors(
         self,
@@ -374,7 +374,8 @@ class Cluster:
         return MetricsExporter(label, enabled=self.config.address is not None)
 
     def _hang_watch(self, label: str) -> HangWatch:
-        return HangWatch(label, self.config.hang_s, self.config.task_limit_s)
+        config = self.config
+        return HangWatch(label, config.hang_s, config.task_limit_s, on_nodes=config.address is not None)
 
     def _worker_group(self, num_parallel: int) -> trainer.WorkerGroup:
         gpus = int(self._resource("GPU"))
