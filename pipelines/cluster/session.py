@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -430,13 +431,13 @@ class Cluster:
                     logging_level=logging.ERROR,
                 )
                 silence_ray()
-        except ray.exceptions.AuthenticationError as error:
-            raise UsageError(
-                f"the Ray cluster at {address} refuses this process ({one_line(error).partition('. ')[0]}); "
-                "expected its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with it"
-            ) from error
         # Nobody listens, it is no address, or the cluster runs another version of Ray or Python.
-        except (OSError, ValueError, RuntimeError) as error:
+        except (ray.exceptions.AuthenticationError, OSError, ValueError, RuntimeError) as error:
+            if refusal := _token_refusal(error):
+                raise UsageError(
+                    f"the Ray cluster at {address} refuses this process ({refusal}); expected its token; set "
+                    "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with it"
+                ) from error
             reason = " ".join(str(error).split())
             raise UsageError(
                 f"no Ray cluster at {address} ({reason}); expected a running one; check cluster.address"
@@ -489,6 +490,19 @@ def _limit_threads() -> None:
         torch.set_num_threads(min(cores, torch.get_num_threads()))
     elif cores < len(os.sched_getaffinity(0)):
         os.environ["OMP_NUM_THREADS"] = str(cores)
+
+
+def _token_refusal(error: BaseException | None) -> str:
+    """What Ray says of the token, "" if nothing; a "Failed to connect" has it in its causes."""
+    import ray
+
+    while error is not None:
+        if isinstance(error, ray.exceptions.AuthenticationError):
+            return one_line(error).partition(". ")[0]
+        if found := re.search(r"InvalidAuthToken: [^.\n]+", str(error)):
+            return found[0]
+        error = error.__cause__
+    return ""
 
 
 def _check_connection(address: str) -> None:
