@@ -154,10 +154,10 @@ def _parts(count: int) -> list[slice]:
 
 def _over_seeds(rows: Mapping[str, Mapping[str, list[list[float]]]]) -> dict[str, dict[str, list[float]]]:
     """Each face's mean over its seeds."""
-    return {
-        stage: {metric: np.mean(columns, 0).tolist() for metric, columns in metrics.items()}
-        for stage, metrics in rows.items()
-    }
+    means: dict[str, dict[str, list[float]]] = {}
+    for stage, metrics in rows.items():
+        means[stage] = {metric: np.mean(columns, 0).tolist() for metric, columns in metrics.items()}
+    return means
 
 
 def _read(file: Path) -> Scored | None:
