@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,10 @@ from diffbfr.checkpoint import load_stage, read_stage_spec
 from diffbfr.digests import model_digest
 from diffbfr.errors import UsageError
 from diffbfr.models.denoiser import Denoiser, Precision, upsample
+from diffbfr.packaged import RECORD as RECORD
+from diffbfr.packaged import packaged_folder
 from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
-from diffbfr.stages import PAPER_FIDELITY, STAGE_NAMES, Mode, StageSpec
-
-RECORD: Final = "cascade.json"
+from diffbfr.stages import PACKAGED, PAPER_FIDELITY, STAGE_NAMES, Mode, StageSpec
 
 
 @dataclass(frozen=True)
@@ -280,4 +280,4 @@ def write_record(folder: Path, record: dict[str, object]) -> None:
 
 def packaged_cascade() -> Path:
     """Folder of the tiny cascade that ships with the package (32 -> 128 px, trained on procedural faces)."""
-    return Path(__file__).parent / "weights" / "tiny"
+    return packaged_folder(PACKAGED)

@@ -37,7 +37,7 @@ def restore(
             help="New folder for the restored photos, or one to resume.", metavar="OUTPUT", show_default=False
         ),
     ] = "",
-    model: options.Model = options.PACKAGED,
+    model: options.Model = options.DEFAULT_MODEL,
     mode: Annotated[
         Literal["fast", "faithful"] | None, typer.Option("--mode", help="Few-step solvers, or Algorithm 1.")
     ] = None,

@@ -35,10 +35,11 @@ from diffbfr.metrics.lpips import Lpips
 from diffbfr.metrics.psnr import psnr
 from diffbfr.shards import ShardedDataset
 from diffbfr.stages import PACKAGED, STAGE_NAMES
+from diffbfr.text import format_columns
 from pipelines.dataset.manifest import open_dataset
 from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.experiments.command import run_command
-from pipelines.experiments.group_scores import format_groups, group_scores, read_groups
+from pipelines.experiments.group_scores import GroupScore, format_groups, group_scores, read_groups
 from pipelines.experiments.spread import parse_seeds
 from pipelines.experiments.stage_tables import Scored, comparison_table, detail_table, stage_table
 from pipelines.packages.metric_weights import FACE_RESNET
@@ -153,10 +154,10 @@ def _parts(count: int) -> list[slice]:
 
 def _over_seeds(rows: Mapping[str, Mapping[str, list[list[float]]]]) -> dict[str, dict[str, list[float]]]:
     """Each face's mean over its seeds."""
-    return {
-        stage: {metric: np.mean(columns, 0).tolist() for metric, columns in metrics.items()}
-        for stage, metrics in rows.items()
-    }
+    means: dict[str, dict[str, list[float]]] = {}
+    for stage, metrics in rows.items():
+        means[stage] = {metric: np.mean(columns, 0).tolist() for metric, columns in metrics.items()}
+    return means
 
 
 def _read(file: Path) -> Scored | None:
@@ -164,6 +165,17 @@ def _read(file: Path) -> Scored | None:
         return None
     values = json.loads(file.read_text())
     return Scored(tuple(values["evaluations"]), values["seconds"], values["rows"])
+
+
+@dataclass(frozen=True)
+class StageScores:
+    """Model -> start -> scores, the faces and their split, groups at the first start, and the tables."""
+
+    scored: Mapping[str, Mapping[str, Scored]]
+    split: str
+    faces: int
+    groups: Mapping[str, Sequence[GroupScore]]
+    text: str
 
 
 def run(
@@ -175,18 +187,23 @@ def run(
     out: Path,
     max_faces: int | None = None,
     groups: Path | None = None,
-) -> str:
-    """Score every model at every start; the tables, which OUT/tables.txt holds too."""
-    from diffbfr.text import format_columns
+    dataset_id: str = "",
+) -> StageScores:
+    """Score every model at every start; OUT/tables.txt gets the tables.
 
+    The faces are those of the root's dataset of an id, the newest if it is "".
+    """
     store = ArtifactStore(root)
-    record = store.latest("shard")
+    record = store.by_id(dataset_id) if dataset_id else store.latest("shard")
     if record is None:
-        raise UsageError(f"{root} holds no dataset; expected one; run `diffbfr shard --root {root}`")
+        raise UsageError(
+            f"{root} holds no dataset {dataset_id}; expected one; run `diffbfr shard --root {root}`"
+        )
     dataset = open_dataset(store.artifact_dir(record.identity))
     keys = tuple(dataset.keys(split))[:max_faces]  # type: ignore[arg-type]
     if len(keys) < 3:
         raise UsageError(f"found {len(keys)} faces of split {split}; expected at least 3; hold out more")
+    out.mkdir(parents=True, exist_ok=True)
     meters, faces = Meters(), open_faces(dataset, keys)
     run_id = hashlib.sha256(json.dumps([record.content, keys, list(seeds)]).encode()).hexdigest()[:12]
     scored = {}
@@ -208,14 +225,15 @@ def run(
         f"{len(keys)} faces of split {split}, {len(seeds)} restorations each",
         *map(format_columns, tables),
     ]
+    by_group = {}
     if groups is not None:
         named = read_groups(groups, dataset, keys)
         for name, found in scored.items():
-            best = found[starts[0]].rows["tem"]
-            parts.append(f"{name}, start {starts[0]}\n{format_groups(group_scores(best, named))}")
+            by_group[name] = group_scores(found[starts[0]].rows["tem"], named)
+            parts.append(f"{name}, start {starts[0]}\n{format_groups(by_group[name])}")
     text = "\n\n".join(parts)
     (out / "tables.txt").write_text(f"{text}\n")
-    return text
+    return StageScores(scored, split, len(keys), by_group, text)
 
 
 def _parse_starts(text: str) -> tuple[str, ...]:
@@ -247,8 +265,7 @@ def main(words: Sequence[str] | None = None) -> None:
     models = {
         name: packaged_cascade() if name == PACKAGED else Path(name) for name in given.model or [PACKAGED]
     }
-    given.out.mkdir(parents=True, exist_ok=True)
-    text = run(
+    found = run(
         models,
         given.root,
         given.split,
@@ -258,7 +275,7 @@ def main(words: Sequence[str] | None = None) -> None:
         given.max_faces,
         given.groups,
     )
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{found.text}\n")
 
 
 if __name__ == "__main__":

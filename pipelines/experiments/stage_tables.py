@@ -62,8 +62,7 @@ def detail_table(scored: Mapping[str, Scored], details: Sequence[float]) -> list
     for third in np.array_split(order, 3):
         kept = [details[i] for i in third]
         for start, found in scored.items():
-            cells = [
-                f"{np.mean([found.rows['tem'][m][i] for i in third]):.4f}" for m in ("lpips", "identity")
-            ]
+            columns = (np.asarray(found.rows["tem"][metric])[third] for metric in ("lpips", "identity"))
+            cells = [f"{column.mean():.4f}" for column in columns]
             table.append([f"{min(kept):.2f} to {max(kept):.2f}", start, str(len(third)), *cells])
     return table
