@@ -52,12 +52,13 @@ main()
 """
 
 
-def pack(place: Path, photos: int) -> None:
-    """A zip of photos of one pixel, no two alike, in folders of a thousand."""
+def pack(place: Path, photos: int) -> Path:
+    """Make a zip of photos of one pixel, no two alike, in folders of a thousand."""
     with zipfile.ZipFile(place, "w") as archive:
         for number in range(photos):
             name = f"album-{number // 1000:04d}/photo {number:08d}.png"
             archive.writestr(zipfile.ZipInfo(name), one_pixel(number))
+    return place
 
 
 def one_pixel(colour: int) -> bytes:
@@ -71,8 +72,8 @@ def one_pixel(colour: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def commit_refused(archive: Path, output: Path, num_done: int) -> None:
-    """An output folder as a run leaves it that refused the first `num_done` photos."""
+def commit_refused(archive: Path, output: Path, num_done: int) -> Path:
+    """Make an output folder as a run leaves it that refused the first `num_done` photos."""
     source = open_source(archive, every_file=True)
     request = _request(source, pin_model(packaged_cascade()), RestoreOptions(aligned=True))
     output.mkdir()
@@ -80,6 +81,7 @@ def commit_refused(archive: Path, output: Path, num_done: int) -> None:
     done = _refused(islice(source.refs(), num_done))
     while segment := list(islice(done, _PER_SEGMENT)):
         replace_records(str(output), (), segment, request)
+    return output
 
 
 def _refused(refs: Iterable[PhotoRef]) -> Iterator[Values]:
@@ -130,9 +132,10 @@ def main() -> None:
         folder = chosen.made or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         archive, output = folder / f"{chosen.photos}.zip", folder / f"out-{chosen.photos}-{chosen.left}"
         if not archive.exists():
-            apart(pack, archive, chosen.photos)
+            apart(pack, archive.with_suffix(".part"), chosen.photos).rename(archive)
         if not output.exists():
-            apart(commit_refused, archive, output, chosen.photos - chosen.left)
+            part = output.with_suffix(".part")
+            apart(commit_refused, archive, part, chosen.photos - chosen.left).rename(output)
         known, journal_s, journal_cpu_s = apart(open_journal, str(output))
         run_s, peak_mb = run_command(archive, output, chosen.photos, int(chosen.ray))
         rows = pq.read_metadata(output / "ledger.parquet").num_rows
