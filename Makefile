@@ -12,11 +12,11 @@ demo: $(INSTALLED)  ## the whole pipeline on the embedded faces; ends with the p
 	$(BIN)/diffbfr run --recipe smoke --root build/demo
 
 test: $(INSTALLED)  ## every test: two at a time, then those that start a Ray of their own or kill parts of one
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not cluster"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not cluster"
 	$(BIN)/python -m pytest -q -m cluster
 
 check: lint audit  ## what a commit must pass: format, lint, types, import contracts, audit and the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not cluster"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not cluster"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
@@ -14,7 +14,7 @@ from pipelines.dataset.manifest import LedgerRow
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.flows.restore_archive import RestoreReport
 from pipelines.flows.restore_output import say
-from pipelines.flows.restored_sample import faces_of, sample_faces, sample_rows
+from pipelines.flows.restored_sample import FacesShown, faces_of, sample_faces, sample_rows
 from pipelines.report import LineageLink, ReportData, RestoredFace, RestoredPhoto, write_report
 from pipelines.report.data import ArchiveFacts
 from pipelines.restoration.access import file_mode
@@ -93,7 +93,7 @@ def page_content(report: RestoreReport) -> tuple[tuple[RestoredPhoto, ...], Arch
     photos = [
         _aligned_photo(report, row, source, refs.get(row.name))
         if report.options.aligned
-        else _whole_photo(report, row, source, refs.get(row.name), faces.get(row.name, []))
+        else _whole_photo(report, row, source, refs.get(row.name), faces.get(row.name, FacesShown()))
         for row in sample.shown
     ]
     refused = [RestoredPhoto(row.name, row.status, None, None, row.message) for row in sample.refused]
@@ -143,11 +143,11 @@ def _whole_photo(
     row: LedgerRow,
     source: PhotoSource | None,
     ref: PhotoRef | None,
-    faces: Sequence[FaceRow],
+    shown: FacesShown,
 ) -> RestoredPhoto:
     """A photo and its faces before and after; what cannot be shown is left out, and the note says why."""
     notes = [row.message] if row.message else []
-    boxes = [(face.left, face.top, face.right, face.bottom) for face in faces]
+    boxes = [(face.left, face.top, face.right, face.bottom) for face in shown.faces]
     pictures: list[PhotoPictures | None] = []
     spread: bytes | None = None
     reads: dict[str, Callable[[], bytes]] = {
@@ -170,7 +170,7 @@ def _whole_photo(
     before, after = pictures
     cut = [
         _face(face, before.parts[number], after.parts[number] if after else None)
-        for number, face in enumerate(faces if before else ())
+        for number, face in enumerate(shown.faces if before else ())
         if before is not None
     ]
     return RestoredPhoto(
@@ -182,6 +182,7 @@ def _whole_photo(
         spread=spread,
         is_whole=True,
         faces=tuple(cut),
+        num_more_faces=shown.num_more,
     )
 
 
