@@ -18,7 +18,7 @@ _PACKAGED_NOTE = (
 
 
 def serve(
-    model: options.Model = options.PACKAGED,
+    model: options.Model = options.DEFAULT_MODEL,
     host: Annotated[
         str,
         typer.Option(

@@ -1,4 +1,4 @@
-"""Trainings in several processes over gloo; here because a spawned process must be able to import what it
+"""Trainings in several processes over gloo; here because another process must be able to import what it
 runs.
 """
 
@@ -48,7 +48,8 @@ def train_in_processes(
     saw.
     """
     num_ranks = len(trainings[0])
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", __name__])  # a rank would import them for seconds
     results = context.SimpleQueue()
     troubled = list(zip_longest(trainings, troubles, fillvalue=Trouble()))
     processes = [

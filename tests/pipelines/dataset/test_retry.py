@@ -172,7 +172,7 @@ def test_poison_costs_itself_only_and_the_others_are_the_same_to_the_last_byte(
             (photos / f"{number:05d}p-{how}.png").write_bytes(picture(90 + number) + mark)
     monkeypatch.setattr("pipelines.steps.shard.make_face", poison.make_face)
     monkeypatch.setattr(
-        "pipelines.steps.shard.run_sandboxed", partial(run_sandboxed, seconds=15, num_bytes=1 << 29)
+        "pipelines.steps.shard.run_sandboxed", partial(run_sandboxed, seconds=5, num_bytes=1 << 29)
     )
     info = build(photos, tmp_path / "with", replace(CONFIG, shard_size=9))
     found = {row.source: (row.stage, row.reason) for row in read_quarantine(tmp_path / "with")}

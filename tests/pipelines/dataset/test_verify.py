@@ -23,6 +23,7 @@ from pipelines.dataset.manifest import open_dataset
 from pipelines.dataset.samples import make_face
 from pipelines.dataset.verify import LEVELS, plan_verification, verify_shard
 from pipelines.dataset.verify_records import DatasetProblem, verify_records
+from tests.counts import count
 from tests.pipelines.tiny_dataset import make_dataset, make_photos
 
 COLUMN = "irm1-0123456789ab"
@@ -297,17 +298,11 @@ def _flip(handle: int, bit: int) -> None:
     os.pwrite(handle, bytes([os.pread(handle, 1, bit // 8)[0] ^ 1 << bit % 8]), bit // 8)
 
 
-def test_2000_of_2000_flipped_bits_are_found_and_no_reader_gets_one(
+def test_all_of_many_flipped_bits_are_found_and_no_reader_gets_one(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _count_found(root, 2000, monkeypatch) == 2000
-
-
-@pytest.mark.slow
-def test_10000_of_10000_flipped_bits_are_found_and_no_reader_gets_one(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert _count_found(root, 10_000, monkeypatch) == 10_000
+    flips = count(500, 10_000)
+    assert _count_found(root, flips, monkeypatch) == flips
 
 
 def test_every_512_byte_cut_of_every_shard_is_found_and_no_reader_gets_a_shorter_one(

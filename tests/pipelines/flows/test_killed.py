@@ -20,7 +20,7 @@ from dataclasses import replace
 sys.path.insert(0, {tests!r})
 from tests.pipelines.flows.pocket import pocket
 from pipelines.flows import train_cascade
-recipe, workers = pocket(num_samples=400), int(sys.argv[2])
+recipe, workers = pocket(num_samples=96), int(sys.argv[2])
 if sys.argv[3:] == ["in order"]:
     stages = {{name: recipe.stage(name) for name in ("irm1", "irm2", "tem")}}
     recipe = replace(recipe, **{{name: replace(it, training=replace(it.training, reduce_leaves=2)) for name, it in stages.items()}})

@@ -1,4 +1,4 @@
-"""1,000 requests at once through one server: each gets the face of its own photo, and no other's."""
+"""Many requests at once through one server: each gets the face of its own photo, and no other's."""
 
 import asyncio
 import threading
@@ -15,12 +15,13 @@ from diffbfr.cascade import Restoration
 from diffbfr.faces import photo as photo_module
 from diffbfr.faces.similarity import Similarity
 from pipelines.serving.server import _allow_connections
+from tests.counts import count
 from tests.diffbfr.faces.dots import DotDetector, draw
 from tests.pipelines.dot_photos import encoded, find_dots
 from tests.pipelines.fake_cascade import FakeCascade, FakeModel
 from tests.pipelines.serving.served import Served, exchange, served
 
-NUM = 1000
+NUM = count(250, 1000)
 PX = 64
 SCALE = 0.11
 LEVELS = np.arange(10) * 6 + 105
@@ -60,7 +61,7 @@ def photo_of(number: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_each_of_1000_concurrent_requests_gets_its_own_face(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_of_many_concurrent_requests_gets_its_own_face(monkeypatch: pytest.MonkeyPatch) -> None:
     find_dots(monkeypatch)
     # the faces are upright: one look is enough
     monkeypatch.setattr(photo_module, "_finder", lambda *_: DotDetector())
@@ -76,7 +77,7 @@ def test_each_of_1000_concurrent_requests_gets_its_own_face(monkeypatch: pytest.
         assert states[-1] == "done"
         pixels = cv2.imdecode(np.frombuffer(output, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
         mean = pixels[CENTRE].reshape(-1, 3).mean(0)
-        # the nearest colour of all 1,000 is that of the request
+        # the nearest colour of all is that of the request
         assert (np.abs(mean - colour_of(number)) < 2.9).all(), (number, mean, colour_of(number))
         assert output != photos[number]
     # while the first batch waited others were read: then batches were full, each of as many photos
