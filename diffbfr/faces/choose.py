@@ -6,8 +6,7 @@ tried in the order of `Reason`; the first that a face breaks is its reason.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from math import hypot, sqrt
+from math import hypot
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from diffbfr.errors import UsageError
 from diffbfr.faces.align import FRAME_PX, Frame, Photo, align, fit_frame
+from diffbfr.faces.detail import LEAST_DETAIL, edges, octaves
 from diffbfr.faces.detect import Face
 
 Reason: TypeAlias = Literal[
@@ -34,11 +34,7 @@ REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 
 SIZE_SLACK: Final = 1.1
 """The frame may be larger than the model's picture by this: points are placed to a few percent."""
-LEAST_DETAIL: Final = 0.2
-"""Levels of 8 bits below which there is no detail to compare."""
 MOST_TURN: Final = 10.0
-NOISE_MARGIN: Final = 1.05
-"""The spread of the estimate of noise, so that noise alone is none."""
 SECOND_OCTAVE: Final = 0.7
 """Share of the second octave in the third of a sharp photo."""
 CONTRAST_PX: Final = 64
@@ -140,11 +136,7 @@ def fine_detail(gray: Float32[np.ndarray, "px px"]) -> float:
     each octave the share that a normal distribution of the same median has is taken off, as noise is
     everywhere and edges are not.
     """
-    import cv2
-
-    blurred = [gray, *(cv2.GaussianBlur(gray, (0, 0), sigma) for sigma in (1.0, 2.0, 4.0))]
-    part = slice(gray.shape[0] // 4, gray.shape[0] * 3 // 4)
-    finest, second, third = (_edges((a - b)[part, part]) for a, b in pairwise(blurred))
+    finest, second, third = map(edges, octaves(gray, 3))
     if min(second, third) < LEAST_DETAIL:
         return 0.0
     return min(finest / second, second / third / SECOND_OCTAVE)
@@ -157,12 +149,6 @@ def least_contrast(gray: Float32[np.ndarray, "64 64"]) -> float:
     """
     whole = float(gray[20:54, 14:50].std())
     return min(float(gray[part].std()) for part in FEATURES) / whole if whole else 0.0
-
-
-def _edges(octave: Float32[np.ndarray, "h w"]) -> float:
-    """The deviation of an octave without what is noise."""
-    noise = 1.4826 * float(np.median(np.abs(octave - np.median(octave))))
-    return sqrt(max(0.0, float(octave.var()) - NOISE_MARGIN * noise**2))
 
 
 def _judge(photo: Photo, face: Face, policy: ChoicePolicy) -> Verdict:
@@ -180,9 +166,9 @@ def _judge(photo: Photo, face: Face, policy: ChoicePolicy) -> Verdict:
     elif turn > policy.max_turn:
         reason = "turned_away"
     else:
-        contrast = least_contrast(_gray(photo, frame, CONTRAST_PX))
+        contrast = least_contrast(gray_frame(photo, frame, CONTRAST_PX))
         if frame.scale * FRAME_PX * SIZE_SLACK >= policy.model_px:
-            detail = fine_detail(_gray(photo, frame, policy.model_px))
+            detail = fine_detail(gray_frame(photo, frame, policy.model_px))
         if contrast < policy.min_contrast:
             reason = "covered"
         elif detail is not None and detail > policy.max_detail:
@@ -190,7 +176,8 @@ def _judge(photo: Photo, face: Face, policy: ChoicePolicy) -> Verdict:
     return Verdict(face, reason, face.eyes_px, turn, contrast, detail)
 
 
-def _gray(photo: Photo, frame: Frame, px: int) -> Float32[np.ndarray, "px px"]:
+def gray_frame(photo: Photo, frame: Frame, px: int) -> Float32[np.ndarray, "px px"]:
+    """The mean of the channels of a face in its frame, in levels of 8 bits."""
     gray: NDArray[np.float32] = align(photo, frame, px).pixels.astype(np.float32).mean(2)
     return gray
 

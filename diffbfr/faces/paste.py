@@ -1,4 +1,4 @@
-"""Paste restored faces back: a feathered mask, colours matched at the seam, nothing else touched.
+"""Paste restored faces back: a feathered mask, colours matched to the photo, nothing else touched.
 
 Blending and matching happen in linear light, with sRGB's transfer curve. Each face is matched to the photo
 as it was, never to another restored face; where masks overlap, the smaller face is laid first, and no face is
@@ -17,6 +17,7 @@ from diffbfr.errors import UsageError
 from diffbfr.faces.align import FRAME_PX, Frame, Photo, colour_layers
 from diffbfr.faces.light import Light, luminance, to_light, to_stored
 from diffbfr.faces.similarity import Similarity
+from diffbfr.faces.transparency import alpha_of, enlarge_seen, seen_share
 from diffbfr.faces.warp import warp
 from diffbfr.images import Pixels
 
@@ -62,7 +63,8 @@ def paste(
     `keep` are faces of the photo that are left alone: others are not laid over them either. `strength` in
     [0, 1] blends between the photo and the full result. `upscale` 1, 2 or 4 enlarges the photo first, by a
     bicubic kernel unless `background` is the photo enlarged in another way. Pixels outside of the masks are
-    the (enlarged) photo's, and alpha everywhere; where all channels of the photo are equal they stay so.
+    the (enlarged) photo's, and those that are wholly transparent, and alpha everywhere; where all channels of
+    the photo are equal they stay so.
     """
     if not 0 <= strength <= 1:
         raise UsageError(f"strength is {strength}; expected a number from 0 to 1")
@@ -76,11 +78,13 @@ def paste(
     masks = [mask_of(face.frame, height, width, everyone) for face in placed]
     covered = [(face, mask) for face, mask in zip(placed, masks, strict=True) if mask is not None]
     grounds = [layers[mask.rows, mask.columns].copy() for _, mask in covered]
+    alpha = alpha_of(pasted)
     for (face, mask), ground in zip(covered, grounds, strict=True):
         part = layers[mask.rows, mask.columns]
-        matched = _matched(face, mask, ground[..., :1] if gray else ground)
+        seen = None if alpha is None else seen_share(alpha[mask.rows, mask.columns])
+        matched = _matched(face, mask, ground[..., :1] if gray else ground, seen)
         here = to_light(part[..., : matched.shape[2]])
-        share = mask.share[..., None]
+        share = (mask.share if seen is None else mask.share * (seen > 0))[..., None]
         blended = to_stored(here + share * np.float32(strength) * (matched - here), part.dtype)
         np.copyto(part, blended, where=share > 0)
     return pasted
@@ -128,6 +132,8 @@ def enlarge(photo: Photo, factor: int) -> Photo:
         raise UsageError(f"upscale is {factor}; expected one of {', '.join(map(str, UPSCALES))}")
     if factor == 1:
         return photo.copy()
+    if alpha_of(photo) is not None:
+        return enlarge_seen(photo, factor)
     height, width = photo.shape[:2]
     size = (width * factor, height * factor)
     resized = cv2.resize(photo, size, interpolation=cv2.INTER_CUBIC)
@@ -140,33 +146,40 @@ def is_gray(layers: NDArray[Any]) -> bool:
     return all(bool((part[..., :1] == part).all()) for part in (sparse, layers))
 
 
-def _matched(face: RestoredFace, mask: PhotoMask, ground: NDArray[Any]) -> Light:
-    """The restored face in linear light on the photo's pixels, with the photo's light along the seam."""
+def _matched(
+    face: RestoredFace, mask: PhotoMask, ground: NDArray[Any], seen: NDArray[np.float32] | None
+) -> Light:
+    """The restored face on the photo's pixels, in linear light, which is the photo's where the mask is.
+
+    `seen` is how far each pixel of the photo is seen, None if all are. The seam counts twice; alone it would
+    carry into the face whatever else the cascade drew behind it.
+    """
     corner = Similarity.of_shift(mask.columns.start, mask.rows.start)
     to_face = corner.then(face.frame.at(face.pixels.shape[0]).inverse())
     restored = to_light(np.clip(warp(face.pixels, to_face, *mask.share.shape) / np.float32(255), 0, 1))
     if ground.shape[2] == 1:
         restored = luminance(restored)
-    return restored * _gain(restored, to_light(ground), mask.share)
+    weights = mask.share * (2 - mask.share)
+    return restored * _gain(restored, to_light(ground), weights if seen is None else weights * seen)
 
 
-def _gain(restored: Light, before: Light, share: Float32[np.ndarray, "h w"]) -> Light:
-    """Factors [h, w, channels] that give the restored face the photo's light along the seam.
+def _gain(restored: Light, before: Light, weights: Float32[np.ndarray, "h w"]) -> Light:
+    """Factors [h, w, channels] that give the restored face the photo's light.
 
-    A plane for each channel: its moments of order 0 and 1 over the seam become the photo's. That is not least
+    A plane for each channel: its weighted moments of order 0 and 1 become the photo's. That is not least
     squares, which takes the noise of the restored face for a reason to darken it.
     """
-    height, width = share.shape
+    height, width = weights.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     plane = np.stack([np.ones_like(x), x, y], 2).reshape(-1, 3)
-    seam = (share * (1 - share)).reshape(-1).astype(np.float64)
+    weight = weights.reshape(-1).astype(np.float64)
     gains = []
     for channel in range(before.shape[2]):
         ours, theirs = (light[..., channel].reshape(-1) for light in (restored, before))
-        moments = plane.T @ (plane * (seam * ours)[:, None])
-        wanted = plane.T @ (seam * theirs)
-        # A seam that is short (at the border of the photo) or black leaves the factors near 1.
-        prior = 0.02 * moments[0, 0] + 1e-4 * seam.sum() + 1e-12
+        moments = plane.T @ (plane * (weight * ours)[:, None])
+        wanted = plane.T @ (weight * theirs)
+        # A part that is small (at the border of the photo) or black leaves the factors near 1.
+        prior = 0.02 * moments[0, 0] + 1e-4 * weight.sum() + 1e-12
         wanted[0] += prior
         factors = plane @ np.linalg.solve(moments + prior * np.eye(3), wanted)
         gains.append(np.clip(factors, 1 / MOST_GAIN, MOST_GAIN).astype(np.float32).reshape(height, width))

@@ -13,6 +13,7 @@ import numpy as np
 from diffbfr.faces.align import AlignedFace, Photo, align, colour_layers, fit_frame
 from diffbfr.faces.choose import ChoicePolicy, Verdict, choose
 from diffbfr.faces.search import QUARTERS, FaceSearch
+from diffbfr.faces.transparency import alpha_of, on_mean_colour
 from diffbfr.faces.weights import load_detector
 from diffbfr.images import Pixels
 
@@ -42,8 +43,8 @@ def find_faces(
 
 
 def detection_pixels(photo: Photo) -> Pixels:
-    """What a detector sees of a photo: 8-bit RGB [h, w, 3], without alpha."""
-    layers = colour_layers(photo)
+    """What a detector sees of a photo: 8-bit RGB [h, w, 3], without what is transparent."""
+    layers = colour_layers(photo) if alpha_of(photo) is None else on_mean_colour(photo)
     if layers.dtype == np.uint16:
         layers = ((layers.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(layers, (*layers.shape[:2], 3)))

@@ -25,10 +25,10 @@ def warp(
     """
     import cv2
 
-    left, top, right, bottom = _bounds(to_image, height, width)
+    left, top, right, bottom = bounds(to_image, height, width)
     reduction = max(1, floor(to_image.scale / 2))
     across, down = (reduction * ceil(span / reduction) for span in (right - left, bottom - top))
-    source = _mirrored(image, (top, top + down), (left, left + across))
+    source = mirrored(image, (top, top + down), (left, left + across))
     if reduction > 1:
         size = (across // reduction, down // reduction)
         source = cv2.resize(source, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
@@ -46,7 +46,7 @@ def warp(
     return np.asarray(fine, np.float32).reshape(height, width, -1)
 
 
-def _bounds(to_image: Similarity, height: int, width: int) -> tuple[int, int, int, int]:
+def bounds(to_image: Similarity, height: int, width: int) -> tuple[int, int, int, int]:
     """Left, top, right and bottom pixel of the image that the grid needs, with one to spare on each side."""
     right_edge, bottom_edge = width - 0.5, height - 0.5
     edges = np.array([(-0.5, -0.5), (right_edge, -0.5), (-0.5, bottom_edge), (right_edge, bottom_edge)])
@@ -56,7 +56,7 @@ def _bounds(to_image: Similarity, height: int, width: int) -> tuple[int, int, in
     return int(left), int(top), int(right), int(bottom)
 
 
-def _mirrored(image: NDArray[Any], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
+def mirrored(image: NDArray[Any], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
     """The pixels of the ranges, mirrored about the edges of the image where they reach beyond them."""
     height, width = image.shape[:2]
     if rows[0] >= 0 and rows[1] <= height and columns[0] >= 0 and columns[1] <= width:

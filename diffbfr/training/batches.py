@@ -15,9 +15,11 @@ from torch import Tensor
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, to_tensor
 from diffbfr.models.denoiser import upsample
+from diffbfr.schedule import noise_schedule
 from diffbfr.shards import Loaded, SampleLoader, ShardedDataset, row_at
 from diffbfr.stages import StageSpec
 from diffbfr.training.config import TrainingConfig, check_training
+from diffbfr.training.student_grid import draw_step
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Batch:
     """Seeds of the dropout masks (`diffbfr.models.dropout`)."""
     valid: Float[Tensor, "b 1 h w"] | None = None
     """1 where a face's photo holds the pixel and 0 elsewhere; None where every photo holds its whole face."""
+    after: Int[Tensor, " b"] | None = None
+    """In the training of a distilled stage: the step of its grid that follows t, 0 after the last."""
 
     def cut(self, part: slice) -> "Batch":
         """Select some of the images."""
@@ -46,6 +50,7 @@ class Batch:
             self.fraction[part],
             self.dropout_seeds[part],
             None if self.valid is None else self.valid[part],
+            None if self.after is None else self.after[part],
         )
 
 
@@ -60,6 +65,7 @@ class PositionLoader:
         self.config = config
         self.column = column
         self.t_max = min(config.t_max or stage.schedule.num_steps, stage.schedule.num_steps)
+        self._schedule = noise_schedule(stage.schedule)
         check_training(stage, config)
         check_column(stage, config, column)
         if not dataset.keys("train"):
@@ -111,7 +117,7 @@ class PositionLoader:
         generator = torch.Generator().manual_seed(position_seed(self.config.seed, self.stage.name, position))
         variants = self._variants.get(key) or range(self.dataset.info.variants)
         variant = variants[int(torch.randint(len(variants), (), generator=generator))]
-        t = 1 + int(torch.randint(self.t_max, (), generator=generator))
+        t, after = self._steps(generator)
         fraction = float(torch.rand((), generator=generator))
         noise = torch.randn(3, self.stage.px, self.stage.px, generator=generator)
         side = self._side(position)
@@ -120,7 +126,15 @@ class PositionLoader:
         x_0 = lq_to_model(self.dataset.lq(key, variant), self.stage.px) if self.stage.sees_input else None
         dropout_seed = position_seed(self.config.seed, f"{self.stage.name}/dropout", position)
         valid = self.dataset.valid(key, variant, self.stage.px) if self.dataset.is_aligned else None
-        return _Sample(target, condition, x_0, noise, t, fraction, (top, left), side, dropout_seed, valid)
+        return _Sample(
+            target, condition, x_0, noise, t, after, fraction, (top, left), side, dropout_seed, valid
+        )
+
+    def _steps(self, generator: torch.Generator) -> tuple[int, int | None]:
+        """The step of a sample: any, or one of a distilled stage's grid with the step that follows it."""
+        if self.stage.distilled:
+            return draw_step(self.stage, self._schedule, self.t_max, generator)
+        return 1 + int(torch.randint(self.t_max, (), generator=generator)), None
 
     def keys_at(self, position: int, count: int) -> list[str]:
         """Keys of the faces at `count` positions from `position` on."""
@@ -169,6 +183,7 @@ class PositionLoader:
         inputs = [sample.x_0 for sample in samples if sample.x_0 is not None]
         corners = [sample.corner for sample in samples]
         side = samples[0].side
+        after = [sample.after for sample in samples if sample.after is not None]
         valid = [torch.from_numpy(sample.valid)[None] for sample in samples if sample.valid is not None]
         return Batch(
             y_0=_crop(to_tensor([sample.target for sample in samples]), corners, side),
@@ -178,6 +193,7 @@ class PositionLoader:
             fraction=torch.tensor([sample.fraction for sample in samples]),
             dropout_seeds=torch.tensor([sample.dropout_seed for sample in samples]),
             valid=_crop(torch.stack(valid), corners, side) if valid else None,
+            after=torch.tensor(after) if after else None,
         )
 
     def _condition(self, pixels: list[Pixels], inputs: list[Pixels]) -> Float[Tensor, "b conditions h w"]:
@@ -248,6 +264,7 @@ class _Sample:
     """The input at the size of IRM-2, where that sees it (`StageSpec.sees_input`)."""
     noise: Float[Tensor, "3 h w"]
     t: int
+    after: int | None
     fraction: float
     corner: tuple[int, int]
     """Top and left of the patch that is trained on; all positions of a step share its side."""

@@ -1,13 +1,16 @@
 """Settings of a training that change its result. Importing them imports no torch, so a plan is cheap."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from diffbfr.documents import check_whole
 from diffbfr.errors import UsageError
+from diffbfr.spec import LATER
 from diffbfr.stages import StageSpec
 
 LONGEST_EMA = 12**-0.5
 """Relative standard deviation of a power function of exponent 0, the plain mean of all weights so far."""
+MAX_TEACHER_STEPS = 100
 NON_IDENTITY_FIELDS = ("max_skipped", "checkpoint_samples", "keep_checkpoints", "keep_best")
 """Settings that do not change the result: they may differ between a run and its continuation."""
 
@@ -58,6 +61,11 @@ class TrainingConfig:
     Sampling sees whole images either way: the network is convolutional, and attention takes any size. The
     coordinate channels that they add to the input are left out: Table 6 fixes the input channels, and what a
     coordinate tells, IRM-2 learns from its condition and TEM from an image under little noise.
+    """
+    teacher_steps: int | None = field(default=None, metadata=LATER)
+    """Evaluations of the teacher for one of a distilled stage; None trains on data.
+
+    The teacher is what `init` names. It follows its trajectory by DDIM (`diffbfr.training.distillation`).
     """
     patch_full_share: float = 0.5
     """Fraction of the steps that see whole images, with `patch_px` (their p = 0.5).
@@ -133,6 +141,8 @@ class TrainingConfig:
                 f"training has min_snr_gamma={self.min_snr_gamma}; expected a positive number, or none for "
                 "equal weights"
             )
+        if self.teacher_steps is not None:
+            check_whole("training", "teacher_steps", self.teacher_steps, 1, MAX_TEACHER_STEPS)
         if not 0 <= self.patch_full_share < 1:
             raise UsageError(
                 f"training has patch_full_share={self.patch_full_share}; expected a share in [0, 1)"
@@ -191,6 +201,7 @@ def check_training(stage: StageSpec, config: TrainingConfig) -> None:
         raise UsageError(
             f"{stage.name} has condition={config.condition}; expected sampled, the choice is irm2's; unset it"
         )
+    _check_distillation(stage, config)
     if config.patch_px is None:
         return
     if stage.name == "irm1":
@@ -204,4 +215,28 @@ def check_training(stage: StageSpec, config: TrainingConfig) -> None:
             "(its "
             f"{len(stage.unet.channel_multipliers)} levels halve the side) below {stage.px}; choose another, "
             "or none for whole images"
+        )
+
+
+def _check_distillation(stage: StageSpec, config: TrainingConfig) -> None:
+    """Refuse a student without a teacher, and one whose targets its network could not represent."""
+    name = stage.name
+    if stage.distilled != (config.teacher_steps is not None):
+        raise UsageError(
+            f"{name} has stage.distilled={stage.distilled} with "
+            f"training.teacher_steps={config.teacher_steps}; expected both for a student and neither "
+            "otherwise; take `diffbfr distill`"
+        )
+    if not stage.distilled:
+        return
+    if stage.predicts == "noise" and stage.start == stage.schedule.num_steps:
+        raise UsageError(
+            f"{name} predicts the noise and starts from noise alone, where that says nothing of the image; "
+            "expected a velocity in a distilled stage; train its teacher with "
+            f"{name}.stage.predicts=velocity first"
+        )
+    if config.min_snr_gamma is not None:
+        raise UsageError(
+            f"{name} is distilled and has min_snr_gamma={config.min_snr_gamma}; expected none, its loss is "
+            f"already one of few steps; unset {name}.training.min_snr_gamma"
         )

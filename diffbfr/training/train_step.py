@@ -14,12 +14,14 @@ from torch import distributed as dist
 from diffbfr.checkpoint import TrainingState
 from diffbfr.cost.malloc import tune_malloc
 from diffbfr.ema import Ema, PowerEma
+from diffbfr.errors import UsageError
 from diffbfr.models.denoiser import Denoiser
 from diffbfr.stages import StageSpec
 from diffbfr.training.active_ranks import active_ranks
 from diffbfr.training.batches import Batch
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.deterministic_reduce import TreeAllReduce
+from diffbfr.training.distillation import distillation_loss
 from diffbfr.training.objective import stage_loss
 
 _LAYOUTS = {"cuda": torch.channels_last}
@@ -44,7 +46,8 @@ class TrainStep:
 
     `micro_batch` bounds how many images are held at once: the gradients of a larger share are accumulated.
     Blocks of at least `recompute_px` are run again in the backward pass. `compiled` passes the network to
-    torch.compile. These three change the order of sums and nothing else.
+    torch.compile. These three change the order of sums and nothing else. A distilled stage has `initial` for
+    its teacher.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class TrainStep:
         if initial is not None:
             denoiser.net.load_state_dict(initial.net.state_dict())
         self.denoiser: Denoiser = denoiser.to(self.device, memory_format=self._layout).train()  # type: ignore[call-overload]
+        self._teacher = self._as_teacher(initial) if stage.distilled else None
         self.denoiser.net.recompute_px = recompute_px
         optimizer = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
         self.optimizer: torch.optim.Optimizer = optimizer(
@@ -92,6 +96,16 @@ class TrainStep:
         elif self.active_ranks.world > 1:
             self._net = nn.parallel.DistributedDataParallel(self.denoiser, gradient_as_bucket_view=True)
         self._is_warm = self._tree is not None or self.active_ranks.world < 3
+
+    def _as_teacher(self, initial: Denoiser | None) -> Denoiser:
+        """The weights that a student starts from, as its teacher; a student is trained without dropout."""
+        if initial is None:
+            raise UsageError(
+                f"{self.denoiser.spec.name} is distilled and starts from random weights; expected a teacher; "
+                "set init to a trained cascade"
+            )
+        self.denoiser.eval()
+        return initial.ready(self.device)
 
     def step(self, share: Batch, step: int) -> UpdateResult:
         """Take optimiser step number `step` (from 0) on this rank's share of its global batch."""
@@ -192,6 +206,9 @@ class TrainStep:
     def _loss(self, share: Batch) -> Tensor:
         """The mean loss of some images."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            if self._teacher is not None and self.config.teacher_steps is not None:
+                steps = self.config.teacher_steps
+                return distillation_loss(self.denoiser, self._net, self._teacher, share, steps)
             return stage_loss(self.denoiser, self._net, share, self.config.min_snr_gamma, self.config.t_max)
 
     def _gradient_norm(self) -> Tensor:

@@ -13,7 +13,7 @@ from pipelines.cli.evaluate import evaluate
 from pipelines.cli.models import models
 from pipelines.cli.output import guard_streams, say_error
 from pipelines.cli.restore import restore
-from pipelines.cli.run import condition, run, shard, train
+from pipelines.cli.run import condition, distill, run, shard, train
 from pipelines.cli.serve import serve
 from pipelines.cli.setup import setup
 from pipelines.cli.signals import EndingSignals
@@ -39,6 +39,7 @@ app.command(cls=PhotosCommand)(run)
 app.command(cls=PhotosCommand)(shard)
 app.command(cls=PhotosCommand)(train)
 app.command(cls=PhotosCommand)(condition)
+app.command(cls=PhotosCommand)(distill)
 app.command(cls=PhotosCommand)(evaluate)
 app.command(cls=PhotosCommand)(restore)
 app.command("app")(serve)

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from diffbfr.errors import UsageError
+from diffbfr.packaged import packaged_folder, packaged_names
 from pipelines.cli.models import open_existing
-from pipelines.cli.options import PACKAGED
 
 if TYPE_CHECKING:
     from pipelines.execution.model_ref import ModelRef
@@ -13,22 +13,21 @@ if TYPE_CHECKING:
 def pin(model: str, root: str, tracking: str | None) -> "ModelRef":
     """Find the cascade and pin its digest; workers refuse a folder with another digest.
 
-    `model` is "packaged", NAME@ALIAS of the registry or a folder; UsageError if there is no such cascade.
+    `model` is the name of one in the package, NAME@ALIAS of the registry or a folder; UsageError if there is
+    no such cascade.
     """
     from pipelines import storage
     from pipelines.execution.model_ref import pin_model
 
-    if model == PACKAGED:
-        from diffbfr.cascade import packaged_cascade
-
-        return pin_model(packaged_cascade())
+    if model in packaged_names():
+        return pin_model(packaged_folder(model))
     if "@" in model and not storage.exists(model):
         from pipelines.registry import resolve
 
         return pin_model(resolve(model, open_existing(root, tracking), storage.cache_folder("models")).folder)
     if not storage.exists(model):
         raise UsageError(
-            f"no cascade at {model}; expected {PACKAGED}, NAME@ALIAS of the registry or a folder with one; "
-            "correct --model"
+            f"no cascade at {model}; expected {' or '.join(packaged_names())}, NAME@ALIAS of the registry or "
+            "a folder with one; correct --model"
         )
     return pin_model(model)

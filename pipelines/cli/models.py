@@ -1,11 +1,13 @@
 """`diffbfr models`: what is registered, where it comes from, and which cascade is in charge."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from diffbfr.errors import QuarantineError, UsageError
+from diffbfr.packaged import RECORD, packaged_folder, packaged_names, read_card
 from pipelines.cli import options
 from pipelines.cli.data import find_dataset
 from pipelines.cli.output import say, say_block, say_error, say_json, table
@@ -65,9 +67,15 @@ def show(
     tracking: options.Tracking = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show one version: where its files are, and everything that was recorded of it."""
+    """Show one version: where its files are, and everything that was recorded of it.
+
+    Of a cascade in the package, by its name, the model card or the record.
+    """
     from pipelines.registry import get_version
 
+    if ref in packaged_names():
+        _show_packaged(ref, as_json)
+        return
     version = get_version(open_existing(root, tracking), ref)
     if as_json:
         say_json(version)
@@ -87,6 +95,17 @@ def show(
             ],
         ).lstrip()
     )
+
+
+def _show_packaged(name: str, as_json: bool) -> None:
+    """Print the model card of a cascade in the package, or its record where it has no card."""
+    folder = packaged_folder(name)
+    record = json.loads((folder / RECORD).read_text())
+    if as_json:
+        say_json({"folder": str(folder), "card": read_card(name), "record": record})
+        return
+    plain = [(field, it if isinstance(it, str) else json.dumps(it)) for field, it in record.items()]
+    say_block(read_card(name) or table(("", ""), [("folder", str(folder)), *plain]).lstrip())
 
 
 @models.command()

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from diffbfr.packaged import default_cascade
 from diffbfr.stages import PACKAGED as PACKAGED
 
 Recipe = Annotated[
@@ -55,5 +56,6 @@ Tracking = Annotated[
     ),
 ]
 
+DEFAULT_MODEL = default_cascade()
 DEFAULT_RECIPE = "smoke"
 DEFAULT_ROOT = "runs"

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from diffbfr.documents import abridged
 from diffbfr.errors import UsageError
+from diffbfr.stages import PAPER_FIDELITY
 from pipelines.cli import options
 from pipelines.cli.cascades import pin
 from pipelines.cli.output import say, say_block, say_json, table
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _NUM_SHOWN = 20
 _WHOLE = "Whole photos"
+_AUTO = "auto"
 
 
 def restore(
@@ -34,7 +37,7 @@ def restore(
             help="New folder for the restored photos, or one to resume.", metavar="OUTPUT", show_default=False
         ),
     ] = "",
-    model: options.Model = options.PACKAGED,
+    model: options.Model = options.DEFAULT_MODEL,
     mode: Annotated[
         Literal["fast", "faithful"] | None, typer.Option("--mode", help="Few-step solvers, or Algorithm 1.")
     ] = None,
@@ -56,15 +59,15 @@ def restore(
         ),
     ] = None,
     fidelity: Annotated[
-        float,
+        str,
         typer.Option(
             "--fidelity",
-            min=0.0,
-            max=1.0,
-            help="1 stays nearest to the photo, 0 draws most anew; 0.5 is the paper's.",
+            help="1 stays nearest to the photo, 0 draws most anew, 0.5 is the paper's; auto: by the detail "
+            "that each face kept.",
+            metavar="0..1|auto",
             rich_help_panel=_WHOLE,
         ),
-    ] = 0.5,
+    ] = str(PAPER_FIDELITY),
     strength: Annotated[
         float,
         typer.Option(
@@ -161,7 +164,7 @@ def restore(
         "min_face": min_face,
         "any_size": any_size,
         "only": "center" if only_center else "largest" if only_largest else "",
-        "fidelity": fidelity,
+        **_fidelity(fidelity),
         "strength": strength,
         "upscale": int(upscale),
         "upscaler": upscaler,
@@ -205,12 +208,27 @@ def restore(
         )
     else:
         say_block(table(("status", "inputs"), list(vars(report.counts).items())))
+        if report.counts.no_face and not (report.counts.restored or report.counts.failed):
+            say("no face was restored: none was found, or all were left alone; faces.parquet says why")
         say(f"ledger: {report.ledger}")
         if page is not None:
             say(f"report: {page}")
         for licence in report.licences:
             say(f"licence of the model: {licence}")
     require_clean(report, max_bad, strict)
+
+
+def _fidelity(text: str) -> dict[str, Any]:
+    """The settings of --fidelity."""
+    if text == _AUTO:
+        return {"adaptive": True}
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"--fidelity is {abridged(text)}; expected a number from 0 to 1, or {_AUTO}")
+    return {"fidelity": value}
 
 
 def _whole(settings: dict[str, Any]) -> "tuple[PhotoSettings, WeightsRef]":

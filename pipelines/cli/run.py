@@ -1,7 +1,7 @@
 """`diffbfr run`, and a command for each single step: the same run and flags, up to that step."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -9,6 +9,10 @@ from pipelines.cli import options
 from pipelines.cli.cascades import pin
 from pipelines.cli.output import say, say_block, say_json, table
 from pipelines.progress import duration
+
+if TYPE_CHECKING:
+    from pipelines.execution.model_ref import ModelRef
+    from pipelines.recipes.recipe import Recipe
 
 TrainedStage = Literal["irm1", "irm2", "tem"]
 ConditioningStage = Literal["irm1"]
@@ -66,6 +70,45 @@ condition = _stage_command(
 )
 
 
+def distill(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The teacher: NAME@ALIAS, NAME@VERSION, a cascade's folder, or packaged.", metavar="MODEL"
+        ),
+    ] = options.PACKAGED,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Recipe of the teacher: its data and its training.")
+    ] = "tiny",
+    faces: options.Faces = None,
+    root: options.Root = options.DEFAULT_ROOT,
+    config: options.Config = None,
+    overrides: options.Overrides = None,
+    plan: options.Plan = False,
+    as_json: options.Json = False,
+) -> None:
+    """Distil a cascade to 4 + 2 + 2 evaluations: students of its three stages, registered as a cascade.
+
+    The same command continues an interrupted run, and does nothing when all is done.
+    """
+    from diffbfr.checkpoint import read_stage_spec
+    from diffbfr.digests import is_model_file
+    from diffbfr.stages import STAGE_NAMES
+    from pipelines import storage
+    from pipelines.recipes.distilled import distilled
+    from pipelines.recipes.overrides import change, load, read_changes
+
+    base, changes = load(recipe), read_changes(config, _settings(faces, overrides))
+    teacher = pin(model, root, changes.get("tracking.uri"))
+    folder = storage.fetch_tree(teacher.folder, storage.cache_folder("cascades"), is_model_file)
+    specs = {name: read_stage_spec(folder, name) for name in STAGE_NAMES}
+    run_recipe(change(distilled(base, specs, model), changes), None, root, plan, as_json)
+
+
+def _settings(faces: str | None, overrides: list[str] | None) -> tuple[str, ...]:
+    return (*([f"data.faces={faces}"] if faces else []), *(overrides or ()))
+
+
 def run_until(
     until: str | None,
     recipe: str,
@@ -77,11 +120,23 @@ def run_until(
     as_json: bool,
     model: str = "",
 ) -> None:
-    from pipelines import storage
     from pipelines.recipes.overrides import load
 
-    chosen = load(recipe, config, (*([f"data.faces={faces}"] if faces else []), *(overrides or ())))
+    chosen = load(recipe, config, _settings(faces, overrides))
     cascade = pin(model, root, chosen.tracking.uri) if model else None
+    run_recipe(chosen, until, root, plan, as_json, cascade)
+
+
+def run_recipe(
+    chosen: "Recipe",
+    until: str | None,
+    root: str,
+    plan: bool,
+    as_json: bool,
+    cascade: "ModelRef | None" = None,
+) -> None:
+    from pipelines import storage
+
     storage.check_folder(root)
     if not plan:
         storage.check_writable(root)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -84,7 +85,7 @@ class ClusterConfig:
       save memory, cost time and do not change the result.
     - `compile` passes the networks to torch.compile.
     - `hang_s`: ranks that finish no step for this time (or for five usual steps, if longer) are replaced, and
-      so is a worker of our own Ray that was stopped for so long.
+      so is a worker that was stopped for so long.
     - `task_limit_s`: a worker whose task takes longer than this (an actor: or than five times the longest so
       far, if longer) is replaced, and the task retried.
     """
@@ -285,8 +286,8 @@ class Cluster:
             pool.run_serially(retrying, collector)
         elif num_tasks:
             self.start()
-            watch = self._hang_watch(collector.label)
-            pool.run_tasks(retrying, collector, self.config.num_workers, self._check, watch)
+            with self._hang_watch(collector.label) as watch:
+                pool.run_tasks(retrying, collector, self.config.num_workers, self._check, watch)
 
     def _run_actors(
         self,
@@ -305,8 +306,8 @@ class Cluster:
             num_actors = min(num_actors, num_tasks)
             cpus = 1 if on_one_core else self._cpus_per_worker(num_actors)
             gpu_share = pool.gpu_share(num_actors, gpus)
-            watch = self._hang_watch(collector.label)
-            pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._check, watch)
+            with self._hang_watch(collector.label) as watch:
+                pool.run_actors(factory, collector, num_actors, cpus, gpu_share, self._check, watch)
 
     def map_actors(
         self,
@@ -374,7 +375,8 @@ class Cluster:
         return MetricsExporter(label, enabled=self.config.address is not None)
 
     def _hang_watch(self, label: str) -> HangWatch:
-        return HangWatch(label, self.config.hang_s, self.config.task_limit_s)
+        config = self.config
+        return HangWatch(label, config.hang_s, config.task_limit_s, on_nodes=config.address is not None)
 
     def _worker_group(self, num_parallel: int) -> trainer.WorkerGroup:
         gpus = int(self._resource("GPU"))
@@ -429,13 +431,13 @@ class Cluster:
                     logging_level=logging.ERROR,
                 )
                 silence_ray()
-        except ray.exceptions.AuthenticationError as error:
-            raise UsageError(
-                f"the Ray cluster at {address} refuses this process ({one_line(error).partition('. ')[0]}); "
-                "expected its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with it"
-            ) from error
         # Nobody listens, it is no address, or the cluster runs another version of Ray or Python.
-        except (OSError, ValueError, RuntimeError) as error:
+        except (ray.exceptions.AuthenticationError, OSError, ValueError, RuntimeError) as error:
+            if refusal := _token_refusal(error):
+                raise UsageError(
+                    f"the Ray cluster at {address} refuses this process ({refusal}); expected its token; set "
+                    "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with it"
+                ) from error
             reason = " ".join(str(error).split())
             raise UsageError(
                 f"no Ray cluster at {address} ({reason}); expected a running one; check cluster.address"
@@ -488,6 +490,19 @@ def _limit_threads() -> None:
         torch.set_num_threads(min(cores, torch.get_num_threads()))
     elif cores < len(os.sched_getaffinity(0)):
         os.environ["OMP_NUM_THREADS"] = str(cores)
+
+
+def _token_refusal(error: BaseException | None) -> str:
+    """What Ray says of the token, "" if nothing; a "Failed to connect" has it in its causes."""
+    import ray
+
+    while error is not None:
+        if isinstance(error, ray.exceptions.AuthenticationError):
+            return one_line(error).partition(". ")[0]
+        if found := re.search(r"InvalidAuthToken: [^.\n]+", str(error)):
+            return found[0]
+        error = error.__cause__
+    return ""
 
 
 def _check_connection(address: str) -> None:

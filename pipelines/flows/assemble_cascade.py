@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffbfr.digests import model_digest, model_files
 from diffbfr.errors import UsageError
+from diffbfr.packaged import packaged_folder, packaged_names
 from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName, StageSpec
 from pipelines import registry as models
 from pipelines import storage
@@ -81,11 +82,10 @@ def assemble_cascade(names: Mapping[StageName, str], registry: "Registry", root:
 
 
 def _choose(stage: StageName, ref: str, registry: "Registry") -> _Chosen:
-    from diffbfr.cascade import packaged_cascade
     from diffbfr.checkpoint import read_stage_spec
 
-    if ref == PACKAGED:
-        folder = packaged_cascade()
+    if ref in packaged_names():
+        folder = packaged_folder(ref)
     elif storage.exists(ref):
         folder = fetch_artifact(storage.absolute(ref))
     elif "@" in ref:

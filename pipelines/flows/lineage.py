@@ -16,6 +16,7 @@ from typing import Final
 
 from diffbfr.digests import model_digest
 from diffbfr.errors import DiffBFRError
+from diffbfr.packaged import packaged_folder, packaged_names
 from diffbfr.stages import STAGE_NAMES
 from diffbfr.text import shown
 from pipelines import storage
@@ -147,7 +148,7 @@ class _Tracer:
                 "every one read",
                 (*problems, *_photo_problems(uri, self._store.artifact_dir(record.identity))),
             )
-        if name == "init" or name in STAGE_NAMES:
+        if name in ("init", "teacher", *STAGE_NAMES):
             return self._weights_of(name, made)
         if name == "file":
             detail = f"{record.metadata['source']}, {record.metadata['licence']}"
@@ -156,12 +157,11 @@ class _Tracer:
 
     def _weights_of(self, name: str, digest: str) -> Link:
         """Weights that a training began with, or a stage that a cascade was assembled of."""
-        from diffbfr.cascade import packaged_cascade
-
         known = {version.digest: version.ref for version in self._versions.values()}
-        packaged = [model_digest(packaged_cascade(), stages) for stages in (STAGE_NAMES, *_ALONE)]
-        if digest in packaged:
-            return Link(name, digest, "the cascade in the package")
+        for shipped in packaged_names():
+            folder = packaged_folder(shipped)
+            if digest in (model_digest(folder, stages) for stages in (STAGE_NAMES, *_ALONE)):
+                return Link(name, digest, f"{shipped}, the cascade in the package")
         return Link(name, digest, known.get(digest, "weights that are not in this registry"))
 
     def _stage(self, version: ModelVersion, stage: str, problems: list[str]) -> Iterator[Link]:

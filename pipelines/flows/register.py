@@ -44,7 +44,7 @@ def _lineage(ctx: RunContext, name: StageName | Literal["cascade"]) -> models.Li
     step = ctx.steps["cascade" if name == "cascade" else f"train-{name}"]
     parents = {"dataset": ctx.steps["shard"].id}
     if start := ctx.initial_digest(None if name == "cascade" else name):
-        parents["init"] = start
+        parents[ctx.initial_role("irm1" if name == "cascade" else name)] = start
     if name == "irm2" and "condition-irm1" in ctx.steps:
         parents |= {"irm1": ctx.metadata("condition-irm1")["irm1"], "column": ctx.steps["condition-irm1"].id}
     return models.Lineage(

@@ -2,9 +2,10 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final
 
 from diffbfr.errors import DiffBFRError, one_line
@@ -14,7 +15,7 @@ from pipelines.dataset.manifest import LedgerRow
 from pipelines.dataset.sealed_json import read_checksummed_json, write_checksummed_json
 from pipelines.flows.restore_archive import RestoreReport
 from pipelines.flows.restore_output import say
-from pipelines.flows.restored_sample import faces_of, sample_faces, sample_rows
+from pipelines.flows.restored_sample import FacesShown, faces_of, sample_faces, sample_rows
 from pipelines.report import LineageLink, ReportData, RestoredFace, RestoredPhoto, write_report
 from pipelines.report.data import ArchiveFacts
 from pipelines.restoration.access import file_mode
@@ -93,7 +94,7 @@ def page_content(report: RestoreReport) -> tuple[tuple[RestoredPhoto, ...], Arch
     photos = [
         _aligned_photo(report, row, source, refs.get(row.name))
         if report.options.aligned
-        else _whole_photo(report, row, source, refs.get(row.name), faces.get(row.name, []))
+        else _whole_photo(report, row, source, refs.get(row.name), faces.get(row.name, FacesShown()))
         for row in sample.shown
     ]
     refused = [RestoredPhoto(row.name, row.status, None, None, row.message) for row in sample.refused]
@@ -102,9 +103,12 @@ def page_content(report: RestoreReport) -> tuple[tuple[RestoredPhoto, ...], Arch
 
 def _listed(uri: str, names: Collection[str]) -> tuple[PhotoSource | None, dict[str, PhotoRef]]:
     """The source and the inputs of these names; nothing if the input cannot be listed any more."""
+    if not names:
+        return None, {}
     try:
         source = open_source(uri, every_file=True)
-        return source, {ref.name: ref for ref in source.refs() if ref.name in names}
+        found = (ref for ref in source.refs() if ref.name in names)
+        return source, {ref.name: ref for ref in islice(found, len(names))}
     except (DiffBFRError, OSError):
         return None, {}
 
@@ -143,11 +147,11 @@ def _whole_photo(
     row: LedgerRow,
     source: PhotoSource | None,
     ref: PhotoRef | None,
-    faces: Sequence[FaceRow],
+    shown: FacesShown,
 ) -> RestoredPhoto:
     """A photo and its faces before and after; what cannot be shown is left out, and the note says why."""
     notes = [row.message] if row.message else []
-    boxes = [(face.left, face.top, face.right, face.bottom) for face in faces]
+    boxes = [(face.left, face.top, face.right, face.bottom) for face in shown.faces]
     pictures: list[PhotoPictures | None] = []
     spread: bytes | None = None
     reads: dict[str, Callable[[], bytes]] = {
@@ -170,7 +174,7 @@ def _whole_photo(
     before, after = pictures
     cut = [
         _face(face, before.parts[number], after.parts[number] if after else None)
-        for number, face in enumerate(faces if before else ())
+        for number, face in enumerate(shown.faces if before else ())
         if before is not None
     ]
     return RestoredPhoto(
@@ -182,6 +186,7 @@ def _whole_photo(
         spread=spread,
         is_whole=True,
         faces=tuple(cut),
+        num_more_faces=shown.num_more,
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,13 +43,26 @@ def sample_faces(faces: Iterable[FaceRow]) -> FaceSample:
     return FaceSample(tuple(worst), tuple(counts.most_common()))
 
 
-def faces_of(faces: Iterable[FaceRow], photos: frozenset[str]) -> dict[str, list[FaceRow]]:
-    """The faces of some photos, doubtful ones first, at most `MOST_FACES` of each."""
+@dataclass(frozen=True)
+class FacesShown:
+    """The faces of one photo that are shown, doubtful ones first, and how many are not."""
+
+    faces: tuple[FaceRow, ...] = ()
+    num_more: int = 0
+
+
+def faces_of(faces: Iterable[FaceRow], photos: frozenset[str]) -> dict[str, FacesShown]:
+    """The faces of some photos, at most `MOST_FACES` of each."""
     found: dict[str, list[FaceRow]] = {}
     for face in faces:
         if face.photo in photos:
             found.setdefault(face.photo, []).append(face)
-    return {name: sorted(those, key=_consistency)[:MOST_FACES] for name, those in found.items()}
+    return {name: _shown(those) for name, those in found.items()}
+
+
+def _shown(faces: Sequence[FaceRow]) -> FacesShown:
+    chosen = heapq.nsmallest(MOST_FACES, faces, key=_consistency)
+    return FacesShown(tuple(chosen), len(faces) - len(chosen))
 
 
 @dataclass(frozen=True)

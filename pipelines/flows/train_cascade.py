@@ -40,13 +40,13 @@ def build_pipeline(ctx: RunContext) -> list[Step]:
     """Add every step of a run, in an order in which they can run."""
     dataset = ctx.add(SHARD, photos=ctx.photos_digest())  # with Eq. 13 applied in advance
 
-    init = {name: ctx.initial_digest(name) for name in STAGE_NAMES}
-    irm1 = ctx.add(TRAIN["irm1"], dataset=dataset.id, init=init["irm1"])  # Eq. 8
-    tem = ctx.add(TRAIN["tem"], dataset=dataset.id, init=init["tem"])  # Eq. 11, in parallel with IRM-1
+    init = {name: {ctx.initial_role(name): ctx.initial_digest(name)} for name in STAGE_NAMES}
+    irm1 = ctx.add(TRAIN["irm1"], dataset=dataset.id, **init["irm1"])  # Eq. 8
+    tem = ctx.add(TRAIN["tem"], dataset=dataset.id, **init["tem"])  # Eq. 11, in parallel with IRM-1
     column = ""
     if ctx.recipe.irm2.training.condition != "resized":
         column = ctx.add(CONDITION, dataset=dataset.id, irm1=irm1.id).id  # IRM-1's outputs, x~'_0 of Eq. 9
-    irm2 = ctx.add(TRAIN["irm2"], dataset=dataset.id, column=column, init=init["irm2"])  # Eq. 9
+    irm2 = ctx.add(TRAIN["irm2"], dataset=dataset.id, column=column, **init["irm2"])  # Eq. 9
 
     cascade = ctx.add(CASCADE, irm1=irm1.id, irm2=irm2.id, tem=tem.id)
     evaluation = ctx.add(EVALUATE, cascade=cascade.id, dataset=dataset.id)

@@ -37,6 +37,11 @@ def load(name: str, config_file: str | None = None, overrides: Sequence[str] = (
         raise UsageError(
             f"no recipe {abridged(name)}; {_nearest(name, list(RECIPES))}expected one of {', '.join(RECIPES)}"
         )
+    return change(RECIPES[name](), read_changes(config_file, overrides))
+
+
+def read_changes(config_file: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Path -> value of a file and of `path=value` strings, for `change`; UsageError for one without."""
     # settings from the command line override those of the file
     changes = dict(_read(config_file)) if config_file else {}
     for override in overrides:
@@ -46,7 +51,7 @@ def load(name: str, config_file: str | None = None, overrides: Sequence[str] = (
                 f"--set {override} has no value; expected path=value, such as data.variants=2; write it so"
             )
         changes[path.strip()] = value.strip()
-    return change(RECIPES[name](), changes)
+    return changes
 
 
 def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -19,6 +19,7 @@ from diffbfr.digests import model_digest, model_files
 from diffbfr.documents import abridged, decode_json
 from diffbfr.errors import DiffBFRError, UsageError, one_line
 from diffbfr.origin import licences, read_origin, read_origins
+from diffbfr.packaged import packaged_folder, packaged_names
 from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName
 from pipelines.registry.lock import model_lock
 from pipelines.registry.packaging import CASCADE_PATH, copy_files, save_served, served_tags
@@ -45,8 +46,8 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 class Lineage:
     """Where a model comes from.
 
-    `parents` is role -> digest or artifact id: `dataset`, `init` (the weights at the start), and for IRM-2
-    `irm1` and `column` (what made its conditioning).
+    `parents` is role -> digest or artifact id: `dataset`, `init` (the weights at the start) or `teacher` (of
+    a distilled stage), and for IRM-2 `irm1` and `column` (what made its conditioning).
     """
 
     content_id: str
@@ -232,10 +233,8 @@ def resolve(ref: str, registry: Registry, cache: Path) -> Resolved:
 
     The digest of a registered one is checked every time. UsageError if `ref` names no cascade.
     """
-    if ref == PACKAGED:
-        from diffbfr.cascade import packaged_cascade
-
-        return Resolved(ref, packaged_cascade(), model_digest(packaged_cascade(), STAGE_NAMES))
+    if ref in packaged_names():
+        return Resolved(ref, packaged_folder(ref), model_digest(packaged_folder(ref), STAGE_NAMES))
     if Path(ref).is_dir():
         return Resolved(ref, Path(ref), model_digest(Path(ref), STAGE_NAMES))
     if ref.partition("@")[0] not in MODELS:

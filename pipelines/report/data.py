@@ -22,7 +22,8 @@ class RestoredPhoto:
     """One input of a restored archive.
 
     `before` and `after` are image files that a browser can show, or None. `spread` is a heat map of the
-    differences between several restorations. A whole photo (`is_whole`) is shown large, with its faces.
+    differences between several restorations. A whole photo (`is_whole`) is shown large, with its faces, but
+    for `num_more_faces` of them.
     """
 
     name: str
@@ -33,6 +34,7 @@ class RestoredPhoto:
     spread: bytes | None = None
     is_whole: bool = False
     faces: tuple[RestoredFace, ...] = ()
+    num_more_faces: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ import functools
 import numpy as np
 from PIL import Image
 
+from diffbfr.faces.align import colour_layers
 from diffbfr.faces.paste import enlarge
+from diffbfr.faces.transparency import alpha_of, filled_colours
 from diffbfr.images.photo import PhotoPixels
 from pipelines.restoration.realesrgan import FACTOR, RealEsrgan
 from pipelines.restoration.request import Upscaler
@@ -22,7 +24,7 @@ def enlarged(pixels: PhotoPixels, upscale: int, upscaler: Upscaler) -> PhotoPixe
     if pixels.dtype != np.uint8:
         raise TypeError("Real-ESRGAN enlarges 8 bits")
     layers = pixels if pixels.ndim == 3 else pixels[..., None]
-    colours = layers[..., : 1 if layers.shape[2] < 3 else 3]
+    colours = colour_layers(pixels) if alpha_of(pixels) is None else filled_colours(pixels)
     large = _network()(np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3))))
     if upscale < FACTOR:
         size = (pixels.shape[1] * upscale, pixels.shape[0] * upscale)

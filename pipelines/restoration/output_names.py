@@ -1,6 +1,7 @@
 """Output names in the mirror of an archive: safe, with a suffix of their format, and unique anywhere."""
 
 import hashlib
+import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ RESERVED: Final = frozenset(
 )
 """Names in the output folder that are this project's own; a folder of the input gets `_` in front."""
 
+_ESCAPED_BYTE: Final = re.compile(r"\\x([89a-f][0-9a-f])")
 _DIGEST_DIGITS: Final = 16
 _PNG: Final = ".png"
 _MAX_SUFFIX_BYTES: Final = 16
@@ -200,8 +202,11 @@ def _is_foreign(name: str) -> bool:
 
 
 def _safe(name: str) -> str:
-    """Keep a name inside the output folder: an archive may hold `../x`, `/x`, `C:\\x`, the control folder."""
-    cleaned = name.replace("\\", "/").replace("\0", "").split("/")
+    """Keep a name inside the output folder: an archive may hold `../x`, `/x`, `C:\\x`, the control folder.
+
+    Bytes that are no UTF-8, which a listing writes as `\\xe9`, become `%e9`, as in the names of a zip.
+    """
+    cleaned = _ESCAPED_BYTE.sub(r"%\1", name).replace("\\", "/").replace("\0", "").split("/")
     parts = [part for part in cleaned if part not in ("", ".", "..")]
     if not parts:
         return "_"

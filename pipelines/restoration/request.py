@@ -34,9 +34,10 @@ class PhotoSettings:
 
     `detector` is the sha256 of the detector's weights. `min_face` (px between the eyes), `any_size` and
     `only` choose faces (`diffbfr.faces.choose`). `fidelity` in [0, 1] moves the starts of IRM-2 and TEM
-    (`StageSpec.start_at`); a face whose consistency is below `min_consistency` dB is drawn again. `strength`
-    in [0, 1] blends with the photo, `upscale` enlarges it by the `upscaler`, `file_format` is "" for the
-    input's. Without `keep_metadata`, date and camera are all that stays of the EXIF.
+    (`StageSpec.start_at`); with `adaptive` each face has its own, by the detail that it kept
+    (`diffbfr.faces.detail`). A face whose consistency is below `min_consistency` dB is drawn again.
+    `strength` in [0, 1] blends with the photo, `upscale` enlarges it by the `upscaler`, `file_format` is ""
+    for the input's. Without `keep_metadata`, date and camera are all that stays of the EXIF.
     """
 
     detector: str
@@ -51,6 +52,7 @@ class PhotoSettings:
     upscaler_sha256: str = ""
     file_format: Literal["", "png", "jpeg", "webp"] = ""
     keep_metadata: bool = False
+    adaptive: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 
 from diffbfr.faces.align import Frame
-from diffbfr.faces.choose import ChoicePolicy, Verdict
-from diffbfr.faces.photo import find_faces
+from diffbfr.faces.choose import ChoicePolicy, Verdict, gray_frame
+from diffbfr.faces.detail import kept_detail
+from diffbfr.faces.photo import PhotoFaces, find_faces
 from diffbfr.images import ImageRefused, Pixels
-from diffbfr.images.photo import SourcePhoto, read_photo
+from diffbfr.images.photo import PhotoPixels, SourcePhoto, read_photo
 from pipelines.restoration.face_input import MAX_PIXELS, MIN_INPUT_PX
 from pipelines.restoration.photo_output import check_holds, written_format
 from pipelines.restoration.request import PhotoSettings
@@ -29,7 +30,8 @@ class WholeInput:
 
     `photo` is None if the output is the file as it is: no face was chosen, and neither its size nor its
     format was to be changed. `crops` are the chosen faces in the order of `verdicts`, uint8 [lq, lq, 3].
-    `notes` says in sentences what was left out.
+    `notes` says in sentences what was left out. `details` is how much detail each chosen face kept, empty if
+    that was not asked for.
     """
 
     width: int
@@ -39,12 +41,15 @@ class WholeInput:
     frames: tuple[Frame, ...]
     crops: tuple[Pixels, ...]
     notes: tuple[str, ...]
+    details: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         # it may come from a process that decoded a hostile file, and arrays are rebuilt unchecked
         chosen = sum(verdict.is_chosen for verdict in self.verdicts)
         if len(self.frames) != len(self.verdicts) or len(self.crops) != chosen:
             raise ValueError("it has another number of frames or crops than of faces")
+        if self.details and (len(self.details) != chosen or not all(0 <= it <= 1 for it in self.details)):
+            raise ValueError("it has another number of details than of faces, or one out of range")
         for crop in self.crops:
             if not isinstance(crop, np.ndarray) or crop.dtype != np.uint8 or crop.ndim != 3:
                 raise TypeError("a crop is not of bytes, or of another shape")
@@ -78,6 +83,7 @@ def read_whole(data: bytes, detector: str, settings: PhotoSettings, lq_px: int, 
         only_largest=settings.only == "largest",
     )
     found = find_faces(photo.pixels, detector, policy, lq_px)
+    details = _details(photo.pixels, found, hq_px) if settings.adaptive else ()
     faces = list(zip(found.verdicts, found.aligned, strict=True))
     crops = tuple(aligned.pixels for verdict, aligned in faces if verdict.is_chosen)
     is_kept = not crops and settings.upscale == 1 and (not settings.file_format or _is(photo, file_format))
@@ -89,6 +95,16 @@ def read_whole(data: bytes, detector: str, settings: PhotoSettings, lq_px: int, 
         tuple(aligned.frame for aligned in found.aligned),
         crops,
         () if is_kept else photo.notes,
+        details,
+    )
+
+
+def _details(pixels: PhotoPixels, found: PhotoFaces, hq_px: int) -> tuple[float, ...]:
+    """How much detail each face to be restored kept."""
+    return tuple(
+        kept_detail(gray_frame(pixels, aligned.frame, hq_px))
+        for verdict, aligned in zip(found.verdicts, found.aligned, strict=True)
+        if verdict.is_chosen
     )
 
 

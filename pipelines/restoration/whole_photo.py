@@ -11,6 +11,7 @@ from PIL import Image
 
 from diffbfr.faces.align import FRAME_PX, Frame
 from diffbfr.faces.choose import Verdict
+from diffbfr.faces.detail import adaptive_fidelity
 from diffbfr.faces.paste import RestoredFace, paste
 from diffbfr.images import Pixels, encode_png
 from diffbfr.images.photo import PhotoPixels, SourcePhoto
@@ -101,8 +102,9 @@ class WholePhoto:
         made_by = Provenance(request.model, self.file.sha256, request.mode, request.seed, request.licences)
         file_format = written_format(photo.format, self.settings.file_format or None)
         pictures, spread = self._compose(photo, restored, request.samples)
+        is_made = bool(restored) and self.settings.strength > 0
         encoded = [
-            encode_photo(photo, pixels, made_by if restored else None, file_format) for pixels in pictures
+            encode_photo(photo, pixels, made_by if is_made else None, file_format) for pixels in pictures
         ]
         is_own = file_format == photo.format.lower()
         name = self._own_name() if is_own else self.file.item.output
@@ -155,16 +157,16 @@ def open_whole(file: ReadFile, read: WholeInput, request: RestoreRequest) -> Who
     """The draws of a photo's chosen faces, each keyed by the photo's content and the face's number."""
     settings = request.photos
     assert settings is not None
-    crops = iter(read.crops)
+    crops, details = iter(read.crops), iter(read.details)
     faces = []
     for number, (verdict, frame) in enumerate(zip(read.verdicts, read.frames, strict=True)):
         draws: tuple[FaceDraw, ...] = ()
         if verdict.is_chosen:
             crop = next(crops)
+            fidelity = adaptive_fidelity(next(details)) if settings.adaptive else settings.fidelity
             keys = draw_keys(file.sha256, request.samples, number, request.seed)
             draws = tuple(
-                FaceDraw(crop, key, settings.fidelity, _seen(crop, frame), settings.min_consistency)
-                for key in keys
+                FaceDraw(crop, key, fidelity, _seen(crop, frame), settings.min_consistency) for key in keys
             )
         faces.append(WholeFace(verdict, frame, draws))
     return WholePhoto(file, read, settings, tuple(faces))

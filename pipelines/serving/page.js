@@ -12,6 +12,7 @@ const VERDICTS = {
   not_center: "left alone: not the one at the centre",
   not_largest: "left alone: not the largest",
 };
+const STATUSES = { restored: ["restored", "good"], failed: ["a face failed", "bad"] };
 const RETRY_MS = 2000;
 
 const at = (name) => document.getElementById(name);
@@ -28,6 +29,10 @@ async function ask(path, options = {}) {
   const body = answer.status === 204 ? null : await answer.json();
   if (!answer.ok) throw Object.assign(new Error(body.error), { status: answer.status });
   return body;
+}
+
+function isDoubtful(face) {
+  return face.low_confidence || face.status === "failed";
 }
 
 function plural(number, one, many) {
@@ -144,9 +149,9 @@ class Card {
 
   async show(state) {
     const place = `/api/photos/${this.id}`;
-    const restored = state.faces.filter((face) => face.status === "restored").length;
-    this.chip(state.status === "restored" ? "restored" : "unchanged", state.status === "restored" ? "good" : "");
-    this.find(".summary").textContent = this.summary(state, restored);
+    const [chip, kind] = STATUSES[state.status] || [this.isSame(state) ? "unchanged" : "no face restored", ""];
+    this.chip(chip, kind);
+    this.find(".summary").textContent = this.summary(state);
     this.find(".notes").textContent = state.message;
     const outputs = state.files.slice(0, state.samples);
     for (const file of state.files) this.find(".downloads").append(this.download(place, state, file));
@@ -166,13 +171,20 @@ class Card {
     await this.draw(state, 0, place);
   }
 
-  summary(state, restored) {
-    const took = `in ${duration(state.seconds)}`;
-    if (!state.faces.length) return `No face was found: the photo is unchanged.`;
-    const alone = state.faces.length - restored;
-    if (!restored) return `${plural(state.faces.length, "face", "faces")} found, none restored: the photo is unchanged.`;
-    const rest = alone ? `, ${alone} left alone` : "";
-    return `${plural(restored, "face", "faces")} restored${rest}, ${took}.`;
+  isSame(state) {
+    return state.files[0].num_bytes === this.file.size;
+  }
+
+  summary(state) {
+    const count = (status) => state.faces.filter((face) => face.status === status).length;
+    const [restored, failed, alone] = ["restored", "failed", "left_alone"].map(count);
+    const kept = this.isSame(state) ? "the photo is unchanged" : "only its size or format is changed";
+    if (!state.faces.length) return `No face was found: ${kept}.`;
+    if (!restored && !failed) return `${plural(alone, "face", "faces")} found, none restored: ${kept}.`;
+    const parts = [`${plural(restored, "face", "faces")} restored`];
+    if (failed) parts.push(`${failed} failed and kept as in the photo`);
+    if (alone) parts.push(`${alone} left alone`);
+    return `${parts.join(", ")}, in ${duration(state.seconds)}.`;
   }
 
   download(place, state, file) {
@@ -222,7 +234,8 @@ class Card {
   }
 
   faces(state) {
-    const doubtful = (face) => (face.low_confidence ? 0 : face.status === "restored" ? 1 : 2);
+    const doubtful = (face) => (isDoubtful(face) ? 0 : face.status === "restored" ? 1 : 2);
+    this.find(".boxes").replaceChildren();
     const sorted = [...state.faces].sort((a, b) => doubtful(a) - doubtful(b) || a.face - b.face);
     this.find(".faces").replaceChildren(...sorted.map((face) => this.face(state, face)));
   }
@@ -230,7 +243,7 @@ class Card {
   face(state, face) {
     const figure = copy("face");
     const is_restored = face.status === "restored";
-    figure.classList.toggle("doubt", face.low_confidence || face.status === "failed");
+    figure.classList.toggle("doubt", isDoubtful(face));
     figure.classList.toggle("alone", !is_restored);
     const [before, after] = figure.querySelectorAll("canvas");
     this.crop(before, this.find(".before"), state, face);

@@ -14,12 +14,13 @@ from itertools import chain, islice
 from pathlib import PurePosixPath
 from typing import IO, Final
 
-from diffbfr.errors import UsageError, one_line
+from diffbfr.errors import one_line
 from pipelines import storage
 from pipelines.sources.listing_db import sort_refs
 from pipelines.sources.published import INDEX, Index, attach_checksums, check_published, index_at
 from pipelines.sources.skipping import Listing
 from pipelines.sources.source import (
+    ArchiveUnreadableError,
     PhotoRef,
     PhotoSource,
     PhotoUnreadableError,
@@ -138,7 +139,7 @@ def looks_like_zip(uri: str) -> bool:
 
 
 def check_zip(uri: str) -> None:
-    """Raise UsageError unless the index of the zip can be found; `listing` reads its entries."""
+    """Raise ArchiveUnreadableError unless the index of the zip can be found; `listing` reads its entries."""
     with _readable(uri), storage.open_read(uri, _BLOCK_BYTES, verified=True) as file:
         next(entries(file), None)
 
@@ -148,7 +149,7 @@ def _readable(uri: str) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UsageError(
+        raise ArchiveUnreadableError(
             f"{uri} is no readable zip ({error}); expected a whole zip archive; copy or download it again"
         ) from error
 

@@ -1,5 +1,7 @@
 """Photos that are files: below a local folder, alone, or below a folder on S3."""
 
+import functools
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -22,6 +24,8 @@ from pipelines.sources.source import (
 )
 
 _NO_CONTENT: Final = "unreadable"
+_OBJECTS_TRIED: Final = 200
+_ABOUT_ONE: Final = (storage.AccessRefusedError, storage.ObjectUnavailableError, storage.ReplacedError)
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,14 @@ class RemoteFolderSource(PhotoSource):
         """Fetch one object, verified as `storage.read_version` does.
 
         An error of the network is raised as it is: it does not quarantine the photo, and the task is retried
-        (`cluster/pool.py`).
+        (`cluster/pool.py`). A refusal quarantines the photo if other objects of the folder can be read.
         """
-        return check_published(ref, _read(ref))
+        try:
+            return check_published(ref, _read(ref))
+        except storage.AccessRefusedError as error:
+            if not _holds_readable(self.uri, os.getpid()):
+                raise
+            raise PhotoUnreadableError(f"{ref.name}{str(error).removeprefix(ref.uri)}") from error
 
 
 def _entries(top: str, listing: Listing) -> Iterator[PhotoRef]:
@@ -143,6 +152,20 @@ def _objects(uri: str, listing: Listing) -> Iterator[PhotoRef]:
                 skipped = skipped or FOLDER_MARKER
             # the key as it is: `storage.join` would drop the slashes that a key may begin with
             yield PhotoRef(f"{uri}/{entry.path}", name, entry.num_bytes, entry.version, skipped=skipped)
+
+
+@functools.lru_cache(64)
+def _holds_readable(uri: str, process: int) -> bool:
+    """Whether one of the first objects of a folder can be read, looked up once in a process."""
+    for entry in itertools.islice(storage.list_objects(uri), _OBJECTS_TRIED):
+        if not entry.num_bytes:
+            continue
+        try:
+            storage.read_version(f"{uri}/{entry.path}", entry.version, 0, 1)
+        except (*_ABOUT_ONE, FileNotFoundError):
+            continue
+        return True
+    return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -9,17 +9,23 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import pairwise, takewhile
+from itertools import chain, islice, pairwise, takewhile
 from posixpath import commonprefix
 from types import MappingProxyType
 from typing import Final
 
-from diffbfr.errors import UsageError
+from diffbfr.errors import UsageError, one_line
 from pipelines import storage
 from pipelines.sources.archive import ZipSource, check_zip
 from pipelines.sources.braces import expand_braces
 from pipelines.sources.published import attach_checksums, find_index, index_at
-from pipelines.sources.source import PhotoRef, PhotoSource, PhotoUnreadableError, printable_name
+from pipelines.sources.source import (
+    ArchiveUnreadableError,
+    PhotoRef,
+    PhotoSource,
+    PhotoUnreadableError,
+    printable_name,
+)
 from pipelines.sources.tar import TarSource, check_tar
 
 _WILDCARDS: Final = "*?["
@@ -31,7 +37,8 @@ _SUFFIX_CHARACTERS: Final = 4
 class PatternSource(PhotoSource):
     """Zips and plain tars, local or on S3, that match the pattern `uri`.
 
-    A photo is named like `train_a/0001.png`; where braces name several folders, like `train/a/0001.png`.
+    A photo is named like `train_a/0001.png`; where braces name several folders, like `train/a/0001.png`. An
+    archive that cannot be listed is one input, named like `train_a/`, that cannot be read.
     Archives are listed one after another, in the memory of one.
     `index` is FFHQ's index in their folder or beside it; one inside an archive applies to that archive.
     """
@@ -48,17 +55,22 @@ class PatternSource(PhotoSource):
     def _refs(self) -> Iterator[PhotoRef]:
         for stem, uri in _archives(self.uri):
             if special := storage.special_kind(uri):
-                yield PhotoRef(uri, f"{stem}/", 0, special)
+                yield PhotoRef(uri, f"{stem}/", 0, f"{uri} is {special}; expected an archive of photos")
                 continue
-            _, check = _KINDS[_suffix(uri)]
-            check(uri)
-            for ref in self._archive(uri).listing():
+            refs = self._archive(uri).listing()
+            try:
+                _KINDS[_suffix(uri)][1](uri)
+                first = list(islice(refs, 1))  # the whole index of the archive is read by then
+            except ArchiveUnreadableError as error:
+                yield PhotoRef(uri, f"{stem}/", 0, one_line(error))
+                continue
+            for ref in chain(first, refs):
                 yield replace(ref, name=f"{stem}/{ref.name}")
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read a photo with the source of its archive."""
-        if ref.name.endswith("/"):
-            raise PhotoUnreadableError(f"{ref.uri} is {ref.fingerprint}; expected an archive of photos")
+        if _suffix(ref.uri) in _KINDS:  # an archive itself, not a member of one
+            raise PhotoUnreadableError(ref.fingerprint)
         return self._archive(ref.uri.rpartition("#")[0]).read(ref)
 
     def _archive(self, uri: str) -> PhotoSource:

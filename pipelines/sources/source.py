@@ -27,6 +27,10 @@ class PhotoUnreadableError(DiffBFRError):
     """The bytes of one photo cannot be read: a damaged archive member, a removed or changed file."""
 
 
+class ArchiveUnreadableError(UsageError):
+    """A zip or tar that cannot be listed: cut, damaged, or none at all."""
+
+
 @dataclass(frozen=True)
 class PhotoRef:
     """One photo in a listing: its name relative to the source, and the place from which it is read.

@@ -18,6 +18,7 @@ from pipelines.sources.listing_db import sort_refs
 from pipelines.sources.published import INDEX, Index, attach_checksums, check_published, index_at
 from pipelines.sources.skipping import Listing
 from pipelines.sources.source import (
+    ArchiveUnreadableError,
     PhotoRef,
     PhotoSource,
     PhotoUnreadableError,
@@ -162,12 +163,12 @@ def looks_like_tar(path: Path) -> bool:
 
 
 def check_tar(uri: str) -> None:
-    """Raise UsageError unless the first header can be read; `listing` reads the others."""
+    """Raise ArchiveUnreadableError unless the first header can be read; `listing` reads the others."""
     try:
         with storage.open_read(uri, _HEADER_BYTES, verified=True) as file:
             next(read_entries(file), None)
     except (TarDamagedError, OSError) as error:
-        raise UsageError(
+        raise ArchiveUnreadableError(
             f"{uri} is no readable tar ({_reason(error)}); expected a plain, uncompressed tar; unpack it, or "
             "copy it again"
         ) from error
@@ -199,12 +200,12 @@ def _open_member(uri: str, entry: TarEntry) -> Iterator[IO[bytes]]:
 
 
 def _entries(uri: str) -> Iterator[TarEntry]:
-    """Yield the members in order; UsageError if the tar was cut, even between two members."""
+    """Yield the members in order; ArchiveUnreadableError if the tar was cut, even between two members."""
     try:
         with storage.open_read(uri, _HEADER_BYTES, verified=True) as file:
             yield from read_entries(file)
     except TarDamagedError as error:
-        raise UsageError(
+        raise ArchiveUnreadableError(
             f"{uri} cannot be read ({error}); expected a whole tar; copy or download it again"
         ) from error
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffbfr.errors import UsageError
-from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName
+from diffbfr.packaged import packaged_folder, packaged_names
+from diffbfr.stages import STAGE_NAMES, StageName
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset import commits
@@ -93,13 +94,15 @@ class RunContext:
         init = self.recipe.init_of(name)
         if init == SCRATCH:
             return ""
-        if init == PACKAGED:
-            import diffbfr
-
-            return str(Path(diffbfr.__file__).parent / "weights" / "tiny")
+        if init in packaged_names():
+            return str(packaged_folder(init))
         if "@" in init and not storage.is_remote(init) and not storage.exists(init):
             return self.find_model(init)
         return storage.absolute(init)
+
+    def initial_role(self, name: StageName) -> str:
+        """What those weights are to a stage: its beginning, or the teacher of a distilled one."""
+        return "teacher" if self.recipe.stage(name).stage.distilled else "init"
 
     def initial_for_workers(self, name: StageName) -> str:
         """The same folder for a task: where workers may be on other machines, a copy under the root."""

@@ -70,7 +70,8 @@ class TrainReport:
 def train_stage(task: TrainTask, reporter: TrainingReporter) -> TrainReport:
     """Train to the end, from the newest checkpoint if there is one; every rank of a group calls this.
 
-    The sampling settings of the stage are dropped first: they enter neither training nor checkpoints.
+    The sampling settings of the stage are dropped first, but for a distilled one: they enter neither training
+    nor checkpoints.
     """
     import torch
 
@@ -84,7 +85,8 @@ def train_stage(task: TrainTask, reporter: TrainingReporter) -> TrainReport:
     _check_column(task, dataset)
     name = task.stage.name
     start = _local(task.initial) if task.initial else None
-    initial = load_stage(start, name, expected=task.stage) if start else None
+    # a student starts from its teacher, which is the same stage before
+    initial = load_stage(start, name, expected=replace(task.stage, distilled=False)) if start else None
     origin = read_origins(start, (name,)).get(name) if start else None
     device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
@@ -155,12 +157,15 @@ def _local(folder: str) -> Path:
 
 @driver_only
 def _config(name: StageName, recipe: "Recipe") -> dict[str, Any]:
-    """The settings that decide the weights: neither how the stage is sampled nor where it is trained."""
+    """The settings that decide the weights, not where they are trained, nor how the stage is sampled.
+
+    A distilled stage is trained for the evaluations of its sampler.
+    """
     from pipelines.execution.artifact_store import flatten
 
     config = recipe.stage(name)
     settings = flatten(config.stage, "stage") | flatten(config.training, "training")
-    sampling = (f"stage.{field}" for field in SAMPLING)
+    sampling = () if config.stage.distilled else tuple(f"stage.{field}" for field in SAMPLING)
     return without(settings, *sampling, *(f"training.{field}" for field in NON_IDENTITY_FIELDS))
 
 
@@ -235,6 +240,8 @@ def _estimate(name: StageName, recipe: "Recipe") -> str:
     unet, training = config.stage.unet, config.training
     parameters = num_parameters(unet)
     flops = training_flops(unet, training.num_samples) * training.area_share(config.stage.px)
+    # a training step costs three evaluations (`training_flops`)
+    flops *= 1 + (training.teacher_steps or 0) / 3
     workers = max(1, recipe.cluster.min_workers or recipe.cluster.num_workers)
     share = training.global_batch // num_active(workers, training.global_batch, training.reduce_leaves)
     memory = training_memory(

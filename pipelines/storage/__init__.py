@@ -13,6 +13,7 @@ from pipelines.storage.checks import check_writable, probe
 from pipelines.storage.entry import Entry
 from pipelines.storage.errnos import is_about_one_file, place_error, remedy_for
 from pipelines.storage.errors import (
+    AccessRefusedError,
     ObjectUnavailableError,
     PlaceError,
     ReplacedError,
@@ -73,6 +74,7 @@ from pipelines.storage.s3 import (
 
 __all__ = [
     "FILE_MODE",
+    "AccessRefusedError",
     "Entry",
     "ObjectUnavailableError",
     "PlaceError",

@@ -19,6 +19,10 @@ class ObjectUnavailableError(DiffBFRError):
     """One object cannot be read, whatever the network does: it lies in an archive such as Glacier."""
 
 
+class AccessRefusedError(UsageError):
+    """A server refuses what was asked for: one object by its rights, or a whole bucket by a policy."""
+
+
 class PlaceError(IncompleteError):
     """A disk, a mount or a right fails, whatever the file: the same call succeeds once that is mended."""
 

@@ -24,7 +24,12 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, Final
 
 from diffbfr.errors import UsageError, one_line
-from pipelines.storage.errors import ObjectUnavailableError, ReplacedError, TransportError
+from pipelines.storage.errors import (
+    AccessRefusedError,
+    ObjectUnavailableError,
+    ReplacedError,
+    TransportError,
+)
 
 SCHEME: Final = "s3://"
 READ_TIMEOUT_S = 15.0
@@ -48,6 +53,8 @@ _OBJECT_CODES: Final = (
     "MethodNotAllowed",
 )
 """Refusals that concern one object: it is in Glacier, encrypted with a customer's key, deleted."""
+_REFUSED: Final = "AccessDenied"
+"""What rights say, of an object or of all; other codes say that the credentials are bad."""
 _NO_CONNECTION: Final = ("ConnectTimeoutError", "EndpointConnectionError", "ProxyConnectionError")
 """What botocore raises where no server answers at all: it is stopped, cut off, or has no address."""
 _NOT_IMPLEMENTED: Final = 501  # the one status of 500 and above that a retry cannot change
@@ -226,7 +233,8 @@ def translate_errors(place: str, call: Callable[[], Any]) -> Any:
                 "out of its archive (Glacier), or copy it under a plain key and encryption"
             ) from error
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-            raise UsageError(
+            kind = AccessRefusedError if code == _REFUSED else UsageError
+            raise kind(
                 f"{place} is refused ({reason}); expected the right to it; check credentials, endpoint and "
                 "policy"
             ) from error

@@ -43,8 +43,8 @@ SBATCH = (INFRA / "slurm/diffbfr.sbatch").read_text()
 
 
 def tool(name: str) -> str:
-    """The path of an external program; skips the test if it is not here."""
-    found = shutil.which(name)
+    """The path of an external program, installed or of `make validators`; skips the test if it is not here."""
+    found = shutil.which(name) or shutil.which(name, path=str(ROOT / "build/validators/bin"))
     if found is None:
         pytest.skip(f"{name} is not installed; tests/README.md says where it comes from")
     return found

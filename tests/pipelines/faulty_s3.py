@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 Fault: TypeAlias = Literal[
-    "503", "reset", "truncated", "slow", "stall", "flip", "flip-put", "lost-answer", "411"
+    "503", "reset", "truncated", "slow", "stall", "flip", "flip-put", "lost-answer", "411", "403"
 ]
 """`slow` dawdles over a body, `stall` says nothing for longer than the client of these tests waits
 (`IMPATIENT_S`).
@@ -29,6 +29,7 @@ _STALL_S = 1.2
 _BODY_FAULTS: tuple[Fault, ...] = ("truncated", "slow", "flip")
 _BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
+_DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 _UNSIZED = b"<?xml version='1.0'?><Error><Code>MissingContentLength</Code><Message>No length was given.</Message></Error>"
 
 
@@ -87,6 +88,9 @@ def _handler(
                 made.append((fault, self.command, self.path))
             if fault == "503":
                 self._answer(503, {"Content-Type": "application/xml"}, _BUSY)
+                return
+            if fault == "403":  # of an object that this user may not read
+                self._answer(403, {"Content-Type": "application/xml"}, _DENIED)
                 return
             if fault == "411":  # of a server that wants no chunked bodies
                 self._answer(411, {"Content-Type": "application/xml"}, _UNSIZED)

@@ -7,12 +7,15 @@ from typing import Any
 import boto3
 import pytest
 
+from diffbfr.errors import UsageError
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.manifest import read_ledger, read_quarantine
 from pipelines.flows.restore_archive import RestoreOptions, restore_archive
 from pipelines.sources import PhotoUnreadableError, open_source
+from pipelines.sources.files import _holds_readable
 from tests.pipelines.fake_cascade import FakeModel
+from tests.pipelines.faulty_s3 import Fault, faulty
 from tests.pipelines.sample_archive import encode, face
 from tests.pipelines.tiny_dataset import build
 
@@ -81,6 +84,30 @@ def test_an_object_in_an_archive_of_s3_is_one_row(place: str, storage_class: str
     with pytest.raises(PhotoUnreadableError, match=r"cold\.png cannot be read .*Glacier") as caught:
         source.read(cold)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("allowed", [1, 0])
+def test_an_object_that_is_refused_is_one_row_and_a_folder_that_is_refused_is_none(
+    place: str, allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _holds_readable.cache_clear()
+    for number in range(3):
+        put(place, f"{number}.png", f"content {number}".encode())
+
+    def choose(method: str, path: str) -> Fault | None:
+        return "403" if method == "GET" and path.endswith(".png") and path[-5] >= str(allowed) else None
+
+    with faulty(os.environ["AWS_ENDPOINT_URL"], choose) as (endpoint, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        source = open_source(place)
+        for number, ref in enumerate(source.refs()):
+            if number < allowed:
+                assert source.read(ref) == b"content 0"
+                continue
+            kind = PhotoUnreadableError if allowed else UsageError
+            with pytest.raises(kind, match=r"\d\.png is refused .*check credentials.*policy") as caught:
+                source.read(ref)
+            assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ COMMAND_LINE = {
     "shard": SHARED,
     "train": ["STAGE", *SHARED],
     "condition": ["STAGE", *SHARED],
+    "distill": ["MODEL", *SHARED],
     "evaluate": [
         "--model",
         *SHARED,

@@ -15,9 +15,12 @@ import pytest
 from diffbfr.errors import IncompleteError, UsageError
 from pipelines.cluster import Cluster, ClusterConfig, pool
 from pipelines.cluster.hangs import HangWatch, time_limit
+from pipelines.cluster.node_watch import watch_node
 from pipelines.cluster.orphans import DRIVER_VARIABLE, process_identity
+from pipelines.cluster.stopped import stopped_workers_of_job
 from pipelines.progress import Progress
 from tests.pipelines.poison import MakeStopOnce, StopOnce
+from tests.pipelines.trouble import Machines
 
 
 class Clock:
@@ -96,7 +99,103 @@ def test_a_stopped_worker_is_killed_after_the_limit_and_no_other_process(
     ]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+def test_on_a_node_the_stopped_workers_of_a_job_are_found_and_no_others() -> None:
+    workers = [
+        subprocess.Popen(["ray::shard", "60"], executable="/bin/sleep", env={"RAY_JOB_ID": job})
+        for job in ("0a000000", "0a000000", "0b000000")
+    ]
+    try:
+        for worker in workers[1:]:
+            os.kill(worker.pid, signal.SIGSTOP)
+        while not (stopped_workers_of_job("0a000000") and stopped_workers_of_job("0b000000")):
+            time.sleep(0.01)
+        assert stopped_workers_of_job("0a000000") == [workers[1].pid]
+        assert watch_node("0a000000", 0.0) == [(workers[1].pid, 0.0)]
+        assert workers[1].wait(timeout=10) == -signal.SIGKILL
+        assert [worker.poll() for worker in (workers[0], workers[2])] == [None, None]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
 class RayError(Exception): ...
+
+
+class Nodes:
+    """Ray as `NodeWatches` uses it: nodes, and on each a watch that ends when the test says so."""
+
+    exceptions = SimpleNamespace(RayError=RayError)
+
+    def __init__(self) -> None:
+        self.alive = ["a", "b"]
+        self.started: list[str] = []
+        self.ended: dict[int, Any] = {}
+        self.cancelled: list[int] = []
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "NodeID": name,
+                "Alive": name in self.alive,
+                "Resources": {"CPU": 0.0 if name == "head" else 1.0},
+                "NodeManagerAddress": f"address of {name}",
+            }
+            for name in ("head", "a", "b", "c")
+        ]
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_job_id=lambda: "0a000000")
+
+    def remote(self, **_: Any) -> Callable[[Any], Any]:
+        return lambda function: SimpleNamespace(options=self._options)
+
+    def _options(self, scheduling_strategy: Any) -> Any:
+        self.started.append(scheduling_strategy.node_id)
+        return SimpleNamespace(remote=lambda job, stopped_s: len(self.started) - 1)
+
+    def wait(self, references: list[int], **_: Any) -> tuple[list[int], list[int]]:
+        return [it for it in references if it in self.ended], []
+
+    def get(self, reference: int) -> Any:
+        if self.ended[reference] is None:
+            raise RayError
+        return self.ended[reference]
+
+    def cancel(self, reference: int, force: bool) -> None:
+        self.cancelled.append(reference)
+
+
+def test_every_node_of_a_joined_cluster_is_watched_also_one_that_joins(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, ray = Clock(), Nodes()
+    affinity = SimpleNamespace(
+        NodeAffinitySchedulingStrategy=lambda node, soft: SimpleNamespace(node_id=node)
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", affinity)
+    with HangWatch("shard", stopped_s=30.0, clock=clock, on_nodes=True) as watch:
+        watch.check()
+        assert ray.started == [], "short work pays nothing"
+        clock.now = 30.0
+        watch.check()
+        assert ray.started == ["a", "b"]
+        ray.alive.append("c")
+        ray.ended = {0: [(17, 31.0)], 1: None}  # the node of the second was lost for a moment
+        clock.now = 39.0
+        watch.check()
+        assert ray.started == ["a", "b"]
+        clock.now = 40.0
+        watch.check()
+        assert ray.started == ["a", "b", "a", "b", "c"]
+        ray.ended[3] = [(18, 30.0)]  # just before the end
+    assert ray.cancelled == [2, 4]
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "shard: worker process 17 of address of a has been stopped for 31 s",
+        "shard: worker process 18 of address of b has been stopped for 30 s",
+    ]
 
 
 class Actor:
@@ -186,3 +285,21 @@ def test_on_ray_a_stopped_worker_holds_no_task_for_ever(
         assert cluster.map(function, [0, 1, 2], label="square") == [0, 1, 4]
     stopped = [record for record in caplog.records if "has been stopped for" in record.getMessage()]
     assert len(stopped) == 2
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_on_a_joined_cluster_a_stopped_worker_holds_no_task_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    machines = Machines(hang_s=3.0)
+    try:
+        with machines.cluster as cluster:
+            make = MakeStopOnce(str(tmp_path / "actor"))
+            assert cluster.map_actors(make, [0, 1, 2], label="square") == [0, 1, 4]
+            function = StopOnce(str(tmp_path / "task"))
+            assert cluster.map(function, [0, 1, 2], label="square") == [0, 1, 4]
+    finally:
+        machines.end()
+    stopped = [record for record in caplog.records if "has been stopped for" in record.getMessage()]
+    assert len(stopped) >= 2

@@ -54,3 +54,25 @@ def test_a_cluster_that_wants_another_token_says_what_to_set(monkeypatch: pytest
         Cluster(ClusterConfig(address="ray-head")) as cluster,
     ):
         cluster.on_each_node(double, 1)
+
+
+def test_a_token_that_only_a_cause_of_the_failure_speaks_of_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As Ray 2.60 fails without a token and with a wrong one."""
+
+    def fail(**options: object) -> None:
+        try:
+            raise RuntimeError(
+                "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
+                "ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: Authentication token is missing "
+                "or incorrect. Ensure that the token"
+            )
+        except RuntimeError as error:
+            raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.2:6379") from error
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    expected = r"refuses this process \(InvalidAuthToken: .* incorrect\); .* set RAY_AUTH_MODE=token"
+    with pytest.raises(UsageError, match=expected), Cluster(ClusterConfig(address="auto")) as cluster:
+        cluster.on_each_node(double, 1)

@@ -22,6 +22,7 @@ from pipelines.dataset.manifest import LedgerRow
 from pipelines.flows.restore_archive import RestoreOptions, RestoreReport, require_clean, restore_archive
 from pipelines.flows.restore_page import write_restore_page
 from pipelines.flows.restore_verify import verify_restoration
+from pipelines.restoration import whole_input
 from pipelines.restoration.face_rows import read_faces
 from pipelines.sources.weights_ref import WeightsRef, pin_weights
 from tests.pipelines.dot_photos import (
@@ -201,6 +202,26 @@ def test_a_doubtful_face_is_drawn_once_more_from_the_lowest_start(
     ] * 5
 
 
+def test_with_adaptive_fidelity_each_face_has_the_start_of_its_own_detail(
+    tmp_path: Path, serial: Cluster, detector: WeightsRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "two.png").write_bytes(encoded(photo_of_dots(1, 2), "PNG"))
+    seen: list[tuple[int, ...]] = []
+
+    def detail(gray: NDArray[np.float32]) -> float:
+        seen.append(gray.shape)
+        return 0.2 * len(seen)
+
+    monkeypatch.setattr(whole_input, "kept_detail", detail)
+    report = restore(folder, tmp_path / "out", serial, whole_options(detector, adaptive=True))
+    assert [face.fidelity for face in report.faces] == pytest.approx([0.6, 0.7])
+    assert seen == [(64, 64)] * 2
+    with pytest.raises(UsageError, match="was begun with adaptive True"):
+        restore(folder, tmp_path / "out", serial, whole_options(detector))
+
+
 def test_faces_of_different_photos_share_a_batch(
     tmp_path: Path, serial: Cluster, detector: WeightsRef
 ) -> None:
@@ -263,6 +284,18 @@ def test_a_format_for_all_and_a_larger_size_are_given_to_photos_without_faces_to
             assert (picture.format, picture.size) == ("PNG", (480, 240))
             is_signed = "XML:com.adobe.xmp" in picture.info
         assert is_signed == (row.status == "restored")
+
+
+def test_at_strength_0_no_pixel_changes_and_no_model_is_named(
+    album: Path, tmp_path: Path, serial: Cluster, detector: WeightsRef
+) -> None:
+    report = restore(album, tmp_path / "out", serial, whole_options(detector, strength=0.0))
+    for name in ("two.png", "clear.webp", "trip/three.tif"):
+        after = (tmp_path / "out" / name).read_bytes()
+        assert b"TrainedAlgorithmicMedia" not in after
+        with Image.open(album / name) as old, Image.open(io.BytesIO(after)) as new:
+            assert (np.asarray(old) == np.asarray(new)).all()
+    assert report.counts.restored == 6
 
 
 def test_what_a_format_cannot_hold_is_refused_in_one_line(

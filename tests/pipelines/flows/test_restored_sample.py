@@ -90,5 +90,9 @@ def test_doubtful_faces_come_first_and_those_left_alone_last() -> None:
     ]
     assert dict(sample.counts) == {"restored": 1002, "too_small": 1, "doubtful": 2}
     shown = faces_of(iter(faces), frozenset(("000006.jpg",)))
-    assert [it.consistency for it in shown["000006.jpg"]] == [10.0, 30.0, None]
-    assert shown["000006.jpg"][-1].status == "left_alone"
+    assert [it.consistency for it in shown["000006.jpg"].faces] == [10.0, 30.0, None]
+    assert shown["000006.jpg"].faces[-1].status == "left_alone"
+    assert shown["000006.jpg"].num_more == 0
+    crowd = faces_of([face(7, 20.0 + number) for number in range(9)], frozenset(("000007.jpg",)))
+    assert [it.consistency for it in crowd["000007.jpg"].faces] == [20.0, 21.0, 22.0, 23.0, 24.0, 25.0]
+    assert crowd["000007.jpg"].num_more == 3

@@ -26,6 +26,8 @@ NAMES = st.lists(
     ("name", "output"),
     [
         ("trip/a.jpg", "trip/a.png"),
+        ("caf\\xe9/\\xff\\x80.jpg", "caf%e9/%ff%80.png"),
+        ("Album\\xmas.jpg", "Album/xmas.png"),
         ("trip/Zoë 写真.JPEG", "trip/Zoë 写真.png"),
         ("a.png", "a.png"),
         ("no suffix", "no suffix.png"),

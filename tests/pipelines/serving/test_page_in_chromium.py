@@ -1,5 +1,6 @@
 """A person's way through the app in a headless Chromium: a real upload, the result, its comparison, a refusal."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,35 @@ def test_a_photo_is_dropped_restored_compared_and_another_refused(
         assert browser.console() == []
         browser.run("document.querySelectorAll('.close').forEach((it) => it.click())")
         browser.wait("return document.querySelectorAll('.card').length === 0")
+
+
+@pytest.mark.slow
+def test_on_a_phone_nothing_is_cut_off_and_a_face_that_failed_is_said_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_dots(monkeypatch)
+    photos = [encoded(photo_of_dots(seed, 2), "PNG") for seed in range(2)]
+    for number, photo in enumerate(photos):
+        (tmp_path / f"{number}.png").write_bytes(photo)
+    broken = hashlib.sha256(photos[0]).hexdigest()
+    with served(FakeModel(broken=(broken,))) as server, headless_chromium(tmp_path, 500, 900) as browser:
+        browser.open(server.address)
+        browser.wait("return document.getElementById('takes').textContent")
+        fits = "return document.documentElement.scrollWidth <= innerWidth"
+        assert browser.run(fits)
+        browser.choose_files("#choose", tmp_path / "0.png")
+        browser.wait(f"{SHOWN} === 2")
+        assert browser.run("return document.querySelector('.chip').textContent") == "a face failed"
+        summary = browser.run("return document.querySelector('.summary').textContent")
+        assert "0 faces restored, 2 failed and kept as in the photo" in summary
+        assert browser.run("return document.querySelectorAll('.face.doubt').length") == 2
+        browser.run("document.querySelector('.close').click()")
+        browser.run("document.getElementById('samples').value = 2")
+        browser.choose_files("#choose", tmp_path / "1.png")
+        browser.wait(f"{SHOWN} === 2")
+        browser.run("document.querySelectorAll('.tabs button')[1].click()")
+        browser.wait("return document.querySelector('.after').complete")
+        browser.run("document.querySelectorAll('.tabs button')[0].click()")
+        assert browser.run("return document.querySelectorAll('.boxes i').length") == 2
+        assert browser.run(fits)
+        assert browser.console() == []

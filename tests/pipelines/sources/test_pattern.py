@@ -245,7 +245,45 @@ def test_one_bad_archive_among_many_is_named_and_archives_without_photos_are_nam
         open_source(tmp_path / "*.zip").digest()
     (tmp_path / "c.zip").write_bytes(b"no zip")
     with pytest.raises(UsageError, match=r"c\.zip is no readable zip"):
-        open_source(tmp_path / "*.zip").digest()
+        open_source(tmp_path / "c.zip")
+
+
+@pytest.mark.parametrize("every_file", [False, True])
+def test_an_archive_that_cannot_be_listed_costs_no_other(tmp_path: Path, every_file: bool) -> None:
+    """No archive at all, an index that is cut or damaged, a tar cut inside of a member or between two."""
+    photos = {f"{number}.png": bytes([number]) * 700 for number in range(3)}
+    for name in ("a.zip", "cut.zip", "index.zip", "z.zip"):
+        _zip(tmp_path / name, *photos)
+    for name in ("a.tar", "inside.tar", "between.tar"):
+        with tarfile.open(tmp_path / f"{name[:-4]}.t.tar", "w") as tar:
+            for photo, data in photos.items():
+                info = tarfile.TarInfo(photo)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    for name, size in {"inside.t.tar": 1900, "between.t.tar": 1536, "cut.zip": 200}.items():
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[:size])
+    data = bytearray((tmp_path / "index.zip").read_bytes())
+    data[data.rindex(b"PK\x01\x02")] ^= 255
+    (tmp_path / "index.zip").write_bytes(data)
+    (tmp_path / "none.zip").write_bytes(b"no zip")
+    (tmp_path / "none.t.tar").write_bytes(b"no tar" * 100)
+    source = open_source(tmp_path / "*", every_file)
+    refs = list(source.refs())
+    bad = [ref for ref in refs if ref.name.endswith("/")]
+    assert [ref.name for ref in bad] == ["between.t/", "cut/", "index/", "inside.t/", "none.t/", "none/"]
+    assert [ref.name for ref in refs] == sorted(ref.name for ref in refs)
+    whole = [f"{stem}/{photo}" for stem in ("a", "a.t", "z") for photo in photos]
+    assert [ref.name for ref in refs if ref not in bad] == sorted(whole)
+    for ref in refs:
+        if ref in bad:
+            with pytest.raises(
+                PhotoUnreadableError, match=r"(no readable|cannot be read).*; expected"
+            ) as caught:
+                source.read(ref)
+            assert "\n" not in str(caught.value)
+        else:
+            source.read(ref)
 
 
 @pytest.mark.parametrize("inside", ["{key}.png", "images1024x1024/00000/{key}.png"])
