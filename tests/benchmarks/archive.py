@@ -14,7 +14,6 @@ time of each stage.
 """
 
 import argparse
-import functools
 import io
 import os
 import tempfile
@@ -55,7 +54,6 @@ SIZES: Final = (24, 32, 48, 96, 192, 512)
 TURNS: Final = (0, 30, 60, 90, 135, 180)
 """Edges of the classes of turn, in degrees to either side."""
 NUM_BACKGROUNDS: Final = 40
-MOST_PX: Final = 900
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,20 +67,14 @@ class Scene:
 
     def draw(self) -> Pixels:
         """Its pixels."""
-        ground = _background(self.seed % NUM_BACKGROUNDS)
-        return compose(ground[: self.height, : self.width], self.placed)
-
-
-@functools.cache
-def _background(seed: int) -> Pixels:
-    return background(MOST_PX, MOST_PX, seed)
+        return compose(background(self.height, self.width, self.seed % NUM_BACKGROUNDS), self.placed)
 
 
 def scenes(faces: Sequence[Pixels], count: int) -> Iterator[Scene]:
     """Photos of 500 to 900 px whose faces do not cover each other."""
     for seed in range(count):
         generator = np.random.default_rng(seed)
-        width, height = (int(side) for side in generator.integers(500, MOST_PX, 2))
+        width, height = (int(side) for side in generator.integers(500, 900, 2))
         placed: list[Placed] = []
         for _ in range(int(generator.integers(0, 9))):
             face = _place(generator, faces[int(generator.integers(len(faces)))], width, height)
