@@ -6,7 +6,7 @@
 `rate` restores crops of 48 px (with `--whole`, photos of 512 px with a face each) with the packaged cascade on
 two workers, from the start of the command to its end. Before and after it, two processes run the sampler alone
 on batches of four faces, on a thread each. It prints faces a second, their ratio, and the processor time of
-each kind of process of the command a face. `memory` restores whole photos of 160 px with a face each on one
+each kind of process of the command a face. `memory` restores whole photos of 96 px with a face each on one
 worker, with a stand-in for the cascade, and prints the largest resident set of each kind of process. Both need
 a quiet machine with two cores.
 """
@@ -188,7 +188,7 @@ def memory(counts: list[int]) -> list[tuple[str, ...]]:
     with tempfile.TemporaryDirectory() as name:
         for count in counts:
             source = Path(name, f"in-{count}")
-            make_photos(source, count, 160, 16.0)
+            make_photos(source, count, 96, 12.0)
             words = [str(source), str(Path(name, f"out-{count}"))]
             columns.append(watch([sys.executable, "-c", _MEMORY_COMMAND, *words]).peak)
             print(count, "photos", dict(columns[-1]), flush=True)

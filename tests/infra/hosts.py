@@ -1,8 +1,10 @@
 """Several hosts on this machine: each with its own address, processes, `/tmp`, shared memory and home.
 
 A host is a set of namespaces (network, mounts, processes, name) that lives as long as its first process. Hosts
-see each other and this machine through a bridge, and have no folder in common but the program: the project is
-mounted at the same place in each, as an image would bring it. Linux, root, iproute2 and util-linux are needed.
+see each other and this machine through a bridge. What they have in common is the program, mounted at the same
+place in each, as an image would bring it, and none of them can write there or anywhere else on this machine's
+disks: a file can pass from one to another through the bucket alone. Linux, root, iproute2 and util-linux are
+needed.
 """
 
 import contextlib
@@ -26,6 +28,7 @@ from tests.infra.manifests import ROOT
 PROGRAMS = ("ip", "unshare", "nsenter", "mount")
 PROJECT = Path("/mnt/project")
 WEIGHTS = "diffbfr/weights/tiny"
+HOME = "/tmp/home"
 BIN = Path(sys.prefix).resolve() / "bin"
 _START_S = 60.0
 
@@ -37,10 +40,12 @@ mkdir {project} /mnt/empty
 mount --bind {root} {project}
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /dev/shm
-mkdir -p /tmp/home
+mkdir -p {home}
 {more}
+mount -o remount,bind,ro {project}
+mount -o remount,bind,ro /
 ip link set lo up
-exec sleep infinity
+exec cat
 """
 
 
@@ -92,7 +97,7 @@ class Host:
     def _full(self) -> dict[str, str]:
         own = {
             "PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": "/tmp/home",
+            "HOME": HOME,
             "PYTHONPATH": str(PROJECT),
             "OMP_NUM_THREADS": "1",
             "LANG": "C.UTF-8",
@@ -117,10 +122,11 @@ class Network:
         """Start a host; without `weights` it lacks the cascade of the package."""
         number = len(self.hosts) + 2
         more = "" if weights else f"mount --bind /mnt/empty {PROJECT / WEIGHTS}"
-        script = _SET_UP.format(name=name, project=PROJECT, root=shlex.quote(str(ROOT)), more=more)
+        script = _SET_UP.format(name=name, home=HOME, project=PROJECT, root=shlex.quote(str(ROOT)), more=more)
         spaces = ["--mount", "--propagation=private", "--uts", "--net", "--pid", "--fork", "--mount-proc"]
         words = ["unshare", *spaces, "--kill-child", "sh", "-c", script]
-        holder = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        # its first process reads from here, and ends with this one however that ends
+        holder = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         pid = _first_child(holder.pid)
         link, inner = f"{self.bridge}{number}", f"{self.bridge}i{number}"
         _ip("link", "add", link, "type", "veth", "peer", "name", inner)
@@ -129,7 +135,7 @@ class Network:
         host = Host(name, f"{self.prefix}.{number}", pid, link, environment, holder)
         self.hosts.append(host)
         deadline = time.monotonic() + _START_S
-        while host.run("sh", "-c", "test -d /tmp/home", check=False).returncode:
+        while host.run("cat", "/proc/1/comm", check=False).stdout != "cat\n":
             assert time.monotonic() < deadline
             time.sleep(0.1)
         host.run("ip", "link", "set", inner, "name", "eth0")

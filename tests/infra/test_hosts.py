@@ -1,13 +1,13 @@
 """A Ray cluster of several hosts: nothing is shared but the bucket, and hosts come and go.
 
 The hosts are namespaces of this machine (`hosts.py`), the bucket is a real one (`ceph.py`). Workers lack the
-cascade of the package, so that what they load came from the bucket.
+cascade of the package, and whatever else the driver has (weights, a detector, settings) lies in `/tmp` of the
+head alone, so that what workers load came from the bucket.
 """
 
 import io
 import json
 import os
-import secrets
 import subprocess
 import threading
 import time
@@ -16,32 +16,41 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 from diffbfr.images import encode_png
+from diffbfr.metrics.identity import MobileFaceNet
 from diffbfr.synthetic import render_face
 from pipelines import storage
 from pipelines.dataset.manifest import read_ledger
 from pipelines.flows.setup_faces import detectors_folder
 from tests.infra.ceph import CephServer, ceph
-from tests.infra.hosts import Host, Network, network
+from tests.infra.hosts import HOME, PROJECT, WEIGHTS, Network, network
+from tests.infra.manifests import ROOT
+from tests.infra.ray_hosts import Hosts
 from tests.infra.smoke import contents, diffbfr, run_here, run_words
+from tests.pipelines.evaluation.random_weights import write_random_weights
 
 ASKED_FOR = "DIFFBFR_TEST_SERVICES"
-NUM_FACES = 8
+NUM_FACES, NUM_MORE = 8, 24
 FIXED_ORDER = [f"{stage}.training.reduce_leaves=2" for stage in ("irm1", "irm2", "tem")]
 """With it, weights do not depend on the number of ranks, which changes while hosts come and go."""
 LONGER = [
-    "data.shard_size=8",
+    "data.faces=synthetic:count=64,seed=0,px=128",
+    "data.shard_size=4",
+    "data.test_fraction=0.1",
     *(
         f"{stage}.training.{setting}"
-        for stage in ("irm1", "tem")
+        for stage in ("irm1", "irm2", "tem")
         for setting in ("num_samples=48", "checkpoint_samples=8")
     ),
 ]
-
-_STARTS = 3
-"""A raylet ends if its agent is not there within its time; on a busy machine that happens."""
+DRIVER = "/tmp/driver"
+"""A folder on the disk of the head, where the driver runs."""
+BEFORE = "- MotionBlur: {blur_limit: [3, 5], p: 0.5}\n- ISONoise: {}\n"
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get(ASKED_FOR), reason=f"takes many minutes; set {ASKED_FOR}=1"),
@@ -49,58 +58,6 @@ pytestmark = [
     pytest.mark.cluster,
     pytest.mark.timeout(3600),
 ]
-
-
-class Hosts:
-    """A head without work, and workers of one CPU; every process shows a token."""
-
-    def __init__(self, net: Network, server: CephServer) -> None:
-        self._net, self._server = net, server
-        self._token = secrets.token_hex(32).encode()
-        self.started = time.monotonic()
-        self.head = self._add("head", weights=True)
-        words = ["--head", "--port=6379", f"--dashboard-host={self.head.address}", "--num-cpus=0"]
-        self._start_ray(self.head, words)
-        self.workers: list[Host] = []
-
-    @property
-    def ray_address(self) -> str:
-        return f"{self.head.address}:6379"
-
-    def join(self, cpus: int = 1) -> Host:
-        """Start another worker."""
-        host = self._add(f"worker{len(self.workers)}", weights=False)
-        self._start_ray(host, [f"--address={self.ray_address}", f"--num-cpus={cpus}"])
-        self.workers.append(host)
-        return host
-
-    def submit(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the product as a job; its driver is a process of the head."""
-        job = ["ray", "job", "submit", "--address", f"http://{self.head.address}:8265", "--"]
-        return self.head.run(*job, "diffbfr", *words, check=False, timeout=1500)
-
-    def _add(self, name: str, weights: bool) -> Host:
-        environment = {
-            **self._server.environment,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": "/tmp/token",
-            "DIFFBFR_FACE_DETECTOR": "",
-            # of a machine that is busy, and is several hosts at once
-            "RAY_agent_register_timeout_ms": "300000",
-            "RAY_raylet_start_wait_time_s": "300",
-            "RAY_worker_niceness": "0",
-        }
-        host = self._net.add(name, environment, weights)
-        host.write("/tmp/token", self._token)
-        return host
-
-    def _start_ray(self, host: Host, words: list[str]) -> None:
-        usual = [f"--node-ip-address={host.address}", "--object-store-memory=100000000"]
-        for _ in range(_STARTS):
-            if host.run("ray", "start", *usual, *words, "--disable-usage-stats", check=False).returncode == 0:
-                return
-            host.run("ray", "stop", "--force", check=False)
-        raise AssertionError(f"Ray does not start on {host.name}")
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +89,25 @@ def face(seed: int) -> bytes:
     return encode_png(render_face(seed, 64).pixels)
 
 
+def photo(seed: int, num_faces: int) -> bytes:
+    """A whole photo: faces beside each other before a wall."""
+    scene = np.full((320, 200 * num_faces, 3), 120, np.uint8)
+    for number in range(num_faces):
+        place = scene[80:240, 20 + 200 * number : 180 + 200 * number]
+        place[:] = cv2.resize(
+            render_face(seed + number, 256).pixels, (160, 160), interpolation=cv2.INTER_AREA
+        )
+    return encode_png(scene)
+
+
+def identity_weights() -> bytes:
+    """Random weights for the identity cosine, which the project cannot pack."""
+    torch.manual_seed(0)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: tensor.numpy() for name, tensor in MobileFaceNet().state_dict().items()})
+    return buffer.getvalue()
+
+
 def ledger(output: str) -> dict[str, tuple[str, str]]:
     """Status and digest of each input's output."""
     rows = read_ledger(storage.join(output, "ledger.parquet"))
@@ -145,6 +121,11 @@ def wait_for(found: Callable[[], Any], seconds: float = 600) -> float:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return time.monotonic()
+
+
+def num_done(step: str) -> int:
+    """The shards, or the checkpoints, that a step has finished."""
+    return len([path for path in below(step) if path.endswith((".tar", "MANIFEST.json"))])
 
 
 def below(place: str) -> list[str]:
@@ -212,7 +193,7 @@ def test_photos_and_outputs_on_the_drivers_disk_are_one_line_and_blame_no_photo(
         ],
         "photos.zip is not there": [
             *run_words("s3://diffbfr/refused-run", "sqlite:////tmp/mlflow.db", elastic(hosts)),
-            "--faces", "/tmp/driver/photos.zip",
+            *as_words(["data.faces=/tmp/driver/photos.zip"]),
         ],
         "/tmp/driver/root is on the driver's disk alone": run_words(
             "/tmp/driver/root", "sqlite:////tmp/mlflow.db", elastic(hosts)
@@ -226,71 +207,124 @@ def test_photos_and_outputs_on_the_drivers_disk_are_one_line_and_blame_no_photo(
     assert not [path for path in below("refused") if path.endswith((".png", ".parquet"))]
 
 
-def test_a_detector_and_whole_photos(hosts: Hosts) -> None:
-    """The detector lies on the head's disk alone."""
+def test_whole_photos_and_their_dataset_need_weights_on_the_drivers_disk_alone(
+    hosts: Hosts, tmp_path: Path
+) -> None:
     weights = detectors_folder() / "mtcnn.safetensors"
     if not weights.is_file():
         pytest.skip(f'no {weights}; "diffbfr setup faces" brings it')
-    hosts.head.write("/tmp/driver/mtcnn.safetensors", weights.read_bytes())
-    source = ["restore", "s3://diffbfr/faces"]
-    on_hosts = hosts.head.run(
-        *["env", "DIFFBFR_FACE_DETECTOR=/tmp/driver/mtcnn.safetensors", "diffbfr", *source],
-        *["s3://diffbfr/whole", *as_words([f"cluster.address={hosts.ray_address}"])],
-        check=False,
+    for number in range(4):
+        storage.write_atomic(f"s3://diffbfr/photos/{number}.png", photo(10 * number, 1 + number % 2))
+    on_head = f"{DRIVER}/mtcnn.safetensors"
+    hosts.head.write(on_head, weights.read_bytes())
+    write_random_weights(tmp_path)  # of the network that compares faces, among others
+    for file in (tmp_path / "weights").iterdir():
+        hosts.head.write(f"{HOME}/.cache/diffbfr/weights/{file.name}", file.read_bytes())
+    joined = [f"cluster.address={hosts.ray_address}"]
+    words = ["restore", "s3://diffbfr/photos"]
+    whole = hosts.submit(
+        *words,
+        "s3://diffbfr/whole",
+        *as_words([*joined, "restore.unit_size=1"]),
+        DIFFBFR_FACE_DETECTOR=on_head,
     )
-    assert on_hosts.returncode == 0, on_hosts.stderr
-    here = diffbfr([*source, "s3://diffbfr/whole-here"], {"DIFFBFR_FACE_DETECTOR": str(weights)})
+    assert whole.returncode == 0, whole.stdout[-3000:]
+    local = {"DIFFBFR_FACE_DETECTOR": str(weights), "DIFFBFR_CACHE": str(tmp_path)}
+    here = diffbfr([*words, "s3://diffbfr/whole-here"], local)
     assert here.returncode == 0, here.stderr
     assert ledger("s3://diffbfr/whole") == ledger("s3://diffbfr/whole-here")
-    assert len(ledger("s3://diffbfr/whole")) == NUM_FACES
+    assert {status for status, _ in ledger("s3://diffbfr/whole").values()} == {"restored"}
+
+    aligned = ["shard", "--recipe", "smoke", "--faces", "s3://diffbfr/photos"]
+    settings = ["data.align=true", "data.max_enlargement=4", "data.val_fraction=0", "data.test_fraction=0"]
+    places = [*joined, f"data.detector={on_head}", "tracking.uri=sqlite:////tmp/aligned.db"]
+    done = hosts.submit(*aligned, "--root", "s3://diffbfr/aligned", *as_words([*settings, *places]))
+    assert done.returncode == 0, done.stdout[-3000:]
+    places = [f"data.detector={weights}", f"tracking.uri=sqlite:///{tmp_path}/aligned.db"]
+    again = diffbfr([*aligned, "--root", "s3://diffbfr/aligned-here", *as_words([*settings, *places])])
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert contents("s3://diffbfr/aligned") == contents("s3://diffbfr/aligned-here")
 
 
 def test_a_run_through_lost_and_new_hosts_equals_one_machine(hosts: Hosts, tmp_path: Path) -> None:
-    """In sharding a host is killed, in training another is cut off, and each time a new one joins."""
-    one, two = hosts.workers[0], hosts.workers[1]
+    """In sharding and in training a host is cut off, another killed, and each time a new one joins.
+
+    What the recipe takes from files lies on the driver's disk alone: a pipeline before Eq. 13, the initial
+    weights, the weights of a metric.
+    """
+    mine = tmp_path / "driver"
+    mine.mkdir()
+    (mine / "before.yaml").write_text(BEFORE)
+    (mine / "identity.npz").write_bytes(identity_weights())
+    for file in mine.iterdir():
+        hosts.head.write(f"{DRIVER}/{file.name}", file.read_bytes())
+    hosts.head.run("cp", "-r", str(PROJECT / WEIGHTS), f"{DRIVER}/cascade")
+
+    def settings(folder: str, cascade: str) -> list[str]:
+        files = [f"data.degradation.before={folder}/before.yaml", f"evaluate.identity={folder}/identity.npz"]
+        return [*LONGER, *FIXED_ORDER, *files, f"init={cascade}"]
+
     events: dict[str, float] = {}
+    started = time.monotonic()
 
     def trouble() -> None:
-        wait_for(lambda: below("hosts/artifacts/shard"))
-        one.kill()
-        events["killed while sharding"] = time.monotonic()
-        hosts.join()
-        wait_for(lambda: [path for path in below("hosts/artifacts/train-irm1") if "checkpoints" in path])
-        two.cut()
-        events["cut off while training"] = time.monotonic()
-        hosts.join()
+        for name, lose, place, count in (
+            ("cut off while sharding", hosts.cut, "shard", 2),
+            ("killed while sharding", hosts.kill, "shard", 8),
+            ("cut off while training", hosts.cut, "train-irm1", 2),
+            ("killed while training", hosts.kill, "train-irm2", 2),
+        ):
+            wait_for(lambda place=place, count=count: num_done(f"hosts/artifacts/{place}") >= count)
+            if any(path.endswith("record.json") for path in below(f"hosts/artifacts/{place}")):
+                name += ", too late"
+            events[name] = round(time.monotonic() - started, 1)
+            lose()
 
-    settings = [*LONGER, *FIXED_ORDER]
-    started = time.monotonic()
     troubles = threading.Thread(target=trouble)
     troubles.start()
+    words = settings(DRIVER, f"{DRIVER}/cascade")
     done = hosts.submit(
-        *run_words("s3://diffbfr/hosts", "sqlite:////tmp/mlflow.db", [*settings, *elastic(hosts)])
+        *run_words("s3://diffbfr/hosts", "sqlite:////tmp/mlflow.db", [*words, *elastic(hosts)])
     )
-    troubles.join()
-    print(json.dumps({name: round(at - started, 1) for name, at in events.items()}))
-    print(round(time.monotonic() - started, 1), done.stdout[-1500:])
+    print(done.stdout[-2500:])
     assert done.returncode == 0, done.stdout[-5000:]
-    here = run_here("s3://diffbfr/here", tmp_path / "tracking", {}, settings)
+    troubles.join()
+    print(json.dumps({"seconds": events, "run": round(time.monotonic() - started, 1)}))
+    assert len(events) == 4
+    assert not [name for name in events if "too late" in name]
+    here = run_here("s3://diffbfr/here", tmp_path / "tracking", {}, settings(str(mine), str(ROOT / WEIGHTS)))
     assert here.returncode == 0, here.stderr[-3000:]
     assert contents("s3://diffbfr/hosts") == contents("s3://diffbfr/here")
 
 
-def test_a_restore_through_a_lost_and_a_new_host_equals_one_machine(hosts: Hosts) -> None:
-    alive = hosts.workers[-2:]
+def test_a_restore_through_lost_and_new_hosts_equals_one_machine(hosts: Hosts) -> None:
+    def restored() -> int:
+        return len([path for path in below("lost") if path.endswith(".png")])
+
+    events: list[int] = []
 
     def trouble() -> None:
-        wait_for(lambda: [path for path in below("lost") if path.endswith(".png")])
-        alive[0].kill()
-        hosts.join()
+        for lose, count in ((hosts.cut, 1), (hosts.kill, 5)):
+            wait_for(lambda count=count: restored() >= count)
+            events.append(restored())
+            lose()
 
+    for seed in range(NUM_MORE):
+        storage.write_atomic(f"s3://diffbfr/more/{seed:02}.png", face(100 + seed))
     troubles = threading.Thread(target=trouble)
     troubles.start()
-    words = ["restore", "s3://diffbfr/faces", "s3://diffbfr/lost", "--aligned", "--mode", "fast"]
-    done = hosts.submit(*words, *as_words([*elastic(hosts), "restore.unit_size=1"]))
-    troubles.join()
+    words = ["restore", "s3://diffbfr/more"]
+    done = hosts.submit(
+        *[*words, "s3://diffbfr/lost", "--aligned"], *as_words([*elastic(hosts), "restore.unit_size=1"])
+    )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert ledger("s3://diffbfr/lost") == ledger("s3://diffbfr/first-here")
+    troubles.join()
+    print(json.dumps({"restored when a host was lost": events, "of": NUM_MORE}))
+    assert len(events) == 2
+    assert events[-1] < NUM_MORE
+    here = diffbfr([*words, "s3://diffbfr/lost-here", "--aligned"])
+    assert here.returncode == 0, here.stderr
+    assert ledger("s3://diffbfr/lost") == ledger("s3://diffbfr/lost-here")
 
 
 def test_two_workers_on_two_hosts_and_on_one(hosts: Hosts) -> None:
@@ -300,7 +334,7 @@ def test_two_workers_on_two_hosts_and_on_one(hosts: Hosts) -> None:
     seconds: dict[str, float] = {}
     for name in ("two hosts", "one host"):
         if name == "one host":
-            for host in hosts.workers:
+            for host in hosts.alive:
                 host.kill()
             hosts.join(cpus=2)
         started = time.monotonic()

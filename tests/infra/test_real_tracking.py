@@ -14,7 +14,7 @@ import pytest
 from pipelines.registry import CASCADE, fsck, list_versions, resolve
 from pipelines.tracking.connection import open_registry
 from tests.infra.ceph import CephServer, ceph
-from tests.infra.secure_mlflow import ADMIN, SecureMlflow
+from tests.infra.secure_mlflow import ADMIN, PASSWORD, SecureMlflow
 from tests.infra.smoke import diffbfr, run_words
 from tests.pipelines.registry.postgres import postgres
 
@@ -55,6 +55,21 @@ def words(root: str, server: SecureMlflow, *settings: str) -> list[str]:
 def test_the_server_lets_in_whom_it_should(server: SecureMlflow) -> None:
     assert server.status("localhost", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=x") == 401
     assert server.status("127.0.0.1", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=x") == 403
+
+
+def test_the_server_runs_no_jobs(server: SecureMlflow) -> None:
+    import requests
+
+    answer = requests.post(
+        f"{server.uri}/ajax-api/3.0/jobs/",
+        json={"job_name": "invoke_scorer", "params": {}},
+        auth=(ADMIN, PASSWORD),
+        verify=str(server.authority),
+        timeout=60,
+    )
+    print(answer.status_code, answer.text[:300])
+    assert not answer.ok
+    assert "job execution feature is not enabled" in answer.text
 
 
 def test_the_doctor_and_a_run_say_what_is_refused_before_any_work(

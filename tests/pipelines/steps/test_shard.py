@@ -2,7 +2,6 @@
 
 import io
 import json
-import multiprocessing
 import os
 import random
 import subprocess
@@ -198,6 +197,7 @@ _IDENTITY_PROGRAM = """
 import sys, tempfile
 from pipelines.steps.shard import shard, finish_dataset, plan_shards
 from pipelines.sources import open_source
+from tests import forks
 from tests.pipelines.tiny_dataset import CONFIG
 import cv2
 import numpy as np
@@ -281,8 +281,7 @@ def test_two_drivers_at_once_leave_one_dataset(photos: Path, tmp_path: Path) -> 
 def test_two_processes_that_make_the_same_dataset_at_once_both_end_with_it_whole(tmp_path: Path) -> None:
     faces, config = "synthetic:count=24,seed=1,px=48", replace(CONFIG, shard_size=2)
     expected = _build(faces, tmp_path / "one", config)
-    context = multiprocessing.get_context("spawn")
-    drivers = [context.Process(target=_build, args=(faces, tmp_path / "two", config)) for _ in range(2)]
+    drivers = [forks.process(_build, faces, tmp_path / "two", config) for _ in range(2)]
     for driver in drivers:
         driver.start()
     for driver in drivers:
