@@ -123,7 +123,13 @@ def num_done(step: str) -> int:
 
 
 def below(place: str) -> list[str]:
-    return [entry.path for entry in storage.walk(f"s3://diffbfr/{place}") if ".diffbfr" not in entry.path]
+    """The keys below a place, as one listing has them: `storage.walk` wants two alike, and they change."""
+    import boto3
+
+    client: Any = boto3.client("s3")  # of the endpoint and the keys in the environment
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket="diffbfr", Prefix=f"{place}/")
+    keys = [row["Key"] for page in pages for row in page.get("Contents", ())]
+    return [key for key in keys if ".diffbfr" not in key]
 
 
 def elastic(hosts: Hosts) -> list[str]:
