@@ -3,6 +3,9 @@
 # The first of python3.11 and python3 that is 3.11 or later; `make PYTHON=/path/to/python3 ...` names another.
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
+# Modules are compiled once, not by each of the hundreds of processes that the tests start.
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+AT_ONCE := -n 2 --dist worksteal
 INSTALLED := .venv/.installed
 
 .PHONY: demo test check lint audit validators lock clean
@@ -12,11 +15,11 @@ demo: $(INSTALLED)  ## the whole pipeline on the embedded faces; ends with the p
 	$(BIN)/diffbfr run --recipe smoke --root build/demo
 
 test: $(INSTALLED)  ## every test: two at a time, then those that start a Ray of their own or kill parts of one
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not cluster"
-	$(BIN)/python -m pytest -q -m cluster
+	$(TEST) $(AT_ONCE) -m "not cluster"
+	$(TEST) -m cluster $$(grep -rl --include="test_*.py" mark.cluster tests)
 
 check: lint audit  ## what a commit must pass: format, lint, types, import contracts, audit and the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not cluster"
+	$(TEST) $(AT_ONCE) -m "not slow and not cluster"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -52,8 +52,8 @@ def brief(init):
         init=init,
         data=replace(
             recipe.data,
-            faces="synthetic:count=20,seed=0,px=128",
-            shard_size=10,
+            faces="synthetic:count=12,seed=0,px=128",
+            shard_size=6,
             variants=1,
             val_fraction=0.0,
             test_fraction=0.3,

@@ -2,6 +2,8 @@
 float is wanted (PEP 484).
 """
 
+import functools
+import inspect
 from typing import Any, Self
 
 from beartype import BeartypeConf, beartype
@@ -13,4 +15,33 @@ def check(function: Any) -> Any:
     """Check a function's arguments and result; `Self` means nothing to a checker that sees one method at a
     time, so those pass.
     """
-    return function if Self in getattr(function, "__annotations__", {}).values() else _beartype(function)
+    if Self in getattr(function, "__annotations__", {}).values():
+        return function
+    try:
+        return _made_once(_Signed(function))
+    except TypeError:  # a default that has no hash
+        return _beartype(function)
+
+
+class _Signed:
+    """A function that equals another of the same name and signature.
+
+    jaxtyping hands over stand-ins that hold a signature and no code. Those of a nested function are made
+    again whenever the outer function is called, and compiling a check takes milliseconds.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self._key = (function.__module__, function.__qualname__, inspect.signature(function))
+        self._hash = hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Signed) and self._key == other._key
+
+
+@functools.lru_cache(maxsize=4096)
+def _made_once(signed: _Signed) -> Any:
+    return _beartype(signed.function)

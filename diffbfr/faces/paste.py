@@ -1,4 +1,4 @@
-"""Paste restored faces back: a feathered mask, colours matched at the seam, nothing else touched.
+"""Paste restored faces back: a feathered mask, colours matched to the photo, nothing else touched.
 
 Blending and matching happen in linear light, with sRGB's transfer curve. Each face is matched to the photo
 as it was, never to another restored face; where masks overlap, the smaller face is laid first, and no face is
@@ -149,36 +149,37 @@ def is_gray(layers: NDArray[Any]) -> bool:
 def _matched(
     face: RestoredFace, mask: PhotoMask, ground: NDArray[Any], seen: NDArray[np.float32] | None
 ) -> Light:
-    """The restored face in linear light on the photo's pixels, with the photo's light along the seam.
+    """The restored face on the photo's pixels, in linear light, which is the photo's where the mask is.
 
-    `seen` is how far each pixel of the photo is seen, None if all are.
+    `seen` is how far each pixel of the photo is seen, None if all are. The seam counts twice; alone it would
+    carry into the face whatever else the cascade drew behind it.
     """
     corner = Similarity.of_shift(mask.columns.start, mask.rows.start)
     to_face = corner.then(face.frame.at(face.pixels.shape[0]).inverse())
     restored = to_light(np.clip(warp(face.pixels, to_face, *mask.share.shape) / np.float32(255), 0, 1))
     if ground.shape[2] == 1:
         restored = luminance(restored)
-    seam = mask.share * (1 - mask.share)
-    return restored * _gain(restored, to_light(ground), seam if seen is None else seam * seen)
+    weights = mask.share * (2 - mask.share)
+    return restored * _gain(restored, to_light(ground), weights if seen is None else weights * seen)
 
 
 def _gain(restored: Light, before: Light, weights: Float32[np.ndarray, "h w"]) -> Light:
-    """Factors [h, w, channels] that give the restored face the photo's light along the seam.
+    """Factors [h, w, channels] that give the restored face the photo's light.
 
-    A plane for each channel: its moments of order 0 and 1 over the seam become the photo's. That is not least
+    A plane for each channel: its weighted moments of order 0 and 1 become the photo's. That is not least
     squares, which takes the noise of the restored face for a reason to darken it.
     """
     height, width = weights.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     plane = np.stack([np.ones_like(x), x, y], 2).reshape(-1, 3)
-    seam = weights.reshape(-1).astype(np.float64)
+    weight = weights.reshape(-1).astype(np.float64)
     gains = []
     for channel in range(before.shape[2]):
         ours, theirs = (light[..., channel].reshape(-1) for light in (restored, before))
-        moments = plane.T @ (plane * (seam * ours)[:, None])
-        wanted = plane.T @ (seam * theirs)
-        # A seam that is short (at the border of the photo) or black leaves the factors near 1.
-        prior = 0.02 * moments[0, 0] + 1e-4 * seam.sum() + 1e-12
+        moments = plane.T @ (plane * (weight * ours)[:, None])
+        wanted = plane.T @ (weight * theirs)
+        # A part that is small (at the border of the photo) or black leaves the factors near 1.
+        prior = 0.02 * moments[0, 0] + 1e-4 * weight.sum() + 1e-12
         wanted[0] += prior
         factors = plane @ np.linalg.solve(moments + prior * np.eye(3), wanted)
         gains.append(np.clip(factors, 1 / MOST_GAIN, MOST_GAIN).astype(np.float32).reshape(height, width))

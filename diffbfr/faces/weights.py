@@ -96,10 +96,10 @@ def install(data: bytes, name: str, folder: Path) -> Path:
 
 
 def licence_of(data: bytes) -> str:
-    """The licence of a known file; of any other one, who knows it."""
+    """The licence of a known file; that it is not known, of any other one."""
     digest = hashlib.sha256(data).hexdigest()
     known = (file.licence for file in (MTCNN_WHEEL, YUNET_FILE) if file.sha256 == digest)
-    return next(known, "its makers'")
+    return next(known, "not known, as the file is none of those that are pinned")
 
 
 def check(data: bytes, known: KnownFile) -> None:

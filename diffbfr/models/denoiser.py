@@ -66,25 +66,30 @@ class Denoiser(nn.Module):
         y_t: Float[Tensor, "b 3 h w"],
         t: Int[Tensor, " b"],
         condition: Float[Tensor, "b conditions h w"] | None,
+        *,
+        together: bool = False,
     ) -> Float[Tensor, "b 3 h w"]:
-        """Estimate the noise in y_t, without the variance range that TEM learns."""
-        return self.estimate(y_t, t, condition)[:, :3]
+        """Estimate the noise in y_t, without the variance range that TEM learns (`estimate`)."""
+        return self.estimate(y_t, t, condition, together=together)[:, :3]
 
     def estimate(
         self,
         y_t: Float[Tensor, "b 3 h w"],
         t: Int[Tensor, " b"],
         condition: Float[Tensor, "b conditions h w"] | None,
+        *,
+        together: bool = False,
     ) -> Float[Tensor, "b c h w"]:
         """Estimate the noise in y_t, followed by the variance range where the network learns one.
 
         On the CPU the network runs on one image at a time: its kernels order sums by the size of the batch.
-        So one image alone equals the same image in any batch, bitwise for one number of threads.
+        So one image alone equals the same image in any batch, bitwise for one number of threads. With
+        `together` it runs on the whole batch, which takes 0.6 of the time.
         """
         y = y_t.contiguous(memory_format=torch.channels_last)
         time = self.time_of(t).to(y_t.device)
         known = None if condition is None else condition.contiguous(memory_format=torch.channels_last)
-        size = 1 if y.device.type == "cpu" else len(y)
+        size = 1 if y.device.type == "cpu" and not together else len(y)
         parts = [slice(i, i + size) for i in range(0, len(y), size)]
         with torch.autocast(y.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             output = torch.cat(

@@ -97,7 +97,7 @@ def follow(
     for t, after in pairwise(rows):
         moving = t > after
         some, known = y[moving], None if condition is None else condition[moving]
-        epsilon = teacher.epsilon(some, t[moving], known)
+        epsilon = teacher.epsilon(some, t[moving], known, together=True)
         y_0 = predict_y_0(some, t[moving], teacher.schedule, epsilon).clamp(-1, 1)
         y = y.clone()
         y[moving] = ddim_step(some, y_0, t[moving], after[moving], teacher.schedule)

@@ -1,5 +1,6 @@
 """`diffbfr app`: a page on this machine where photos are dropped and restored."""
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -55,4 +56,7 @@ def serve(
             f"diffbfr: --host {host} opens the page to everybody who reaches this machine, without password "
             "and encryption; leave it out to keep the page to this machine"
         )
-    serve_page(lambda: Restorer(served), host, port, lambda address: say(f"open {address} (Ctrl-C ends it)"))
+    with contextlib.suppress(KeyboardInterrupt):  # the way in which it is meant to end
+        serve_page(
+            lambda: Restorer(served), host, port, lambda address: say(f"open {address} (Ctrl-C ends it)")
+        )

@@ -14,11 +14,11 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from diffbfr.errors import UsageError
 from pipelines import storage
@@ -27,11 +27,9 @@ JSON = Any
 RECORD = "record.json"
 VERIFIED = "verified.json"
 _ID_DIGITS = 20
-_SHOWN_DIGITS = 12
-_NUM_REASONS = 3
+SHOWN_DIGITS = 12
 _STEP = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _ID = re.compile(r"[0-9a-f]{20}")
-_ABSENT = "absent"
 
 
 @dataclass(frozen=True)
@@ -95,16 +93,6 @@ class Record:
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Decision:
-    """HIT or RUN for one step, with the reason in words."""
-
-    step: str
-    action: Literal["HIT", "RUN"]
-    reason: str
-    identity: Identity
-
-
 class ArtifactStore:
     """The artifacts under one root, local or on S3."""
 
@@ -121,8 +109,12 @@ class ArtifactStore:
 
         None if it was not finished, an output is missing or differs, or an input has other content by now.
         """
-        record = self._read(identity.step, identity.id)
+        record = self.finished(identity)
         return record if record is not None and self.problem(record) is None else None
+
+    def finished(self, identity: Identity) -> Record | None:
+        """The record of a finished artifact, valid or not."""
+        return self._read(identity.step, identity.id)
 
     def by_id(self, artifact_id: str) -> Record | None:
         """The record with this id, whatever the step; None also for what is no id, such as a path."""
@@ -167,8 +159,8 @@ class ArtifactStore:
             source = self.by_id(record.identity.inputs[name])
             if source is not None and source.content not in ("", content):
                 return (
-                    f"input {name} was rebuilt with other content: {content[:_SHOWN_DIGITS]} -> "
-                    f"{source.content[:_SHOWN_DIGITS]}"
+                    f"input {name} was rebuilt with other content: {content[:SHOWN_DIGITS]} -> "
+                    f"{source.content[:SHOWN_DIGITS]}"
                 )
         return None
 
@@ -191,7 +183,7 @@ class ArtifactStore:
                 digest = storage.digest(_uri(folder, output.path))
                 if digest != output.sha256:
                     problems[name] = (
-                        f"has the digest {digest[:_SHOWN_DIGITS]}, recorded {output.sha256[:_SHOWN_DIGITS]}"
+                        f"has the digest {digest[:SHOWN_DIGITS]}, recorded {output.sha256[:SHOWN_DIGITS]}"
                     )
         found = {name: version for name, (_, version) in sorted(versions.items())}
         if not problems and found != verified:
@@ -279,20 +271,6 @@ class ArtifactStore:
             ) from error
 
 
-def decide(store: ArtifactStore, identity: Identity) -> Decision:
-    """HIT if the artifact exists and is valid; else RUN, with what differs from the step's newest record."""
-    record = store._read(identity.step, identity.id)
-    if record is not None:
-        problem = store.problem(record)
-        return Decision(identity.step, "RUN" if problem else "HIT", problem or "nothing changed", identity)
-    newest = store.latest(identity.step)
-    if newest is None:
-        return Decision(identity.step, "RUN", "first run", identity)
-    reasons = list(_differences(newest.identity, identity))
-    more = f"; and {len(reasons) - _NUM_REASONS} more" if len(reasons) > _NUM_REASONS else ""
-    return Decision(identity.step, "RUN", "; ".join(reasons[:_NUM_REASONS]) + more, identity)
-
-
 def flatten(config: Any, prefix: str = "") -> dict[str, JSON]:
     """A dataclass or mapping as dotted path -> JSON value; a tuple is one value, a list."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -303,26 +281,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, JSON]:
             flat |= flatten(value, f"{prefix}.{name}" if prefix else str(name))
         return flat
     return {prefix: json.loads(json.dumps(config))}
-
-
-def _differences(before: Identity, now: Identity) -> Iterator[str]:
-    for path, old, new in _changes(before.config, now.config):
-        yield f"config {path}: {_show(old)} -> {_show(new)}"
-    for name, old, new in _changes(before.inputs, now.inputs):
-        yield f"input {name}: {str(old)[:_SHOWN_DIGITS]} -> {str(new)[:_SHOWN_DIGITS]}"
-    for module, old, new in _changes(before.code, now.code):
-        yield f"code {module} {'is new' if old == _ABSENT else 'is gone' if new == _ABSENT else 'changed'}"
-
-
-def _changes(before: Mapping[str, JSON], now: Mapping[str, JSON]) -> Iterator[tuple[str, JSON, JSON]]:
-    for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name, _ABSENT), now.get(name, _ABSENT)
-        if old != new:
-            yield name, old, new
-
-
-def _show(value: JSON) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _checked(output: OutputRef, record: str) -> OutputRef:

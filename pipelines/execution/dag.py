@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffbfr.errors import UsageError
-from pipelines.execution.artifact_store import ArtifactStore, Decision, Identity, OutputRef, Record, decide
+from pipelines.execution.artifact_store import ArtifactStore, Identity, OutputRef, Record
+from pipelines.execution.decision import Decision, decide
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from diffbfr.errors import one_line
-from pipelines.execution.artifact_store import ArtifactStore, Decision, Record, decide
+from pipelines.execution.artifact_store import ArtifactStore, Record
 from pipelines.execution.dag import Step, StepResult
+from pipelines.execution.decision import Decision, decide
 
 Track = Callable[[Step, Callable[[], Record]], Record]
 _FULL: Final = 1 + 1e-9

@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 from zipfile import BadZipFile
 
 from diffbfr.errors import UsageError, one_line
-from pipelines.execution.artifact_store import Decision
+from pipelines.execution.decision import Decision
 from pipelines.flows.places import require_places
 from pipelines.flows.register import REGISTER
 from pipelines.steps.context import RunContext

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final
 
 from diffbfr.errors import DiffBFRError, one_line
@@ -102,9 +103,12 @@ def page_content(report: RestoreReport) -> tuple[tuple[RestoredPhoto, ...], Arch
 
 def _listed(uri: str, names: Collection[str]) -> tuple[PhotoSource | None, dict[str, PhotoRef]]:
     """The source and the inputs of these names; nothing if the input cannot be listed any more."""
+    if not names:
+        return None, {}
     try:
         source = open_source(uri, every_file=True)
-        return source, {ref.name: ref for ref in source.refs() if ref.name in names}
+        found = (ref for ref in source.refs() if ref.name in names)
+        return source, {ref.name: ref for ref in islice(found, len(names))}
     except (DiffBFRError, OSError):
         return None, {}
 

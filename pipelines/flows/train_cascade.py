@@ -14,8 +14,9 @@ from diffbfr.stages import STAGE_NAMES
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.execution import dag
-from pipelines.execution.artifact_store import ArtifactStore, Decision, Record
+from pipelines.execution.artifact_store import ArtifactStore, Record
 from pipelines.execution.dag import Step
+from pipelines.execution.decision import Decision
 from pipelines.execution.run_report import RunReport, StepReport
 from pipelines.execution.runner import run_steps
 from pipelines.flows.initial_weights import find_initial

@@ -7,7 +7,7 @@ is killed between the two leaves the same outcome twice, and the newest counts.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, field, fields, make_dataclass, replace
 from operator import attrgetter
 from typing import Any, Final, get_args, get_type_hints
 
@@ -26,45 +26,40 @@ Values = tuple[Any, ...]
 """An outcome as plain values, one for each of `COLUMNS`."""
 
 _STATUSES: Final = frozenset(get_args(get_type_hints(LedgerRow)["status"]))
-_LEDGER: Final = tuple(field.name for field in fields(LedgerRow))
+_LEDGER: Final = tuple(it.name for it in fields(LedgerRow))
 _ledger_values: Final = attrgetter(*_LEDGER)
 _SUFFIX: Final = ".parquet"
 _ROWS_AT_ONCE: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentRow:
-    """An outcome in a segment.
-
-    `written` is when its unit was committed, in seconds since 1970, `request` the run's request as JSON.
-    `others` and `faces` are lists as JSON, "" for none. The fields after them are those of `LedgerRow`.
-    """
-
-    written: float
-    request: str
-    fingerprint: str
-    output_bytes: int
-    others: str
-    faces: str
-    name: str
-    status: str
-    reason: str
-    message: str
-    num_bytes: int
-    sha256: str
-    width: int
-    height: int
-    num_faces: int
-    duplicate_of: str
-    output: str
-    output_sha256: str
-    model_digest: str
-    seconds: float
-    samples: int = 1
-    spread: float = 0.0
+def _of_ledger() -> Iterator[tuple[str, Any, Any]]:
+    """The columns of `LedgerRow` as `make_dataclass` takes them."""
+    for it in fields(LedgerRow):
+        yield it.name, it.type, field() if it.default is MISSING else field(default=it.default)
 
 
-COLUMNS: Final = tuple(field.name for field in fields(SegmentRow) if field.name != "request")
+SegmentRow: Final[type[Any]] = make_dataclass(
+    "SegmentRow",
+    [
+        ("written", float),
+        ("request", str),
+        ("fingerprint", str),
+        ("output_bytes", int),
+        ("others", str),
+        ("faces", str),
+        *_of_ledger(),
+    ],
+    frozen=True,
+    slots=True,
+)
+"""An outcome in a segment: the columns of its own, and after them those of `LedgerRow`.
+
+`written` is when its unit was committed, in seconds since 1970, `request` the run's request as JSON. `others`
+and `faces` are lists as JSON, "" for none.
+"""
+
+
+COLUMNS: Final = tuple(it.name for it in fields(SegmentRow) if it.name != "request")
 """The columns of an outcome, in the order of its `Values`."""
 _NUM_BEFORE_LEDGER: Final = len(COLUMNS) - len(_LEDGER)
 
@@ -108,7 +103,7 @@ def write_segment(output: str, values: Iterable[Values], request: str, mode: int
         names.append(f"{sha256}{_SUFFIX}")
         return storage.join(output, SEGMENTS, names[0])
 
-    group: list[SegmentRow] = []
+    group: list[Any] = []
     for written, *others in values:
         group.append(SegmentRow(written, request, *others))
         if len(group) == _ROWS_AT_ONCE:

@@ -43,7 +43,7 @@ _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, 
 def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
     """Open a folder, zip, tar, pattern such as `photos/*.zip`, file, or `synthetic:count=640,seed=0,px=128`.
 
-    All but single files may be on S3. A name with wildcards or braces that exists is no pattern. Hidden
+    All but procedural faces may be on S3. A name with wildcards or braces that exists is no pattern. Hidden
     files, folders of a system such as `__MACOSX` or `@eaDir`, and files without the suffix of an image are
     left out, unless `every_file` asks for a row for each input. Photos are checked against
     `ffhq-dataset-v2.json` if it is in the source or beside it. UsageError if there is nothing to open.
@@ -59,12 +59,13 @@ def open_source(uri: str | Path, every_file: bool = False) -> PhotoSource:
             check_tar(text)
             return TarSource(text, every_file, find_index(text))
         if not storage.is_dir(text):
+            if storage.exists(text):
+                return FileSource(text, every_file)
             if is_pattern(text):
                 return open_pattern(text, every_file)
             raise UsageError(
-                f"{text} is not there or holds no files; expected a folder or a .zip or .tar of photos on "
-                "S3, or several as *.zip; "
-                f"check bucket and prefix"
+                f"{text} is not there or holds no files; expected a folder, a .zip or .tar of photos or a "
+                "photo on S3, or several archives as *.zip; check bucket and prefix"
             )
         return RemoteFolderSource(text.rstrip("/"), every_file, find_index(text))
     path = storage.local_path(uri).expanduser().absolute()

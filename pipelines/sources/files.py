@@ -58,16 +58,20 @@ class FolderSource(PhotoSource):
 
 @dataclass(frozen=True)
 class FileSource(PhotoSource):
-    """One local file."""
+    """One file, local or on S3."""
 
     uri: str
     every_file: bool = False
 
     def listing(self) -> Iterator[PhotoRef]:
         """Yield the file if it may be a photo. It may be hidden, because the user named it."""
-        path = Path(self.uri)
-        if self.every_file or is_photo(path.name.lstrip(".")):
-            yield _file_ref(path, printable_name(path.name))
+        name = self.uri.rpartition("/")[2]
+        if not self.every_file and not is_photo(name.lstrip(".")):
+            return
+        if storage.is_remote(self.uri):
+            yield PhotoRef(self.uri, name, storage.size(self.uri), storage.version(self.uri))
+        else:
+            yield _file_ref(Path(self.uri), printable_name(name))
 
     def read(self, ref: PhotoRef) -> bytes:
         """Read the file; PhotoUnreadableError if it changed after it was listed."""

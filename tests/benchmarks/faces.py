@@ -3,12 +3,13 @@
     python -m tests.benchmarks.faces find [--weights FILE] [--faces FOLDER] [--count 32] [--raw]
     python -m tests.benchmarks.faces large [--weights FILE] [--faces FOLDER] [--count 4]
     python -m tests.benchmarks.faces fit
-    python -m tests.benchmarks.faces paste [--faces FOLDER] [--count 32]
+    python -m tests.benchmarks.faces paste [--weights FILE] [--faces FOLDER] [--count 200] [--restored]
 
 FOLDER holds pictures of 512 px aligned to the FFHQ frame; without one the faces are procedural. FILE is a
 detector's; without one it is what `diffbfr restore` would use. Times are processor time of one core. Errors
 are mean distances of the five points from those of the frame, in eye distances: faces of photos are aligned
-to the frame to about 0.05 themselves.
+to the frame to about 0.05 themselves. `paste` lays the same faces, found by the same detector, into photos in
+several ways: clean faces in other light, or what the packaged cascade made of them (`--restored`).
 """
 
 import argparse
@@ -24,15 +25,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from diffbfr.cascade import Cascade, packaged_cascade
 from diffbfr.faces.align import FRAME_EYES_PX, FRAME_POINTS, FRAME_PX, Frame, align, fit_frame
 from diffbfr.faces.detect import Face, FaceDetector
 from diffbfr.faces.light import to_light, to_stored
-from diffbfr.faces.paste import RestoredFace, mask_of, paste
+from diffbfr.faces.paste import RestoredFace, mask_of, paste, touched
 from diffbfr.faces.search import FaceSearch
 from diffbfr.faces.similarity import Similarity, fit_similarity
 from diffbfr.faces.warp import warp
 from diffbfr.faces.weights import load_detector
-from diffbfr.images import decode
+from diffbfr.images import decode, to_pixels, to_tensor
+from diffbfr.keys import noise_key
 from diffbfr.synthetic import render_face
 from pipelines.cli.output import table
 from pipelines.flows.setup_faces import detector_weights
@@ -60,16 +63,19 @@ def main() -> None:
     parser.add_argument("--faces", type=Path)
     parser.add_argument("--count", type=int, default=32)
     parser.add_argument("--raw", action="store_true", help="one call of the detector instead of the search")
+    parser.add_argument("--restored", action="store_true", help="paste what the packaged cascade made")
     words = parser.parse_args()
     if words.what == "fit":
         print(table(("bad point, eye distances", "all five", "ours", "OpenCV's LMedS"), fits()))
         return
     faces = read_faces(words.faces, words.count)
-    if words.what == "paste":
-        print(table(("paste", "seam, photo 1", "colour shift, levels"), pasted(faces)))
-        return
     detector = load_detector(words.weights or detector_weights())
     finder = detector if words.raw else FaceSearch(detector)
+    if words.what == "paste":
+        photos = [faces[number % len(faces)] for number in range(words.count)]
+        make = restored_by_cascade() if words.restored else in_other_light
+        print(table(("paste", "seam, photo 1", "colour shift, levels"), pasted(finder, photos, make)))
+        return
     header = ("eyes, px", "turn", "found", "false", "error", "worst", "ms")
     measure = find_cases if words.what == "find" else find_in_large
     print(detector.name)
@@ -168,11 +174,14 @@ def fits() -> list[tuple[str, ...]]:
     return rows
 
 
-def pasted(faces: Sequence[Pixels]) -> list[tuple[str, ...]]:
-    """Photos whose face is replaced by its clean frame in other light, by us and as a square.
+Make = Callable[[Pixels, Frame, np.random.Generator], Pixels]
+
+
+def pasted(finder: FaceDetector, faces: Sequence[Pixels], make: Make) -> list[tuple[str, ...]]:
+    """Photos whose face is found and replaced, by us and as a square.
 
     Seam: the gradient across the edge of the mask over that 4 to 8 px beside it, relative to the same of the
-    photo. Colour shift: of the mean of the frame.
+    photo. Colour shift: of the mean of what our mask covers.
     """
     ways: dict[str, Callable[[Pixels, Frame, Pixels], tuple[Pixels, NDArray[np.float32]]]] = {
         "ours": _ours,
@@ -183,16 +192,40 @@ def pasted(faces: Sequence[Pixels]) -> list[tuple[str, ...]]:
     shifts: dict[str, list[float]] = {name: [] for name in ways}
     for seed, face in enumerate(faces):
         generator = np.random.default_rng(seed)
-        frame = _place(generator)
-        photo = _photo_of(face, frame)
-        cast = np.float32(generator.uniform(0.85, 1.15, 3))
-        restored = to_stored(to_light(align(photo, frame, FRAME_PX).pixels) * cast, np.dtype(np.uint8))
+        photo = _photo_of(face, _place(generator))
+        finds = finder.detect(photo)
+        if not finds:
+            continue
+        frame = fit_frame(finds[0].points_array)
+        restored = make(photo, frame, generator)
+        inside = touched(*photo.shape[:2], [frame])
         for name, way in ways.items():
             result, mask = way(photo, frame, restored)
             seams[name].append(_seam(result, mask) / _seam(photo, mask))
-            inside = mask > 0
             shifts[name].append(float(np.abs(result[inside].mean(0) - photo[inside].mean(0)).mean()))
+        if (seed + 1) % 20 == 0:
+            done = [f"{np.mean(seams[name]):.2f} {np.mean(shifts[name]):.2f}" for name in ways]
+            print(seed + 1, "photos:", ", ".join(done), flush=True)
+    print(f"{len(seams['ours'])} of {len(faces)} photos with a face found")
     return [(name, f"{np.mean(seams[name]):.2f}", f"{np.mean(shifts[name]):.2f}") for name in ways]
+
+
+def in_other_light(photo: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
+    """The face of the photo itself, each channel up to 15 % brighter or darker."""
+    cast = np.float32(generator.uniform(0.85, 1.15, 3))
+    return to_stored(to_light(align(photo, frame, FRAME_PX).pixels) * cast, np.dtype(np.uint8))
+
+
+def restored_by_cascade() -> Make:
+    """What the packaged cascade makes of the face, enlarged to 512 px."""
+    cascade = Cascade.load(packaged_cascade())
+
+    def make(photo: Pixels, frame: Frame, generator: np.random.Generator) -> Pixels:
+        crop = align(photo, frame, cascade.lq_px).pixels
+        restored = cascade.restore(to_tensor([crop]), [noise_key(str(generator.integers(1 << 32)))]).tem
+        return cv2.resize(to_pixels(restored)[0], (FRAME_PX, FRAME_PX), interpolation=cv2.INTER_CUBIC)
+
+    return make
 
 
 def _place(generator: np.random.Generator) -> Frame:
@@ -241,6 +274,8 @@ def _laid(
 
 
 def _seam(picture: Pixels, mask: NDArray[np.float32]) -> float:
+    box = tuple(slice(max(0, places.min() - 12), places.max() + 13) for places in np.nonzero(mask))
+    picture, mask = picture[box], mask[box]
     inside = (mask > 0.5).astype(np.uint8)
     away = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
     normal = np.stack(np.gradient(cv2.GaussianBlur(away, (0, 0), 1.5)), 2)

@@ -45,3 +45,17 @@ def _stat(process: int) -> list[str]:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return ["X", "0"]
+
+
+def command_line(process: int) -> str:
+    """The command line of a process; "" if it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def own_seconds(root: int) -> dict[int, float]:
+    """Processor time (s) so far of each living process of the tree, without those that it has waited for."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    return {process: sum(map(int, _stat(process)[11:13])) / ticks for process in tree(root)}

@@ -4,16 +4,23 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 import torch
 
 from diffbfr.cost.flops import evaluation_flops, num_parameters
 from diffbfr.stages import IRM1, IRM1_TINY, IRM2, TEM, StageSpec
-from tests.benchmarks.diffusers_unet import DiffusersUNet, flops, shrunk
 from tests.benchmarks.harness import environment, measure, peak_bytes, ratio, utilisation
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def peers() -> ModuleType:
+    """Imported by the tests that want diffusers, which takes seconds."""
+    return import_module("tests.benchmarks.diffusers_unet")
 
 
 def test_every_round_runs_every_arm_once_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,28 +75,30 @@ def test_the_environment_is_named() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [IRM1, IRM2, TEM], ids=lambda stage: stage.name)
-def test_diffusers_network_has_the_same_operations_within_two_in_ten_thousand(stage: StageSpec) -> None:
+def test_diffusers_network_has_the_same_operations_within_two_in_ten_thousand(
+    peers: ModuleType, stage: StageSpec
+) -> None:
     with torch.device("meta"):
-        peer = DiffusersUNet(stage.unet)
-    assert flops(peer, stage.unet) == pytest.approx(evaluation_flops(stage.unet), rel=2e-4)
+        peer = peers.DiffusersUNet(stage.unet)
+    assert peers.flops(peer, stage.unet) == pytest.approx(evaluation_flops(stage.unet), rel=2e-4)
     assert sum(p.numel() for p in peer.parameters()) == pytest.approx(num_parameters(stage.unet), rel=0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [IRM1, IRM2, TEM], ids=lambda stage: stage.name)
-def test_a_shrunk_table_runs_in_both(stage: StageSpec) -> None:
-    spec = shrunk(stage.unet, 8, 8)
+def test_a_shrunk_table_runs_in_both(peers: ModuleType, stage: StageSpec) -> None:
+    spec = peers.shrunk(stage.unet, 8, 8)
     with torch.device("meta"):
-        peer = DiffusersUNet(spec)
+        peer = peers.DiffusersUNet(spec)
         assert peer(torch.empty(2, spec.in_channels, spec.image_px, spec.image_px), torch.ones(2)).shape == (
             2,
             spec.out_channels,
             spec.image_px,
             spec.image_px,
         )
-    assert flops(peer, spec) == pytest.approx(evaluation_flops(spec), rel=2e-3)
+    assert peers.flops(peer, spec) == pytest.approx(evaluation_flops(spec), rel=2e-3)
 
 
-def test_folded_blocks_have_no_diffusers_network() -> None:
+def test_folded_blocks_have_no_diffusers_network(peers: ModuleType) -> None:
     with pytest.raises(ValueError, match="expected patch_px=1"):
-        DiffusersUNet(replace(IRM1_TINY.unet, patch_px=2))
+        peers.DiffusersUNet(replace(IRM1_TINY.unet, patch_px=2))

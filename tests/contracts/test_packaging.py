@@ -1,5 +1,6 @@
 """The lock satisfies every requirement, the gates call each other, and what fails fails them."""
 
+import ast
 import os
 import re
 import subprocess
@@ -68,7 +69,7 @@ def test_check_formats_lints_types_and_tests() -> None:
             "ruff format --check",
             "ruff check",
             "mypy",
-            'pytest -q -n 2 -m "not slow and not cluster"',
+            'pytest -q -n 2 --dist worksteal -m "not slow and not cluster"',
         )
         if part not in commands
     ] == []
@@ -79,7 +80,26 @@ def test_demo_runs_the_pipeline_and_test_runs_every_test() -> None:
         dry_run("demo").strip().splitlines()[-1] == ".venv/bin/diffbfr run --recipe smoke --root build/demo"
     )
     marked = [line.partition("-m pytest -q ")[2] for line in dry_run("test").strip().splitlines()[-2:]]
-    assert marked == ['-n 2 -m "not cluster"', "-m cluster"], "each test has one of the two marks"
+    assert marked[0] == '-n 2 --dist worksteal -m "not cluster"'
+    assert marked[1].startswith("-m cluster $(grep "), "each test has one of the two marks"
+    search = marked[1].removeprefix("-m cluster ")
+    found = subprocess.run(
+        ["bash", "-c", f"printf '%s\n' {search}"], cwd=ROOT, check=True, capture_output=True
+    )
+    tests = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "cluster" in path.read_text()]
+    assert {path.relative_to(ROOT).as_posix() for path in tests if _marks_cluster(path)} <= set(
+        found.stdout.decode().split()
+    )
+
+
+def _marks_cluster(path: Path) -> bool:
+    """Whether a test, or all of a file, has the mark."""
+    return any(
+        isinstance(node, ast.Attribute)
+        and node.attr == "cluster"
+        and ast.unparse(node.value).endswith("mark")
+        for node in ast.walk(ast.parse(path.read_text()))
+    )
 
 
 def test_continuous_integration_fails_when_a_test_fails(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Literal, get_args
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from diffbfr.samplers import solve, start_from, step_grid
@@ -45,6 +44,8 @@ def _epsilon(schedule: NoiseSchedule, mean: float) -> Callable[[Tensor, Tensor],
 
 
 def _ddim(schedule: NoiseSchedule, clamp: bool) -> Step:
+    from diffusers import DDIMScheduler
+
     scheduler = DDIMScheduler(
         num_train_timesteps=schedule.num_steps, clip_sample=clamp, set_alpha_to_one=True
     )
@@ -61,6 +62,8 @@ def _ddim(schedule: NoiseSchedule, clamp: bool) -> Step:
 
 
 def _ancestral(schedule: NoiseSchedule, grid: list[int], clamp: bool, variance: str) -> Step:
+    from diffusers import DDPMScheduler
+
     scheduler = DDPMScheduler(
         num_train_timesteps=schedule.num_steps, clip_sample=clamp, variance_type=variance
     )
@@ -75,6 +78,8 @@ def _ancestral(schedule: NoiseSchedule, grid: list[int], clamp: bool, variance: 
 
 
 def _dpm_solver(schedule: NoiseSchedule, grid: list[int], clamp: bool, algorithm: str) -> Step:
+    from diffusers import DPMSolverMultistepScheduler
+
     scheduler = DPMSolverMultistepScheduler(
         num_train_timesteps=schedule.num_steps,
         trained_betas=schedule.beta[1:].numpy(),

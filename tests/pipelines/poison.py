@@ -1,6 +1,6 @@
 """Photos that kill, hang or starve the process that decodes them, known by the digest of their bytes.
 
-`make_face` and `read_face` replace the real ones; the other functions run in a sandbox too.
+`make_face`, `read_face` and `read_whole` replace the real ones; the other functions run in a sandbox too.
 """
 
 import contextlib
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from diffbfr.errors import UsageError
+from diffbfr.faces import photo
 from pipelines.dataset import samples
-from pipelines.restoration import face_input
+from pipelines.restoration import face_input, whole_input
+from tests.diffbfr.faces.dots import DotDetector
 
 MARKS = {
     "crash": b"segfault",
@@ -51,6 +53,14 @@ def read_face(data: bytes, *sizes: int) -> face_input.FaceInput:
     for length in {len(mark) for mark in MARKS.values()}:
         misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
     return face_input.read_face(data, *sizes)
+
+
+def read_whole(data: bytes, *settings: Any) -> whole_input.WholeInput:
+    """Misbehave if the end of the file has a magic digest; otherwise read the photo and find faces of dots."""
+    for length in {len(mark) for mark in MARKS.values()}:
+        misbehave(_MAGIC.get(hashlib.sha256(data[-length:]).hexdigest(), ""))
+    photo.load_detector = lambda path: DotDetector()  # type: ignore[attr-defined]
+    return whole_input.read_whole(data, *settings)
 
 
 def decode_image(data: bytes, *sizes: int) -> Any:

@@ -58,7 +58,7 @@ def photos_of(folder: Path, px: int) -> None:
 @pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders that misbehave at marked photos, under limits that a test can wait for."""
-    limited = partial(run_sandboxed, seconds=10.0, num_bytes=1 << 29)
+    limited = partial(run_sandboxed, seconds=4.0, num_bytes=1 << 29)
     monkeypatch.setattr(face_input, "run_sandboxed", limited)
     monkeypatch.setattr(face_input, "read_face", poison.read_face)
     monkeypatch.setattr(sandboxed_images, "run_sandboxed", limited)

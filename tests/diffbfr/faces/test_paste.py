@@ -94,7 +94,7 @@ def test_a_gray_photo_stays_gray(dtype: np.dtype) -> None:
 
 
 def test_a_face_of_other_light_and_colour_takes_the_photos() -> None:
-    """Factors of 0.85 to 1.2 in linear light, growing to the right, are found at the seam and undone."""
+    """Factors of 0.85 to 1.2 in linear light, growing to the right, are found and undone."""
     photo, frame = photo_of(300, 300), frame_at(150, 150, 0.4)
     aligned = align(photo, frame, 256).pixels
     ramp = 1 + 0.05 * np.linspace(-1, 1, 256, dtype=np.float32)[None, :, None]
@@ -104,6 +104,18 @@ def test_a_face_of_other_light_and_colour_takes_the_photos() -> None:
     off = np.abs(found.astype(int) - photo.astype(int))
     assert off.max() <= 4
     assert naive.max() > 10
+
+
+def test_another_background_behind_a_face_hardly_changes_its_colour() -> None:
+    """A cascade invents what is behind a face; here a fifth of the light is missing outside of an ellipse."""
+    photo, frame = photo_of(300, 300), frame_at(150, 150, 0.4)
+    aligned = align(photo, frame, 256).pixels
+    y, x = np.mgrid[:256, :256]
+    behind = np.hypot((x - 128) / 90, (y - 140) / 110)[..., None] > 1
+    darker = to_stored(to_light(aligned) * np.where(behind, np.float32(0.8), np.float32(1)), U8)
+    found = paste(photo, [RestoredFace(frame, darker)])
+    middle = np.s_[110:190, 120:180]
+    assert np.abs(found[middle].astype(int) - photo[middle]).mean() < 6, "12 if only the seam is matched"
 
 
 def test_overlapping_faces_give_one_result_in_any_order() -> None:

@@ -3,11 +3,11 @@ runs.
 """
 
 import json
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,6 +17,7 @@ from torch import distributed as dist
 from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.loop import Run, StepMetrics, train
 from diffbfr.training.train_step import TrainStep, UpdateResult
+from tests import forks
 
 Told = tuple[list[StepMetrics], str]
 """What a rank reported of one training, and how it was refused ("" if it was not)."""
@@ -48,8 +49,7 @@ def train_in_processes(
     saw.
     """
     num_ranks = len(trainings[0])
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", __name__])  # a rank would import them for seconds
+    context = forks.context()
     results = context.SimpleQueue()
     troubled = list(zip_longest(trainings, troubles, fillvalue=Trouble()))
     processes = [
@@ -100,7 +100,7 @@ def _rank(
     num_ranks: int,
     trainings: Sequence[tuple[Sequence[Run], Trouble]],
     meeting: Path,
-    results: "multiprocessing.SimpleQueue[object]",
+    results: "SimpleQueue[object]",
 ) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=num_ranks)

@@ -41,7 +41,7 @@ class GaussianTeacher(Denoiser):
         gamma = float(self.schedule.gamma[t])
         return gamma * STD**2 + 1 - gamma
 
-    def epsilon(self, y_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def epsilon(self, y_t: Tensor, t: Tensor, condition: Tensor | None, *, together: bool = False) -> Tensor:
         share = [math.sqrt(1 - float(self.schedule.gamma[i])) / self.variance(i) for i in t.tolist()]
         return torch.tensor(share, dtype=y_t.dtype).view(-1, 1, 1, 1) * y_t
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from diffbfr.errors import UsageError
 from pipelines import storage
-from pipelines.execution.artifact_store import ArtifactStore, Identity, OutputRef, Record, decide, flatten
+from pipelines.execution.artifact_store import ArtifactStore, Identity, OutputRef, Record, flatten
+from pipelines.execution.decision import decide
 
 BASE = Identity(
     "train-irm1",
@@ -187,10 +188,10 @@ def test_planning_a_finished_run_of_many_outputs_is_quick(store: ArtifactStore) 
         Path(store.artifact_dir(BASE), f"{number}.tar").write_bytes(b"x")
         outputs[str(number)] = OutputRef(f"{number}.tar", 1, "0" * 64)
     store.commit(BASE, outputs, {}, 0.0)
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(10):
         assert decide(store, BASE).action == "HIT"
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_a_changed_byte_is_found_by_its_time_and_a_touched_file_is_read_once(

@@ -8,7 +8,21 @@ from diffbfr.degradation import DegradationSpec
 from diffbfr.stages import IRM1, IRM2, TEM, SamplerSpec, UNetSpec
 from diffbfr.training.config import TrainingConfig
 from pipelines.cluster import ClusterConfig
+from pipelines.flows import train_cascade
 from pipelines.recipes.recipe import SCRATCH, DataConfig, EvaluateConfig, Recipe, RestoreConfig, StageConfig
+
+STEPS = (
+    "shard",
+    "train-irm1",
+    "train-tem",
+    "condition-irm1",
+    "train-irm2",
+    "cascade",
+    "evaluate",
+    "register",
+    "restore",
+)
+"""Of its run, in their order."""
 
 
 def pocket(num_workers: int = 0, num_samples: int = 32) -> Recipe:
@@ -47,3 +61,8 @@ def pocket(num_workers: int = 0, num_samples: int = 32) -> Recipe:
         restore=RestoreConfig(num_photos=3),
         cluster=ClusterConfig(num_workers=num_workers),
     )
+
+
+def run_pocket(root: str, num_samples: int) -> None:
+    """The run below a root; what a process of its own is started with."""
+    train_cascade.run(pocket(num_samples=num_samples), root)

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
 from pipelines.execution.artifact_store import ArtifactStore
+from tests import forks
+from tests.pipelines.flows.pocket import run_pocket
 
 _COMMAND = """
 import sys
@@ -20,12 +23,14 @@ from dataclasses import replace
 sys.path.insert(0, {tests!r})
 from tests.pipelines.flows.pocket import pocket
 from pipelines.flows import train_cascade
-recipe, workers = pocket(num_samples=96), int(sys.argv[2])
+recipe, workers = pocket(num_samples={num_samples}), int(sys.argv[2])
 if sys.argv[3:] == ["in order"]:
     stages = {{name: recipe.stage(name) for name in ("irm1", "irm2", "tem")}}
     recipe = replace(recipe, **{{name: replace(it, training=replace(it.training, reduce_leaves=2)) for name, it in stages.items()}})
 train_cascade.run(replace(recipe, cluster=replace(recipe.cluster, num_workers=workers, cpus_per_worker=1)), sys.argv[1])
 """
+NUM_SAMPLES = 96
+"""Of each stage: twelve checkpoints, so that there is time between the first and the last."""
 MIDDLES = {
     "shard": "artifacts/shard/*/commits/000000.json",
     "train-irm1": "artifacts/train-irm1/*/checkpoints/step-*",
@@ -41,7 +46,13 @@ def start(root: Path, *words: str) -> subprocess.Popen[bytes]:
     project = str(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND.format(tests=project), str(root), *(words or ("0",))],
+        [
+            sys.executable,
+            "-c",
+            _COMMAND.format(tests=project, num_samples=NUM_SAMPLES),
+            str(root),
+            *(words or ("0",)),
+        ],
         cwd=project,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -74,24 +85,36 @@ def outcome(root: Path) -> dict[str, object]:
     }
 
 
+def run_forked(root: Path) -> ForkServerProcess:
+    run = forks.process(run_pocket, str(root), NUM_SAMPLES)
+    run.start()
+    return run
+
+
+def finish_forked(root: Path) -> None:
+    run = run_forked(root)
+    run.join(300)
+    assert run.exitcode == 0
+
+
 @pytest.mark.slow
 def test_a_run_killed_in_every_step_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    finish(calm)
+    finish_forked(calm)
     deaths = 0
     for step, middle in MIDDLES.items():
-        run = start(killed)
+        run = run_forked(killed)
         deadline = time.monotonic() + 240
-        while not any(killed.glob(middle)) and run.poll() is None and time.monotonic() < deadline:
+        while not any(killed.glob(middle)) and run.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
-        if run.poll() is None:
-            os.kill(run.pid, signal.SIGKILL)
+        if run.is_alive():
+            run.kill()
             deaths += (
                 not (killed / "artifacts" / step).exists() or ArtifactStore(str(killed)).latest(step) is None
             )
-        run.communicate()
+        run.join()
     assert deaths >= 4, "the run was hardly ever caught in the middle of a step"
-    finish(killed)
+    finish_forked(killed)
     assert outcome(killed) == outcome(calm)
 
 

@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
-from itertools import count, cycle, islice
+from itertools import count, cycle
 from pathlib import Path
 
 import pytest
 
+from diffbfr.errors import IncompleteError
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.flows.restore_archive import RestoreOptions, restore_archive
 from pipelines.restoration import open_journal
@@ -30,8 +32,13 @@ KILLS = int(os.environ.get("DIFFBFR_TEST_KILLS", "0"))
 KINDS = ("worker", "all workers", "raylet", "driver")
 _COMMAND = """
 import sys
+from diffbfr.errors import DiffBFRError
 from tests.pipelines.flows.test_restore_killed import restore_aligned
-restore_aligned(sys.argv[1], sys.argv[2], 2, 0.3)
+try:
+    restore_aligned(sys.argv[1], sys.argv[2], 2, 0.3)
+except DiffBFRError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
 """
 
 
@@ -109,38 +116,79 @@ def test_a_driver_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed
 def test_workers_raylets_and_drivers_killed_at_random_moments_change_no_byte(tmp_path: Path) -> None:
     source, calm = tmp_path / "in", tmp_path / "calm"
     source.mkdir()
-    for number in range(12):
+    for number in range(30):
         (source / f"{number}.png").write_bytes(encode(face(number, 24), "PNG"))
     (source / "twin.png").write_bytes((source / "3.png").read_bytes())
     restore_aligned(str(source), str(calm), 0, 0.0)
     assert audit(source, calm) == []
-    moments = random.Random(11)
-    for number, kind in enumerate(islice(cycle(KINDS), KILLS)):
+    moments, kinds, struck = random.Random(11), cycle(KINDS), Counter[str]()
+    for number in count():
         output = tmp_path / f"killed-{number}"
         run = start(source, output)
-        while not (output / ".diffbfr/commits").is_dir() and run.poll() is None:
-            time.sleep(0.01)
+        sessions = [run.pid]
+        while run.poll() != 0:
+            if run.returncode is not None:
+                assert run.returncode in (-signal.SIGKILL, IncompleteError.exit_code), said(
+                    output
+                ).read_text()
+                run = start(source, output)
+                sessions.append(run.pid)
+            if struck.total() < KILLS:
+                kind = next(kinds)
+                struck[kind] += strike(run, kind, moments)
+            else:
+                run.wait(timeout=300)
+        assert audit(source, output) == [], struck
+        assert contents(output) == contents(calm), struck
+        print(f"{dict(struck)} in {len(sessions)} runs", flush=True)
+        wait_for_end(sessions)
+        if struck.total() >= KILLS:
+            return
+
+
+def strike(run: subprocess.Popen[bytes], kind: str, moments: random.Random) -> int:
+    """Kill processes of a run at a random moment of its work; returns whether any was there.
+
+    A driver is killed at any moment, the others while there are workers.
+    """
+    until = time.monotonic() + moments.uniform(0, 15)
+    while run.poll() is None and (
+        time.monotonic() < until if kind == "driver" else not victims(run, "all workers", moments)
+    ):
+        time.sleep(0.05)
+    if kind != "driver":
         time.sleep(moments.uniform(0, 2))
-        for pid in victims(run, kind, moments):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        run.communicate(timeout=300)
-        if run.returncode:
-            again = start(source, output)
-            _, said = again.communicate(timeout=300)
-            assert again.returncode == 0, said.decode()
-        assert audit(source, output) == [], kind
-        assert contents(output) == contents(calm), kind
+    found = victims(run, kind, moments) if run.poll() is None else []
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if found and kind in ("raylet", "driver"):
+        run.wait(timeout=300)
+    return bool(found)
 
 
 def start(source: Path, output: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, str(source), str(output)],
-        cwd=Path(__file__).parents[3],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    with said(output).open("ab") as messages:
+        return subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, str(source), str(output)],
+            cwd=Path(__file__).parents[3],
+            stdout=subprocess.DEVNULL,
+            stderr=messages,
+            start_new_session=True,
+        )
+
+
+def said(output: Path) -> Path:
+    """Where the runs of an output write what they say."""
+    return output.with_suffix(".txt")
+
+
+def wait_for_end(sessions: list[int]) -> None:
+    """Wait until no process of these sessions is left; an error after a minute."""
+    until = time.monotonic() + 60
+    while left := [line for session in sessions for _, line in processes_of(session)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.2)
 
 
 def victims(run: subprocess.Popen[bytes], kind: str, moments: random.Random) -> list[int]:

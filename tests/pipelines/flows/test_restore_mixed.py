@@ -1,6 +1,7 @@
 """An archive as people have them: damaged, hostile, oddly named, doubled; each input ends as what it is."""
 
 import hashlib
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,14 +16,29 @@ from diffbfr.faces.similarity import Similarity
 from pipelines.cluster import Cluster
 from pipelines.flows.restore_archive import restore_archive
 from pipelines.restoration import whole_input
-from pipelines.sources.sandbox import WorkerFailure
 from tests.diffbfr.faces.dots import draw
+from tests.pipelines import poison
 from tests.pipelines.auditor import audit
-from tests.pipelines.dot_photos import SCALE, dot_detector, encoded, find_dots, photo_of_dots, whole_options
+from tests.pipelines.dot_photos import SCALE, dot_detector, encoded, photo_of_dots, whole_options
 from tests.pipelines.fake_cascade import FakeModel
 
-GOOD, COPIES, CROWD = 40, 12, 200
-CRASHES, ENDLESS = b"crashes the decoder", b"keeps the decoder for ever"
+GOOD, COPIES, CROWD = 120, 32, 200
+PATIENCE_S = 2.0
+"""The time limit of the endless photo; the others keep theirs."""
+ODD_NAMES = (
+    "naïve – Größe 写真.png",
+    f"{'n' * 250}.png",
+    "a folder\nof two lines/ leading and trailing .png",
+    "-rf.png",
+    "%2e%2e%2fpasswd.png",
+    "quotes ' \" ` $(reboot) ; &.png",
+    "back\\slash: the * and ?.png",
+    "CON.png",
+    "e\u0301 is no é.png",
+    "\u202egnp.right to left.png",
+    "two.dots..png",
+    "no suffix",
+)
 
 
 def crowd() -> NDArray[np.uint8]:
@@ -34,59 +50,59 @@ def crowd() -> NDArray[np.uint8]:
     return photo
 
 
-def header_of(width: int, height: int) -> bytes:
-    """A PNG of this size, with next to nothing behind its header."""
-    ihdr = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", ihdr), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+def black_png(width: int, height: int) -> bytes:
+    """A whole PNG of one bit a pixel."""
+    ihdr = struct.pack(">II5B", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(height * (1 + width // 8)), 1)
     parts = [
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
+        for kind, body in ((b"IHDR", ihdr), (b"IDAT", rows), (b"IEND", b""))
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def fail_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two photos end their decoder, as the sandbox reports it."""
+def poison_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos are read by `poison`, in real child processes; the endless one is waited for a short time."""
     run = whole_input.run_sandboxed
 
-    def failing(function: Callable[..., Any], data: bytes, *arguments: Any, **options: Any) -> Any:
-        if CRASHES in data:
-            return WorkerFailure("crashed", "signal 11")
-        if ENDLESS in data:
-            return WorkerFailure("timed_out", "it was not done after 300 s")
-        return run(function, data, *arguments, **options)
+    def impatient(
+        function: Callable[..., Any], data: bytes, *words: Any, seconds: float, **options: Any
+    ) -> Any:
+        is_endless = data.endswith(poison.MARKS["endless"])
+        return run(function, data, *words, seconds=PATIENCE_S if is_endless else seconds, **options)
 
-    monkeypatch.setattr(whole_input, "run_sandboxed", failing)
+    monkeypatch.setattr(whole_input, "run_sandboxed", impatient)
+    monkeypatch.setattr(whole_input, "read_whole", poison.read_whole)
 
 
 @pytest.mark.slow
 def test_a_mixed_archive_ends_with_exact_statuses_and_no_mate_is_affected(
     tmp_path: Path, serial: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_dots(monkeypatch)
-    fail_on_demand(monkeypatch)
+    poison_readers(monkeypatch)
     clean, mixed = tmp_path / "clean", tmp_path / "mixed"
     clean.mkdir()
     (mixed / "a folder\nof two lines").mkdir(parents=True)
-    names = [f"{number:02d}.png" for number in range(GOOD)]
-    names[3], names[7] = "naïve – Größe 写真.png", "n" * 250 + ".png"
-    names[11] = "a folder\nof two lines/ leading and trailing .png"
+    names = [f"{number:03d}.png" for number in range(GOOD)]
+    names[3 : 3 + 7 * len(ODD_NAMES) : 7] = ODD_NAMES
     expected: dict[str, tuple[str, str]] = {}
     for number, name in enumerate(names):
-        photo = encoded(photo_of_dots(number, number % 3), "PNG")
-        (clean / f"{number:02d}.png").write_bytes(photo)
+        faces = number % 3
+        photo = encoded(photo_of_dots(number, faces, 84, 40 + 75 * faces), "PNG")
+        (clean / f"{number:03d}.png").write_bytes(photo)
         (mixed / name).write_bytes(photo)
-        expected[name] = ("restored", "") if number % 3 else ("no_face", "no_face")
+        expected[name] = ("restored", "") if faces else ("no_face", "no_face")
     for number in range(COPIES):
-        copy = f"z copy {number:02d}.png"
+        copy = f"\U0001f600 copy {number:02d}.png"  # the last names of the listing
         (mixed / copy).write_bytes((mixed / names[number]).read_bytes())
         expected[copy] = ("duplicate", expected[names[number]][1])
-    good = encoded(photo_of_dots(99, 1), "PNG")
+    good = encoded(photo_of_dots(999, 1), "PNG")
     for name, data, reason in (
         ("cut.png", good[: len(good) // 2], "truncated"),
-        ("crash.png", good + CRASHES, "crashed"),
-        ("endless.png", good + ENDLESS, "timed_out"),
-        ("200 megapixels.png", header_of(20_000, 10_000), "too_many_pixels"),
+        ("flipped.png", good[:500] + bytes([good[500] ^ 255]) + good[501:], "corrupt"),
+        ("crash.png", good + poison.MARKS["crash"], "crashed"),
+        ("endless.png", good + poison.MARKS["endless"], "timed_out"),
+        ("200 megapixels.png", black_png(20_000, 10_000), "too_many_pixels"),
         ("letter.png", b"Dear all,", "not_an_image"),
     ):
         (mixed / name).write_bytes(data)
@@ -105,7 +121,8 @@ def test_a_mixed_archive_ends_with_exact_statuses_and_no_mate_is_affected(
     undisturbed = [row.output_sha256 for row in alone.rows]
     assert [rows[name].output_sha256 for name in names] == undisturbed
     assert rows["crowd.png"].num_faces == sum(face.photo == "crowd.png" for face in report.faces) == CROWD
-    for name in (f"z copy {number:02d}.png" for number in range(COPIES)):
-        made = (tmp_path / "out" / rows[name].output).read_bytes()
-        assert hashlib.sha256(made).hexdigest() == rows[rows[name].duplicate_of].output_sha256
+    for row in (rows[name] for name, (status, _) in expected.items() if status == "duplicate"):
+        made = (tmp_path / "out" / row.output).read_bytes()
+        assert hashlib.sha256(made).hexdigest() == rows[row.duplicate_of].output_sha256
     assert audit(mixed, tmp_path / "out") == []
+    assert not [name for _, _, files in os.walk(tmp_path / "out") for name in files if "tmp" in name]

@@ -27,6 +27,7 @@ from pipelines.registry import (
 )
 from pipelines.registry.audit_log import begin_action, end_action, open_actions
 from pipelines.tracking.connection import Registry
+from tests.counts import count
 from tests.pipelines.registry.fixtures import ROOT, CascadeMaker
 from tests.pipelines.registry.scored import aliases, evaluation, measured
 
@@ -91,9 +92,9 @@ def act_again(registry: Registry, act: Callable[[Registry], object]) -> None:
 def test_a_promotion_that_is_killed_at_any_call_is_finished_or_never_begun(
     registry: Registry, three: list[ModelVersion], forced: bool
 ) -> None:
-    deaths = 0
-    while dies_within(registry, deaths, lambda dying: promote(dying, force=forced)):
-        deaths += 1
+    calls, next_one = 0, count(4, 1) if forced else 1
+    while dies_within(registry, calls, lambda dying: promote(dying, force=forced)):
+        calls += next_one
         assert aliases(registry)["champion"] in (2, 3)
         doomed = {removal.name for removal in collect_garbage(registry, ROOT, (), plan=True)}
         assert not doomed & {f"{NAME}@2", f"{NAME}@3"}
@@ -104,7 +105,7 @@ def test_a_promotion_that_is_killed_at_any_call_is_finished_or_never_begun(
         assert log_problems(registry, NAME) == ()
         for alias, number in (("champion", "2"), ("previous", "1"), ("candidate", "3")):
             registry.client.set_registered_model_alias(NAME, alias, number)
-    assert deaths > 15
+    assert calls > 15
     outcomes = [it.outcome for it in list_actions(registry)]
     assert set(outcomes) == {"done"}
 
@@ -113,9 +114,9 @@ def test_a_promotion_that_is_killed_at_any_call_is_finished_or_never_begun(
 def test_a_rollback_that_is_killed_at_any_call_leaves_two_champions_to_choose_from(
     registry: Registry, three: list[ModelVersion]
 ) -> None:
-    deaths, champions = 0, set()
-    while dies_within(registry, deaths, rollback):
-        deaths += 1
+    calls, champions = 0, set()
+    while dies_within(registry, calls, rollback):
+        calls += count(2, 1)
         assert aliases(registry)["champion"] in (1, 2)
         doomed = {removal.name for removal in collect_garbage(registry, ROOT, (), plan=True)}
         assert not doomed & {f"{NAME}@1", f"{NAME}@2"}
@@ -125,7 +126,7 @@ def test_a_rollback_that_is_killed_at_any_call_leaves_two_champions_to_choose_fr
         assert open_actions(registry, NAME) == ()
         assert log_problems(registry, NAME) == ()
         champions.add(aliases(registry)["champion"])
-    assert deaths > 15
+    assert calls > 15
     assert champions == {1, 2}
 
 

@@ -301,6 +301,20 @@ def test_a_place_without_images_is_a_usage_error(tmp_path: Path, files: dict[str
             source.digest()
 
 
+def test_a_photo_on_s3_is_a_source_of_one_photo(s3_bucket: str) -> None:
+    place = f"{s3_bucket}/single/a b.png"
+    storage.write_atomic(place, b"first")
+    source = open_source(place)
+    (ref,) = source.refs()
+    assert (ref.name, ref.bytes) == ("a b.png", 5)
+    assert source.read(ref) == b"first"
+    storage.write_atomic(place, b"other")
+    with pytest.raises(PhotoUnreadableError, match="changed after it was listed"):
+        source.read(ref)
+    with pytest.raises(UsageError, match=r"b\.png is not there .* or a photo on S3"):
+        open_source(f"{s3_bucket}/single/b.png")
+
+
 def test_a_zip_on_s3_is_read_member_by_member_like_one_on_disk(tmp_path: Path, s3_bucket: str) -> None:
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.writestr("b/2.png", b"two")

@@ -1,6 +1,5 @@
 """Workers that are killed with SIGKILL at any time leave the dataset of an undisturbed run."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -8,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from pipelines.cluster import Cluster
 from pipelines.sources import open_source
 from pipelines.steps.shard import ShardConfig, ShardReport, ShardTask, finish_dataset, plan_shards, shard
+from tests import forks
 from tests.pipelines.tiny_dataset import CONFIG, build, make_photos, picture
 
 NUM_KILLS = 20
@@ -43,10 +44,9 @@ def test_a_build_that_is_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> No
     config = replace(CONFIG, shard_size=4)
     expected = build(faces, tmp_path / "whole", config)
     root = tmp_path / "killed"
-    context = multiprocessing.get_context("spawn")
     for _ in range(3):
         done = len(list(root.glob("commits/*.json")))
-        process = context.Process(target=_shard_all, args=(_plan(faces, root, config),))
+        process = forks.process(_shard_all, _plan(faces, root, config))
         process.start()
         deadline = time.monotonic() + 60
         while (
@@ -84,11 +84,9 @@ def test_20_kills_of_any_number_of_workers_in_any_order_leave_the_same_dataset(
     expected = build(tmp_path / "photos", tmp_path / "calm", config)
     root, rng = tmp_path / "killed", random.Random(num_workers)
     tasks = _plan(tmp_path / "photos", root, config)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.steps.shard", "cv2", "pyarrow.parquet"])
 
-    def start() -> multiprocessing.process.BaseProcess:
-        worker = context.Process(target=_shard_in_any_order, args=(tasks, rng.randrange(1 << 30)))
+    def start() -> ForkServerProcess:
+        worker = forks.process(_shard_in_any_order, tasks, rng.randrange(1 << 30))
         worker.start()
         return worker
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.execution import dag
-from pipelines.execution.artifact_store import ArtifactStore, Decision
+from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.execution.dag import Step, StepOutput
+from pipelines.execution.decision import Decision
 from pipelines.execution.runner import run_steps
 from pipelines.recipes.recipe import Recipe
 from pipelines.steps.context import RunContext
