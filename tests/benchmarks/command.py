@@ -1,13 +1,13 @@
 """The whole command `restore` on two cores: its rate beside that of the bare sampler, and its memory.
 
     python -m tests.benchmarks.command rate [--photos 1000] [--bare 48] [--rounds 2] [--whole]
-    python -m tests.benchmarks.command memory [--counts 100 10000]
+    python -m tests.benchmarks.command memory [--counts 100 10000] [--workers 1]
 
 `rate` restores crops of 48 px (with `--whole`, photos of 512 px with a face each) with the packaged cascade on
 two workers, from the start of the command to its end. Before and after it, two processes run the sampler alone
 on batches of four faces, on a thread each. It prints faces a second, their ratio, and the processor time of
-each kind of process of the command a face. `memory` restores whole photos of 96 px with a face each on one
-worker, with a stand-in for the cascade, and prints the largest resident set of each kind of process. Both need
+each kind of process of the command a face. `memory` restores whole photos of 96 px with a face each, with a
+stand-in for the cascade, on Ray's workers or (`--workers 0`) in the driver, and prints the largest resident set of each kind of process. Both need
 a quiet machine with two cores.
 """
 
@@ -64,18 +64,24 @@ class Watched:
     peak: dict[str, float] = field(default_factory=dict)
 
 
-def watch(command: list[str]) -> Watched:
-    """Run a command and look at its processes every half second; an error if it fails."""
+def watch(command: list[str], tell_s: float = float("inf")) -> Watched:
+    """Run a command and look at its processes every half second; an error if it fails.
+
+    Every `tell_s` its largest memory so far (MB) is printed.
+    """
     worked: dict[int, float] = {}
     peaks: dict[int, float] = {}
     kinds: dict[int, str] = {}
-    started = time.perf_counter()
+    started = told = time.perf_counter()
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while run.poll() is None:
         for process in tree(run.pid):
             kinds[process] = "driver" if process == run.pid else _kind(process)
         worked |= own_seconds(run.pid)
         peaks |= peak_mb(run.pid)
+        if time.perf_counter() - told > tell_s:
+            told = time.perf_counter()
+            print(f"{told - started:.0f} s: {[round(peak) for peak in peaks.values()]} MB", flush=True)
         time.sleep(0.5)
     found = Watched(time.perf_counter() - started)
     if run.returncode:
@@ -182,21 +188,21 @@ def rate(photos: int, bare: int, rounds: int, is_whole: bool) -> list[tuple[str,
     ]
 
 
-def memory(counts: list[int]) -> list[tuple[str, ...]]:
+def memory(counts: list[int], num_workers: int) -> list[tuple[str, ...]]:
     """The largest memory of each kind of process by number of photos."""
     columns: list[Mapping[str, float]] = []
     with tempfile.TemporaryDirectory() as name:
         for count in counts:
             source = Path(name, f"in-{count}")
             make_photos(source, count, 96, 12.0)
-            words = [str(source), str(Path(name, f"out-{count}"))]
-            columns.append(watch([sys.executable, "-c", _MEMORY_COMMAND, *words]).peak)
+            words = [str(source), str(Path(name, f"out-{count}")), str(num_workers)]
+            columns.append(watch([sys.executable, "-c", _MEMORY_COMMAND, *words], tell_s=60).peak)
             print(count, "photos", dict(columns[-1]), flush=True)
     return [(kind, *(f"{column.get(kind, 0.0):.0f}" for column in columns)) for kind in sorted(columns[-1])]
 
 
-def restore_with_stand_in(source: str, output: str) -> None:
-    """Restore whole photos on one worker of Ray; the faces are enlarged and get some noise."""
+def restore_with_stand_in(source: str, output: str, num_workers: str) -> None:
+    """Restore whole photos; the faces are enlarged and get some noise."""
     from pipelines.cluster import Cluster, ClusterConfig
     from pipelines.flows.restore_archive import RestoreOptions, restore_archive
     from pipelines.flows.restore_page import write_restore_page
@@ -207,7 +213,7 @@ def restore_with_stand_in(source: str, output: str) -> None:
 
     detector = pin_weights(detector_weights())
     options = RestoreOptions(False, photos=PhotoSettings(detector.sha256), detector=detector)
-    with Cluster(ClusterConfig(num_workers=1, cpus_per_worker=1)) as cluster:
+    with Cluster(ClusterConfig(num_workers=int(num_workers), cpus_per_worker=1)) as cluster:
         report = restore_archive(source, output, FakeModel(lq_px=32, hq_px=128), options, cluster)
     if report.counts.restored != len(report.rows):
         raise RuntimeError(f"{report.counts}; expected a face in each photo")
@@ -230,11 +236,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--whole", action="store_true", help="whole photos instead of crops")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 10_000])
+    parser.add_argument("--workers", type=int, default=1)
     words = parser.parse_args()
     if words.what == "rate":
         print(table(("", ""), rate(words.photos, words.bare, words.rounds, words.whole)))
     else:
-        print(table(("MB", *map(str, words.counts)), memory(words.counts)))
+        print(table(("MB", *map(str, words.counts)), memory(words.counts, words.workers)))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,13 @@ KILLS = int(os.environ.get("DIFFBFR_TEST_KILLS", "0"))
 KINDS = ("worker", "all workers", "raylet", "driver")
 _COMMAND = """
 import sys
+from diffbfr.errors import DiffBFRError
 from tests.pipelines.flows.test_restore_killed import restore_aligned
-restore_aligned(sys.argv[1], sys.argv[2], 2, 0.3)
+try:
+    restore_aligned(sys.argv[1], sys.argv[2], 2, 0.3)
+except DiffBFRError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
 """
 
 
