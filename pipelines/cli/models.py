@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from diffbfr.errors import QuarantineError, UsageError
-from diffbfr.packaged import RECORD, packaged_folder, packaged_names, read_card
+from diffbfr.packaged import FACES, RECORD, packaged_folder, packaged_names, read_card
 from pipelines.cli import options
 from pipelines.cli.data import find_dataset
 from pipelines.cli.output import say, say_block, say_error, say_json, table
@@ -76,6 +76,11 @@ def show(
     if ref in packaged_names():
         _show_packaged(ref, as_json)
         return
+    if ref == FACES:
+        raise UsageError(
+            f"this package holds no cascade {FACES}; expected {' or '.join(packaged_names())}, or "
+            "NAME@VERSION of the registry; take one of them"
+        )
     version = get_version(open_existing(root, tracking), ref)
     if as_json:
         say_json(version)

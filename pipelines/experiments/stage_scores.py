@@ -1,14 +1,17 @@
 """Study: LPIPS, PSNR and identity after each stage of cascades, for a grid of starts, and by group of people.
 
     python -m pipelines.experiments.stage_scores OUT --root ROOT [--model packaged] [--model FOLDER ...]
-        [--starts 0.5,0.75,1,auto] [--split val] [--seeds 0] [--max-faces N] [--groups fairface.csv]
+        [--starts 0.5,0.75,1,auto] [--split val] [--seeds 0] [--max-faces N] [--groups fairface.csv] [--few]
 
 The faces are held-out ones of the root's newest dataset, restored with the noise of `diffbfr evaluate`. A
 start is a fidelity (`StageSpec.start_at`), or `auto`: each face's own (`diffbfr.faces.detail`). IRM-1 runs
 once for all starts. The first model is the one that the others are compared with, face by face: a student
-with its teacher. Tables: each stage at each start; the starts for thirds of the faces by the detail of their
-inputs; with --groups (columns `file` and `group`) each group against the mean of all. LPIPS and the identity
-cosine need `diffbfr setup metrics`. Results are kept under OUT by model and start: the same command goes on.
+with its teacher. --few also scores the first model's own weights with a student's evaluations, which shows
+what distillation has to beat.
+
+Tables: each stage at each start; the starts for thirds of the faces by the detail of their inputs; with
+--groups (columns `file` and `group`) each group against the mean of all. LPIPS and the identity cosine need
+`diffbfr setup metrics`. Results are kept under OUT by model and start: the same command goes on.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +47,7 @@ from pipelines.experiments.spread import parse_seeds
 from pipelines.experiments.stage_tables import Scored, comparison_table, detail_table, stage_table
 from pipelines.packages.metric_weights import FACE_RESNET
 from pipelines.packages.weights import find_weights
+from pipelines.recipes.distilled import student_of
 
 AUTO: Final = "auto"
 _BATCH: Final = 8
@@ -148,6 +152,12 @@ def score_cascade(
     return {start: scored[start] for start in starts}
 
 
+def take_few(cascade: Cascade) -> None:
+    """Sample the stages of a loaded cascade with the evaluations of its students, without training."""
+    for stage in (cascade.irm1, cascade.irm2, cascade.tem):
+        stage.spec = replace(stage.spec, fast=student_of(stage.spec).fast)
+
+
 def _parts(count: int) -> list[slice]:
     return [slice(first, first + _BATCH) for first in range(0, count, _BATCH)]
 
@@ -188,10 +198,13 @@ def run(
     max_faces: int | None = None,
     groups: Path | None = None,
     dataset_id: str = "",
+    *,
+    few: bool = False,
 ) -> StageScores:
-    """Score every model at every start; OUT/tables.txt gets the tables.
+    """Score every model at every start, with `few` the first also with a student's samplers.
 
-    The faces are those of the root's dataset of an id, the newest if it is "".
+    The faces are those of the root's dataset of an id, the newest if it is "". OUT/tables.txt gets the
+    tables.
     """
     store = ArtifactStore(root)
     record = store.by_id(dataset_id) if dataset_id else store.latest("shard")
@@ -207,14 +220,18 @@ def run(
     meters, faces = Meters(), open_faces(dataset, keys)
     run_id = hashlib.sha256(json.dumps([record.content, keys, list(seeds)]).encode()).hexdigest()[:12]
     scored = {}
-    for name, folder in models.items():
+    chosen = [(name, folder, False) for name, folder in models.items()]
+    chosen += [(f"{name}, few", folder, True) for name, folder, _ in chosen[:1] if few]
+    for name, folder, is_few in chosen:
         cascade = Cascade.load(folder)
         if cascade.hq_px != dataset.info.hq_px:
             raise UsageError(
                 f"{name} makes {cascade.hq_px} px, the dataset of {root} has {dataset.info.hq_px}; expected "
                 "one size"
             )
-        place = out / f"{cascade_digest(folder)[:12]}-{run_id}"
+        if is_few:
+            take_few(cascade)
+        place = out / f"{cascade_digest(folder)[:12]}-{run_id}{'-few' * is_few}"
         with single_thread():
             scored[name] = score_cascade(cascade, faces, starts, seeds, meters, place)
     tables = [stage_table(scored)]
@@ -261,6 +278,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--max-faces", type=int)
     parser.add_argument("--groups", type=Path)
+    parser.add_argument("--few", action="store_true")
     given: Any = parser.parse_args(words)
     models = {
         name: packaged_cascade() if name == PACKAGED else Path(name) for name in given.model or [PACKAGED]
@@ -274,6 +292,7 @@ def main(words: Sequence[str] | None = None) -> None:
         given.out,
         given.max_faces,
         given.groups,
+        few=given.few,
     )
     sys.stdout.write(f"{found.text}\n")
 

@@ -17,8 +17,8 @@ SHARE_OF_RATE: Final = 0.3
 """Learning rate relative to the recipe's: a student begins near its end."""
 IRM1_END: Final = 1.0
 """log(signal / noise) of the last evaluation of IRM-1, which begins at about -5."""
-ENDS_ABOVE_START: Final[Mapping[StageName, float]] = {"irm2": 1.2, "tem": 0.8}
-"""How far above that of the start it is in the truncated stages."""
+ENDS_ABOVE_LOWEST: Final[Mapping[StageName, float]] = {"irm2": 0.33, "tem": 0.25}
+"""How far it is above that of the lowest start of a truncated stage, the one of fidelity 1."""
 
 
 def distilled(recipe: Recipe, teacher: Mapping[StageName, StageSpec], init: str) -> Recipe:
@@ -74,7 +74,7 @@ def student_of(teacher: StageSpec) -> StageSpec:
     if teacher.name == "irm1":
         fast = SamplerSpec("ddim", EVALUATIONS["irm1"], IRM1_END)
     else:
-        start = float(noise_schedule(teacher.schedule).half_log_snr[teacher.start])
-        end = round(start + ENDS_ABOVE_START[teacher.name], 2)
+        lowest = float(noise_schedule(teacher.schedule).half_log_snr[teacher.start_at(1.0)])
+        end = round(lowest + ENDS_ABOVE_LOWEST[teacher.name], 2)
         fast = SamplerSpec("ancestral", EVALUATIONS[teacher.name], end)
     return replace(teacher, fast=fast, distilled=True)

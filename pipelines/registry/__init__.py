@@ -1,14 +1,16 @@
 """The model registry: which models were trained, from what, and which cascade is the champion.
 
-`versions` registers and finds models (`packaging`: the uploaded files; `pyfunc_model`: the code that serves a
-cascade). `promotion` decides whether a candidate becomes champion, from `evaluations` on the `holdout`.
-`aliases` changes a model under its `lock` and writes each change to the `audit_log`. `fsck` checks
-everything, `gc` removes what nothing references. MLflow is imported on first use, not with this package.
+`registration` registers models (`packaging`: the uploaded files; `pyfunc_model`: the code that serves a
+cascade), `versions` finds them, `fetching` brings their files here. `promotion` decides whether a candidate
+becomes champion, from `evaluations` on the `holdout`. `aliases` changes a model under its `lock` and writes
+each change to the `audit_log`. `fsck` checks everything, `gc` removes what nothing references. MLflow is
+imported on first use, not with this package.
 """
 
 from pipelines.registry.aliases import freeze_holdout, recover_all
 from pipelines.registry.audit_log import Action, list_actions, log_problems
 from pipelines.registry.evaluations import is_measured, read_faces, record_evaluation
+from pipelines.registry.fetching import Resolved, fetch, resolve
 from pipelines.registry.fsck import RegistryProblem, fsck
 from pipelines.registry.gc import Removal, collect_garbage
 from pipelines.registry.holdout import HoldOut, holdout_of, read_holdout
@@ -20,20 +22,15 @@ from pipelines.registry.promotion import (
     promote,
     rollback,
 )
+from pipelines.registry.registration import check_parent, register_cascade, register_stage
 from pipelines.registry.versions import (
     ALIASES,
     CASCADE,
     MODELS,
     Lineage,
     ModelVersion,
-    Resolved,
-    check_parent,
-    fetch,
     get_version,
     list_versions,
-    register_cascade,
-    register_stage,
-    resolve,
     version_with_alias,
 )
 

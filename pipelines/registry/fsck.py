@@ -8,6 +8,7 @@ from pathlib import Path
 from diffbfr.errors import DiffBFRError, one_line
 from diffbfr.stages import STAGE_NAMES
 from pipelines.registry.audit_log import log_problems, open_actions
+from pipelines.registry.fetching import fetch
 from pipelines.registry.gc import orphans
 from pipelines.registry.lock import model_lock
 from pipelines.registry.packaging import SERVED, served_tags
@@ -16,7 +17,6 @@ from pipelines.registry.versions import (
     MODELS,
     ModelVersion,
     aliases_of,
-    fetch,
     has_model,
     list_versions,
 )

@@ -67,8 +67,10 @@ from pipelines.storage.names import (
     find_names,
     list_objects,
 )
-from pipelines.storage.s3 import (
+from pipelines.storage.remote_file import (
     RemoteFile,
+)
+from pipelines.storage.s3_errors import (
     is_transient,
 )
 

@@ -23,7 +23,8 @@ from pipelines.storage.entry import Entry
 from pipelines.storage.errors import UnsafePlaceError, corrupt_error
 from pipelines.storage.names import find_names
 from pipelines.storage.regular import kind_of, open_regular
-from pipelines.storage.s3 import RemoteFile, connect
+from pipelines.storage.remote_file import RemoteFile
+from pipelines.storage.s3 import connect
 
 Uri = str | Path
 

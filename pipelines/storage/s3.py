@@ -12,10 +12,8 @@ import asyncio
 import base64
 import functools
 import hashlib
-import io
 import os
 import re
-import sys
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +21,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final
 
-from diffbfr.errors import UsageError, one_line
-from pipelines.storage.errors import (
-    AccessRefusedError,
-    ObjectUnavailableError,
-    ReplacedError,
-    TransportError,
-)
+from pipelines.storage.errors import ReplacedError, TransportError
+from pipelines.storage.s3_errors import is_transient, translate_errors
 
 SCHEME: Final = "s3://"
 READ_TIMEOUT_S = 15.0
@@ -42,22 +35,6 @@ _READINGS: Final = 5  # of what has no digest, until two agree
 _FETCHES: Final = 2  # of what has one, until it fits
 _PART_BYTES: Final = 64 << 20
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
-_ALTERED_CODES: Final = ("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch")
-_BUSY_CODES: Final = ("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown")
-_OBJECT_CODES: Final = (
-    "InvalidArgument",
-    "InvalidObjectState",
-    "InvalidRequest",
-    "InvalidURI",
-    "KeyTooLongError",
-    "MethodNotAllowed",
-)
-"""Refusals that concern one object: it is in Glacier, encrypted with a customer's key, deleted."""
-_REFUSED: Final = "AccessDenied"
-"""What rights say, of an object or of all; other codes say that the credentials are bad."""
-_NO_CONNECTION: Final = ("ConnectTimeoutError", "EndpointConnectionError", "ProxyConnectionError")
-"""What botocore raises where no server answers at all: it is stopped, cut off, or has no address."""
-_NOT_IMPLEMENTED: Final = 501  # the one status of 500 and above that a retry cannot change
 _CHECKSUMS: Final[Mapping[str, Callable[[bytes], bytes]]] = MappingProxyType(
     {
         "ChecksumSHA256": lambda data: hashlib.sha256(data).digest(),
@@ -97,71 +74,6 @@ class Client:
         return call
 
 
-class RemoteFile(io.RawIOBase):
-    """An object as a file with seek, fetched a block at a time.
-
-    It is one version of the object: `ReplacedError` if the object has changed. Blocks are fetched with
-    `read_verified` while `verified` is set, else with `read_once`.
-    """
-
-    def __init__(self, client: Client, uri: str, block_bytes: int, verified: bool) -> None:
-        info = client.info(uri)
-        self.uri = uri
-        self.version = str(info["ETag"]).strip('"')
-        self.num_bytes = int(info["size"])
-        self.verified = verified
-        self._client = client
-        self._block_bytes = block_bytes
-        self._position = 0
-        self._block = b""
-        self._block_start = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        """Return the position of the next byte."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position; nothing is fetched."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.num_bytes}[whence]
-        if base + offset < 0:
-            raise OSError(f"{self.uri} has no byte {base + offset}")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, target: Any) -> int:
-        """Fill the target as far as the object goes; returns the number of bytes."""
-        view = memoryview(target).cast("B")
-        wanted = max(0, min(len(view), self.num_bytes - self._position))
-        done = 0
-        while done < wanted:
-            piece = self._piece(wanted - done)
-            view[done : done + len(piece)] = piece
-            done += len(piece)
-            self._position += len(piece)
-        return done
-
-    def forget(self) -> None:
-        """Drop the fetched block, because it came altered."""
-        self._block = b""
-
-    def _piece(self, wanted: int) -> bytes:
-        """Return at least one and at most `wanted` bytes from the position on; fetch a block if needed."""
-        offset = self._position - self._block_start
-        if not 0 <= offset < len(self._block):
-            stop = min(self.num_bytes, self._position + max(wanted, self._block_bytes))
-            read = read_verified if self.verified else read_once
-            self._block = read(self._client, self.uri, self.version, self._position, stop)
-            self._block_start = self._position
-            offset = 0
-        return self._block[offset : offset + wanted]
-
-
 def connect() -> Client:
     """Return the client of this process and thread; fsspec keeps one each.
 
@@ -180,65 +92,6 @@ def connect() -> Client:
             config_kwargs={**checksums, "read_timeout": READ_TIMEOUT_S},
         )
     )
-
-
-def is_transient(error: BaseException | None) -> bool:
-    """True if the same call may succeed later: timeouts, resets, refused connections, 429, 5xx."""
-    if isinstance(error, TransportError | ConnectionError | TimeoutError) or _has_no_connection(error):
-        return True
-    answer = getattr(error, "response", None) or getattr(getattr(error, "__cause__", None), "response", None)
-    if isinstance(answer, dict):
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        busy = status in (408, 429) or (status >= 500 and status != _NOT_IMPLEMENTED)
-        return busy or answer.get("Error", {}).get("Code") in (*_ALTERED_CODES, *_BUSY_CODES)
-    if "s3fs" not in sys.modules:
-        return False
-    from s3fs.core import S3_RETRYABLE_ERRORS
-
-    return isinstance(error, S3_RETRYABLE_ERRORS)
-
-
-def _has_no_connection(error: BaseException | None) -> bool:
-    return any(type(it).__name__ in _NO_CONNECTION for it in (error, getattr(error, "__cause__", None)))
-
-
-def _code(error: BaseException) -> str:
-    """Return the code of the server's answer, such as `AccessDenied`; "" if the error is no answer."""
-    answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
-
-
-def translate_errors(place: str, call: Callable[[], Any]) -> Any:
-    """Return the result of a call; TransportError for a transient error, UsageError for missing rights."""
-    try:
-        return call()
-    except Exception as error:
-        reason = one_line(error)
-        if isinstance(error, TransportError | ReplacedError | ObjectUnavailableError):
-            raise
-        if _has_no_connection(error):
-            raise TransportError(
-                f"no S3 server answers for {place} ({reason}); expected a running one; start it or correct "
-                "AWS_ENDPOINT_URL, then run the same command again"
-            ) from error
-        if is_transient(error):
-            raise TransportError(
-                f"{place} did not answer as it should ({reason}); expected an answer; run the same command "
-                "again"
-            ) from error
-        code = _code(error)
-        if code in _OBJECT_CODES or code.startswith("KMS."):
-            raise ObjectUnavailableError(
-                f"{place} cannot be read ({reason}); expected one that can be fetched as it is; take it "
-                "out of its archive (Glacier), or copy it under a plain key and encryption"
-            ) from error
-        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-            kind = AccessRefusedError if code == _REFUSED else UsageError
-            raise kind(
-                f"{place} is refused ({reason}); expected the right to it; check credentials, endpoint and "
-                "policy"
-            ) from error
-        raise
 
 
 def read_once(client: Client, uri: str, etag: str, start: int = 0, stop: int | None = None) -> bytes:

@@ -9,10 +9,10 @@ import pytest
 from diffbfr.errors import DiffBFRError
 from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.registry import ModelVersion
+from pipelines.registry import fetching as module
 from pipelines.registry import gc as gc_module
-from pipelines.registry import versions as module
+from pipelines.registry.fetching import fetch
 from pipelines.registry.gc import collect_garbage
-from pipelines.registry.versions import fetch
 from pipelines.tracking.connection import Registry
 from pipelines.tracking.runs import Run
 from tests.pipelines.registry.fixtures import ROOT

@@ -148,7 +148,7 @@ def test_a_dataset_of_them_quarantines_what_cannot_be_read(place: str, tmp_path:
 
 
 def test_other_answers_about_one_object_are_rows_and_those_about_the_place_are_not(place: str) -> None:
-    from pipelines.storage.s3 import translate_errors
+    from pipelines.storage.s3_errors import translate_errors
 
     def answer(code: str, status: int) -> Exception:
         error = PermissionError(code)

@@ -47,6 +47,12 @@ def test_each_start_is_scored_once_and_the_papers_is_what_evaluate_restores(
     assert found["1"].rows["tem"] != found["0.5"].rows["tem"]
     assert found["auto"].evaluations == (3, 3, 3)
 
+    few = Cascade.load(model)
+    stage_scores.take_few(few)
+    small = stage_scores.score_cascade(few, faces, ("0.5",), (0,), meters, tmp_path / "few")["0.5"]
+    assert small.evaluations == (4, 2, 2)
+    assert small.rows["tem"] != found["0.5"].rows["tem"]
+
     again = stage_scores.score_cascade(None, faces, ("auto", "0.5"), (0,), meters, out)  # type: ignore[arg-type]
     assert again == {start: found[start] for start in ("auto", "0.5")}
     assert len(stage_table({"packaged": found})) == 1 + 2 + 2 * 3

@@ -11,6 +11,19 @@ from pipelines.cluster import ClusterConfig
 from pipelines.flows import train_cascade
 from pipelines.recipes.recipe import SCRATCH, DataConfig, EvaluateConfig, Recipe, RestoreConfig, StageConfig
 
+STEPS = (
+    "shard",
+    "train-irm1",
+    "train-tem",
+    "condition-irm1",
+    "train-irm2",
+    "cascade",
+    "evaluate",
+    "register",
+    "restore",
+)
+"""Of its run, in their order."""
+
 
 def pocket(num_workers: int = 0, num_samples: int = 32) -> Recipe:
     """The recipe; every step does its real work."""

@@ -30,24 +30,14 @@ from pipelines.steps.evaluate import EVALUATE
 from pipelines.steps.shard import SHARD
 from pipelines.steps.train import TRAIN
 from tests.pipelines.flows.conftest import PROJECT, Place, flip
+from tests.pipelines.flows.pocket import STEPS as EVERY_STEP
 
 pytestmark = pytest.mark.slow
 
-ALL = (
-    "shard",
-    "train-irm1",
-    "train-tem",
-    "condition-irm1",
-    "train-irm2",
-    "cascade",
-    "evaluate",
-    "register",
-    "restore",
-)
-TRAINED = ALL[1:]
-FROM_CASCADE = ALL[5:]
-FROM_IRM2 = ALL[4:]
-FROM_COLUMN = ALL[3:]
+TRAINED = EVERY_STEP[1:]
+FROM_CASCADE = EVERY_STEP[5:]
+FROM_IRM2 = EVERY_STEP[4:]
+FROM_COLUMN = EVERY_STEP[3:]
 FROM_IRM1 = ("train-irm1", *FROM_COLUMN)
 FROM_TEM = ("train-tem", *FROM_CASCADE)
 SCORES = ("evaluate", "register")
@@ -111,12 +101,12 @@ def rename(place: Place) -> None:
 
 EDITS = (
     # settings, one of each kind
-    setting("data.variants", 2, ALL, "config variants: 1 -> 2"),
-    setting("data.seed", 1, ALL, "config seed: 0 -> 1"),
-    setting("data.shard_size", 5, ALL, "config shard_size: 6 -> 5"),
-    setting("data.test_fraction", 0.5, ALL, "config test_fraction: 0.25 -> 0.5"),
-    setting("data.degradation.sigma", (0.0, 8.0), ALL, "config degradation.sigma"),
-    setting("data.hq_codec", "png", ALL, "config hq_codec: webp -> png"),
+    setting("data.variants", 2, EVERY_STEP, "config variants: 1 -> 2"),
+    setting("data.seed", 1, EVERY_STEP, "config seed: 0 -> 1"),
+    setting("data.shard_size", 5, EVERY_STEP, "config shard_size: 6 -> 5"),
+    setting("data.test_fraction", 0.5, EVERY_STEP, "config test_fraction: 0.25 -> 0.5"),
+    setting("data.degradation.sigma", (0.0, 8.0), EVERY_STEP, "config degradation.sigma"),
+    setting("data.hq_codec", "png", EVERY_STEP, "config hq_codec: webp -> png"),
     setting("data.max_bad", 3, ()),
     setting("data.max_enlargement", 2.0, ()),
     setting("column.max_bad_share", 0.5, ()),
@@ -176,13 +166,13 @@ EDITS = (
         "config identity",
         environment=(("DIFFBFR_IDENTITY", __file__),),
     ),
-    Edit("version of a codec", ALL, "config tools.pillow: ", tool="pillow"),
+    Edit("version of a codec", EVERY_STEP, "config tools.pillow: ", tool="pillow"),
     # code
     code(
         "diffbfr/degradation/noise.py",
         "\n\ndef ",
         "\n\nNEW = 1\n\n\ndef ",
-        ALL,
+        EVERY_STEP,
         "code diffbfr.degradation.noise changed",
     ),
     code("diffbfr/ema.py", "\n\nclass ", "\n\nNEW = 1\n\n\nclass ", TRAINED, "code diffbfr.ema changed"),
@@ -341,12 +331,12 @@ EDITS = (
     disk(
         "a photo more",
         lambda p: shutil.copy(min(p.photos.rglob("*.png")), p.photos / "new.png"),
-        ALL,
+        EVERY_STEP,
         "input photos: ",
     ),
-    disk("a photo less", lambda p: min(p.photos.rglob("*.png")).unlink(), ALL, "input photos: "),
-    disk("a changed photo", lambda p: flip(min(p.photos.rglob("*.png"))), ALL, "input photos: "),
-    disk("a renamed photo", rename, ALL, "input photos: "),
+    disk("a photo less", lambda p: min(p.photos.rglob("*.png")).unlink(), EVERY_STEP, "input photos: "),
+    disk("a changed photo", lambda p: flip(min(p.photos.rglob("*.png"))), EVERY_STEP, "input photos: "),
+    disk("a renamed photo", rename, EVERY_STEP, "input photos: "),
     disk("a file that is no photo", lambda p: (p.photos / "notes.txt").write_text("words"), ()),
 )
 
@@ -416,7 +406,7 @@ def test_what_is_declared_exists(module: str) -> None:
 
 def test_the_inputs_that_the_table_knows_are_those_of_the_pipeline(finished: Place) -> None:
     store = ArtifactStore(str(finished.root))
-    latest = {step: store.latest(step) for step in ALL}
+    latest = {step: store.latest(step) for step in EVERY_STEP}
     for step, record in latest.items():
         assert record is not None
         made = {
@@ -429,8 +419,8 @@ def test_the_inputs_that_the_table_knows_are_those_of_the_pipeline(finished: Pla
 
 def test_damage_in_every_step_is_mended_with_the_same_bytes(finished: Place) -> None:
     store = ArtifactStore(str(finished.root))
-    before = {step: store.latest(step) for step in ALL}
-    for step in ALL:
+    before = {step: store.latest(step) for step in EVERY_STEP}
+    for step in EVERY_STEP:
         record = before[step]
         assert record is not None
         outputs = sorted(
@@ -438,7 +428,7 @@ def test_damage_in_every_step_is_mended_with_the_same_bytes(finished: Place) -> 
         )
         file = Path(store.artifact_dir(record.identity), outputs[len(outputs) // 2])
         flip(file)
-    assert tuple(planned(finished)) == ALL
+    assert tuple(planned(finished)) == EVERY_STEP
     train_cascade.run(finished.recipe, str(finished.root))
     assert planned(finished) == {}
     for step, record in before.items():

@@ -23,21 +23,9 @@ from pipelines.recipes.presets import RECIPES
 from pipelines.recipes.recipe import Recipe
 from pipelines.tracking.connection import open_registry
 from pipelines.tracking.runs import find_step
-from tests.pipelines.flows.pocket import pocket
+from tests.pipelines.flows.pocket import STEPS, pocket
 
 pytestmark = pytest.mark.slow
-
-STEPS = [
-    "shard",
-    "train-irm1",
-    "train-tem",
-    "condition-irm1",
-    "train-irm2",
-    "cascade",
-    "evaluate",
-    "register",
-    "restore",
-]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +131,7 @@ def test_a_changed_setting_runs_only_what_it_reaches_and_is_named(
         recipe, irm2=replace(recipe.irm2, training=replace(recipe.irm2.training, learning_rate=2e-3))
     )
     report = train_cascade.run(changed, root, plan=True)
-    assert [name for name, action in actions(report).items() if action == "RUN"] == STEPS[4:]
+    assert [name for name, action in actions(report).items() if action == "RUN"] == list(STEPS[4:])
     assert "config training.learning_rate: 0.001 -> 0.002" in reason(report, "train-irm2")
     assert "input irm2" in reason(report, "cascade")
 

@@ -19,8 +19,9 @@ from pipelines.registry import (
     rollback,
 )
 from pipelines.registry import gc as module
+from pipelines.registry.fetching import fetch
 from pipelines.registry.gc import unreferenced_versions
-from pipelines.registry.versions import CASCADE, fetch
+from pipelines.registry.versions import CASCADE
 from pipelines.tracking.connection import Registry
 from pipelines.tracking.runs import Run
 from tests.counts import count

@@ -44,7 +44,7 @@ def test_registered_files_are_a_copy_that_the_trainers_folder_cannot_change(
     folder = stage_folder("irm1", 1)
     version = register_stage(run, "irm1", folder, lineage())
     (folder / "irm1.json").write_text("{}")
-    from pipelines.registry.versions import fetch
+    from pipelines.registry.fetching import fetch
 
     assert model_digest(fetch(run.registry, version, tmp_path / "cache"), ("irm1",)) == version.digest
 

@@ -39,6 +39,8 @@ def test_every_kind_of_photo_keeps_its_channels(
 ) -> None:
     monkeypatch.setattr(enlarging, "_network", Nearest)
     pixels = photo(*shape)
+    if shape[-1] in (2, 4):
+        pixels[..., -1] |= 128  # where less is seen, what is around lends its colours
     large = enlarged(pixels, upscale, "realesrgan")
     colours = slice(None) if len(shape) == 2 else slice(0, 1 if shape[2] < 3 else 3)
     repeated = pixels.repeat(upscale, axis=0).repeat(upscale, axis=1)
@@ -47,6 +49,15 @@ def test_every_kind_of_photo_keeps_its_channels(
     if shape[-1] in (2, 4):
         assert (large[..., -1] == enlarge(pixels, upscale)[..., -1]).all()
     assert (enlarged(pixels, upscale, "bicubic") == enlarge(pixels, upscale)).all()
+
+
+def test_what_is_not_seen_does_not_reach_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enlarging, "_network", Nearest)
+    dark = photo(8, 8, 4)
+    dark[2:6, 2:6] = 0
+    light = dark.copy()
+    light[2:6, 2:6, :3] = 255
+    assert (enlarged(dark, 2, "realesrgan") == enlarged(light, 2, "realesrgan")).all()
 
 
 def test_without_the_packages_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,6 @@ from PIL import Image
 from diffbfr.degradation import PRESETS, apply_target, degrade, draw, sample_seed
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from diffbfr.images import decode, encode_png, pixel_digest, resize
-from diffbfr.shards import DatasetInfo
 from pipelines import storage
 from pipelines.cluster import Cluster
 from pipelines.dataset.commits import CommitConflictError
@@ -29,69 +28,21 @@ from pipelines.dataset.samples import Face, make_face, split_of
 from pipelines.dataset.shard_plan import split_listing
 from pipelines.sources import PhotoRef, open_source
 from pipelines.steps.shard import ShardConfig, ShardTask, finish_dataset, plan_shards, shard
+from tests import forks
+from tests.pipelines.tiny_dataset import CONFIG, build, make_photos, picture
 
 ROOT = Path(__file__).parents[3]
 FROZEN_CONTENT = "8eb1b3f5bd163813c8896c3803da9616523a10759f1f42b0567fc07e984e96fb"
-CONFIG = ShardConfig(
-    hq_px=32,
-    lq_px=8,
-    variants=2,
-    shard_size=5,
-    val_fraction=0.15,
-    test_fraction=0.15,
-    seed=3,
-    degradation=PRESETS["paper"],
-)
-
-
-@pytest.fixture(scope="module")
-def s3_bucket() -> Iterator[str]:
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"]).create_bucket(Bucket="bucket")
-        yield "s3://bucket"
-    server.stop()
-
-
-def _png(seed: int, width: int = 40, height: int = 40) -> bytes:
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    return encode_png(np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)))
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Twelve good photos in the layout of FFHQ."""
-    for number in range(12):
-        place = tmp_path / "photos" / f"{number // 5 * 1000:05d}" / f"{number:05d}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(_png(number))
-    return tmp_path / "photos"
+    return make_photos(tmp_path / "photos")
 
 
 def _tasks(photos: Path | str, root: Path | str, config: ShardConfig = CONFIG) -> list[ShardTask]:
     return plan_shards(open_source(photos), config, str(root))
-
-
-def _build(
-    photos: Path | str, root: Path | str, config: ShardConfig = CONFIG, max_bad: int | None = None
-) -> DatasetInfo:
-    tasks = _tasks(photos, root, config)
-    for task in tasks:
-        shard(task)
-    return finish_dataset(str(root), tasks, max_bad)
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -101,7 +52,7 @@ def _files(root: Path) -> dict[str, bytes]:
 
 
 def test_the_dataset_has_the_documented_files_and_nothing_else(photos: Path, tmp_path: Path) -> None:
-    _build(photos, tmp_path / "data")
+    build(photos, tmp_path / "data")
     shards = [f"{folder}/{index:06d}" for folder in ("hq32", "hq8", "lq", "commits") for index in range(3)]
     assert sorted(_files(tmp_path / "data")) == sorted(
         [f"{name}.json" if name.startswith("commits") else f"{name}.tar" for name in shards]
@@ -112,12 +63,12 @@ def test_the_dataset_has_the_documented_files_and_nothing_else(photos: Path, tmp
 
 
 def test_two_builds_are_equal_to_the_last_byte(photos: Path, tmp_path: Path) -> None:
-    assert _build(photos, tmp_path / "one") == _build(photos, tmp_path / "two")
+    assert build(photos, tmp_path / "one") == build(photos, tmp_path / "two")
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
 
 
 def test_the_order_of_tasks_does_not_matter(photos: Path, tmp_path: Path) -> None:
-    expected = _build(photos, tmp_path / "one")
+    expected = build(photos, tmp_path / "one")
     tasks = _tasks(photos, tmp_path / "two")
     for task in random.Random(0).sample(tasks, len(tasks)):
         shard(task)
@@ -127,15 +78,15 @@ def test_the_order_of_tasks_does_not_matter(photos: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("shard_size", [1, 7, 100])
 def test_the_content_does_not_depend_on_the_shard_size(photos: Path, tmp_path: Path, shard_size: int) -> None:
-    expected = _build(photos, tmp_path / "one")
-    other = _build(photos, tmp_path / "two", replace(CONFIG, shard_size=shard_size))
+    expected = build(photos, tmp_path / "one")
+    other = build(photos, tmp_path / "two", replace(CONFIG, shard_size=shard_size))
     assert other.content_id == expected.content_id
     assert other.archive_id != expected.archive_id
     assert other.num_shards == -(-12 // shard_size)
 
 
 def test_a_rerun_reads_no_photo(photos: Path, tmp_path: Path) -> None:
-    _build(photos, tmp_path / "data")
+    build(photos, tmp_path / "data")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.tar")}
     tasks = _tasks(photos, tmp_path / "data")
     for path in photos.rglob("*.png"):
@@ -157,7 +108,7 @@ class _PowerCutError(Exception):
 def test_a_crash_between_any_two_writes_leaves_no_trace(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = _build(photos, tmp_path / "whole")
+    expected = build(photos, tmp_path / "whole")
     whole = _files(tmp_path / "whole")
     write, put = storage.write_atomic, storage.put_file
     for survives in range(len(whole)):
@@ -185,11 +136,11 @@ def test_a_crash_between_any_two_writes_leaves_no_trace(
             patch.setattr(storage, "write_atomic", write_some)
             patch.setattr(storage, "put_file", put_some)
             with pytest.raises(_PowerCutError):
-                _build(photos, root)
+                build(photos, root)
         assert not (root / "dataset.json").exists()
         with pytest.raises(UsageError, match=r"no dataset\.json"):
             open_dataset(root)
-        assert _build(photos, root) == expected
+        assert build(photos, root) == expected
         assert _files(root) == whole
 
 
@@ -197,7 +148,6 @@ _IDENTITY_PROGRAM = """
 import sys, tempfile
 from pipelines.steps.shard import shard, finish_dataset, plan_shards
 from pipelines.sources import open_source
-from tests import forks
 from tests.pipelines.tiny_dataset import CONFIG
 import cv2
 import numpy as np
@@ -251,7 +201,7 @@ def test_other_instruction_sets_give_the_same_dataset(
         not {f"*{name}" for name in opencv} & set(opencv_line.split()) or "OPENCV_CPU_DISABLE" not in chosen
     )
     assert not set(chosen.get("NPY_DISABLE_CPU_FEATURES", "").split()) & set(numpy_line.split())
-    expected = _build(photos, tmp_path / "here")
+    expected = build(photos, tmp_path / "here")
     assert (content_id, archive_id) == (expected.content_id, expected.archive_id)
 
 
@@ -265,11 +215,11 @@ def test_the_content_of_a_dataset_with_default_settings_is_frozen(tmp_path: Path
             tmp_path / "photos" / f"{number}.bmp"
         )  # no codec, no versions
     config = ShardConfig(64, 16, 2, 3, 0.05, 0.05, 0, PRESETS["paper"])
-    assert _build(tmp_path / "photos", tmp_path / "data", config).content_id == FROZEN_CONTENT
+    assert build(tmp_path / "photos", tmp_path / "data", config).content_id == FROZEN_CONTENT
 
 
 def test_two_drivers_at_once_leave_one_dataset(photos: Path, tmp_path: Path) -> None:
-    expected = _build(photos, tmp_path / "one")
+    expected = build(photos, tmp_path / "one")
     tasks = _tasks(photos, tmp_path / "two")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(shard, tasks * 4))
@@ -280,8 +230,8 @@ def test_two_drivers_at_once_leave_one_dataset(photos: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_two_processes_that_make_the_same_dataset_at_once_both_end_with_it_whole(tmp_path: Path) -> None:
     faces, config = "synthetic:count=24,seed=1,px=48", replace(CONFIG, shard_size=2)
-    expected = _build(faces, tmp_path / "one", config)
-    drivers = [forks.process(_build, faces, tmp_path / "two", config) for _ in range(2)]
+    expected = build(faces, tmp_path / "one", config)
+    drivers = [forks.process(build, faces, tmp_path / "two", config) for _ in range(2)]
     for driver in drivers:
         driver.start()
     for driver in drivers:
@@ -293,7 +243,7 @@ def test_two_processes_that_make_the_same_dataset_at_once_both_end_with_it_whole
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_cut_or_lost_tar_is_noticed_and_made_again(photos: Path, tmp_path: Path, damage: str) -> None:
-    _build(photos, tmp_path / "data")
+    build(photos, tmp_path / "data")
     whole = _files(tmp_path / "data")
     tar = tmp_path / "data" / "hq8" / "000001.tar"
     if damage == "cut":
@@ -317,18 +267,18 @@ def test_a_missing_shard_is_incomplete(photos: Path, tmp_path: Path) -> None:
 def test_another_recipe_or_a_changed_photo_does_not_pass_for_the_committed_one(
     photos: Path, tmp_path: Path
 ) -> None:
-    _build(photos, tmp_path / "data")
+    build(photos, tmp_path / "data")
     with pytest.raises(CommitConflictError, match="made from other inputs"):
-        _build(photos, tmp_path / "data", replace(CONFIG, seed=4))
-    (photos / "00000" / "00000.png").write_bytes(_png(99))
+        build(photos, tmp_path / "data", replace(CONFIG, seed=4))
+    (photos / "00000" / "00000.png").write_bytes(picture(99))
     with pytest.raises(CommitConflictError, match="made from other inputs"):
-        _build(photos, tmp_path / "data")
+        build(photos, tmp_path / "data")
 
 
 def test_an_attempt_that_makes_other_bytes_cannot_replace_a_committed_tar_and_is_not_told_to_try_again(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serial: Cluster
 ) -> None:
-    _build(photos, tmp_path / "data")
+    build(photos, tmp_path / "data")
     whole = _files(tmp_path / "data")
     (tmp_path / "data" / "lq" / "000000.tar").unlink()
     monkeypatch.setattr(
@@ -368,7 +318,7 @@ def test_a_worker_holds_its_shard_once(photos: Path, tmp_path: Path, monkeypatch
 
 
 def test_pictures_are_what_the_paper_and_the_recipe_say(photos: Path, tmp_path: Path) -> None:
-    _build(photos, tmp_path / "data")
+    build(photos, tmp_path / "data")
     dataset = open_dataset(tmp_path / "data")
     spec = PRESETS["paper"].at(32)
     for sample in dataset.samples:
@@ -386,7 +336,7 @@ def test_pictures_are_what_the_paper_and_the_recipe_say(photos: Path, tmp_path: 
 def test_a_shard_alone_says_what_it_holds(photos: Path, tmp_path: Path) -> None:
     import webdataset as wds
 
-    _build(photos, tmp_path / "data")
+    build(photos, tmp_path / "data")
     dataset = open_dataset(tmp_path / "data")
     columns = {
         column: list(wds.WebDataset(str(tmp_path / "data" / column / "000000.tar"), shardshuffle=False))
@@ -407,8 +357,8 @@ def test_a_shard_alone_says_what_it_holds(photos: Path, tmp_path: Path) -> None:
 def test_the_codec_of_the_ground_truths_changes_no_pixel_and_no_content_id(
     photos: Path, tmp_path: Path
 ) -> None:
-    _build(photos, tmp_path / "webp")
-    _build(photos, tmp_path / "png", replace(CONFIG, hq_codec="png"))
+    build(photos, tmp_path / "webp")
+    build(photos, tmp_path / "png", replace(CONFIG, hq_codec="png"))
     webp, png = open_dataset(tmp_path / "webp"), open_dataset(tmp_path / "png")
     assert (png.column("hq32").names, png.hq_name) == (("png",), "png")
     for sample in webp.samples:
@@ -417,12 +367,12 @@ def test_the_codec_of_the_ground_truths_changes_no_pixel_and_no_content_id(
     assert (png.info.content_id, png.info.recipe_digest) == (webp.info.content_id, webp.info.recipe_digest)
     assert png.info.archive_id != webp.info.archive_id
     with pytest.raises(CommitConflictError, match=r"recipe\.hq_codec webp, expected png"):
-        _build(photos, tmp_path / "webp", replace(CONFIG, hq_codec="png"))
+        build(photos, tmp_path / "webp", replace(CONFIG, hq_codec="png"))
 
 
 def test_more_variants_keep_the_first_ones(photos: Path, tmp_path: Path) -> None:
-    _build(photos, tmp_path / "two")
-    _build(photos, tmp_path / "three", replace(CONFIG, variants=3))
+    build(photos, tmp_path / "two")
+    build(photos, tmp_path / "three", replace(CONFIG, variants=3))
     two, three = open_dataset(tmp_path / "two"), open_dataset(tmp_path / "three")
     for sample in two.samples:
         assert three.sample(sample.key).variants[:2] == sample.variants
@@ -433,7 +383,7 @@ def test_a_folder_and_a_zip_of_the_same_photos_have_the_same_content(photos: Pat
     import shutil
 
     archive = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
-    assert _build(photos, tmp_path / "one").content_id == _build(archive, tmp_path / "two").content_id
+    assert build(photos, tmp_path / "one").content_id == build(archive, tmp_path / "two").content_id
 
 
 def test_a_wide_photo_is_cut_to_its_centred_square() -> None:
@@ -446,11 +396,11 @@ def test_a_wide_photo_is_cut_to_its_centred_square() -> None:
 
 @pytest.fixture
 def bad_photos(photos: Path) -> Path:
-    good = _png(50)
+    good = picture(50)
     (photos / "bad").mkdir()
     (photos / "bad" / "text.png").write_bytes(b"this is no picture")
     (photos / "bad" / "cut.png").write_bytes(good[: len(good) // 2])
-    (photos / "bad" / "small.png").write_bytes(_png(51, width=31, height=64))
+    (photos / "bad" / "small.png").write_bytes(picture(51, width=31, height=64))
     (photos / "bad" / "empty.png").write_bytes(b"")
     (photos / "bad" / "broken.png").symlink_to(photos / "nothing")
     return photos
@@ -459,7 +409,7 @@ def bad_photos(photos: Path) -> Path:
 def test_refused_photos_are_quarantined_with_their_reason_and_counted(
     bad_photos: Path, tmp_path: Path
 ) -> None:
-    info = _build(bad_photos, tmp_path / "data")
+    info = build(bad_photos, tmp_path / "data")
     rows = {row.source: row for row in read_quarantine(tmp_path / "data")}
     assert {source: (row.stage, row.reason) for source, row in rows.items()} == {
         "bad/text.png": ("decode", "not_an_image"),
@@ -479,16 +429,16 @@ def test_refused_photos_are_quarantined_with_their_reason_and_counted(
 
 
 def test_bad_neighbours_change_nothing_for_a_good_photo(bad_photos: Path, tmp_path: Path) -> None:
-    _build(bad_photos, tmp_path / "with")
+    build(bad_photos, tmp_path / "with")
     for path in (bad_photos / "bad").iterdir():
         path.unlink()
     assert (
-        _build(bad_photos, tmp_path / "without").content_id == open_dataset(tmp_path / "with").info.content_id
+        build(bad_photos, tmp_path / "without").content_id == open_dataset(tmp_path / "with").info.content_id
     )
 
 
 def test_a_shard_of_refused_photos_only_is_empty_and_whole(bad_photos: Path, tmp_path: Path) -> None:
-    _build(bad_photos, tmp_path / "data", replace(CONFIG, shard_size=1))
+    build(bad_photos, tmp_path / "data", replace(CONFIG, shard_size=1))
     dataset = open_dataset(tmp_path / "data")
     assert sum(keys == () for keys in dataset.shards) == 5
     assert len(dataset.shards) == 17
@@ -500,28 +450,28 @@ def test_more_refused_photos_than_allowed_end_the_build_after_the_table_is_writt
     with pytest.raises(
         QuarantineError, match=r"5 of 17 photos were refused.*expected at most 4.*quarantine\.parquet"
     ):
-        _build(bad_photos, tmp_path / "data", max_bad=4)
+        build(bad_photos, tmp_path / "data", max_bad=4)
     assert len(read_quarantine(tmp_path / "data")) == 5
     assert not (tmp_path / "data" / "dataset.json").exists()
-    assert _build(bad_photos, tmp_path / "data", max_bad=5).num_quarantined == 5
+    assert build(bad_photos, tmp_path / "data", max_bad=5).num_quarantined == 5
 
 
 def test_a_folder_of_refused_photos_only_never_becomes_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"no")
     with pytest.raises(QuarantineError, match="1 of 1 photos"):
-        _build(tmp_path / "photos", tmp_path / "data", max_bad=10)
+        build(tmp_path / "photos", tmp_path / "data", max_bad=10)
 
 
 def test_equal_photos_are_never_in_two_splits_and_adding_photos_moves_none(
     photos: Path, tmp_path: Path
 ) -> None:
-    _build(photos, tmp_path / "one")
+    build(photos, tmp_path / "one")
     before = {sample.source: sample.split for sample in open_dataset(tmp_path / "one").samples}
     assert len(set(before.values())) > 1
     for number in range(12):
-        (photos / f"copy-{number}.png").write_bytes(_png(number))
-    _build(photos, tmp_path / "two")
+        (photos / f"copy-{number}.png").write_bytes(picture(number))
+    build(photos, tmp_path / "two")
     splits: dict[str, set[str]] = {}
     after = open_dataset(tmp_path / "two").samples
     for sample in after:
@@ -533,10 +483,10 @@ def test_equal_photos_are_never_in_two_splits_and_adding_photos_moves_none(
 
 
 def test_an_evaluation_set_holds_every_photo_in_its_test_split(photos: Path, tmp_path: Path) -> None:
-    info = _build(photos, tmp_path / "data", replace(CONFIG, val_fraction=0.0, test_fraction=1.0, variants=1))
+    info = build(photos, tmp_path / "data", replace(CONFIG, val_fraction=0.0, test_fraction=1.0, variants=1))
     assert (info.num_train, info.num_val, info.num_test) == (0, 0, 12)
     with pytest.raises(UsageError, match="none of 12 photos fell into the train split"):
-        _build(
+        build(
             photos,
             tmp_path / "unlucky",
             replace(CONFIG, val_fraction=0.0, test_fraction=0.9999999, variants=1),
@@ -630,24 +580,25 @@ def test_photos_and_dataset_on_s3_give_the_same_content(
     photos: Path, tmp_path: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIFFBFR_CACHE", str(tmp_path / "cache"))
-    expected = _build(photos, tmp_path / "local")
-    storage.put_tree(photos, f"{s3_bucket}/photos")
-    remote = _build(f"{s3_bucket}/photos", f"{s3_bucket}/data")
+    expected = build(photos, tmp_path / "local")
+    remote_photos, root = (f"{s3_bucket}/{tmp_path.name}/{name}" for name in ("photos", "data"))
+    storage.put_tree(photos, remote_photos)
+    remote = build(remote_photos, root)
     assert remote.content_id == expected.content_id
     assert remote.archive_id == expected.archive_id
-    dataset = open_dataset(f"{s3_bucket}/data")
+    dataset = open_dataset(root)
     key = dataset.keys("train")[0]
     np.testing.assert_array_equal(dataset.hq(key, 1), open_dataset(tmp_path / "local").hq(key, 1))
-    assert all(shard(task).skipped for task in _tasks(f"{s3_bucket}/photos", f"{s3_bucket}/data"))
+    assert all(shard(task).skipped for task in _tasks(remote_photos, root))
 
 
 def test_every_orientation_of_a_photo_gives_the_same_ground_truth() -> None:
-    upright = Image.open(io.BytesIO(_png(5)))
+    upright = Image.open(io.BytesIO(picture(5)))
     turned = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
     upright.transpose(Image.Transpose.ROTATE_90).save(turned, "PNG", exif=exif)
-    expected = make_face(CONFIG, "a", "a.png", _png(5)).sample.pixel_sha256
+    expected = make_face(CONFIG, "a", "a.png", picture(5)).sample.pixel_sha256
     assert make_face(CONFIG, "a", "a.png", turned.getvalue()).sample.pixel_sha256 == expected
 
 

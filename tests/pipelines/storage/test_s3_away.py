@@ -4,7 +4,7 @@ import pytest
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, SSLError
 
 from pipelines import storage
-from pipelines.storage.s3 import translate_errors
+from pipelines.storage.s3_errors import translate_errors
 
 
 @pytest.mark.parametrize("kind", [EndpointConnectionError, ConnectTimeoutError])
