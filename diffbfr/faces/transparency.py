@@ -35,7 +35,8 @@ def alpha_of(photo: NDArray[Any]) -> NDArray[Any] | None:
 def seen_share(alpha: NDArray[Any], most: int | None = None) -> NDArray[np.float32]:
     """How far each pixel counts as seen, in [0, 1]; `most` is the greatest alpha, by default of these."""
     most = int(alpha.max()) if most is None else most
-    return np.minimum(alpha.astype(np.float32) / np.float32(max(1.0, most * WHOLLY_SEEN)), 1) ** 2
+    share: NDArray[np.float32] = alpha.astype(np.float32) / np.float32(max(1.0, most * WHOLLY_SEEN))
+    return np.square(np.minimum(share, np.float32(1)))
 
 
 def warp_seen(
@@ -82,7 +83,8 @@ def filled(weighed: Float32[np.ndarray, "h w colours_and_share"]) -> Float32[np.
     colours, share = weighed[..., :-1], weighed[..., -1:]
     height, width = share.shape[:2]
     if height == width == 1:
-        return colours / np.maximum(share, np.float32(1e-6))
+        mean: NDArray[np.float32] = colours / np.maximum(share, np.float32(1e-6))
+        return mean
     half = cv2.resize(weighed, (-(-width // 2), -(-height // 2)), interpolation=cv2.INTER_AREA)
     around: NDArray[Any] = cv2.resize(
         filled(np.asarray(half)), (width, height), interpolation=cv2.INTER_LINEAR
@@ -103,8 +105,10 @@ def enlarge_seen(photo: NDArray[Any], factor: int) -> NDArray[Any]:
         part = photo[rows.start - above : rows.stop + _KERNEL_PX].astype(np.float32) / full
         part[..., :-1] *= part[..., -1:]
         size = (width * factor, part.shape[0] * factor)
-        fine = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_CUBIC))
-        fine = fine[above * factor :][: (rows.stop - rows.start) * factor]
+        resized = cv2.resize(part, size, interpolation=cv2.INTER_CUBIC)
+        fine: NDArray[np.float32] = np.asarray(resized, np.float32)[above * factor :][
+            : (rows.stop - rows.start) * factor
+        ]
         fine[..., :-1] /= np.maximum(fine[..., -1:], 0.5 / full)
         large[rows.start * factor : rows.stop * factor] = np.rint(np.clip(fine, 0, 1) * full)
     return large

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import os
 import threading
 import time
 import uuid
@@ -27,6 +28,8 @@ NUM_RETRIES = 3
 """How many attempts in a row may make no new step before the training fails; others are not counted."""
 RESIZE_S = 60.0
 """How often Ray Train checks whether an elastic training has room for more ranks."""
+START_TIME_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_MAX_START_S = 300.0
 _POLL_S = 0.5
 _SHOWN_METRICS = ("loss",)
 _COLLECTIVE_TIMEOUT_S = 600
@@ -190,7 +193,8 @@ def _run_attempts(job: _TrainJob[Any, Any], name: str, state: str, group: Worker
 
     Ray Train itself restarts ranks that fail. A group that does not start (ranks that die, or that do not
     meet) and a lost controller end Ray Train; it is started again here, within the same number of retries.
-    Waiting for machines is not counted.
+    Waiting for machines is not counted. A group that had not started in its time gets twice the time, for on
+    a slow machine the same time would never do.
     """
     import ray
     from ray.train import ControllerError
@@ -202,6 +206,7 @@ def _run_attempts(job: _TrainJob[Any, Any], name: str, state: str, group: Worker
             return result.return_value
         except ControllerError as error:
             if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
+                _double_start_time()
                 continue
             reason = describe(error.controller_failure)
         except ray.exceptions.RayTaskError as error:
@@ -216,6 +221,12 @@ def _run_attempts(job: _TrainJob[Any, Any], name: str, state: str, group: Worker
         except (ray.exceptions.RayError, ConnectionError) as error:  # the driver has ended the training
             return error
     return None
+
+
+def _double_start_time() -> None:
+    """Give the groups that Ray Train starts from now on more time; it reads the variable for each."""
+    seconds = float(os.environ.get(START_TIME_VARIABLE, _MAX_START_S))
+    os.environ[START_TIME_VARIABLE] = f"{max(seconds, min(2 * seconds, _MAX_START_S)):g}"
 
 
 def _make_trainer(job: _TrainJob[Any, Any], name: str, state: str, group: WorkerGroup) -> Any:

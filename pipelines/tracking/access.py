@@ -26,11 +26,13 @@ _CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW
 
 
 def check_server(uri: str, experiment: str) -> None:
-    """UsageError unless an MLflow server answers this user at an HTTP URI within 5 s.
+    """UsageError unless an MLflow server listens at an HTTP URI, and answers this user.
 
-    The request is one of MLflow's own, so that its settings of TLS, proxies and credentials hold for it.
+    The request is one of MLflow's own, so that its settings of TLS, proxies, credentials and of the time for
+    an answer (`MLFLOW_HTTP_REQUEST_TIMEOUT`) hold for it.
     """
     _check_listens(uri)
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
@@ -41,7 +43,7 @@ def check_server(uri: str, experiment: str) -> None:
             "/api/2.0/mlflow/experiments/get-by-name",
             "GET",
             max_retries=0,
-            timeout=_PROBE_S,
+            timeout=MLFLOW_HTTP_REQUEST_TIMEOUT.get(),
             raise_on_status=False,
             params={"experiment_name": experiment},
         )

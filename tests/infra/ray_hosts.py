@@ -42,16 +42,14 @@ class Hosts:
         return [host for host in self.workers if host not in self.lost]
 
     def kill(self) -> None:
-        """Lose the first worker as if its power was gone, and let another join."""
+        """Lose the first worker as if its power was gone."""
         self.lost.append(self.alive[0])
         self.lost[-1].kill()
-        self.join()
 
     def cut(self) -> None:
-        """Lose the first worker as if its cable was pulled, and let another join."""
+        """Lose the first worker as if its cable was pulled."""
         self.lost.append(self.alive[0])
         self.lost[-1].cut()
-        self.join()
 
     def submit(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the product as a job; its driver is a process of the head."""

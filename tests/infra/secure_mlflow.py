@@ -69,6 +69,7 @@ class SecureMlflow:
             "MLFLOW_TRACKING_USERNAME": user,
             "MLFLOW_TRACKING_PASSWORD": password,
             "MLFLOW_TRACKING_SERVER_CERT_PATH": str(self.authority),
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",  # of a machine that is busy
         }
 
     def start(self) -> None:

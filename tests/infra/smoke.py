@@ -11,6 +11,8 @@ from tests.infra.manifests import ROOT
 from tests.infra.test_run_entrypoints import SMALLER
 
 DIFFBFR = (sys.executable, "-c", "from pipelines.cli import main; main()")
+FIXED_ORDER = [f"{stage}.training.reduce_leaves=2" for stage in ("irm1", "irm2", "tem")]
+"""With it, weights do not depend on the number of ranks."""
 _CONTENT = (".tar", ".safetensors", ".png", ".csv", "samples.parquet")
 
 

@@ -546,10 +546,16 @@ def test_a_training_whose_controller_is_lost_begins_again_with_another_and_says_
     assert len(attempts) == 2
 
 
-def test_a_group_that_waits_for_machines_waits_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("first", "last"), [("20", "300"), ("900", "900")])
+def test_a_group_that_does_not_start_in_time_gets_more_of_it_as_often_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch, first: str, last: str
+) -> None:
+    """Machines are missing, or are so slow that ranks need minutes to import what they need."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
+    monkeypatch.setenv(trainer.START_TIME_VARIABLE, first)
     assert _run_attempts(monkeypatch, [*[WorkerGroupStartupTimeoutError(2)] * 20, "trained"]) == "trained"
+    assert os.environ[trainer.START_TIME_VARIABLE] == last
 
 
 def test_the_cause_is_who_died_else_what_the_first_failed_with() -> None:
