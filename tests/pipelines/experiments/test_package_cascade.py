@@ -127,6 +127,7 @@ def test_one_command_makes_a_cascade_that_is_found_by_name_and_by_default(
     assert default_cascade() == importlib.reload(options).DEFAULT_MODEL
 
 
+@pytest.mark.slow
 def test_too_large_a_cascade_and_photos_without_terms_replace_nothing(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
