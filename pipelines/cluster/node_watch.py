@@ -74,7 +74,7 @@ class NodeWatches:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         watched = {node for node, _ in self._watches.values()}
-        job = ray.get_runtime_context().get_job_id()  # type: ignore[no-untyped-call]
+        job = ray.get_runtime_context().get_job_id()
         watch: Any = ray.remote(num_cpus=0, max_retries=0)(watch_node)
         for node in ray.nodes():  # type: ignore[no-untyped-call]
             name = node["NodeID"]

@@ -43,7 +43,7 @@ def check_server(uri: str, experiment: str) -> None:
             "/api/2.0/mlflow/experiments/get-by-name",
             "GET",
             max_retries=0,
-            timeout=MLFLOW_HTTP_REQUEST_TIMEOUT.get(),
+            timeout=MLFLOW_HTTP_REQUEST_TIMEOUT.get(),  # type: ignore[no-untyped-call]
             raise_on_status=False,
             params={"experiment_name": experiment},
         )
