@@ -24,8 +24,9 @@ from diffbfr.errors import UsageError
 from diffbfr.models.denoiser import Denoiser, Precision, upsample
 from diffbfr.packaged import RECORD as RECORD
 from diffbfr.packaged import packaged_folder
-from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
+from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from
 from diffbfr.stages import PACKAGED, PAPER_FIDELITY, STAGE_NAMES, Mode, StageSpec
+from diffbfr.step_grid import step_grid
 
 
 @dataclass(frozen=True)

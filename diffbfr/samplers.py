@@ -24,6 +24,7 @@ from diffbfr.diffusion import p_mean_variance, predict_y_0, q_sample
 from diffbfr.errors import UsageError
 from diffbfr.schedule import NoiseSchedule
 from diffbfr.stages import ReverseVariance, SamplerSpec
+from diffbfr.step_grid import check_starts
 
 Epsilon: TypeAlias = Callable[[Float[Tensor, "b c h w"], Int[Tensor, " b"]], Float[Tensor, "b _d h w"]]
 """epsilon_theta(y_t, t), with the condition already bound; its value for a face at t = 0 is not used.
@@ -82,7 +83,7 @@ def start_from(
 
     It is pure noise for a full start (y_0 is None), else y_0 diffused to step N by Eq. 2 (truncated).
     """
-    _check_starts(starts, schedule)
+    check_starts(starts, schedule)
     t = torch.tensor(starts)
     first = noise(t + 1)
     return first if y_0 is None else q_sample(y_0, t, schedule, first)
@@ -106,7 +107,7 @@ def p_sample_loop(
     the three loops lacks a bracket; it is read like the others.
     """
     _check_one_each(starts, y_start)
-    _check_starts(starts, schedule)
+    check_starts(starts, schedule)
     y_t = y_start
     for passed in range(max(starts)):
         t = (torch.tensor(starts) - passed).clamp_min(0)
@@ -123,32 +124,6 @@ def p_sample_loop(
             after = _where(noisy, after + step.sigma * noise(torch.where(noisy, t, 0)), after)
         y_t = _where(t > 0, after, y_t)
     return y_t
-
-
-def step_grid(schedule: NoiseSchedule, start: int, spec: SamplerSpec) -> list[int]:
-    """Steps from `start` down to `end_half_log_snr`, evenly spaced in log-SNR or in t; strictly falling.
-
-    The spacing is `SamplerSpec.grid`. Where two values round to one step the next lower step is taken; as
-    many evaluations as steps visit every step.
-    """
-    _check_starts([start], schedule)
-    if not 1 <= spec.num_evaluations <= start:
-        raise UsageError(f"{spec.num_evaluations} evaluations from start={start}; expected 1..{start}")
-    half_log_snr = schedule.half_log_snr[1:]
-    first = float(half_log_snr[start - 1])
-    end = max(spec.end_half_log_snr, first)
-    if spec.grid == "t":
-        last = int((half_log_snr - end).abs().argmin()) + 1
-        grid = [
-            round(t) for t in torch.linspace(start, last, spec.num_evaluations, dtype=torch.float64).tolist()
-        ]
-    else:
-        wanted = torch.linspace(first, end, spec.num_evaluations, dtype=torch.float64)
-        grid = [int((half_log_snr - value).abs().argmin()) + 1 for value in wanted]
-    grid[0] = start
-    for i in range(1, len(grid)):
-        grid[i] = min(grid[i], grid[i - 1] - 1)
-    return [max(t, len(grid) - i) for i, t in enumerate(grid)]
 
 
 @torch.no_grad()
@@ -266,7 +241,7 @@ def _padded(grids: Sequence[Sequence[int]], schedule: NoiseSchedule) -> Int[Tens
     for grid in grids:
         if not grid:
             raise UsageError("the grid is empty; expected at least one step")
-        _check_starts(grid, schedule)
+        check_starts(grid, schedule)
         if any(after >= before for before, after in pairwise(grid)):
             raise UsageError(f"the grid {list(grid)} does not fall; expected each step below the one before")
     rows = max(len(grid) for grid in grids) + 1
@@ -288,9 +263,3 @@ def _where(chosen: Bool[Tensor, " b"], this: Tensor, other: Tensor) -> Tensor:
 def _check_one_each(starts: Sequence[object], y: Tensor) -> None:
     if len(starts) != len(y):
         raise UsageError(f"{len(starts)} starts for {len(y)} faces; expected one each")
-
-
-def _check_starts(starts: Sequence[int], schedule: NoiseSchedule) -> None:
-    for start in starts:
-        if not 1 <= start <= schedule.num_steps:
-            raise UsageError(f"start={start}; expected a step in 1..{schedule.num_steps}")

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from diffbfr.diffusion import ddim_origin, ddim_step, noise_loss, predict_y_0, q_sample
 from diffbfr.models.denoiser import Denoiser
-from diffbfr.samplers import step_grid
 from diffbfr.schedule import NoiseSchedule
 from diffbfr.stages import SamplerSpec, StageSpec
+from diffbfr.step_grid import step_grid
 from diffbfr.training.batches import Batch
 
 

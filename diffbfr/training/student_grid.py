@@ -2,9 +2,9 @@
 
 import torch
 
-from diffbfr.samplers import step_grid
 from diffbfr.schedule import NoiseSchedule
 from diffbfr.stages import PAPER_FIDELITY, StageSpec
+from diffbfr.step_grid import step_grid
 
 _NOMINAL_SHARE = 0.5
 """Fraction of the samples whose grid begins at the stage's own start; the others begin at any fidelity's."""

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from diffbfr.diffusion import p_mean_variance
-from diffbfr.samplers import Epsilon, solve, start_from, step_grid
+from diffbfr.samplers import Epsilon, solve, start_from
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import IRM1, IRM2, TEM, ReverseVariance, SamplerSpec, Solver, StageSpec
+from diffbfr.step_grid import step_grid
 
 LEVEL = 1 / 127.5
 """One 8-bit level, of images in [-1, 1]."""

@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffbfr.samplers import p_sample_loop, solve, start_from, step_grid
+from diffbfr.samplers import p_sample_loop, solve, start_from
 from diffbfr.schedule import noise_schedule
 from diffbfr.stages import IRM1, IRM2, TEM, ReverseVariance, SamplerSpec, ScheduleSpec, Solver, StageSpec
+from diffbfr.step_grid import step_grid
 from tests.benchmarks import few_steps
 from tests.benchmarks.exact_score import (
     PIXEL_STD,

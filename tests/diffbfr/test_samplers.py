@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffbfr.errors import UsageError
-from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from, step_grid
+from diffbfr.samplers import keyed_noise, p_sample_loop, solve, start_from
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import (
     IRM1,
@@ -27,6 +27,7 @@ from diffbfr.stages import (
     Solver,
     StageSpec,
 )
+from diffbfr.step_grid import step_grid
 
 SR3, DDPM = noise_schedule(SR3_SCHEDULE), noise_schedule(TEM_SCHEDULE)
 KEYS = ("a/0", "b/0")

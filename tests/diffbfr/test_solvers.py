@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffbfr.samplers import solve, start_from, step_grid
+from diffbfr.samplers import solve, start_from
 from diffbfr.schedule import NoiseSchedule, noise_schedule
 from diffbfr.stages import SR3_SCHEDULE, TEM_SCHEDULE, SamplerSpec, ScheduleSpec, Solver
+from diffbfr.step_grid import step_grid
 
 MEAN, SPREAD = 0.3, 0.3
 COUNT = 10

@@ -17,9 +17,10 @@ from diffbfr.cost.malloc import tune_malloc
 from diffbfr.diffusion import noise_loss, noise_of_velocity, q_sample, velocity
 from diffbfr.ema import Ema
 from diffbfr.models.unet import UNet
-from diffbfr.samplers import solve, start_from, step_grid
+from diffbfr.samplers import solve, start_from
 from diffbfr.schedule import noise_schedule
 from diffbfr.stages import TEM_SCHEDULE, SamplerSpec, UNetSpec
+from diffbfr.step_grid import step_grid
 from pipelines.experiments.toys.mnist import PX, Digits, to_model, to_pixels
 from pipelines.experiments.toys.training import ToyState, generator_of, run_steps
 

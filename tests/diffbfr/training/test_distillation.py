@@ -14,10 +14,11 @@ from diffbfr.cascade import sample
 from diffbfr.diffusion import ddim_origin, ddim_step
 from diffbfr.errors import UsageError
 from diffbfr.models.denoiser import Denoiser
-from diffbfr.samplers import solve, step_grid
+from diffbfr.samplers import solve
 from diffbfr.schedule import noise_schedule
 from diffbfr.shards import ShardedDataset
 from diffbfr.stages import SamplerSpec, Solver, StageName, StageSpec
+from diffbfr.step_grid import step_grid
 from diffbfr.training.batches import PositionLoader
 from diffbfr.training.config import TrainingConfig, check_training
 from diffbfr.training.distillation import distillation_loss, distilled_target, follow, teacher_path

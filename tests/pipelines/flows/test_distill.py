@@ -98,8 +98,8 @@ def test_a_student_has_the_network_of_its_teacher_and_the_data_of_the_recipe() -
 
 
 def test_the_evaluations_of_truncated_stages_lie_between_their_start_and_the_image() -> None:
-    from diffbfr.samplers import step_grid
     from diffbfr.schedule import noise_schedule
+    from diffbfr.step_grid import step_grid
 
     for spec in (IRM1, IRM2, TEM, IRM1_TINY, IRM2_TINY, TEM_TINY):
         student = student_of(spec)
