@@ -182,6 +182,7 @@ def restore(
         mode=mode or recipe.sampling.mode,
         seed=recipe.restore.seed if seed is None else seed,
         unit_size=recipe.restore.unit_size,
+        batch_faces=recipe.restore.batch_faces,
         samples=samples,
         photos=photos,
         detector=detector,

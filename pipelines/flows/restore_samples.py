@@ -37,7 +37,11 @@ def _build(ctx: "RunContext", folder: str) -> "StepOutput":
     photos = zip_degraded(ctx.artifact_dir("shard"), held_out.split, config.num_photos, held_out.variant)
     storage.write_atomic(archive, photos)
     options = RestoreOptions(
-        aligned=True, mode=ctx.recipe.sampling.mode, seed=config.seed, unit_size=config.unit_size
+        aligned=True,
+        mode=ctx.recipe.sampling.mode,
+        seed=config.seed,
+        unit_size=config.unit_size,
+        batch_faces=config.batch_faces,
     )
     cascade = pin_model(ctx.artifact_dir("cascade"))
     report = restore_archive(archive, storage.join(folder, MIRROR), cascade, options, ctx.cluster)

@@ -145,15 +145,22 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class RestoreConfig:
-    """How archives are restored; the sample archive of a run holds `num_photos` degraded held-out faces."""
+    """How archives are restored; the sample archive of a run holds `num_photos` degraded held-out faces.
+
+    `unit_size` photos are committed at a time. `batch_faces` go through the cascade at once: a GPU wants more
+    than a CPU, and larger units with them. Kernels round differently at another size, so it is part of an
+    output's request.
+    """
 
     num_photos: int = 12
     unit_size: int = 16
     seed: int = 0
+    batch_faces: int = 4
 
     def __post_init__(self) -> None:
         check_whole("restore", "num_photos", self.num_photos, 1, _MAX_AT_ONCE)
         check_whole("restore", "unit_size", self.unit_size, 1, _MAX_AT_ONCE)
+        check_whole("restore", "batch_faces", self.batch_faces, 1, _MAX_AT_ONCE)
 
 
 @dataclass(frozen=True)

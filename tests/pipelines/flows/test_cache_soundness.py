@@ -141,6 +141,7 @@ EDITS = (
     setting("restore.seed", 1, ("restore",), "config seed: 0 -> 1"),
     setting("restore.num_photos", 2, ("restore",), "config num_photos: 3 -> 2"),
     setting("restore.unit_size", 2, ()),
+    setting("restore.batch_faces", 2, ("restore",), "config batch_faces: 4 -> 2"),
     setting("tracking.uri", "http://127.0.0.1:9", ("register",), "config uri: null -> http://127.0.0.1:9"),
     setting("tracking.experiment", "other", ("register",), "config experiment: diffbfr -> other"),
     setting("init", str(PROJECT / "diffbfr" / "weights" / "tiny"), TRAINED, "input init: absent"),
