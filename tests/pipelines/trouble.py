@@ -152,7 +152,10 @@ def driver(code: str, *words: str) -> subprocess.Popen[bytes]:
 
 
 class Machines:
-    """A Ray of a head without cores, where the driver runs, and of two machines with a core each."""
+    """A Ray of a head without cores, where the driver runs, and of two machines with a core each.
+
+    For a program of its own: `end` ends every Ray that its process has started.
+    """
 
     def __init__(self, **settings: Any) -> None:
         from ray.cluster_utils import Cluster as Nodes

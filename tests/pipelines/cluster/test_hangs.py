@@ -20,7 +20,6 @@ from pipelines.cluster.orphans import DRIVER_VARIABLE, process_identity
 from pipelines.cluster.stopped import stopped_workers_of_job
 from pipelines.progress import Progress
 from tests.pipelines.poison import MakeStopOnce, StopOnce
-from tests.pipelines.trouble import Machines
 
 
 class Clock:
@@ -287,16 +286,24 @@ def test_on_ray_a_stopped_worker_holds_no_task_for_ever(
     assert len(stopped) == 2
 
 
+_JOINED = """
+import sys
+from tests.pipelines.poison import StopOnce
+from tests.pipelines.trouble import Machines
+
+machines = Machines(hang_s=3.0)
+try:
+    with machines.cluster as cluster:
+        assert cluster.map(StopOnce(sys.argv[1]), [0, 1, 2], label="square") == [0, 1, 4]
+finally:
+    machines.end()
+"""
+
+
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_on_a_joined_cluster_a_stopped_worker_holds_no_task_for_ever(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    machines = Machines(hang_s=3.0)
-    try:
-        with machines.cluster as cluster:
-            function = StopOnce(str(tmp_path / "task"))
-            assert cluster.map(function, [0, 1, 2], label="square") == [0, 1, 4]
-    finally:
-        machines.end()
-    assert any("has been stopped for" in record.getMessage() for record in caplog.records)
+def test_on_a_joined_cluster_a_stopped_worker_holds_no_task_for_ever(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", _JOINED, str(tmp_path / "task")]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert "has been stopped for" in ended.stderr
