@@ -1,7 +1,7 @@
 // The page of `diffbfr app`: hands photos in, follows their state and shows what became of them.
 
 const OPTIONS = ["fidelity", "strength", "samples", "format", "min_face", "upscale", "only"];
-const SWITCHES = ["any_size", "keep_metadata"];
+const SWITCHES = ["adaptive", "any_size", "keep_metadata"];
 const VERDICTS = {
   too_small: "left alone: smaller than the smallest face",
   larger_than_model: "left alone: it has more pixels than the cascade makes",
@@ -303,6 +303,10 @@ function begin() {
     input.addEventListener("input", write);
     write();
   }
+  const adaptive = at("adaptive");
+  const followAdaptive = () => (at("fidelity").disabled = adaptive.checked);
+  adaptive.addEventListener("change", followAdaptive);
+  followAdaptive();
   at("choose").addEventListener("change", () => {
     take([...at("choose").files]);
     at("choose").value = "";

@@ -85,6 +85,7 @@ class _Api:
         request: Request,
         name: Annotated[str, Query(max_length=_MOST_NAME)] = "",
         fidelity: Annotated[float, Query(ge=0.0, le=1.0)] = PAPER_FIDELITY,
+        adaptive: bool = False,
         strength: Annotated[float, Query(ge=0.0, le=1.0)] = 1.0,
         samples: Annotated[int, Query(ge=1, le=MOST_SAMPLES)] = 1,
         file_format: Annotated[Literal["", "png", "jpeg", "webp"], Query(alias="format")] = "",
@@ -101,6 +102,7 @@ class _Api:
             any_size=any_size,
             only=only,
             fidelity=fidelity,
+            adaptive=adaptive,
             strength=strength,
             upscale=int(upscale),  # type: ignore[arg-type]
             file_format=file_format,

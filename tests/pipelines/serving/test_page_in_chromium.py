@@ -28,6 +28,9 @@ def test_a_photo_is_dropped_restored_compared_and_another_refused(
             "const s = document.getElementById('samples'); s.value = 3; s.dispatchEvent(new Event('input'))"
         )
         assert browser.run("return document.querySelector('output[for=samples]').value") == "3"
+        for is_own in ("true", "false"):
+            browser.run("document.getElementById('adaptive').click()")
+            assert str(browser.run("return document.getElementById('fidelity').disabled")).lower() == is_own
         browser.choose_files("#choose", evil)
         assert browser.wait(f"{SHOWN} === 2")
         assert browser.run("return document.querySelector('.name').textContent") == evil.name

@@ -47,6 +47,7 @@ def _settings(**values: Any) -> Any:
         ("old.bmp", "BMP", {"format": "webp", "fidelity": 0.2}, {"file_format": "webp", "fidelity": 0.2}),
         ("big.webp", "WEBP", {"upscale": 2, "only": "largest"}, {"upscale": 2, "only": "largest"}),
         ("none.jpg", "JPEG", {"min_face": 50}, {"min_face": 50.0}),
+        ("own.png", "PNG", {"adaptive": "true"}, {"adaptive": True}),
     ],
 )
 def test_the_bytes_are_those_of_a_restored_archive(
