@@ -199,6 +199,13 @@ def assemble(
     irm1: Annotated[str, typer.Option("--irm1", help=_STAGE_HELP, metavar="STAGE", show_default=False)],
     irm2: Annotated[str, typer.Option("--irm2", help=_STAGE_HELP, metavar="STAGE", show_default=False)],
     tem: Annotated[str, typer.Option("--tem", help=_STAGE_HELP, metavar="STAGE", show_default=False)],
+    few: Annotated[
+        bool,
+        typer.Option(
+            "--few",
+            help="Sample them with 4 + 2 + 2 evaluations, those of `diffbfr distill`, without training.",
+        ),
+    ] = False,
     root: options.Root = options.DEFAULT_ROOT,
     tracking: options.Tracking = None,
     as_json: options.Json = False,
@@ -207,7 +214,8 @@ def assemble(
     from pipelines.flows.assemble_cascade import assemble_cascade
     from pipelines.tracking.connection import open_registry
 
-    made = assemble_cascade({"irm1": irm1, "irm2": irm2, "tem": tem}, open_registry(root, tracking), root)
+    names = {"irm1": irm1, "irm2": irm2, "tem": tem}
+    made = assemble_cascade(names, open_registry(root, tracking), root, few=few)
     if as_json:
         say_json(made)
         return

@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ from pipelines.experiments.spread import parse_seeds
 from pipelines.experiments.stage_tables import Scored, comparison_table, detail_table, stage_table
 from pipelines.packages.metric_weights import FACE_RESNET
 from pipelines.packages.weights import find_weights
-from pipelines.recipes.distilled import student_of
+from pipelines.recipes.distilled import with_few_evaluations
 
 AUTO: Final = "auto"
 _BATCH: Final = 8
@@ -155,7 +155,7 @@ def score_cascade(
 def take_few(cascade: Cascade) -> None:
     """Sample the stages of a loaded cascade with the evaluations of its students, without training."""
     for stage in (cascade.irm1, cascade.irm2, cascade.tem):
-        stage.spec = replace(stage.spec, fast=student_of(stage.spec).fast)
+        stage.spec = with_few_evaluations(stage.spec)
 
 
 def _parts(count: int) -> list[slice]:

@@ -1,13 +1,17 @@
 """Assemble a cascade of stages that exist: imported ones, those of runs, or the package's, in any mix."""
 
+import json
+import shutil
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffbfr.digests import model_digest, model_files
 from diffbfr.errors import UsageError
 from diffbfr.packaged import packaged_folder, packaged_names
+from diffbfr.spec import to_dict
 from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName, StageSpec
 from pipelines import registry as models
 from pipelines import storage
@@ -16,6 +20,7 @@ from pipelines.execution.dag import Step, StepOutput
 from pipelines.execution.fingerprint import code_fingerprint
 from pipelines.execution.runner import run_steps
 from pipelines.flows.import_checkpoint import code_digest
+from pipelines.recipes.distilled import with_few_evaluations
 from pipelines.steps.context import fetch_artifact
 from pipelines.tracking.heartbeat import run_tags
 from pipelines.tracking.runs import step_run
@@ -45,16 +50,26 @@ class _Chosen:
     digest: str
 
 
-def assemble_cascade(names: Mapping[StageName, str], registry: "Registry", root: str) -> AssembledCascade:
+def assemble_cascade(
+    names: Mapping[StageName, str], registry: "Registry", root: str, *, few: bool = False
+) -> AssembledCascade:
     """Write and register a cascade of the three named stages; the same stages again are the same version.
 
     A stage is NAME@ALIAS of the registry, `packaged`, or a folder that holds it, alone or in a cascade. One
-    that is not registered yet is registered with it. UsageError if the three do not fit.
+    that is not registered yet is registered with it. With `few` the same weights are sampled with the
+    evaluations of `diffbfr distill` (`with_few_evaluations`). UsageError if the three do not fit.
     """
+    with tempfile.TemporaryDirectory(prefix="diffbfr-assemble-") as drafts:
+        chosen = {stage: _choose(stage, names[stage], registry) for stage in STAGE_NAMES}
+        if few:
+            chosen = {stage: _with_few(it, Path(drafts) / stage) for stage, it in chosen.items()}
+        return _assemble(chosen, registry, root)
+
+
+def _assemble(chosen: Mapping[StageName, "_Chosen"], registry: "Registry", root: str) -> AssembledCascade:
     from diffbfr.cascade import check_triple
     from diffbfr.origin import licences, read_origins
 
-    chosen = {stage: _choose(stage, names[stage], registry) for stage in STAGE_NAMES}
     check_triple(*(chosen[stage].spec for stage in STAGE_NAMES))
     known = {version.digest: version for version in models.list_versions(registry)}
     if (irm2 := known.get(chosen["irm2"].digest)) is not None:
@@ -103,6 +118,17 @@ def _choose(stage: StageName, ref: str, registry: "Registry") -> _Chosen:
     return _Chosen(ref, folder, read_stage_spec(folder, stage), model_digest(folder, (stage,)))
 
 
+def _with_few(chosen: _Chosen, draft: Path) -> _Chosen:
+    """The same weights beside a specification with fewer evaluations, in a folder of their own."""
+    spec = with_few_evaluations(chosen.spec)
+    if spec == chosen.spec:
+        return chosen
+    draft.mkdir()
+    shutil.copyfile(chosen.folder / f"{spec.name}.safetensors", draft / f"{spec.name}.safetensors")
+    (draft / f"{spec.name}.json").write_text(json.dumps(to_dict(spec), indent=1) + "\n")
+    return replace(chosen, folder=draft, spec=spec, digest=model_digest(draft, (spec.name,)))
+
+
 def _write(chosen: Mapping[StageName, _Chosen], folder: str) -> StepOutput:
     """Copy the files of the stages as they are, so that their digests stay, and write the record last."""
     from diffbfr.cascade import RECORD, cascade_digest
@@ -117,6 +143,7 @@ def _write(chosen: Mapping[StageName, _Chosen], folder: str) -> StepOutput:
         "recipe": "assembled",
         "content_id": "",
         "stages": {stage: {"ref": it.ref, "digest": it.digest} for stage, it in chosen.items()},
+        "evaluations": {stage: it.spec.fast.num_evaluations for stage, it in chosen.items()},
     }
     record = with_origins(record, fetch_artifact(folder), STAGE_NAMES)
     storage.write_json(storage.join(folder, RECORD), record)

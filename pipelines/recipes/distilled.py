@@ -63,6 +63,11 @@ def _student(training: TrainingConfig, teacher: StageSpec) -> StageConfig:
     )
 
 
+def with_few_evaluations(stage: StageSpec) -> StageSpec:
+    """The stage sampled with the evaluations of its student, without training; a student as it is."""
+    return stage if stage.distilled else replace(stage, fast=student_of(stage).fast)
+
+
 def student_of(teacher: StageSpec) -> StageSpec:
     """The teacher's stage with 4 (IRM-1) or 2 (IRM-2, TEM) evaluations.
 

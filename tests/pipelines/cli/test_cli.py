@@ -81,7 +81,7 @@ COMMAND_LINE = {
     "models show": ["NAME@VERSION", *MODELS],
     "models lineage": ["NAME@VERSION", "--deep", *MODELS],
     "models import": ["FAMILY", "FILE", "--stage", "--accept-licence", *MODELS],
-    "models assemble": ["--irm1", "--irm2", "--tem", *MODELS],
+    "models assemble": ["--irm1", "--irm2", "--tem", "--few", *MODELS],
     "models holdout": [
         "[DATASET]",
         "--why",

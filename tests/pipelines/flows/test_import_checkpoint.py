@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffbfr.cascade import RECORD
+from diffbfr.cascade import RECORD, Cascade
 from diffbfr.checkpoint import file_sha256
 from diffbfr.digests import model_digest
 from diffbfr.errors import UsageError
@@ -180,6 +180,26 @@ def test_an_own_stage_and_imported_ones_make_a_cascade(imported: Imported, tmp_p
     ):
         with pytest.raises(UsageError, match=line):
             assemble_cascade({**names, "irm2": wrong}, imported.registry, imported.root)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_few_evaluations_change_the_sampling_and_not_the_weights(tmp_path: Path) -> None:
+    root = str(tmp_path / "root")
+    names = dict.fromkeys(STAGES, "packaged")
+    registry = open_registry(root)
+    plain, few, again = (
+        assemble_cascade(names, registry, root, few=it)  # type: ignore[arg-type]
+        for it in (False, True, True)
+    )
+    assert (few.digest, few.model) == (again.digest, again.model)
+    assert few.digest != plain.digest
+    cascade = Cascade.load(Path(few.folder))
+    stages = (cascade.irm1, cascade.irm2, cascade.tem)
+    assert [stage.spec.fast.num_evaluations for stage in stages] == [4, 2, 2]
+    assert not any(stage.spec.distilled for stage in stages)  # so that mode faithful stays
+    for stage in STAGES:
+        weights = [(Path(it.folder) / f"{stage}.safetensors").read_bytes() for it in (plain, few)]
+        assert weights[0] == weights[1]
 
 
 def test_the_settings_of_further_training_make_the_imported_network() -> None:
