@@ -8,6 +8,7 @@ import typer
 
 from diffbfr.errors import QuarantineError, UsageError
 from diffbfr.packaged import FACES, RECORD, packaged_folder, packaged_names, read_card
+from diffbfr.stages import StageName
 from pipelines.cli import options
 from pipelines.cli.data import find_dataset
 from pipelines.cli.output import say, say_block, say_error, say_json, table
@@ -214,7 +215,7 @@ def assemble(
     from pipelines.flows.assemble_cascade import assemble_cascade
     from pipelines.tracking.connection import open_registry
 
-    names = {"irm1": irm1, "irm2": irm2, "tem": tem}
+    names: dict[StageName, str] = {"irm1": irm1, "irm2": irm2, "tem": tem}
     made = assemble_cascade(names, open_registry(root, tracking), root, few=few)
     if as_json:
         say_json(made)

@@ -13,6 +13,8 @@ and one option changed; the other two stages are the cascade's. The arms:
     min-snr           Min-SNR weights, gamma 5
     patches           crops of half the side in half of the steps, equal samples
     patches-compute   the same, with as many samples more as they are cheaper
+    sampled           IRM-2 sees IRM-1's output alone, as in the paper
+    both              IRM-2 sees the input at full size beside it
     ema-LENGTH        base with averaged weights of another length (`diffbfr.ema.PowerEma`)
 
 Prints a table against base: means of the whole cascade's output over faces of the validation split, and
@@ -29,6 +31,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -48,6 +51,8 @@ from pipelines.recipes.overrides import load
 LPIPS: Final = "LPIPS (Alex)"
 BASE: Final = "base"
 EMA: Final = "ema-"
+CONDITIONS: Final = MappingProxyType({"sampled": 6, "both": 9})
+"""What IRM-2 sees beside y_t, and its input channels with that."""
 ARMS: Final = (
     BASE,
     "seed",
@@ -55,6 +60,8 @@ ARMS: Final = (
     "min-snr",
     "patches",
     "patches-compute",
+    "sampled",
+    "both",
     "ema-0.05",
     "ema-0.1",
     "ema-0.15",
@@ -80,6 +87,20 @@ class Bench:
         return replace(self.training, patch_px=self.stage.px // 2)
 
 
+def arms_of(bench: Bench) -> list[str]:
+    """The arms that change something of this stage's training."""
+    left_out = {bench.training.condition} if bench.stage.name == "irm2" else set(CONDITIONS)
+    if bench.stage.name == "irm1":
+        left_out |= {"patches", "patches-compute"}
+    return [arm for arm in ARMS if arm not in left_out]
+
+
+def stage_of(bench: Bench, arm: str) -> StageSpec:
+    """The stage of an arm: its network has nine input channels where it sees its input, else six."""
+    channels = CONDITIONS.get(arm, bench.stage.unet.in_channels)
+    return replace(bench.stage, unet=replace(bench.stage.unet, in_channels=channels))
+
+
 def training_of(bench: Bench, arm: str) -> TrainingConfig:
     """The training configuration of an arm; UsageError if there is no arm of that name."""
     base = bench.training
@@ -95,6 +116,8 @@ def training_of(bench: Bench, arm: str) -> TrainingConfig:
         "min-snr": replace(base, min_snr_gamma=5.0),
         "patches": bench.patched,
     }
+    if bench.stage.name == "irm2":
+        arms |= {name: replace(base, condition=name) for name in CONDITIONS}  # type: ignore[arg-type]
     if arm not in arms:
         raise UsageError(
             f"found the arm {arm!r}; expected one of {', '.join(ARMS)}, or ema- and another length"
@@ -130,7 +153,8 @@ def run_arm(bench: Bench, arm: str) -> dict[str, Any]:
         metadata: dict[str, Any] = {"profile_error": chosen.error}
     else:
         training, started = training_of(bench, arm), time.process_time()
-        result = train(Run(bench.stage, training, open_dataset(bench.data), folder, column=bench.column))
+        stage = stage_of(bench, arm)
+        result = train(Run(stage, training, open_dataset(bench.data), folder, column=bench.column))
         metadata = {
             "loss": result.loss,
             "resumed_from": result.resumed_from,
@@ -232,5 +256,5 @@ if __name__ == "__main__":
     parser.add_argument("--faces", type=int, default=96)
     parser.add_argument("--recipe", default="tiny")
     given = parser.parse_intermixed_args()
-    chosen = given.arms or [arm for arm in ARMS if given.stage != "irm1" or not arm.startswith("patches")]
-    main(open_bench(given.root, given.out, given.stage, given.samples, given.faces, given.recipe), chosen)
+    opened = open_bench(given.root, given.out, given.stage, given.samples, given.faces, given.recipe)
+    main(opened, given.arms or arms_of(opened))

@@ -15,11 +15,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffbfr.cascade import write_record
+from diffbfr.checkpoint import read_stage_spec
 from diffbfr.errors import UsageError
+from diffbfr.spec import to_dict
 from diffbfr.stages import STAGE_NAMES
 from diffbfr.training.loop import AVERAGES
 from pipelines.dataset.manifest import open_dataset
@@ -91,6 +94,10 @@ def _assembled(whole: Path, stage: str, weights: Path) -> Iterator[Path]:
         for other in STAGE_NAMES:
             shutil.copy(whole / f"{other}.json", folder)
             shutil.copy((weights if other == stage else whole) / f"{other}.safetensors", folder)
+        if (weights / f"{stage}.json").is_file():  # the network may be another, the sampling is the cascade's
+            network = read_stage_spec(weights, stage).unet
+            spec = replace(read_stage_spec(whole, stage), unet=network)
+            (folder / f"{stage}.json").write_text(json.dumps(to_dict(spec)))
         write_record(folder, {})
         yield folder
 

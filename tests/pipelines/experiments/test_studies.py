@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from diffbfr.cascade import Cascade, Mode
+from diffbfr.checkpoint import read_stage_spec
 from diffbfr.errors import UsageError
 from diffbfr.images import lq_to_model, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.metrics.psnr import psnr
-from diffbfr.stages import STAGE_NAMES, SamplerSpec, ScheduleSpec
+from diffbfr.stages import STAGE_NAMES, TEM_TINY, SamplerSpec, ScheduleSpec
 from pipelines.dataset.manifest import open_dataset
 from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.experiments import ablations, ema_length, fast_faithful
@@ -138,13 +139,26 @@ def bench(root: str, tmp_path_factory: pytest.TempPathFactory) -> ablations.Benc
     return replace(made, training=replace(made.training, t_max=15, global_batch=4, learning_rate=1e-3))
 
 
-@pytest.mark.parametrize("arm", ["seed", "t-all", "min-snr", "patches"])
+@pytest.mark.parametrize("arm", ["seed", "t-all", "min-snr", "patches", "both"])
 def test_an_arm_changes_one_option_and_nothing_else(bench: ablations.Bench, arm: str) -> None:
     ours, base = ablations.training_of(bench, arm), bench.training
     changed = {name for name in vars(base) if getattr(ours, name) != getattr(base, name)}
     assert changed == {
-        {"seed": "seed", "t-all": "t_max", "min-snr": "min_snr_gamma", "patches": "patch_px"}[arm]
+        {
+            "seed": "seed",
+            "t-all": "t_max",
+            "min-snr": "min_snr_gamma",
+            "patches": "patch_px",
+            "both": "condition",
+        }[arm]
     }
+
+
+def test_arms_that_change_nothing_are_left_out(bench: ablations.Bench) -> None:
+    assert "both" in ablations.arms_of(bench)
+    assert "sampled" not in ablations.arms_of(bench)  # it is what the recipe has
+    tem = replace(bench, stage=TEM_TINY)
+    assert {"both", "sampled"}.isdisjoint(ablations.arms_of(tem))
 
 
 def test_patches_at_equal_compute_take_more_samples(bench: ablations.Bench) -> None:
@@ -154,15 +168,16 @@ def test_patches_at_equal_compute_take_more_samples(bench: ablations.Bench) -> N
 
 
 def test_arms_are_trained_scored_and_kept(bench: ablations.Bench) -> None:
-    first = ablations.main(bench, ["t-all", "ema-0.08"])
+    first = ablations.main(bench, ["t-all", "ema-0.08", "both"])
     lines = first.splitlines()
-    assert [line.split()[0] for line in lines] == ["arm", "base", "t-all", "ema-0.08"]
+    assert [line.split()[0] for line in lines] == ["arm", "base", "t-all", "ema-0.08", "both"]
+    assert read_stage_spec(bench.out / "both", "irm2").sees_input
     assert "(+0.00 [+0.00, +0.00])" in lines[1]
     base, other = (ablations.run_arm(bench, arm) for arm in ("base", "t-all"))
     assert base["scores"].keys() == set(bench.keys) == other["scores"].keys()
     assert base["scores"] != other["scores"]
     weights = {path: path.stat().st_mtime_ns for path in bench.out.rglob("*.safetensors")}
-    assert ablations.main(bench, ["t-all", "ema-0.08"]) == first
+    assert ablations.main(bench, ["t-all", "ema-0.08", "both"]) == first
     assert {path: path.stat().st_mtime_ns for path in bench.out.rglob("*.safetensors")} == weights
     assert (bench.out / "table.txt").read_text() == f"{first}\n"
 
