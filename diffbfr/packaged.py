@@ -29,6 +29,11 @@ def packaged_names() -> tuple[str, ...]:
     return tuple(name for name in _FOLDERS if (packaged_folder(name) / RECORD).is_file())
 
 
+def named_folder(name: str) -> Path:
+    """The folder that is meant where a cascade may be a packaged one, by name, or a folder."""
+    return packaged_folder(name) if name in _FOLDERS else Path(name)
+
+
 def default_cascade() -> str:
     """The cascade that a restoration takes if none is named: of real faces, if it is there."""
     return FACES if FACES in packaged_names() else PACKAGED

@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from diffbfr.cascade import Cascade, cascade_digest, packaged_cascade
+from diffbfr.cascade import Cascade, cascade_digest
 from diffbfr.checkpoint import read_stage_spec
 from diffbfr.cost.threads import single_thread
 from diffbfr.errors import UsageError
 from diffbfr.images import Pixels, lq_to_model, resize, to_pixels, to_tensor
 from diffbfr.keys import noise_key
 from diffbfr.metrics.intervals import Interval
+from diffbfr.packaged import named_folder
 from diffbfr.shards import ShardedDataset
 from diffbfr.stages import PACKAGED
 from diffbfr.text import format_columns
@@ -213,7 +214,7 @@ def main(words: Sequence[str] | None = None) -> None:
         evaluate=replace(recipe.evaluate, max_faces=given.max_faces),
         cluster=replace(recipe.cluster, num_workers=given.workers),
     )
-    model = packaged_cascade() if given.model == PACKAGED else Path(given.model)
+    model = named_folder(given.model)
     seeds = parse_seeds(given.seeds)
     sys.stdout.write(f"{run(model, recipe, given.root, given.split, seeds, given.out)}\n")
 

@@ -171,10 +171,11 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _existing(model: str) -> tuple[dict[str, Path], int]:
-    from diffbfr.cascade import cascade_digest, packaged_cascade
+    from diffbfr.cascade import cascade_digest
     from diffbfr.checkpoint import read_stage_spec
+    from diffbfr.packaged import named_folder
 
-    folder = packaged_cascade() if model == PACKAGED else Path(model)
+    folder = named_folder(model)
     cascade_digest(folder)
     return {model: folder}, read_stage_spec(folder, "tem").px
 

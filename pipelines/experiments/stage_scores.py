@@ -27,7 +27,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from diffbfr.cascade import Cascade, cascade_digest, packaged_cascade
+from diffbfr.cascade import Cascade, cascade_digest
 from diffbfr.cost.threads import single_thread
 from diffbfr.errors import UsageError
 from diffbfr.faces.detail import adaptive_fidelity, kept_detail
@@ -36,6 +36,7 @@ from diffbfr.keys import noise_key
 from diffbfr.metrics.face_resnet import FaceCosine, FaceEmbedding
 from diffbfr.metrics.lpips import Lpips
 from diffbfr.metrics.psnr import psnr
+from diffbfr.packaged import named_folder
 from diffbfr.shards import ShardedDataset
 from diffbfr.stages import PACKAGED, STAGE_NAMES
 from diffbfr.text import format_columns
@@ -280,9 +281,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--groups", type=Path)
     parser.add_argument("--few", action="store_true")
     given: Any = parser.parse_args(words)
-    models = {
-        name: packaged_cascade() if name == PACKAGED else Path(name) for name in given.model or [PACKAGED]
-    }
+    models = {name: named_folder(name) for name in given.model or [PACKAGED]}
     found = run(
         models,
         given.root,

@@ -83,8 +83,8 @@ def faces128() -> Recipe:
     time: IRM-2 has 2.3 times the parameters of `tiny`'s and takes 1.2 times as long. Ten thousand faces are
     seen ten times each, so nothing is dropped out. IRM-1 is sampled with four evaluations, of which the last
     sees a signal of 2.7 times the noise: more draw sharper faces of 32 px that are farther from the person's,
-    and make the column slower. IRM-2 sees the input beside the output of IRM-1: nearly half of the inputs of Eq. 13
-    hold more than 32 px do, and with it the person's identity. TEM continues from the packaged one.
+    and make the column slower. IRM-2 sees the input beside the output of IRM-1: nearly half of the inputs of
+    Eq. 13 hold more than 32 px do, and with it the person's identity. TEM continues from the packaged one.
     """
     irm1 = replace(
         IRM1_TINY.unet,
