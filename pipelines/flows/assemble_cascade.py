@@ -12,7 +12,7 @@ from diffbfr.digests import model_digest, model_files
 from diffbfr.errors import UsageError
 from diffbfr.packaged import packaged_folder, packaged_names
 from diffbfr.spec import to_dict
-from diffbfr.stages import PACKAGED, STAGE_NAMES, StageName, StageSpec
+from diffbfr.stages import STAGE_NAMES, StageName, StageSpec
 from pipelines import registry as models
 from pipelines import storage
 from pipelines.execution.artifact_store import ArtifactStore, Identity
@@ -112,8 +112,8 @@ def _choose(stage: StageName, ref: str, registry: "Registry") -> _Chosen:
         ref, folder = version.ref, models.fetch(registry, version, storage.cache_folder("models"))
     else:
         raise UsageError(
-            f"no {stage} at {ref}; expected {PACKAGED}, NAME@ALIAS of the registry or a folder with one; "
-            f"correct --{stage}"
+            f"no {stage} at {ref}; expected {' or '.join(packaged_names())}, NAME@ALIAS of the registry or a "
+            f"folder with one; correct --{stage}"
         )
     return _Chosen(ref, folder, read_stage_spec(folder, stage), model_digest(folder, (stage,)))
 

@@ -9,7 +9,7 @@ from typing import Final
 from diffbfr.digests import model_digest
 from diffbfr.errors import DiffBFRError, UsageError, one_line
 from diffbfr.packaged import packaged_folder, packaged_names
-from diffbfr.stages import PACKAGED, STAGE_NAMES
+from diffbfr.stages import STAGE_NAMES
 from pipelines.registry.packaging import CASCADE_PATH
 from pipelines.registry.versions import CASCADE, CASCADE_RECORD, MODELS, ModelVersion, get_version
 from pipelines.storage import local_path
@@ -39,8 +39,8 @@ def resolve(ref: str, registry: Registry, cache: Path) -> Resolved:
         return Resolved(ref, Path(ref), model_digest(Path(ref), STAGE_NAMES))
     if ref.partition("@")[0] not in MODELS:
         raise UsageError(
-            f"no cascade {ref!r}; expected `{PACKAGED}`, a folder, or {CASCADE}@champion; see `diffbfr "
-            "models list`"
+            f"no cascade {ref!r}; expected {' or '.join(packaged_names())}, a folder, or {CASCADE}@champion; "
+            "see `diffbfr models list`"
         )
     version = get_version(registry, ref)
     if version.name != CASCADE:

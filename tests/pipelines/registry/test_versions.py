@@ -160,7 +160,7 @@ def test_resolve_finds_a_cascade_by_alias_number_and_folder(
         ("diffbfr-cascade@champion", "it has 1, candidate"),
         ("diffbfr-cascade@7", "it has 1, candidate"),
         ("diffbfr-irm1@candidate", "expected a cascade"),
-        ("no/such/folder", "expected `packaged`, a folder, or diffbfr-cascade@champion"),
+        ("no/such/folder", "expected packaged.*, a folder, or diffbfr-cascade@champion"),
         ("diffbfr-cascade", "expected NAME@ALIAS or NAME@VERSION"),
     ],
 )
