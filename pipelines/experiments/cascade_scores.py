@@ -1,23 +1,25 @@
 """Study: every output of Algorithm 1 on held-out faces by LPIPS and FID, beside PSNR, SSIM and the others.
 
     python -m pipelines.experiments.cascade_scores OUT --model packaged --recipe tiny --root ROOT \\
-        [--faces FACES] [--split test] [--seeds 0,1,2] [--max-faces N] [--workers 2]
+        [--faces FACES] [--split test|val|all] [--seeds 0,1,2] [--max-faces N] [--workers 2]
 
 The faces are those on which `diffbfr evaluate --model MODEL --recipe RECIPE` measures a cascade, and so are
 the restorations. They are written to OUT as PNG, and scored as the outputs of any method are, under the card
 ffhq-holdout. A cell is the mean over faces with its 95 % interval, each face averaged over its restorations;
-FID is the mean over seeds. With --set PATH=VALUE the recipe is changed, as in `diffbfr evaluate`. The same
-command continues. Writes OUT/table.txt, which it prints, and OUT/table.json.
+FID is the mean over seeds. `--split all` is for FACES of which no stage was trained on any. With --set
+PATH=VALUE the recipe is changed, as in `diffbfr evaluate`. The same command continues. Writes OUT/table.txt,
+which it prints, and OUT/table.json.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from diffbfr.cascade import Cascade, cascade_digest
 from diffbfr.checkpoint import read_stage_spec
@@ -28,6 +30,7 @@ from diffbfr.keys import noise_key
 from diffbfr.metrics.intervals import Interval
 from diffbfr.packaged import named_folder
 from diffbfr.shards import ShardedDataset
+from diffbfr.shards.schema import Split
 from diffbfr.stages import PACKAGED
 from diffbfr.text import format_columns
 from pipelines.cluster import Cluster
@@ -44,8 +47,18 @@ from pipelines.flows import train_cascade
 from pipelines.recipes.overrides import load
 from pipelines.recipes.recipe import Recipe
 
-METRICS: Final = ("psnr", "ssim", "lpips_alex", "fid", "identity_cosine", "squeezenet_distance")
+METRICS: Final = (
+    "psnr",
+    "ssim",
+    "lpips_alex",
+    "fid",
+    "frechet_dlib",
+    "identity_cosine",
+    "squeezenet_distance",
+)
 KEYS_PER_TASK: Final = 8
+ALL: Final = "all"
+"""Every split of a dataset."""
 Table = Mapping[str, Mapping[str, Interval | float | None]]
 """Subject -> metric -> value."""
 
@@ -154,7 +167,7 @@ def _arrow(metric: str) -> str:
 def _cell(value: Interval | float | None) -> str:
     if value is None:
         return "unavailable"
-    return format_interval(value) if isinstance(value, Interval) else f"{value:.2f}"
+    return format_interval(value) if isinstance(value, Interval) else f"{value:.4g}"
 
 
 def run(model: Path, recipe: Recipe, root: str, split: str, seeds: Sequence[int], out: Path) -> str:
@@ -168,7 +181,7 @@ def run(model: Path, recipe: Recipe, root: str, split: str, seeds: Sequence[int]
     record = store.by_id(report.steps[-1].artifact)
     assert record is not None
     dataset = store.artifact_dir(record.identity)
-    keys = tuple(open_dataset(dataset).keys(split))[: recipe.evaluate.max_faces]  # type: ignore[arg-type]
+    keys = keys_of(open_dataset(dataset), split)[: recipe.evaluate.max_faces]
     if len(keys) < 2:
         raise UsageError(f"found {len(keys)} faces of split {split}; expected at least 2; hold out more")
     with Cluster(recipe.cluster) as cluster:
@@ -178,6 +191,12 @@ def run(model: Path, recipe: Recipe, root: str, split: str, seeds: Sequence[int]
     (out / "table.txt").write_text(f"{text}\n")
     (out / "table.json").write_text(json.dumps(_plain(table), indent=1) + "\n")
     return text
+
+
+def keys_of(dataset: ShardedDataset, split: str) -> tuple[str, ...]:
+    """The keys of one split or of all, sorted."""
+    names = get_args(Split) if split == ALL else (split,)
+    return tuple(sorted(itertools.chain.from_iterable(map(dataset.keys, names))))
 
 
 def _plain(table: Table) -> dict[str, dict[str, object]]:
@@ -201,7 +220,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--root", required=True)
     parser.add_argument("--faces")
-    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--split", default="test", choices=("val", "test", ALL))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--max-faces", type=int)
     parser.add_argument("--workers", type=int, default=2)

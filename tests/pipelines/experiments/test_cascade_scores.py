@@ -73,6 +73,16 @@ def test_the_figures_are_of_what_evaluate_restores(dataset: str, tmp_path: Path,
     json.dumps(cascade_scores._plain(table), allow_nan=False)
 
 
+def test_all_splits_are_every_face_once(dataset: str) -> None:
+    opened = open_dataset(dataset)
+    one, two = (cascade_scores.keys_of(opened, split) for split in ("train", "test"))
+    everything = cascade_scores.keys_of(opened, "all")
+    assert set(one) | set(two) <= set(everything)
+    assert (
+        len(everything) == len(set(everything)) == sum(len(opened.keys(s)) for s in ("train", "val", "test"))
+    )
+
+
 def test_the_same_command_makes_nothing_again(dataset: str, tmp_path: Path, serial: Cluster) -> None:
     model = make_tiny_cascade(tmp_path / "model")
     keys = tuple(open_dataset(dataset).keys("test"))[:2]
