@@ -111,7 +111,7 @@ def faces128() -> Recipe:
         ),
         irm2=StageConfig(
             replace(IRM2_TINY, unet=irm2),
-            replace(_patches(96_000, t_max=720), condition="both", average_samples=12_000),
+            replace(_patches(80_000, t_max=720), condition="both", average_samples=10_000),
         ),
         tem=StageConfig(
             TEM_TINY,

@@ -12,9 +12,11 @@ import asyncio
 import base64
 import functools
 import hashlib
+import itertools
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -181,19 +183,29 @@ def place_of(uri: str) -> dict[str, str]:
 def _list_page(
     client: Client, bucket: str, prefix: str, token: str, delimiter: str
 ) -> tuple[list[tuple[str, int, str]], str]:
-    """Return a page, and the token of the next one or ""; it is read until two readings agree."""
+    """Return a page, and the token of the next one or ""; it is read until two readings agree.
+
+    Below a prefix that others write to, no two may. Where readings only grow, the page is what came twice:
+    what came once is as if it was written after the listing.
+    """
     given = {"Delimiter": delimiter, "ContinuationToken": token}
     options = {"Bucket": bucket, "Prefix": prefix, **{name: value for name, value in given.items() if value}}
-    seen: list[Any] = []
+    seen: list[list[tuple[str, int, str]]] = []
+    token_after = ""
     for _ in range(_READINGS):
         page = client.call_s3("list_objects_v2", **options)
+        token_after = page["NextContinuationToken"] if page.get("IsTruncated") else ""
         found = [
             (row["Key"], int(row["Size"]), str(row["ETag"]).strip('"')) for row in page.get("Contents", ())
         ]
         found += [(row["Prefix"], 0, "") for row in page.get("CommonPrefixes", ())]
         if found in seen or not _reads_twice():
-            return found, page["NextContinuationToken"] if page.get("IsTruncated") else ""
+            return found, token_after
         seen.append(found)
+    times = Counter(itertools.chain.from_iterable(seen))
+    twice = {row for row, count in times.items() if count > 1}
+    if set(seen[0]) <= twice <= set(seen[-1]):
+        return [row for row in seen[-1] if row in twice], token_after
     raise _disagreement(f"{SCHEME}{bucket}/{prefix}")
 
 
