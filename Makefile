@@ -11,8 +11,10 @@ INSTALLED := .venv/.installed
 .PHONY: demo test check lint audit validators lock clean
 .DEFAULT_GOAL := demo
 
-demo: $(INSTALLED)  ## the whole pipeline on the embedded faces; ends with the path of report.html
+demo: $(INSTALLED)  ## the whole pipeline on the embedded faces, then a real photo; prints the paths of both pages
 	$(BIN)/diffbfr run --recipe smoke --root build/demo
+	$(BIN)/diffbfr setup faces
+	$(BIN)/diffbfr restore docs/photos/astronaut.jpg build/demo-photo
 
 test: $(INSTALLED)  ## every test: two at a time, then those that start a Ray of their own or kill parts of one
 	$(TEST) $(AT_ONCE) -m "not cluster"

@@ -18,7 +18,8 @@ OWN = {"ledger.parquet", "faces.parquet", "restore.json", "report.html"}
 WITH_OUTPUT = {"restored", "no_face", "duplicate"}
 LOSSLESS = {"PNG"}
 REACH = 3.5
-"""Eye distances from the middle of a face's points that its square can reach; its half diagonal is 2.9."""
+"""How far the square of a face can reach from the middle of its points, in sizes of the face (eye distances, or
+eyes to mouth where that is more, as of a turned head); its half diagonal is 2.9."""
 
 
 def audit(source: Path, output: Path) -> list[str]:
@@ -101,7 +102,8 @@ def _audit_outside(output: str, data: bytes, made: bytes, faces: list[Mapping[st
     free = np.ones(old.shape[:2], bool)
     for face in faces:
         points = np.asarray(face["points"]).reshape(-1, 2)
-        (x, y), reach = points.mean(axis=0), REACH * face["eyes_px"]
+        height = np.linalg.norm(points[3:].mean(axis=0) - points[:2].mean(axis=0))  # from the eyes to the mouth
+        (x, y), reach = points.mean(axis=0), REACH * max(face["eyes_px"], float(height))
         top, left = max(0, int(y - reach)), max(0, int(x - reach))
         free[top : int(y + reach) + 1, left : int(x + reach) + 1] = False
     if (changed := int((old[free] != new[free]).sum())) > 0:
