@@ -600,6 +600,7 @@ def test_a_training_that_waits_for_machines_says_so_once_a_minute(
     monkeypatch.setattr(capacity.time, "monotonic", lambda: now[0])
     monkeypatch.setattr("ray.util.placement_group_table", lambda: groups)
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 5.0})
     waiter, group = capacity.CapacityWarning("irm1", 2, 1), trainer.WorkerGroup(2, 1, use_gpu=False)
     for second in range(300):
         now[0] = float(second)
@@ -610,6 +611,6 @@ def test_a_training_that_waits_for_machines_says_so_once_a_minute(
                 "bundles": bundles,
             }  # a place was found; the ranks import torch
     assert [record.getMessage() for record in caplog.records] == [
-        "irm1: waiting for 2 workers of 1 CPUs each; 1 CPUs are free; add machines, or stop and lower "
-        "cluster.num_workers"
+        "irm1: waiting for 2 workers of 1 CPUs each; the cluster has 5 CPUs, 4 of them in use; it goes on when "
+        "other work frees them, or add machines"
     ] * 2
