@@ -16,7 +16,7 @@ import pytest
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines import storage
-from pipelines.cluster import Cluster, ClusterConfig, capacity, pool, session, trainer
+from pipelines.cluster import Cluster, ClusterConfig, capacity, joining, pool, trainer
 from pipelines.cluster.failures import root_cause
 from pipelines.cluster.monitor import TrainingMonitor
 from pipelines.cluster.protocol import Metrics, TrainingReporter
@@ -144,7 +144,7 @@ def test_a_cluster_that_cannot_be_joined_is_one_line_at_once(
     address: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if address.startswith("other"):  # a head with another Python, as Ray says it
-        monkeypatch.setattr(session, "_check_connection", lambda address: None)
+        monkeypatch.setattr(joining, "_check_connection", lambda address: None)
         monkeypatch.setattr("ray.init", _refuse)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(
