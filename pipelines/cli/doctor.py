@@ -35,10 +35,10 @@ def doctor(
     """
     from pipelines.cluster import Cluster
     from pipelines.flows.doctor import doctor as examine
-    from pipelines.recipes.overrides import load
+    from pipelines.recipes.overrides import add_option, load
 
-    joined = [f"cluster.address={address}"] if address else []
-    recipe = load(options.DEFAULT_RECIPE, config, (*(overrides or ()), *joined))
+    settings = add_option(overrides, "--address", "cluster.address", address or None)
+    recipe = load(options.DEFAULT_RECIPE, config, settings)
     with Cluster(recipe.cluster) as cluster:
         checks = examine(root, recipe.tracking.uri, cluster)
     if as_json:

@@ -244,13 +244,14 @@ def promote(
     Versions that were not evaluated there yet are evaluated first.
     """
     from pipelines.flows.promote import promote as evaluate_and_promote
-    from pipelines.recipes.overrides import load
+    from pipelines.recipes.overrides import add_option, load
     from pipelines.registry import RegressionError, format_comparisons
 
-    recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
+    settings = add_option(overrides, "--tracking", "tracking.uri", tracking or None)
+    recipe = load(options.DEFAULT_RECIPE, config, settings)
     try:
         promotion = evaluate_and_promote(
-            open_existing(root, tracking or recipe.tracking.uri), ref, force, why, recipe, root
+            open_existing(root, recipe.tracking.uri), ref, force, why, recipe, root
         )
     except RegressionError as refusal:
         say_block(format_comparisons(refusal.comparisons))
@@ -286,18 +287,18 @@ def holdout(
 
     A new hold-out is measured as the recipe's `evaluate` says.
     """
+    from pipelines.recipes.overrides import add_option, load
     from pipelines.registry import freeze_holdout, read_holdout
 
+    settings = load(recipe, config, add_option(overrides, "--tracking", "tracking.uri", tracking or None))
+    registry = open_existing(root, settings.tracking.uri)
     chosen: HoldOut | None
     if dataset:
         from pipelines.flows.promote import choose_holdout
-        from pipelines.recipes.overrides import load
 
-        settings = load(recipe, config, tuple(overrides or ()))
-        registry = open_existing(root, tracking or settings.tracking.uri)
         chosen = freeze_holdout(registry, choose_holdout(find_dataset(dataset), settings), why)
     else:
-        chosen = read_holdout(open_existing(root, tracking))
+        chosen = read_holdout(registry)
     if as_json:
         say_json(chosen)
     elif chosen is None:

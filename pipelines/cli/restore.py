@@ -156,10 +156,12 @@ def restore(
     from pipelines.cluster import Cluster
     from pipelines.flows.restore_archive import RestoreOptions, require_clean, restore_archive
     from pipelines.flows.restore_page import write_restore_page
-    from pipelines.recipes.overrides import load
+    from pipelines.recipes.overrides import add_option, load
     from pipelines.restoration.request import CONTROL
 
-    recipe = load(options.DEFAULT_RECIPE, config, tuple(overrides or ()))
+    changes = add_option(overrides, "--mode", "sampling.mode", mode)
+    changes = add_option(changes, "--seed", "restore.seed", seed)
+    recipe = load(options.DEFAULT_RECIPE, config, changes)
     settings = {
         "min_face": min_face,
         "any_size": any_size,
@@ -179,8 +181,8 @@ def restore(
         _check_plain(settings)
     chosen = RestoreOptions(
         aligned=aligned,
-        mode=mode or recipe.sampling.mode,
-        seed=recipe.restore.seed if seed is None else seed,
+        mode=recipe.sampling.mode,
+        seed=recipe.restore.seed,
         unit_size=recipe.restore.unit_size,
         batch_faces=recipe.restore.batch_faces,
         samples=samples,

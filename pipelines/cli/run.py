@@ -96,17 +96,14 @@ def distill(
     from diffbfr.stages import STAGE_NAMES
     from pipelines import storage
     from pipelines.recipes.distilled import distilled
-    from pipelines.recipes.overrides import change, load, read_changes
+    from pipelines.recipes.overrides import add_option, change, load, read_changes
 
-    base, changes = load(recipe), read_changes(config, _settings(faces, overrides))
+    settings = add_option(overrides, "--faces", "data.faces", faces or None)
+    base, changes = load(recipe), read_changes(config, settings)
     teacher = pin(model, root, changes.get("tracking.uri"))
     folder = storage.fetch_tree(teacher.folder, storage.cache_folder("cascades"), is_model_file)
     specs = {name: read_stage_spec(folder, name) for name in STAGE_NAMES}
     run_recipe(change(distilled(base, specs, model), changes), None, root, plan, as_json)
-
-
-def _settings(faces: str | None, overrides: list[str] | None) -> tuple[str, ...]:
-    return (*([f"data.faces={faces}"] if faces else []), *(overrides or ()))
 
 
 def run_until(
@@ -120,9 +117,9 @@ def run_until(
     as_json: bool,
     model: str = "",
 ) -> None:
-    from pipelines.recipes.overrides import load
+    from pipelines.recipes.overrides import add_option, load
 
-    chosen = load(recipe, config, _settings(faces, overrides))
+    chosen = load(recipe, config, add_option(overrides, "--faces", "data.faces", faces or None))
     cascade = pin(model, root, chosen.tracking.uri) if model else None
     run_recipe(chosen, until, root, plan, as_json, cascade)
 

@@ -25,11 +25,24 @@ class CapacityWarning:
         elif time.monotonic() >= self._next:
             self._next += WARNING_INTERVAL_S
             if is_waiting():
+                total = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+                free = ray.available_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
                 logging.getLogger(__name__).warning(
-                    "%s: waiting for %d workers of %d CPUs each; %d CPUs are free; add machines, or stop and "
-                    "lower cluster.num_workers",
+                    "%s: waiting for %d workers of %d CPUs each; the cluster has %d CPUs, %d of them in use; "
+                    "%s",
                     self._label,
                     self._num_workers,
                     self._num_cpus,
-                    ray.available_resources().get("CPU", 0),  # type: ignore[no-untyped-call]
+                    total,
+                    total - free,
+                    _advice(self._num_workers * self._num_cpus, total, free),
                 )
+
+
+def _advice(needed: float, total: float, free: float) -> str:
+    """What to do: machines are missing, or other work has the cores, or the cores are free."""
+    if needed > total:
+        return "add machines, or stop and lower cluster.num_workers"
+    if needed > free:
+        return "it goes on when other work frees them, or add machines"
+    return "these suffice, so the start is slow, or a GPU or one machine with room for a worker is missing"

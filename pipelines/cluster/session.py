@@ -1,25 +1,23 @@
 """`Cluster` runs work; Ray is started on first use and stopped when the context ends."""
 
-import logging
 import os
-import re
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from diffbfr.errors import UsageError, one_line
+from diffbfr.errors import UsageError
 from pipelines.cluster import exposure, orphans, pool, trainer
+from pipelines.cluster.config import ClusterConfig
 from pipelines.cluster.draining import Draining
 from pipelines.cluster.hangs import HangWatch
+from pipelines.cluster.joining import join_ray
 from pipelines.cluster.metrics import MetricsExporter
 from pipelines.cluster.monitor import LocalReporter
 from pipelines.cluster.nodes import NodeReport, run_here, run_on_nodes
-from pipelines.cluster.own_ray import OwnRay, kept_signal_handlers, silence_ray
+from pipelines.cluster.own_ray import OwnRay
 from pipelines.cluster.private_folder import remove_dead_folders
 from pipelines.cluster.protocol import Metrics, TrainingReporter
 from pipelines.progress import Progress
@@ -29,7 +27,6 @@ Task = TypeVar("Task")
 Report = TypeVar("Report")
 Config = TypeVar("Config")
 
-_CONNECT_TIMEOUT_S = 10.0
 _SETTINGS = {
     # On shared cores, threads that spin at barriers would take the cores from each other.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -60,64 +57,6 @@ _ELASTIC_SETTINGS = {
     # Ranks whose machine is lost are not waited for where fewer will do.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
-_FORWARDED = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_DEFAULT_REGION",
-    "DIFFBFR_CACHE",
-    "DIFFBFR_CACHE_BYTES",
-    "DIFFBFR_S3_READ_TWICE",
-)
-
-
-@dataclass(frozen=True)
-class ClusterConfig:
-    """Where work runs; never part of an identity.
-
-    - `num_workers=0` runs everything in this process.
-    - `address=None` starts a Ray on this machine, otherwise that cluster is joined.
-    - `cpus_per_worker=0` divides this machine's cores equally (1 on a joined cluster). Steps that do not
-      depend on each other (TEM and IRM-1) run in parallel where the workers of both have room.
-    - With `min_workers`, work begins with as few workers, and goes on with as few when machines are lost;
-      more are added as they come, up to `num_workers`.
-    - `recompute_px`: in training, blocks whose maps are this wide or wider are computed again in the backward
-      pass. `micro_batch`: a rank holds at most so many images at once and accumulates their gradients. Both
-      save memory, cost time and do not change the result.
-    - `compile` passes the networks to torch.compile.
-    - `hang_s`: ranks that finish no step for this time (or for five usual steps, if longer) are replaced, and
-      so is a worker that was stopped for so long.
-    - `task_limit_s`: a worker whose task takes longer than this (an actor: or than five times the longest so
-      far, if longer) is replaced, and the task retried.
-    """
-
-    num_workers: int = 2
-    min_workers: int | None = None
-    address: str | None = None
-    cpus_per_worker: int = 0
-    recompute_px: int | None = None
-    micro_batch: int | None = None
-    compile: bool = False
-    hang_s: float = 30.0
-    task_limit_s: float = 7200.0
-
-    def __post_init__(self) -> None:
-        for name in ("num_workers", "cpus_per_worker", "recompute_px"):
-            if (getattr(self, name) or 0) < 0:
-                raise UsageError(f"cluster.{name} is {getattr(self, name)}; expected 0 or more; set it so")
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
-            most = f"1 to cluster.num_workers={self.num_workers}"
-            raise UsageError(
-                f"cluster.min_workers is {self.min_workers}; expected {most}, or none for exactly those"
-            )
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise UsageError(
-                f"cluster.micro_batch is {self.micro_batch}; expected at least 1, or none for all at once"
-            )
-        for name in ("hang_s", "task_limit_s"):
-            if getattr(self, name) <= 0:
-                raise UsageError(
-                    f"cluster.{name} is {getattr(self, name)}; expected a positive number of seconds"
-                )
 
 
 class Cluster:
@@ -411,37 +350,11 @@ class Cluster:
                     self._joined_ray = (
                         True  # first, so that a start that is interrupted leaves nothing behind
                     )
-                    self._join_ray(self.config.address, settings)
+                    join_ray(self.config.address, settings)
 
     def _num_cores(self) -> int:
         """The cores of a Ray of our own: those that this process may use, and at least one a worker."""
         return max(machine.usable_cores(), self.config.num_workers * max(1, self.config.cpus_per_worker))
-
-    def _join_ray(self, address: str, settings: Mapping[str, str]) -> None:
-        import ray
-
-        forwarded = {name: os.environ[name] for name in (*settings, *_FORWARDED) if name in os.environ}
-        try:
-            _check_connection(address)
-            with kept_signal_handlers():
-                ray.init(
-                    address=address,
-                    runtime_env={"env_vars": forwarded},
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-                silence_ray()
-        # Nobody listens, it is no address, or the cluster runs another version of Ray or Python.
-        except (ray.exceptions.AuthenticationError, OSError, ValueError, RuntimeError) as error:
-            if refusal := _token_refusal(error):
-                raise UsageError(
-                    f"the Ray cluster at {address} refuses this process ({refusal}); expected its token; set "
-                    "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with it"
-                ) from error
-            reason = " ".join(str(error).split())
-            raise UsageError(
-                f"no Ray cluster at {address} ({reason}); expected a running one; check cluster.address"
-            ) from error
 
     def _resource(self, name: str) -> float:
         import ray
@@ -490,23 +403,3 @@ def _limit_threads() -> None:
         torch.set_num_threads(min(cores, torch.get_num_threads()))
     elif cores < len(os.sched_getaffinity(0)):
         os.environ["OMP_NUM_THREADS"] = str(cores)
-
-
-def _token_refusal(error: BaseException | None) -> str:
-    """What Ray says of the token, "" if nothing; a "Failed to connect" has it in its causes."""
-    import ray
-
-    while error is not None:
-        if isinstance(error, ray.exceptions.AuthenticationError):
-            return one_line(error).partition(". ")[0]
-        if found := re.search(r"InvalidAuthToken: [^.\n]+", str(error)):
-            return found[0]
-        error = error.__cause__
-    return ""
-
-
-def _check_connection(address: str) -> None:
-    """Raise OSError if nobody listens at HOST:PORT, which Ray would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "//" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()

@@ -44,7 +44,7 @@ from pipelines.experiments.command import run_command
 from pipelines.experiments.scored_folders import over_seeds, score_folder, write_pictures
 from pipelines.experiments.spread import parse_seeds
 from pipelines.flows import train_cascade
-from pipelines.recipes.overrides import load
+from pipelines.recipes.overrides import add_option, load
 from pipelines.recipes.recipe import Recipe
 
 METRICS: Final = (
@@ -226,8 +226,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
     given = parser.parse_args(words)
-    faces = (f"data.faces={given.faces}",) if given.faces else ()
-    recipe = load(given.recipe, None, (*faces, *given.set))
+    recipe = load(given.recipe, None, add_option(given.set, "--faces", "data.faces", given.faces or None))
     recipe = replace(
         recipe,
         evaluate=replace(recipe.evaluate, max_faces=given.max_faces),

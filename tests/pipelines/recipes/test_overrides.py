@@ -9,7 +9,7 @@ import pytest
 from diffbfr.degradation import PRESETS
 from diffbfr.errors import UsageError
 from pipelines.execution.artifact_store import flatten
-from pipelines.recipes.overrides import change, load
+from pipelines.recipes.overrides import add_option, change, load
 from pipelines.recipes.presets import RECIPES
 from pipelines.recipes.recipe import Recipe
 
@@ -198,3 +198,30 @@ def test_a_pipeline_before_eq_13_is_read_from_a_file_or_from_the_settings(tmp_pa
     (tmp_path / "wrong.yaml").write_text("- Rotate: {}\n")
     with pytest.raises(UsageError, match="Rotate is a geometric transform"):
         load("smoke", overrides=(f"data.degradation.before={tmp_path / 'wrong.yaml'}",))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "value", "settings"),
+    [
+        (["data.variants=2"], "photos", ("data.variants=2", "data.faces=photos")),
+        (["data.faces = photos"], "photos", ("data.faces = photos", "data.faces=photos")),
+        (["data.faces=photos"], None, ("data.faces=photos",)),
+        (None, "photos", ("data.faces=photos",)),
+        (None, None, ()),
+    ],
+)
+def test_an_option_joins_the_settings_that_say_the_same_or_nothing_of_it(
+    overrides: list[str] | None, value: str | None, settings: tuple[str, ...]
+) -> None:
+    assert add_option(overrides, "--faces", "data.faces", value) == settings
+
+
+def test_an_option_goes_with_no_setting_of_another_value() -> None:
+    with pytest.raises(UsageError, match=r"--faces a goes with no --set data.faces=b; expected one value"):
+        add_option(["data.faces=a", "data.faces=b"], "--faces", "data.faces", "a")
+
+
+def test_an_option_overrides_a_configuration_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"data": {"faces": "b"}}))
+    assert load("smoke", str(file), add_option(None, "--faces", "data.faces", "a")).data.faces == "a"
