@@ -102,7 +102,9 @@ def _audit_outside(output: str, data: bytes, made: bytes, faces: list[Mapping[st
     free = np.ones(old.shape[:2], bool)
     for face in faces:
         points = np.asarray(face["points"]).reshape(-1, 2)
-        height = np.linalg.norm(points[3:].mean(axis=0) - points[:2].mean(axis=0))  # from the eyes to the mouth
+        height = np.linalg.norm(
+            points[3:].mean(axis=0) - points[:2].mean(axis=0)
+        )  # from the eyes to the mouth
         (x, y), reach = points.mean(axis=0), REACH * max(face["eyes_px"], float(height))
         top, left = max(0, int(y - reach)), max(0, int(x - reach))
         free[top : int(y + reach) + 1, left : int(x + reach) + 1] = False
