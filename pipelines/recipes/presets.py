@@ -110,7 +110,7 @@ def faces128() -> Recipe:
             replace(_training(96_000), ema_half_life=12_000.0, average_samples=40_000),
         ),
         irm2=StageConfig(
-            replace(IRM2_TINY, unet=irm2),
+            replace(IRM2_TINY, unet=irm2, fast=SamplerSpec("sde_dpmpp_2m", 4, 2.2)),
             replace(_patches(80_000, t_max=720), condition="both", average_samples=10_000),
         ),
         tem=StageConfig(
