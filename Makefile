@@ -14,7 +14,7 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)  ## the whole pipeline on the embedded faces, then a real photo; prints the paths of both pages
 	$(BIN)/diffbfr run --recipe smoke --root build/demo
 	$(BIN)/diffbfr setup faces
-	$(BIN)/diffbfr restore docs/photos/astronaut.jpg build/demo-photo
+	$(BIN)/diffbfr restore docs/photos/astronaut.jpg build/demo-photo --upscale 4
 
 test: $(INSTALLED)  ## every test: two at a time, then those that start a Ray of their own or kill parts of one
 	$(TEST) $(AT_ONCE) -m "not cluster"
