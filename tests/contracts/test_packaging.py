@@ -76,9 +76,11 @@ def test_check_formats_lints_types_and_tests() -> None:
 
 
 def test_demo_runs_the_pipeline_and_test_runs_every_test() -> None:
-    assert (
-        dry_run("demo").strip().splitlines()[-1] == ".venv/bin/diffbfr run --recipe smoke --root build/demo"
-    )
+    assert dry_run("demo").strip().splitlines()[-3:] == [
+        ".venv/bin/diffbfr run --recipe smoke --root build/demo",
+        ".venv/bin/diffbfr setup faces",
+        ".venv/bin/diffbfr restore docs/photos/astronaut.jpg build/demo-photo --upscale 4",
+    ]
     marked = [line.partition("-m pytest -q ")[2] for line in dry_run("test").strip().splitlines()[-2:]]
     assert marked[0] == '-n 2 --dist worksteal -m "not cluster"'
     assert marked[1].startswith("-m cluster $(grep "), "each test has one of the two marks"
