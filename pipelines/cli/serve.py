@@ -13,7 +13,7 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8765
 _PACKAGED_NOTE = (
     "This is the packaged cascade, which learned from drawn faces: of a real face it keeps the colours, and "
-    "not the likeness. Train one on real faces, and name it with --model."
+    "not the likeness. Without --model the page has the packaged cascade of real faces."
 )
 
 
