@@ -1,6 +1,6 @@
 """The whole command `restore` on two cores: its rate beside that of the bare sampler, and its memory.
 
-    python -m tests.benchmarks.command rate [--photos 1000] [--bare 48] [--rounds 2] [--whole]
+    python -m tests.benchmarks.command rate [--photos 1000] [--bare 48] [--rounds 2] [--whole] [--model faces]
     python -m tests.benchmarks.command memory [--counts 100 10000] [--workers 1]
 
 `rate` restores crops of 48 px (with `--whole`, photos of 512 px with a face each) with the packaged cascade on
@@ -34,6 +34,7 @@ import numpy as np
 from PIL import Image
 
 from diffbfr.images import encode_png, resize
+from diffbfr.packaged import named_folder
 from diffbfr.synthetic import render_face
 from pipelines.cli.output import table
 from tests.benchmarks.processes import command_line, own_seconds, peak_mb, tree
@@ -102,11 +103,13 @@ def _kind(process: int) -> str:
     return next((kind for mark, kind in _KINDS.items() if mark in line), "others")
 
 
-def bare_rate(num_faces: int) -> float:
+def bare_rate(model: str, num_faces: int) -> float:
     """Faces a second of two processes that do nothing but sample."""
     context = multiprocessing.get_context("spawn")
     ready, times = context.Barrier(CORES), context.Queue()
-    runs = [context.Process(target=_sample, args=(num_faces // CORES, ready, times)) for _ in range(CORES)]
+    runs = [
+        context.Process(target=_sample, args=(model, num_faces // CORES, ready, times)) for _ in range(CORES)
+    ]
     for run in runs:
         run.start()
     rates = [times.get() for _ in runs]
@@ -115,15 +118,15 @@ def bare_rate(num_faces: int) -> float:
     return float(sum(rates))
 
 
-def _sample(num_faces: int, ready: Barrier, times: Any) -> None:
+def _sample(model: str, num_faces: int, ready: Barrier, times: Any) -> None:
     import torch
 
-    from diffbfr.cascade import Cascade, packaged_cascade
+    from diffbfr.cascade import Cascade
     from diffbfr.images import lq_to_model, to_tensor
     from diffbfr.keys import noise_key
 
     torch.set_num_threads(1)
-    cascade = Cascade.load(packaged_cascade())
+    cascade = Cascade.load(named_folder(model))
     x_0 = to_tensor([lq_to_model(render_face(seed, 48).pixels, cascade.lq_px) for seed in range(BATCH)])
     keys = [noise_key(f"face {number}") for number in range(BATCH)]
     cascade.restore(x_0, keys, "fast")  # the first plans kernels
@@ -159,9 +162,9 @@ def make_photos(folder: Path, count: int, px: int, eyes_px: float) -> None:
         (folder / f"{number:05d}.jpg").write_bytes(data[:2] + comment + data[2:])
 
 
-def rate(photos: int, bare: int, rounds: int, is_whole: bool) -> list[tuple[str, ...]]:
+def rate(photos: int, bare: int, rounds: int, is_whole: bool, model: str) -> list[tuple[str, ...]]:
     """The rates and their ratio, and what the command spends a face by kind of process."""
-    bares, wholes, spent = [bare_rate(bare)], [], defaultdict[str, list[float]](list)
+    bares, wholes, spent = [bare_rate(model, bare)], [], defaultdict[str, list[float]](list)
     with tempfile.TemporaryDirectory() as name:
         source = Path(name, "in")
         if is_whole:
@@ -171,9 +174,10 @@ def rate(photos: int, bare: int, rounds: int, is_whole: bool) -> list[tuple[str,
         for number in range(rounds):
             output = Path(name, f"out-{number}")
             words = ["restore", str(source), str(output), "--set", f"cluster.num_workers={CORES}"]
+            words += ["--model", model]
             words += [] if is_whole else ["--aligned"]
             found = watch([sys.executable, "-c", "from pipelines.cli import main; main()", *words])
-            bares.append(bare_rate(bare))
+            bares.append(bare_rate(model, bare))
             counts = json.loads((output / "restore.json").read_text())["counts"]
             if counts["restored"] != photos:
                 raise RuntimeError(f"{counts} of {photos} photos")
@@ -239,12 +243,13 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--bare", type=int, default=48, help="faces of the bare sampler each time")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--model", default="packaged", help="packaged or faces")
     parser.add_argument("--whole", action="store_true", help="whole photos instead of crops")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 10_000])
     parser.add_argument("--workers", type=int, default=1)
     words = parser.parse_args()
     if words.what == "rate":
-        print(table(("", ""), rate(words.photos, words.bare, words.rounds, words.whole)))
+        print(table(("", ""), rate(words.photos, words.bare, words.rounds, words.whole, words.model)))
     else:
         print(table(("MB", *map(str, words.counts)), memory(words.counts, words.workers)))
 

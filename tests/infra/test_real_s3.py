@@ -36,9 +36,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephServer]:
 
 
 def files(root: str) -> set[str]:
-    """Every file of the artifacts, without what a checkpoint's upload or Ray leaves."""
+    """Every file of the artifacts below its step, without what a checkpoint's upload or Ray leaves.
+
+    The artifact's own folder is left out: the identity of a registration names the registry. `contents` finds
+    one artifact a step.
+    """
     entries = storage.walk(storage.join(root, "artifacts"))
-    return {entry.path for entry in entries if "/checkpoints/" not in entry.path}
+    places = [entry.path.split("/", 2) for entry in entries if "/checkpoints/" not in entry.path]
+    return {f"{step}/{rest}" for step, _, rest in places}
 
 
 class Outages(threading.Thread):
