@@ -166,7 +166,6 @@ def save_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{spec.name}.safetensors"
-    spec_path = folder / f"{spec.name}.json"
     tensors = {name: t.detach().to(dtype).contiguous() for name, t in weights.items()}
     if not_finite := first_not_finite(tensors):
         raise DivergedError(
@@ -177,9 +176,14 @@ def save_stage(
         header[ORIGIN] = json.dumps(to_dict(origin))
     with _replacing(path) as draft:
         _write_tensors(draft, tensors, header)
-    with _replacing(spec_path) as draft:
-        draft.write_text(json.dumps(to_dict(spec), indent=1) + "\n")
+    write_stage_spec(folder, spec)
     return path
+
+
+def write_stage_spec(folder: Path, spec: StageSpec) -> None:
+    """Write a stage's specification `NAME.json`, which may change how the weights beside it are sampled."""
+    with _replacing(folder / f"{spec.name}.json") as draft:
+        draft.write_text(json.dumps(to_dict(spec), indent=1) + "\n")
 
 
 def read_stage_spec(folder: Path, name: str) -> StageSpec:

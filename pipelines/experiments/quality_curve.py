@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from diffbfr.cascade import write_record
-from diffbfr.checkpoint import read_stage_spec
+from diffbfr.checkpoint import read_stage_spec, write_stage_spec
 from diffbfr.errors import UsageError
-from diffbfr.spec import to_dict
 from diffbfr.stages import STAGE_NAMES
 from diffbfr.training.loop import AVERAGES
 from pipelines.dataset.manifest import open_dataset
@@ -96,8 +95,7 @@ def _assembled(whole: Path, stage: str, weights: Path) -> Iterator[Path]:
             shutil.copy((weights if other == stage else whole) / f"{other}.safetensors", folder)
         if (weights / f"{stage}.json").is_file():  # the network may be another, the sampling is the cascade's
             network = read_stage_spec(weights, stage).unet
-            spec = replace(read_stage_spec(whole, stage), unet=network)
-            (folder / f"{stage}.json").write_text(json.dumps(to_dict(spec)))
+            write_stage_spec(folder, replace(read_stage_spec(whole, stage), unet=network))
         write_record(folder, {})
         yield folder
 

@@ -1,6 +1,5 @@
 """Assemble a cascade of stages that exist: imported ones, those of runs, or the package's, in any mix."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from diffbfr.digests import model_digest, model_files
 from diffbfr.errors import UsageError
 from diffbfr.packaged import packaged_folder, packaged_names
-from diffbfr.spec import to_dict
 from diffbfr.stages import STAGE_NAMES, StageName, StageSpec
 from pipelines import registry as models
 from pipelines import storage
@@ -120,12 +118,14 @@ def _choose(stage: StageName, ref: str, registry: "Registry") -> _Chosen:
 
 def _with_few(chosen: _Chosen, draft: Path) -> _Chosen:
     """The same weights beside a specification with fewer evaluations, in a folder of their own."""
+    from diffbfr.checkpoint import write_stage_spec
+
     spec = with_few_evaluations(chosen.spec)
     if spec == chosen.spec:
         return chosen
     draft.mkdir()
     shutil.copyfile(chosen.folder / f"{spec.name}.safetensors", draft / f"{spec.name}.safetensors")
-    (draft / f"{spec.name}.json").write_text(json.dumps(to_dict(spec), indent=1) + "\n")
+    write_stage_spec(draft, spec)
     return replace(chosen, folder=draft, spec=spec, digest=model_digest(draft, (spec.name,)))
 
 

