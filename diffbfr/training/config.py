@@ -8,6 +8,7 @@ from diffbfr.errors import UsageError
 from diffbfr.spec import LATER
 from diffbfr.stages import StageSpec
 
+Precision = Literal["float32", "bfloat16"]
 LONGEST_EMA = 12**-0.5
 """Relative standard deviation of a power function of exponent 0, the plain mean of all weights so far."""
 MAX_TEACHER_STEPS = 100
@@ -82,7 +83,7 @@ class TrainingConfig:
     each (`diffbfr.training.deterministic_reduce`). With None the workers agree to rounding, which a long
     training amplifies.
     """
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Precision of the network; weights, moments and averages stay in float32 (torch.autocast)."""
     checkpoint_samples: int = 20_000
     keep_checkpoints: int = 2

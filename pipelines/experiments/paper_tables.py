@@ -2,7 +2,7 @@
 
     python -m pipelines.experiments.paper_tables 2 ROOT --faces 'train_*.zip' \\
         --hold-out NAME=FACES [--hold-out NAME=FACES] [--px 128] [--samples 20000] [--seeds 0,1,2] \\
-        [--max-faces 96] [--mode fast] [--evaluations 20] [--workers 2]
+        [--precision bfloat16] [--max-faces 96] [--mode fast] [--evaluations 20] [--workers 2]
 
 Table 2: one stage at full size (IRM-s), a cascade (IRM-c), its second stage from a truncated start (IRM-c-t),
 and TEM behind it (TEM-w). Table 3: N1, the start of IRM-2. Table 4: N2, the start of TEM. The starts are the
@@ -28,6 +28,7 @@ from diffbfr.errors import UsageError
 from diffbfr.metrics.frechet import NUM_FEATURES
 from diffbfr.stages import Mode
 from diffbfr.text import format_columns
+from diffbfr.training.config import Precision
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.dataset.manifest import open_dataset, read_info
 from pipelines.evaluation.metric_table import metric_table
@@ -284,6 +285,7 @@ def _request(words: Sequence[str] | None) -> Request:
     parser.add_argument("--px", type=int, default=128)
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--max-faces", type=int, default=96)
     parser.add_argument("--mode", choices=get_args(Mode), default="fast")
     parser.add_argument("--evaluations", type=int, default=20)
@@ -291,7 +293,7 @@ def _request(words: Sequence[str] | None) -> Request:
     given = parser.parse_args(words)
     recipe = recipe_of(given.px, given.faces)
     recipe = replace(recipe, cluster=replace(recipe.cluster, num_workers=given.workers))
-    plan = Plan(recipe, given.root, given.samples, parse_seeds(given.seeds))
+    plan = Plan(recipe, given.root, given.samples, parse_seeds(given.seeds), given.precision)
     return Request(
         given.table,
         plan,

@@ -15,7 +15,7 @@ from diffbfr.images import Pixels
 from diffbfr.shards import ShardedDataset
 from diffbfr.spec import digest
 from diffbfr.stages import StageSpec
-from diffbfr.training.config import TrainingConfig
+from diffbfr.training.config import Precision, TrainingConfig
 from diffbfr.training.loop import Run, train
 from pipelines.dataset.manifest import open_dataset, read_info
 from pipelines.execution.artifact_store import ArtifactStore
@@ -33,7 +33,7 @@ T_MARGIN: Final = 1.2
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained: a recipe with its faces, the budget, and the seeds.
+    """What is trained: a recipe with its faces, the budget, the seeds, and the numbers' format.
 
     `samples` is that of IRM-1, IRM-2 and IRM-s each; TEM sees half as many.
     """
@@ -42,6 +42,7 @@ class Plan:
     root: str
     samples: int
     seeds: tuple[int, ...]
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.samples < 2:
@@ -106,9 +107,9 @@ def cascade_recipe(plan: Plan, seed: int) -> Recipe:
     t_max = math.ceil(T_MARGIN * max(scaled_start(tem.schedule, start, tem.px) for start in N2S))
     return replace(
         recipe,
-        irm1=_with_budget(recipe.irm1, plan.samples, seed, None),
-        irm2=_with_budget(recipe.irm2, plan.samples, seed, None),
-        tem=_with_budget(recipe.tem, plan.samples // 2, seed, min(t_max, tem.schedule.num_steps)),
+        irm1=_with_budget(recipe.irm1, plan, plan.samples, seed, None),
+        irm2=_with_budget(recipe.irm2, plan, plan.samples, seed, None),
+        tem=_with_budget(recipe.tem, plan, plan.samples // 2, seed, min(t_max, tem.schedule.num_steps)),
     )
 
 
@@ -146,7 +147,7 @@ def _without_hold_out(recipe: Recipe) -> Recipe:
     return replace(recipe, data=replace(recipe.data, variants=1, val_fraction=0.0, test_fraction=0.0))
 
 
-def _with_budget(config: StageConfig, samples: int, seed: int, t_max: int | None) -> StageConfig:
+def _with_budget(config: StageConfig, plan: Plan, samples: int, seed: int, t_max: int | None) -> StageConfig:
     """The training at another number of samples, in the proportions of the small recipes."""
     training = replace(
         config.training,
@@ -157,6 +158,7 @@ def _with_budget(config: StageConfig, samples: int, seed: int, t_max: int | None
         checkpoint_samples=min(4_000, max(1, samples // 2)),
         t_max=t_max,
         patch_px=None,
+        precision=plan.precision,
         seed=seed,
     )
     return replace(config, training=training)
