@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffbfr.errors import UsageError, one_line
 from diffbfr.models.unet import UNet
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 
 _MAX_HEADER_BYTES: Final = 1 << 22
 """Ten times the header of Table 6's largest network; the format itself allows 100 MB."""

@@ -35,6 +35,7 @@ STAGE = "STAGE"
 PUBLIC_MODULES = (
     "diffbfr.cascade",
     "diffbfr.stages",
+    "diffbfr.unet_spec",
     "diffbfr.schedule",
     "diffbfr.diffusion",
     "diffbfr.samplers",

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffbfr.models.convolution import UpsampleConv
 from diffbfr.models.unet import UNet
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 
 _FORWARD_AND_BACKWARD = 3
 """A backward pass has two products, for input and weight gradient, per product of the forward pass."""

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from diffbfr.models.unet import Block, UNet
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 
 BYTES = 4
 """Of a float32."""

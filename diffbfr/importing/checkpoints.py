@@ -16,7 +16,8 @@ from diffbfr.importing.layout import Layout, convert, differences
 from diffbfr.importing.pth import check_members, read_tensors
 from diffbfr.importing.sr3 import PREFIX, SCHEDULE, sr3_layout
 from diffbfr.schedule import noise_schedule
-from diffbfr.stages import IRM1, IRM2_SR3, TEM_DIFFACE, StageName, StageSpec, UNetSpec
+from diffbfr.stages import IRM1, IRM2_SR3, TEM_DIFFACE, StageName, StageSpec
+from diffbfr.unet_spec import UNetSpec
 
 Family = Literal["sr3", "difface"]
 _FFHQ: Final = (

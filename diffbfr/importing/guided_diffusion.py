@@ -10,7 +10,7 @@ from typing import Final
 from torch import Tensor
 
 from diffbfr.importing.layout import Layout, Part, our_shapes
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 
 _BLOCK: Final = {
     "norm_1": "in_layers.0",

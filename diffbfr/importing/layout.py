@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffbfr.errors import UsageError
 from diffbfr.models.unet import UNet
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 
 _SHOWN_CHARACTERS: Final = 80
 

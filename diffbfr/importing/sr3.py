@@ -7,7 +7,7 @@ convolutions between them. Convolutions, norms and the one attention head are ou
 from typing import Final
 
 from diffbfr.importing.layout import Layout, Part, our_shapes
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 
 PREFIX: Final = "denoise_fn."
 """The network inside of the diffusion model that is saved."""

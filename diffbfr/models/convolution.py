@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffbfr.stages import FOLD_PX
+FOLD_PX = 16
+"""Maps at least this wide are enlarged and convolved in one operation (`UpsampleConv`)."""
 
 _SUBPIXELS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """(row, column) of the four subpixels of a pixel, in the order of their kernels."""

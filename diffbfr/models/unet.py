@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from diffbfr.errors import UsageError
 from diffbfr.models.convolution import Conv, UpsampleConv
 from diffbfr.models.dropout import KeyedDropout
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 
 
 class UNet(nn.Module):

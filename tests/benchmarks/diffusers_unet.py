@@ -12,7 +12,7 @@ from diffusers import UNet2DModel
 from diffusers.models.unets.unet_2d_blocks import get_down_block, get_up_block
 from torch import Tensor, nn
 
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 
 
 class DiffusersUNet(nn.Module):

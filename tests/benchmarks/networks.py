@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from diffbfr.cost.flops import evaluation_flops
 from diffbfr.cost.malloc import tune_malloc
 from diffbfr.models.unet import UNet
-from diffbfr.stages import IRM1, IRM2, TEM, StageSpec, UNetSpec
+from diffbfr.stages import IRM1, IRM2, TEM, StageSpec
 from diffbfr.training.batches import Batch
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.train_step import TrainStep
+from diffbfr.unet_spec import UNetSpec
 from tests.benchmarks.diffusers_unet import DiffusersUNet, shrunk
 from tests.benchmarks.harness import Run, environment, measure, peak_bytes, ratio, utilisation
 

@@ -11,7 +11,8 @@ from torch import nn
 from diffbfr.degradation import PRESETS
 from diffbfr.images import encode_png, lq_to_model
 from diffbfr.shards import ColumnInfo, ShardedDataset
-from diffbfr.stages import SR3_SCHEDULE, TEM_SCHEDULE, SamplerSpec, StageName, StageSpec, UNetSpec
+from diffbfr.stages import SR3_SCHEDULE, TEM_SCHEDULE, SamplerSpec, StageName, StageSpec
+from diffbfr.unet_spec import UNetSpec
 from pipelines.dataset.columns import finish_column, write_column_shard
 from pipelines.dataset.manifest import open_dataset
 from pipelines.sources import open_source

@@ -19,7 +19,8 @@ from diffbfr.checkpoint import load_stage, read_stage_spec
 from diffbfr.errors import UsageError
 from diffbfr.models.denoiser import Denoiser
 from diffbfr.spec import to_dict
-from diffbfr.stages import IRM1, IRM1_TINY, IRM2, TEM, UNetSpec
+from diffbfr.stages import IRM1, IRM1_TINY, IRM2, TEM
+from diffbfr.unet_spec import UNetSpec
 
 Values = dict[str, Any]
 

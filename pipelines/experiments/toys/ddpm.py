@@ -19,8 +19,9 @@ from diffbfr.ema import Ema
 from diffbfr.models.unet import UNet
 from diffbfr.samplers import solve, start_from
 from diffbfr.schedule import noise_schedule
-from diffbfr.stages import TEM_SCHEDULE, SamplerSpec, UNetSpec
+from diffbfr.stages import TEM_SCHEDULE, SamplerSpec
 from diffbfr.step_grid import step_grid
+from diffbfr.unet_spec import UNetSpec
 from pipelines.experiments.toys.mnist import PX, Digits, to_model, to_pixels
 from pipelines.experiments.toys.training import ToyState, generator_of, run_steps
 

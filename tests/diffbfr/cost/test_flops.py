@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from diffbfr.cost.flops import evaluation_flops, num_parameters, training_flops
 from diffbfr.models.unet import UNet
-from diffbfr.stages import IRM1_TINY, TEM_TINY, UNetSpec
+from diffbfr.stages import IRM1_TINY, TEM_TINY
+from diffbfr.unet_spec import UNetSpec
 
 PLAIN = UNetSpec(
     image_px=16,

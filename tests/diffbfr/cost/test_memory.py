@@ -14,7 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from diffbfr.cost.flops import num_parameters
 from diffbfr.cost.memory import training_memory
 from diffbfr.models.unet import UNet
-from diffbfr.stages import IRM1, IRM1_TINY, IRM2, IRM2_TINY, TEM, TEM_TINY, UNetSpec
+from diffbfr.stages import IRM1, IRM1_TINY, IRM2, IRM2_TINY, TEM, TEM_TINY
+from diffbfr.unet_spec import UNetSpec
 
 SPECS = {
     "irm1 of Table 6 at 32 px": replace(IRM1.unet, image_px=32),

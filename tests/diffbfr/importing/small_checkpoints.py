@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from diffbfr.importing.checkpoints import PUBLIC, PublicCheckpoint
-from diffbfr.stages import SamplerSpec, StageSpec, UNetSpec
+from diffbfr.stages import SamplerSpec, StageSpec
+from diffbfr.unet_spec import UNetSpec
 from tests.diffbfr.importing.original_networks import GuidedNetwork, Sr3Network, randomised
 
 

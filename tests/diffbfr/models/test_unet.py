@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffbfr.errors import UsageError
 from diffbfr.models.convolution import UpsampleConv
 from diffbfr.models.unet import Attention, UNet
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 from tests.diffbfr.tiny import TINY_STAGES, wake
 
 IRM = TINY_STAGES["irm1"].unet
@@ -129,7 +129,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 _EXPLAINED = """
 import torch
-from diffbfr.stages import UNetSpec
+from diffbfr.unet_spec import UNetSpec
 from diffbfr.models.unet import UNet
 spec = UNetSpec(image_px=8, in_channels=6, out_channels=3, inner_channels=8, channel_multipliers=(1, 2), res_blocks=(1, 1),
                 attention_px=(4,), norm_groups=4, dropout=0.5)

@@ -22,13 +22,14 @@ from diffbfr.errors import DivergedError, IncompleteError, UsageError
 from diffbfr.models.denoiser import Denoiser
 from diffbfr.origin import Origin, read_origin
 from diffbfr.shards import ShardedDataset, row_at
-from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec, UNetSpec
+from diffbfr.stages import STAGE_NAMES, LossKind, StageName, StageSpec
 from diffbfr.training import checkpoint_writer
 from diffbfr.training.batches import Batch, PositionLoader
 from diffbfr.training.config import TrainingConfig
 from diffbfr.training.loop import SKIPPED, Run, StepMetrics, TrainResult, train
 from diffbfr.training.objective import stage_loss
 from diffbfr.training.train_step import TrainStep, UpdateResult
+from diffbfr.unet_spec import UNetSpec
 from tests.diffbfr.tiny import COLUMN, TINY_STAGES, wake
 
 CONFIG = TrainingConfig(

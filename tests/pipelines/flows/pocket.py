@@ -5,8 +5,9 @@ parameters, in this process.
 from dataclasses import replace
 
 from diffbfr.degradation import DegradationSpec
-from diffbfr.stages import IRM1, IRM2, TEM, SamplerSpec, UNetSpec
+from diffbfr.stages import IRM1, IRM2, TEM, SamplerSpec
 from diffbfr.training.config import TrainingConfig
+from diffbfr.unet_spec import UNetSpec
 from pipelines.cluster import ClusterConfig
 from pipelines.flows import train_cascade
 from pipelines.recipes.recipe import SCRATCH, DataConfig, EvaluateConfig, Recipe, RestoreConfig, StageConfig
