@@ -1,13 +1,13 @@
-"""The cascade that `--model` names."""
+"""The cascade that `--model` names, and the registry that holds it."""
 
 from typing import TYPE_CHECKING
 
 from diffbfr.errors import UsageError
 from diffbfr.packaged import packaged_folder, packaged_names
-from pipelines.cli.models import open_existing
 
 if TYPE_CHECKING:
     from pipelines.execution.model_ref import ModelRef
+    from pipelines.tracking.connection import Registry
 
 
 def pin(model: str, root: str, tracking: str | None) -> "ModelRef":
@@ -31,3 +31,17 @@ def pin(model: str, root: str, tracking: str | None) -> "ModelRef":
             "a folder with one; correct --model"
         )
     return pin_model(model)
+
+
+def open_existing(root: str, tracking: str | None) -> "Registry":
+    """The registry of a root; UsageError if there is none yet, instead of making an empty one."""
+    from pipelines import storage
+    from pipelines.tracking.connection import open_registry
+
+    database = storage.join(root, "mlflow.db")
+    if tracking is None and not storage.exists(database):
+        raise UsageError(
+            f"no registry at {database}; expected what `diffbfr run --root {root}` makes; correct --root, or "
+            "name --tracking"
+        )
+    return open_registry(root, tracking)

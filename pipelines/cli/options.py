@@ -24,6 +24,12 @@ Faces = Annotated[
         metavar="URI",
     ),
 ]
+ModelRef = Annotated[
+    str,
+    typer.Argument(
+        help="NAME@ALIAS or NAME@VERSION, e.g. diffbfr-cascade@candidate.", metavar="NAME@VERSION"
+    ),
+]
 Root = Annotated[
     str,
     typer.Option(
