@@ -47,7 +47,7 @@ class GuardedStream(io.TextIOBase):
         self.terminal.flush()
 
     def isatty(self) -> bool:
-        return self.terminal.isatty()
+        return not self.terminal.closed and self.terminal.isatty()
 
     def fileno(self) -> int:
         return self.terminal.fileno()

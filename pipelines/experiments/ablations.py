@@ -13,6 +13,8 @@ and one option changed; the other two stages are the cascade's. The arms:
     min-snr           Min-SNR weights, gamma 5
     patches           crops of half the side in half of the steps, equal samples
     patches-compute   the same, with as many samples more as they are cheaper
+    whole             no crops where the recipe has some, equal samples
+    whole-compute     the same, with as many samples fewer as they are dearer
     sampled           IRM-2 sees IRM-1's output alone, as in the paper
     both              IRM-2 sees the input at full size beside it
     ema-LENGTH        base with averaged weights of another length (`diffbfr.ema.PowerEma`)
@@ -60,6 +62,8 @@ ARMS: Final = (
     "min-snr",
     "patches",
     "patches-compute",
+    "whole",
+    "whole-compute",
     "sampled",
     "both",
     "ema-0.05",
@@ -86,12 +90,23 @@ class Bench:
         """The training with crops of half the side."""
         return replace(self.training, patch_px=self.stage.px // 2)
 
+    @property
+    def whole(self) -> TrainingConfig:
+        """The training without crops."""
+        return replace(self.training, patch_px=None)
+
+    def same_compute(self, training: TrainingConfig) -> TrainingConfig:
+        """Another training over as many samples as take the time of this bench's."""
+        share = self.training.area_share(self.stage.px) / training.area_share(self.stage.px)
+        return replace(training, **_scaled(round(self.training.num_samples * share)))
+
 
 def arms_of(bench: Bench) -> list[str]:
     """The arms that change something of this stage's training."""
     left_out = {bench.training.condition} if bench.stage.name == "irm2" else set(CONDITIONS)
-    if bench.stage.name == "irm1":
-        left_out |= {"patches", "patches-compute"}
+    cropped = bench.stage.name == "irm1" or bench.training.patch_px is not None
+    left_out |= {"patches", "patches-compute"} if cropped else set()
+    left_out |= set() if bench.training.patch_px is not None else {"whole", "whole-compute"}
     return [arm for arm in ARMS if arm not in left_out]
 
 
@@ -104,10 +119,6 @@ def stage_of(bench: Bench, arm: str) -> StageSpec:
 def training_of(bench: Bench, arm: str) -> TrainingConfig:
     """The training configuration of an arm; UsageError if there is no arm of that name."""
     base = bench.training
-    if arm == "patches-compute":
-        return replace(
-            bench.patched, **_scaled(round(base.num_samples / bench.patched.area_share(bench.stage.px)))
-        )
     every = max(base.global_batch, base.num_samples // 16)
     arms = {
         BASE: replace(base, ema_lengths=(0.05, 0.1), average_samples=every),
@@ -115,6 +126,9 @@ def training_of(bench: Bench, arm: str) -> TrainingConfig:
         "t-all": replace(base, t_max=None),
         "min-snr": replace(base, min_snr_gamma=5.0),
         "patches": bench.patched,
+        "patches-compute": bench.same_compute(bench.patched),
+        "whole": bench.whole,
+        "whole-compute": bench.same_compute(bench.whole),
     }
     if bench.stage.name == "irm2":
         arms |= {name: replace(base, condition=name) for name in CONDITIONS}  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, get_args
@@ -38,13 +38,14 @@ from diffbfr.metrics.squeezenet import SqueezeNetDistance
 from diffbfr.metrics.ssim import ssim
 from diffbfr.models.denoiser import Denoiser, upsample
 from diffbfr.shards import ShardedDataset
-from diffbfr.stages import STAGE_NAMES, Mode, SamplerSpec, Solver
+from diffbfr.stages import STAGE_NAMES, Mode
 from pipelines.cluster import Cluster, ClusterConfig
 from pipelines.dataset.manifest import open_dataset
 from pipelines.evaluation.types import TITLES
 from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.experiments.perceptual import METRICS as PERCEPTUAL
 from pipelines.experiments.perceptual import has_weights, read_perceptual
+from pipelines.experiments.sampler_words import FORM, sampled
 from pipelines.experiments.scored_folders import score_folder, write_pictures
 from pipelines.steps.evaluate import squeezenet_weights
 
@@ -80,15 +81,12 @@ def with_sampler(stage: Denoiser, sampler: str) -> tuple[Denoiser, Mode]:
     """The stage and the mode with which `sample` uses this sampler; UsageError if it is not a sampler."""
     if sampler in get_args(Mode):
         return stage, sampler  # type: ignore[return-value]
-    solver, *numbers = sampler.split(":")
-    if solver not in get_args(Solver) or len(numbers) not in (1, 2) or not numbers[0].isdigit():
-        raise UsageError(
-            f"found the sampler {sampler!r}; expected faithful, fast or SOLVER:EVALUATIONS[:END], such as "
-            "sde_dpmpp_2m:20:4.0"
-        )
-    end = float(numbers[1]) if len(numbers) == 2 else stage.spec.fast.end_half_log_snr
+    try:
+        spec = sampled(stage.spec, sampler)
+    except UsageError:
+        raise UsageError(f"found the sampler {sampler!r}; expected faithful, fast or {FORM}") from None
     other = copy.copy(stage)
-    other.spec = replace(stage.spec, fast=SamplerSpec(solver, int(numbers[0]), end))  # type: ignore[arg-type]
+    other.spec = spec
     return other, "fast"
 
 

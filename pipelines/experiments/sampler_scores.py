@@ -3,9 +3,9 @@
     python -m pipelines.experiments.sampler_scores OUT --root ROOT --model faces [--split val] [--max-faces N]
         --samplers 'irm2=sde_dpmpp_2m:4:2.2' --samplers 'irm2=sde_dpmpp_2m:4:1.0 tem=sde_dpmpp_2m:4:4.0@15'
 
-A sampler is STAGE=SOLVER:EVALUATIONS:END[@START]; a stage that is not named keeps its own, and the cascade's
-own samplers come first. The faces are those of the root's newest dataset, restored with the noise of
-`diffbfr evaluate` at the paper's fidelity. Columns after each stage: LPIPS, PSNR, identity, and over all
+A sampler is STAGE=SOLVER:EVALUATIONS[:END][@START]; a stage that is not named keeps its own, and the own
+samplers of the cascade come first. The faces are those of the root's newest dataset, restored with the noise
+of `diffbfr evaluate` at the paper's fidelity. Columns after each stage: LPIPS, PSNR, identity, and over all
 faces FID and the Frechet distance of dlib's embedding, by the weights of `diffbfr setup metrics`. Results
 are kept under OUT by cascade, faces and samplers, and OUT/samplers.txt gets the table: the same command goes
 on.
@@ -14,12 +14,10 @@ on.
 import argparse
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast, get_args
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -42,57 +40,34 @@ from diffbfr.metrics.frechet import (
 from diffbfr.metrics.inception import InceptionFeatures
 from diffbfr.packaged import named_folder
 from diffbfr.shards import ShardedDataset
-from diffbfr.stages import PACKAGED, STAGE_NAMES, SamplerSpec, Solver, StageName
+from diffbfr.stages import PACKAGED, STAGE_NAMES
 from diffbfr.text import format_columns
 from pipelines.dataset.manifest import open_dataset
 from pipelines.execution.artifact_store import ArtifactStore
 from pipelines.experiments.command import run_command
+from pipelines.experiments.sampler_words import sampled
 from pipelines.experiments.stage_scores import Faces, Meters, open_faces
 from pipelines.packages.metric_weights import FACE_RESNET
 from pipelines.packages.weights import find_weights
 
 OWN: Final = ""
 """The samplers that a cascade comes with."""
-WORD: Final = re.compile(
-    rf"(?P<stage>{'|'.join(STAGE_NAMES)})=(?P<solver>{'|'.join(get_args(Solver))}):(?P<evaluations>[1-9][0-9]*)"
-    r":(?P<end>-?[0-9]+(\.[0-9]+)?)(@(?P<start>[1-9][0-9]*))?"
-)
 BATCH: Final = 8
 TITLES: Final = {"lq": "input", "irm1": "IRM-1", "irm2": "IRM-2", "tem": "TEM"}
 Values: TypeAlias = Mapping[str, Mapping[str, float]]
 """Stage -> metric -> value."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How one stage is sampled; `start` is None for the stage's own."""
-
-    fast: SamplerSpec
-    start: int | None
-
-
-def parse_samplers(text: str) -> dict[StageName, Sampling]:
-    """Samplers by stage, from words such as `tem=ddim:4:3.0@15`; UsageError for any other."""
-    found: dict[StageName, Sampling] = {}
-    for word in text.split():
-        parts = WORD.fullmatch(word)
-        if parts is None:
+def set_samplers(cascade: Cascade, samplers: str) -> None:
+    """Sample stages of a loaded cascade in another way, named by words such as `tem=ddim:4:3.0@15`."""
+    stages = {"irm1": cascade.irm1, "irm2": cascade.irm2, "tem": cascade.tem}
+    for text in samplers.split():
+        name, separator, word = text.partition("=")
+        if not separator or name not in stages:
             raise UsageError(
-                f"a sampler is {word!r}; expected STAGE=SOLVER:EVALUATIONS:END[@START], such as "
-                f"tem=ddim:4:3.0@15, with a solver of {', '.join(get_args(Solver))}"
+                f"found {text!r}; expected {', '.join(stages)} with its sampler, such as tem=ddim:4:3.0@15"
             )
-        fast = SamplerSpec(cast("Solver", parts["solver"]), int(parts["evaluations"]), float(parts["end"]))
-        start = None if parts["start"] is None else int(parts["start"])
-        found[cast("StageName", parts["stage"])] = Sampling(fast, start)
-    return found
-
-
-def set_samplers(cascade: Cascade, samplers: Mapping[StageName, Sampling]) -> None:
-    """Sample the named stages of a loaded cascade in another way."""
-    for name, sampling in samplers.items():
-        stage = {"irm1": cascade.irm1, "irm2": cascade.irm2, "tem": cascade.tem}[name]
-        start = stage.spec.start if sampling.start is None else sampling.start
-        stage.spec = replace(stage.spec, fast=sampling.fast, start=start)
+        stages[name].spec = sampled(stages[name].spec, word)
 
 
 class Judge:
@@ -177,12 +152,11 @@ def score_samplers(
     folder: Path, dataset: ShardedDataset, keys: tuple[str, ...], samplers: Sequence[str], out: Path
 ) -> str:
     """Restore faces of a dataset and score them with each set of samplers; the table of all."""
-    chosen = {text: parse_samplers(text) for text in (OWN, *samplers)}
     faces, judge = open_faces(dataset, keys), None
     scored, evaluations = {}, {}
-    for text, wanted in chosen.items():
+    for text in (OWN, *samplers):
         cascade = Cascade.load(folder)
-        set_samplers(cascade, wanted)
+        set_samplers(cascade, text)
         specs = [cascade.irm1.spec, cascade.irm2.spec, cascade.tem.spec]
         evaluations[text] = "+".join(str(spec.fast.num_evaluations) for spec in specs)
         identity = [cascade_digest(folder), dataset.info.content_id, keys, [repr(spec) for spec in specs]]

@@ -7,10 +7,11 @@ import pytest
 
 from diffbfr.cascade import Cascade
 from diffbfr.errors import UsageError
-from diffbfr.stages import SamplerSpec
+from diffbfr.stages import IRM2_TINY, TEM_TINY, SamplerSpec
 from pipelines.dataset.manifest import open_dataset
 from pipelines.experiments import sampler_scores
-from pipelines.experiments.sampler_scores import Sampling, parse_samplers, score_samplers, set_samplers
+from pipelines.experiments.sampler_scores import score_samplers, set_samplers
+from pipelines.experiments.sampler_words import sampled
 from tests.pipelines.evaluation.random_weights import write_random_weights
 from tests.pipelines.tiny_cascade import make_tiny_cascade
 from tests.pipelines.tiny_dataset import CONFIG, build, picture
@@ -18,24 +19,29 @@ from tests.pipelines.tiny_dataset import CONFIG, build, picture
 STAGES = ("IRM-1", "IRM-2", "TEM")
 
 
-def test_a_sampler_is_read_from_one_word() -> None:
-    assert parse_samplers("irm2=ddim:4:1.5 tem=sde_dpmpp_2m:2:3@15") == {
-        "irm2": Sampling(SamplerSpec("ddim", 4, 1.5), None),
-        "tem": Sampling(SamplerSpec("sde_dpmpp_2m", 2, 3.0), 15),
-    }
-    assert parse_samplers("") == {}
+def test_what_a_word_leaves_out_is_the_stages_own() -> None:
+    assert sampled(IRM2_TINY, "ddim:4:1.5@300") == replace(
+        IRM2_TINY, fast=SamplerSpec("ddim", 4, 1.5), start=300
+    )
+    assert sampled(TEM_TINY, "dpmpp_2m:2") == replace(TEM_TINY, fast=SamplerSpec("dpmpp_2m", 2, 4.0))
 
 
-@pytest.mark.parametrize("word", ["irm3=ddim:4:1", "irm2=euler:4:1", "irm2=ddim:4", "irm2", "tem=ddim:4:1@x"])
+@pytest.mark.parametrize("word", ["euler:4:1", "ddim", "ddim:x", "ddim:0", "ddim:4:1@x", "ddim:4:3:2", ""])
 def test_any_other_word_is_named(word: str) -> None:
-    with pytest.raises(UsageError, match="expected STAGE=SOLVER:EVALUATIONS:END"):
-        parse_samplers(word)
+    with pytest.raises(UsageError, match=r"found the sampler .* expected SOLVER:EVALUATIONS"):
+        sampled(TEM_TINY, word)
+
+
+@pytest.mark.parametrize("text", ["irm3=ddim:4", "ddim:4", "tem"])
+def test_a_sampler_belongs_to_a_stage(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected irm1, irm2, tem with its sampler"):
+        set_samplers(Cascade.load(make_tiny_cascade(tmp_path)), text)
 
 
 def test_only_the_named_stage_is_sampled_otherwise(tmp_path: Path) -> None:
     cascade = Cascade.load(make_tiny_cascade(tmp_path))
     own, irm2 = cascade.tem.spec, cascade.irm2.spec
-    set_samplers(cascade, parse_samplers("irm2=ddim:2:1.0@9"))
+    set_samplers(cascade, "irm2=ddim:2:1.0@9")
     assert cascade.tem.spec == own
     assert cascade.irm2.spec == replace(irm2, fast=SamplerSpec("ddim", 2, 1.0), start=9)
 

@@ -167,6 +167,16 @@ def test_patches_at_equal_compute_take_more_samples(bench: ablations.Bench) -> N
     assert more.num_samples * more.area_share(32) == pytest.approx(bench.training.num_samples)
 
 
+def test_whole_pictures_at_equal_compute_take_fewer_samples(bench: ablations.Bench) -> None:
+    cropped = replace(bench, training=replace(bench.training, patch_px=16))
+    assert {"patches", "patches-compute"}.isdisjoint(ablations.arms_of(cropped))
+    assert {"whole", "whole-compute"} <= set(ablations.arms_of(cropped))
+    assert {"whole", "whole-compute"}.isdisjoint(ablations.arms_of(bench))
+    assert ablations.training_of(cropped, "whole") == bench.training
+    fewer = ablations.training_of(cropped, "whole-compute")
+    assert (fewer.num_samples, fewer.patch_px) == (25, None)  # 40 of which half show a quarter
+
+
 def test_arms_are_trained_scored_and_kept(bench: ablations.Bench) -> None:
     first = ablations.main(bench, ["t-all", "ema-0.08", "both"])
     lines = first.splitlines()
