@@ -2,7 +2,8 @@
 
     python -m pipelines.experiments.paper_tables 2 ROOT --faces 'train_*.zip' \\
         --hold-out NAME=FACES [--hold-out NAME=FACES] [--px 128] [--samples 20000] [--seeds 0,1,2] \\
-        [--precision bfloat16] [--max-faces 96] [--mode fast] [--evaluations 20] [--workers 2]
+        [--precision bfloat16] [--max-faces 96] [--mode fast] [--evaluations 20] [--end 4.0] \\
+        [--workers 2]
 
 Table 2: one stage at full size (IRM-s), a cascade (IRM-c), its second stage from a truncated start (IRM-c-t),
 and TEM behind it (TEM-w). Table 3: N1, the start of IRM-2. Table 4: N2, the start of TEM. The starts are the
@@ -12,6 +13,7 @@ restorations and scores under ROOT, and the same command continues what was inte
 `--samples` is the training budget: faces that IRM-1, IRM-2 and IRM-s see each; TEM sees half as many. Each
 hold-out is degraded by Eq. 13 once and scored by `diffbfr evaluate` under the card ffhq-holdout. A cell is
 the mean over seeds [lowest, highest]; a verdict needs the 95 % interval over seeds on one side of zero.
+`--end` stops the samplers of IRM-1, IRM-2 and IRM-s earlier (`Sampling`).
 
 Writes ROOT/table-N.txt, which it prints, and ROOT/table-N.json.
 """
@@ -117,7 +119,9 @@ def _template(
 ) -> RestoreTask:
     """A task over all faces; its folder is named by all that the outputs depend on but the arm and seed."""
     content = read_info(dataset).content_id
-    settings = f"{request.sampling.mode}-{request.sampling.evaluations}-{len(keys)}"
+    sampling = request.sampling
+    end = "" if sampling.end is None else f"-{sampling.end:g}"
+    settings = f"{sampling.mode}-{sampling.evaluations}{end}-{len(keys)}"
     name = f"{hold_out.name}-{content[:8]}-{trained.cascade.name[:8]}-{settings}"
     folder = Path(request.plan.root, "outputs", name).absolute()
     return RestoreTask(dataset, keys, trained, tuple(arms), request.sampling, folder)
@@ -170,7 +174,10 @@ def format_report(
 def _how(request: Request) -> str:
     if request.sampling.mode == "faithful":
         return "Algorithm 1 step by step"
-    return f"few-step solvers, {request.sampling.evaluations} evaluations at full size"
+    end = (
+        "" if request.sampling.end is None else f", the last at log(signal / noise) {request.sampling.end:g}"
+    )
+    return f"few-step solvers, {request.sampling.evaluations} evaluations at full size{end}"
 
 
 def _table(request: Request, found: Scored) -> str:
@@ -289,6 +296,7 @@ def _request(words: Sequence[str] | None) -> Request:
     parser.add_argument("--max-faces", type=int, default=96)
     parser.add_argument("--mode", choices=get_args(Mode), default="fast")
     parser.add_argument("--evaluations", type=int, default=20)
+    parser.add_argument("--end", type=float)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args(words)
     recipe = recipe_of(given.px, given.faces)
@@ -298,7 +306,7 @@ def _request(words: Sequence[str] | None) -> Request:
         given.table,
         plan,
         tuple(map(parse_hold_out, given.hold_out)),
-        Sampling(given.mode, given.evaluations),
+        Sampling(given.mode, given.evaluations, given.end),
         given.max_faces,
         given.workers,
     )

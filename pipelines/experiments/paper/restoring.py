@@ -39,14 +39,21 @@ class Sampling:
     """How the stages are sampled; `evaluations` of IRM-2 and of IRM-s from any start, in mode `fast`.
 
     The stochastic solver with 20 of them is good from a shallow and from a deep start (`docs/results.md`).
+    `end` is log(signal / noise) at the last evaluation of both and of IRM-1, which then takes as many; None
+    is the stages' own. Networks of short trainings leave noise when they are sampled to the own end.
     """
 
     mode: Mode = "fast"
     evaluations: int = 20
+    end: float | None = None
 
     def __post_init__(self) -> None:
         if self.evaluations < 1:
             raise UsageError(f"found {self.evaluations} evaluations; expected at least 1; give more")
+        if self.end is not None and self.mode == "faithful":
+            raise UsageError(
+                "found an end of the evaluations in mode faithful, which has none; leave --end out"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ def make_restorer(first: RestoreTask) -> Callable[[RestoreTask], int]:
     """Load dataset and networks once; return the function that writes the outputs of a task's keys."""
     dataset = open_dataset(first.dataset)
     cascade = Cascade.load(first.trained.cascade)
+    if first.sampling.end is not None:
+        cascade.irm1 = started(cascade.irm1, None, first.sampling)
     one_stage = load_stage(first.trained.one_stage, "irm1").ready("cpu")
 
     def run(task: RestoreTask) -> int:
@@ -120,14 +129,16 @@ class _Faces:
         if arm.is_input:
             return [lq_to_model(lq, self._cascade.hq_px) for lq in self._lqs]
         if arm.one_stage:
-            stage = _started(self._one_stage, None, self._sampling.evaluations)
+            stage = started(self._one_stage, None, self._sampling)
             condition = self._inputs(stage.spec.px)
             made = sample(stage, self._noise, self._sampling.mode, start_image=None, condition=condition)
             return list(to_pixels(made))
         high = self._second_stage(arm.n1)
         if arm.n2 is None:
             return list(to_pixels(high))
-        stage = _started(self._cascade.tem, arm.n2, self._cascade.tem.spec.fast.num_evaluations)
+        stage = started(
+            self._cascade.tem, arm.n2, Sampling(evaluations=self._cascade.tem.spec.fast.num_evaluations)
+        )
         made = sample(stage, self._noise, self._sampling.mode, start_image=high, condition=None)
         return list(to_pixels(made))
 
@@ -140,17 +151,23 @@ class _Faces:
             if self._low is None:
                 self._low = self._cascade.identity(self._inputs(self._cascade.lq_px), self._noise, mode)
             enlarged = upsample(self._low, second.px, second.resize_kernel, clamp=second.resize_clamp)
-            stage = _started(self._cascade.irm2, n1, self._sampling.evaluations)
+            stage = started(self._cascade.irm2, n1, self._sampling)
             start_image = None if n1 is None else enlarged
             self._high[n1] = sample(stage, self._noise, mode, start_image=start_image, condition=enlarged)
         return self._high[n1]
 
 
-def _started(stage: Denoiser, start: int | None, evaluations: int) -> Denoiser:
+def started(stage: Denoiser, start: int | None, sampling: Sampling) -> Denoiser:
     """The stage, sampled from the paper's `start` at its size; None is pure noise."""
     spec = stage.spec
     here = spec.schedule.num_steps if start is None else scaled_start(spec.schedule, start, spec.px)
-    solver = replace(spec.fast, solver="sde_dpmpp_2m", num_evaluations=min(evaluations, here))
+    end = spec.fast.end_half_log_snr if sampling.end is None else sampling.end
+    solver = replace(
+        spec.fast,
+        solver="sde_dpmpp_2m",
+        num_evaluations=min(sampling.evaluations, here),
+        end_half_log_snr=end,
+    )
     other = copy.copy(stage)
     other.spec = replace(spec, start=here, fast=solver)
     return other

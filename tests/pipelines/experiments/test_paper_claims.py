@@ -147,6 +147,7 @@ def test_one_recipe_serves_every_start() -> None:
         (lambda: paper_tables.parse_hold_out("../x=val.zip"), "expected NAME=FACES"),
         (lambda: arms_of("5"), "found table '5'; expected 2, 3, 4"),
         (lambda: Sampling(evaluations=0), "found 0 evaluations"),
+        (lambda: Sampling("faithful", end=1.6), "mode faithful, which has none; leave --end out"),
     ],
 )
 def test_other_requests_are_refused(make: object, message: str) -> None:

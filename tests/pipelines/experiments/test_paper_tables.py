@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from diffbfr.cascade import Cascade
 from diffbfr.images import decode, lq_to_model
 from diffbfr.metrics.psnr import psnr
 from pipelines.dataset.manifest import open_dataset
 from pipelines.experiments import paper_tables
+from pipelines.experiments.paper import restoring
 from pipelines.experiments.paper.restoring import Sampling
 from pipelines.experiments.paper.trainings import FullSizeDataset, Plan
 from tests.pipelines.flows.pocket import pocket
+from tests.pipelines.tiny_cascade import make_tiny_cascade
 from tests.pipelines.tiny_dataset import build, make_photos
 
 
@@ -65,6 +68,15 @@ def test_a_table_trains_restores_scores_and_continues(
     kept = {f for f in outputs if f.parent != lost.parent}
     assert {f: f.stat().st_mtime_ns for f in kept} == {f: outputs[f] for f in kept}
     assert len(list(place.rglob("*.png"))) == len(outputs) + 2 * 4 * 3  # four more starts
+
+
+def test_an_end_holds_for_all_but_tem(tmp_path: Path) -> None:
+    cascade = Cascade.load(make_tiny_cascade(tmp_path))
+    ended = restoring.started(cascade.irm2, 1000, Sampling(evaluations=4, end=1.5))
+    assert (ended.spec.fast.num_evaluations, ended.spec.fast.end_half_log_snr) == (4, 1.5)
+    own = restoring.started(cascade.irm2, 1000, Sampling(evaluations=4))
+    assert own.spec.fast.end_half_log_snr == cascade.irm2.spec.fast.end_half_log_snr
+    assert own.spec.start == ended.spec.start != cascade.irm2.spec.start
 
 
 def test_irm_s_learns_from_the_whole_face_at_full_size(tmp_path: Path) -> None:
