@@ -4,9 +4,11 @@ float is wanted (PEP 484).
 
 import functools
 import inspect
-from typing import Any, Self
+from collections.abc import Hashable
+from typing import Any, Self, get_args, get_origin
 
 from beartype import BeartypeConf, beartype
+from jaxtyping import AbstractArray
 
 _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
@@ -32,7 +34,12 @@ class _Signed:
 
     def __init__(self, function: Any) -> None:
         self.function = function
-        self._key = (function.__module__, function.__qualname__, inspect.signature(function))
+        signature = inspect.signature(function)
+        parameters = (
+            (it.name, it.kind, it.default, _meaning(it.annotation)) for it in signature.parameters.values()
+        )
+        returned = _meaning(signature.return_annotation)
+        self._key = (function.__module__, function.__qualname__, *parameters, returned)
         self._hash = hash(self._key)
 
     def __hash__(self) -> int:
@@ -40,6 +47,14 @@ class _Signed:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Signed) and self._key == other._key
+
+
+def _meaning(annotation: Any) -> Hashable:
+    """An annotation as what two of the same meaning have in common; jaxtyping makes a new class each time."""
+    if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
+        return annotation.dtype, annotation.array_type, annotation.dim_str
+    parts = annotation if isinstance(annotation, list) else get_args(annotation)
+    return (get_origin(annotation), *map(_meaning, parts)) if parts else annotation
 
 
 @functools.lru_cache(maxsize=4096)

@@ -122,12 +122,15 @@ def after_algorithm_1(stage: StageSpec, modes: Modes, variance: ReverseVariance)
     each other.
     """
     schedule = noise_schedule(stage.schedule)
-    epsilon, ones = exact_epsilon(modes.variance, schedule), torch.ones_like(modes.variance)[None]
+    steps = torch.arange(1, stage.start + 1)
+    ones = torch.ones(len(steps), *modes.variance.shape, dtype=modes.variance.dtype)
+    epsilon = exact_epsilon(modes.variance, schedule)(ones, steps)
+    step = p_mean_variance(ones, steps, schedule, epsilon, variance=variance)  # of all steps at once
+    kept, added = step.mean.square(), step.sigma.square()
+    added[0] = 0.0  # no noise in the last step
     y = _start(stage, modes, schedule)
-    for t in range(stage.start, 0, -1):
-        steps = torch.tensor([t])
-        step = p_mean_variance(ones, steps, schedule, epsilon(ones, steps), variance=variance)
-        y = step.mean[0].square() * y + (step.sigma[0].square() if t > 1 else 0.0)
+    for index in range(stage.start - 1, -1, -1):
+        y = kept[index] * y + added[index]
     return y
 
 

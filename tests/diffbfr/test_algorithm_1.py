@@ -64,10 +64,6 @@ class State:
     bound: Array
 
 
-def _drawn(stage: StageSpec, step: int) -> Array:
-    return keyed_noise(KEYS, stage.name, stage.px)(torch.full((len(KEYS),), step)).double().numpy()
-
-
 def _walk(stage: StageSpec, table_6: StageSpec, before: State | None, condition: State | None) -> list[State]:
     """One loop of Algorithm 1: y_N, y_{N-1}, .. y_0."""
     spec = table_6.schedule
@@ -76,7 +72,12 @@ def _walk(stage: StageSpec, table_6: StageSpec, before: State | None, condition:
     ]
     alpha = [1 - b for b in beta]
     gamma = np.multiply.accumulate(alpha)
-    first, y_0 = _drawn(stage, table_6.start + 1), before
+    keyed = keyed_noise(KEYS, stage.name, stage.px)
+
+    def drawn(step: int) -> Array:
+        return keyed(torch.full((len(KEYS),), step)).double().numpy()
+
+    first, y_0 = drawn(table_6.start + 1), before
     state = State(first, np.zeros_like(first))
     if y_0 is not None:
         signal, noise = np.sqrt(gamma[table_6.start - 1]), np.sqrt(1 - gamma[table_6.start - 1])
@@ -88,7 +89,7 @@ def _walk(stage: StageSpec, table_6: StageSpec, before: State | None, condition:
         slope = np.sqrt(1 - g) / (g * SPREAD**2 + 1 - g)
         estimate = slope * (state.y - np.sqrt(g) * known.y)
         drift = (1 - a) / np.sqrt(1 - g)
-        fresh = np.sqrt(1 - a) * (_drawn(stage, t) if t > 1 else np.zeros_like(first))
+        fresh = np.sqrt(1 - a) * (drawn(t) if t > 1 else np.zeros_like(first))
         y = (state.y - drift * estimate) / np.sqrt(a) + fresh
         handed_on = (
             np.abs(1 - drift * slope) / np.sqrt(a) * state.bound
