@@ -84,9 +84,10 @@ def faces128() -> Recipe:
     seen ten times each, so nothing is dropped out. IRM-1 is sampled with four evaluations, of which the last
     sees a signal of 2.7 times the noise: more draw sharper faces of 32 px that are farther from the person's,
     and make the column slower. The last of IRM-2's four sees one of five times the noise: nearer to the end a
-    network of this size leaves noise in plain backgrounds (FID 186 instead of 168 on 128 faces). For the same
-    reason TEM starts at 8. IRM-2 sees the input beside the output of IRM-1: nearly half of the inputs of Eq.
-    13 hold more than 32 px do, and with it the person's identity. TEM continues from the packaged one.
+    network of this size leaves noise in plain backgrounds, and FID and identity get worse (`docs/results.md`,
+    "Samplers"). TEM starts low for the same reason. IRM-2 sees the input beside the output of IRM-1: nearly
+    half of the inputs of Eq. 13 hold more than 32 px do, and with it the person's identity. TEM continues
+    from the packaged one.
     """
     irm1 = replace(
         IRM1_TINY.unet,
