@@ -136,7 +136,13 @@ def start_test(folder: Path, fails: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=_take_interrupts,
     )
+
+
+def _take_interrupts() -> None:
+    """A shell that began with SIGINT ignored, as in a job in the background, would pass that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("fails", ["neither", "cluster", "others"])
@@ -156,7 +162,11 @@ def test_ctrl_c_ends_both_parts_of_test(tmp_path: Path) -> None:
     while "output of others" not in running.stdout.readline():
         assert running.poll() is None
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    running.communicate(timeout=60)
+    try:
+        running.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(running.pid, signal.SIGKILL)
+        raise
     assert running.returncode != 0
     with pytest.raises(ProcessLookupError):
         os.killpg(running.pid, 0)
