@@ -7,9 +7,8 @@ BIN := .venv/bin
 TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 AT_ONCE := -n 2 --dist worksteal
 INSTALLED := .venv/.installed
-CLUSTER_LOG := build/test-cluster.txt
 
-.PHONY: demo test test-others test-cluster check lint audit validators lock clean
+.PHONY: demo test check lint audit validators lock clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)  ## the whole pipeline on the embedded faces, then a real photo; prints the paths of both pages
@@ -17,17 +16,9 @@ demo: $(INSTALLED)  ## the whole pipeline on the embedded faces, then a real pho
 	$(BIN)/diffbfr setup faces
 	$(BIN)/diffbfr restore docs/photos/astronaut.jpg build/demo-photo --upscale 4
 
-test: $(INSTALLED)  ## every test: two at a time, and beside them those that start a Ray of their own or kill parts of one
-	@mkdir -p build
-	$(MAKE) -k -j 2 test-cluster test-others || { cat $(CLUSTER_LOG); exit 1; }
-	@cat $(CLUSTER_LOG)
-
-test-others:
+test: $(INSTALLED)  ## every test: two at a time, then those that start a Ray of their own or kill parts of one
 	$(TEST) $(AT_ONCE) -m "not cluster"
-
-# These wait more than they compute. What they print is shown when the others have ended too.
-test-cluster:
-	$(TEST) -m cluster $$(grep -rl --include="test_*.py" mark.cluster tests) > $(CLUSTER_LOG) 2>&1
+	$(TEST) -m cluster $$(grep -rl --include="test_*.py" mark.cluster tests)
 
 check: lint audit  ## what a commit must pass: format, lint, types, import contracts, audit and the fast tests
 	$(TEST) $(AT_ONCE) -m "not slow and not cluster"

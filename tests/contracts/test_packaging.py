@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import signal
 import subprocess
 import tomllib
 from pathlib import Path
@@ -56,15 +55,10 @@ def dry_run(target: str) -> str:
     `make test`.
     """
     words = ["make", "--dry-run", "--assume-old=.venv/.installed", target]
-    return subprocess.run(
-        words, cwd=ROOT, env=_outside_make(), check=True, capture_output=True, text=True
-    ).stdout
-
-
-def _outside_make() -> dict[str, str]:
-    return {
+    outside = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
     }
+    return subprocess.run(words, cwd=ROOT, env=outside, check=True, capture_output=True, text=True).stdout
 
 
 def test_check_formats_lints_types_and_tests() -> None:
@@ -87,16 +81,15 @@ def test_demo_runs_the_pipeline_and_test_runs_every_test() -> None:
         ".venv/bin/diffbfr setup faces",
         ".venv/bin/diffbfr restore docs/photos/astronaut.jpg build/demo-photo --upscale 4",
     ]
-    tests = [line for line in dry_run("test").splitlines() if "-m pytest -q " in line]
-    cluster, others = sorted(line.partition("-m pytest -q ")[2].partition(" > ")[0] for line in tests)
-    assert others == '-n 2 --dist worksteal -m "not cluster"'
-    assert cluster.startswith("-m cluster $(grep "), "each test has one of the two marks"
-    search = cluster.removeprefix("-m cluster ")
+    marked = [line.partition("-m pytest -q ")[2] for line in dry_run("test").strip().splitlines()[-2:]]
+    assert marked[0] == '-n 2 --dist worksteal -m "not cluster"'
+    assert marked[1].startswith("-m cluster $(grep "), "each test has one of the two marks"
+    search = marked[1].removeprefix("-m cluster ")
     found = subprocess.run(
         ["bash", "-c", f"printf '%s\n' {search}"], cwd=ROOT, check=True, capture_output=True
     )
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "cluster" in path.read_text()]
-    assert {path.relative_to(ROOT).as_posix() for path in files if _marks_cluster(path)} <= set(
+    tests = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "cluster" in path.read_text()]
+    assert {path.relative_to(ROOT).as_posix() for path in tests if _marks_cluster(path)} <= set(
         found.stdout.decode().split()
     )
 
@@ -109,67 +102,6 @@ def _marks_cluster(path: Path) -> bool:
         and ast.unparse(node.value).endswith("mark")
         for node in ast.walk(ast.parse(path.read_text()))
     )
-
-
-PYTEST = """
-case "$*" in *"not cluster"*) part=others;; *) part=cluster;; esac
-touch $part.began
-until [ -e others.began ] && [ -e cluster.began ]; do sleep 0.01; done
-echo "output of $part"
-if [ "$FAILS" = waits ]; then exec sleep 600; fi
-if [ $part = others ]; then sleep 0.2; fi
-test "$FAILS" != $part
-"""
-"""In its place: each part waits until both are under way, and fails if it is named."""
-
-
-def start_test(folder: Path, fails: str) -> subprocess.Popen[str]:
-    """`make test` with `PYTEST`, in a session of its own."""
-    (folder / "Makefile").write_text((ROOT / "Makefile").read_text())
-    (folder / "pytest").write_text(PYTEST)
-    (folder / "tests").mkdir()
-    return subprocess.Popen(
-        ["make", "--assume-old=.venv/.installed", "TEST=sh pytest", "test"],
-        cwd=folder,
-        env=_outside_make() | {"FAILS": fails},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=_take_interrupts,
-    )
-
-
-def _take_interrupts() -> None:
-    """A shell that began with SIGINT ignored, as in a job in the background, would pass that on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@pytest.mark.parametrize("fails", ["neither", "cluster", "others"])
-def test_both_parts_of_test_run_at_once_and_either_fails_it(tmp_path: Path, fails: str) -> None:
-    running = start_test(tmp_path, fails)
-    printed, _ = running.communicate(timeout=60)
-    assert (running.returncode == 0) == (fails == "neither")
-    assert [line for line in printed.splitlines() if line.startswith("output")] == [
-        "output of others",
-        "output of cluster",
-    ]
-
-
-def test_ctrl_c_ends_both_parts_of_test(tmp_path: Path) -> None:
-    running = start_test(tmp_path, "waits")
-    assert running.stdout is not None
-    while "output of others" not in running.stdout.readline():
-        assert running.poll() is None
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    try:
-        running.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        os.killpg(running.pid, signal.SIGKILL)
-        raise
-    assert running.returncode != 0
-    with pytest.raises(ProcessLookupError):
-        os.killpg(running.pid, 0)
 
 
 def test_continuous_integration_fails_when_a_test_fails(tmp_path: Path) -> None:
