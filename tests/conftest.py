@@ -5,6 +5,7 @@ cluster.
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -13,6 +14,8 @@ from pipelines.cluster import Cluster, ClusterConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 install_import_hook(["diffbfr"], "tests.typecheck.check")
+hypothesis.settings.register_profile("any machine", deadline=None)  # no test asserts a duration
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
